@@ -1,0 +1,1 @@
+"""How the weights of the embedded world were trained: `python -m t2ifb.shapes.training` (`make world`)."""

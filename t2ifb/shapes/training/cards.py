@@ -1,0 +1,108 @@
+"""Held-out figures of the world's models, and the model cards that state them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from open_clip import create_model, get_tokenizer
+from rich.progress import track
+from torch import Tensor
+
+from t2ifb.shapes.gold import GoldScore
+from t2ifb.shapes.grammar import scenes
+from t2ifb.shapes.training import distortions
+from t2ifb.shapes.training.autoencoder import encode, psnr
+from t2ifb.shapes.training.captions import corrupt
+from t2ifb.shapes.training.encoder import normalised
+from t2ifb.shapes.training.loop import generator, rendered
+from t2ifb.shapes.weights import load_pipeline
+
+CARD = """---
+license: apache-2.0
+tags: [t2ifb, shapes]
+---
+# {title}
+
+{description}
+
+Made from nothing by `make world` (`python -m t2ifb.shapes.training`), seed {seed}, on two CPU cores. Parameters:
+{parameters:,}. Trained on `train` scenes of the shapes grammar only; no gold score was used.
+
+Held-out figures:
+
+| figure | value |
+|---|---|
+{rows}
+"""
+
+
+def write_card(folder: Path, title: str, description: str, parameters: int, figures: dict[str, float], seed: int) -> None:
+    """Write `README.md` into a folder of weights."""
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
+    text = CARD.format(title=title, description=description, parameters=parameters, rows=rows, seed=seed)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+@torch.no_grad()
+def autoencoder_figures(model: AutoencoderKL, count: int = 300) -> dict[str, float]:
+    """PSNR in dB, and the gold judge's opinion of reconstructions of test scenes."""
+    drawn, images = rendered("test", count, seed=1)
+    output = torch.cat([model.decode(encode(model, chunk)).sample for chunk in images.split(100)])
+    parts = GoldScore().parts((output / 2 + 0.5).clamp(0, 1), [scene.prompt for scene in drawn])
+    names = ("gold", "alignment", "fidelity", "strict")
+    return {"PSNR (dB)": psnr(model, images)} | {name: parts[name].float().mean().item() for name in names}
+
+
+@torch.no_grad()
+def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
+    """Retrieval among `count` test scenes, choice against nearly right captions, and knowledge of quality."""
+    model, tokenizer = create_model(f"local-dir:{folder}").eval(), get_tokenizer(f"local-dir:{folder}")
+    drawn, images = rendered("test", count, seed=2)
+    rng = np.random.default_rng(2)
+
+    def of_images(pixels: Tensor) -> Tensor:
+        return torch.cat([model.encode_image(normalised(part), normalize=True) for part in pixels.split(200)])
+
+    def of_texts(texts: list[str]) -> Tensor:
+        return model.encode_text(tokenizer(texts), normalize=True)
+
+    pictures, texts = of_images(images.float() / 255), of_texts([scene.prompt for scene in drawn])
+    wrong = of_texts([corrupt(scene, rng).prompt for scene in drawn])
+    right_score = (pictures * texts).sum(1)
+    draw = generator(2)
+    damage = distortions.sample(count, draw)
+    damaged = of_images(distortions.apply(images.float() / 255, damage, draw))
+    words = distortions.QUALITY_WORDS["overall"]
+    by_word = torch.stack(
+        [(damaged * of_texts([f"{scene.prompt}, {word}" for scene in drawn])).sum(1) for word in words]
+    )
+    grade = (torch.softmax(100 * by_word, 0) * torch.arange(len(words))[:, None]).sum(0)
+    return {
+        f"captions retrieved among {count}": ((pictures @ texts.T).argmax(1) == torch.arange(count)).float().mean().item(),
+        "right caption above a nearly right one": (right_score > (pictures * wrong).sum(1)).float().mean().item(),
+        "correlation of its quality words with the damage": torch.corrcoef(torch.stack([grade, damage.overall]))[
+            0, 1
+        ].item(),
+    }
+
+
+@torch.no_grad()
+def pipeline_figures(count: int = 200, steps: int = 20) -> dict[str, float]:
+    """Gold of samples for test prompts, with its parts, by guidance scale."""
+    pipeline = load_pipeline(torch.bfloat16)
+    prompts = [scene.prompt for scene in scenes("test", count, seed=3)]
+    figures: dict[str, float] = {}
+    for guidance in track((1.0, 2.0, 3.0, 4.0, 6.0), description="judging samples"):
+        images = []
+        for start in range(0, count, 50):
+            batch = prompts[start : start + 50]
+            noise = torch.randn(len(batch), 4, 16, 16, generator=generator(3, start)).to(torch.bfloat16)
+            output = pipeline(
+                batch, num_inference_steps=steps, guidance_scale=guidance, latents=noise, output_type="np"
+            )
+            images.append(torch.from_numpy(output.images).permute(0, 3, 1, 2))
+        parts = GoldScore().parts(torch.cat(images), prompts)
+        for name in ("gold", "alignment", "fidelity", "strict"):
+            figures[f"{name} at guidance {guidance:g}, {steps} steps"] = parts[name].float().mean().item()
+    return figures

@@ -1,0 +1,116 @@
+"""One training loop for every part of the world: seeded by (seed, step), resumable, with progress."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from t2ifb.shapes.grammar import Scene, scenes
+from t2ifb.shapes.renderer import SIZE, render
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss_at: Callable[[int], Tensor],
+    folder: Path,
+    *,
+    steps: int,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    ema_decay: float | None = None,
+    save_every: int = 100,
+) -> nn.Module:
+    """Minimise `loss_at(step)` with AdamW, warm-up and a cosine to zero.
+
+    `loss_at` must draw everything random from its argument; then a run that was killed and started again with
+    the same folder ends with the same weights.
+
+    Args:
+        name: What the progress bar says, and the stem of the state file.
+        model: Trained in place.
+        loss_at: Gives the loss of step 0, 1, ...
+        folder: Where the state is kept while training.
+        steps: How many.
+        learning_rate: Peak.
+        weight_decay: AdamW's.
+        ema_decay: Decay of an exponential average of the weights; none is kept without it.
+        save_every: Steps between two saves.
+
+    Returns:
+        The averaged model when `ema_decay` is given, otherwise the model.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
+    warmup = min(200, steps // 10 + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)) if ema_decay else None
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule} | ({"average": average} if average else {})
+    state_file = folder / f"{name}.pt"
+    start = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        start = state["step"]
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    running: float | None = None
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("loss {task.fields[loss]}")) as bar:
+        task = bar.add_task(name, total=steps, completed=start, loss="-")
+        for step in range(start, steps):
+            loss = loss_at(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            if average:
+                average.update_parameters(model)
+            running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+            bar.update(task, advance=1, loss=f"{running:.4f}")
+            if (step + 1) % save_every == 0 or step + 1 == steps:
+                folder.mkdir(parents=True, exist_ok=True)
+                temporary = state_file.with_suffix(".tmp")
+                torch.save({"step": step + 1} | {key: part.state_dict() for key, part in parts.items()}, temporary)
+                os.replace(temporary, state_file)
+                if os.environ.get("T2IFB_PLAIN_PROGRESS"):
+                    print(f"{name} {step + 1}/{steps} loss {running:.4f}", flush=True)
+    return average.module if average else model
+
+
+def generator(*key: int) -> torch.Generator:
+    """A generator that depends on nothing but the key."""
+    mixed = 0
+    for part in key:
+        mixed = (mixed * 1_000_003 + part) % (1 << 63)
+    return torch.Generator().manual_seed(mixed)
+
+
+def rendered(split: str, count: int, seed: int) -> tuple[list[Scene], Tensor]:
+    """Scenes of a split, each drawn several times with new layouts, and their pictures.
+
+    Returns:
+        Scenes, and images (count, 3, 64, 64) as uint8.
+    """
+    distinct = min(count, 2000)
+    drawn = [scene for round_ in range(math.ceil(count / distinct)) for scene in scenes(split, distinct, seed + round_)]
+    images = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
+    rng = np.random.default_rng(seed)
+    for index, scene in enumerate(track(drawn[:count], description=f"rendering {split} scenes")):
+        images[index] = torch.from_numpy((render(scene, rng) * 255).round().astype("uint8")).permute(2, 0, 1)
+    return drawn[:count], images
