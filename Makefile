@@ -1,0 +1,48 @@
+# Everything happens in .venv, which each target makes when it is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint bench world clean
+
+help: ## this list
+	@echo "t2ifb: improve text-to-image diffusion models with learned feedback"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "On a fresh machine: 'make demo' sets itself up and trains a reward model, 'make test' sets itself up and tests."
+	@echo "Afterwards: $(BIN)/python -m t2ifb.train --help"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); the first time takes some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## the package and its development tools in .venv
+
+demo: $(STAMP) ## train a reward model in the embedded domain and say how good it is (under 10 minutes)
+	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
+
+test: $(STAMP) ## the default tests (under 5 minutes)
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## speed, as ratios measured side by side
+	$(BIN)/python -m tests.bench
+
+world: $(STAMP) ## train the embedded domain's models from nothing (about an hour)
+	$(BIN)/python -m t2ifb.shapes.training
+
+clean: ## remove .venv, caches and builds; outputs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,119 @@
+"""From a composed configuration to objects: the only code that calls `instantiate`."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from t2ifb.config.compose import Composed, files_setting, flatten
+from t2ifb.config.faults import ConfigError
+from t2ifb.config.signatures import ELSEWHERE, component_faults
+
+NOT_PARTS = ("baselines",)
+"""Keys of the schema that hold a mapping from names to components, not a component."""
+
+
+def check(composed: Composed) -> None:
+    """Find everything that is wrong with a configuration before anything heavy is loaded.
+
+    Arguments and keys outside the schema were found in composition; here come missing values, interpolations that
+    lead nowhere, and every component's `_target_` and arguments.
+
+    Raises:
+        ConfigError: With all faults.
+    """
+    config = composed.config
+    faults = list(composed.faults)
+    refused = bool(faults)  # then a refused argument may be the one that would have given a missing value
+    for key, raw in _raw(config).items() if composed.choices_hold else ():
+        if not refused:
+            faults += [
+                f"{name}: a value is needed, give {name}=…"
+                for name, value in flatten(raw, key).items()
+                if value == "???"
+            ]
+        try:
+            node = _own(raw, _plain(config, key))
+        except OmegaConfBaseException as error:
+            if not isinstance(error, InterpolationToMissingValueError):  # that one is told where it is missing
+                faults.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
+            continue
+        if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
+            faults.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+        faults += [_with_file(fault, config) for fault in component_faults(node, key)]
+    if faults:
+        raise ConfigError(faults)
+
+
+class Parts:
+    """The values and the components of one run, each built when it is asked for.
+
+    Args:
+        config: A checked configuration.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self._config = config
+
+    def value(self, key: str) -> Any:
+        """A plain value, interpolations resolved."""
+        return _plain(self._config, key)
+
+    def build(self, key: str) -> Any:
+        """Build the component `key` and those inside it; None for a component that is null.
+
+        Raises:
+            ConfigError: The component refuses its arguments.
+        """
+        node = self.value(key)
+        if node is None:
+            return None
+        try:
+            return instantiate(node, _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__
+            if isinstance(cause, (ValueError, TypeError, OSError)):
+                raise ConfigError([f"{key}: {cause}"]) from error
+            raise cause or error from error
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration as plain containers, to be recorded."""
+        return {key: self.value(key) for key in _raw(self._config)}
+
+    @property
+    def run_folder(self) -> Path:
+        """Where Hydra put this run."""
+        return Path(HydraConfig.get().runtime.output_dir)
+
+
+def _plain(config: DictConfig, key: str) -> Any:
+    node = OmegaConf.select(config, key)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _raw(config: DictConfig) -> dict[str, Any]:
+    """The configuration without Hydra's own part, interpolations as they are written."""
+    container = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if key != "hydra"}
+
+
+def _with_file(fault: str, config: DictConfig) -> str:
+    """Name the file that set the key, when it is one of the chosen files and not the command line."""
+    key, _, text = fault.partition(": ")
+    files = list(files_setting(key, config))
+    given = any(str(override).lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.task)
+    return f"{key} (conf/{files[-1].parent.name}/{files[-1].name}): {text}" if files and not given else fault
+
+
+def _own(raw: Any, resolved: Any) -> Any:
+    """The resolved node without the components that it only refers to: they are checked where they stand."""
+    if isinstance(raw, str) and isinstance(resolved, dict):
+        return ELSEWHERE
+    if isinstance(raw, dict) and isinstance(resolved, dict):
+        return {key: _own(raw[key], resolved[key]) for key in resolved}
+    return resolved

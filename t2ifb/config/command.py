@@ -1,0 +1,119 @@
+"""What every command shares: compose, check everything, run under Hydra, and say in one line what went wrong."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from t2ifb.config import schema
+from t2ifb.config.build import Parts, check
+from t2ifb.config.compose import Composed, compose_all
+from t2ifb.config.faults import ConfigError, missing_file
+from t2ifb.config.paths import conf_folder
+from t2ifb.config.resume import continue_run, wished_run
+
+EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
+"""What a user, a machine or a file can cause."""
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def command(name: str, task: Callable[[Parts], None]) -> Callable[[], None]:
+    """Make `main` of `python -m t2ifb.<name>`.
+
+    Exit status: 0 when done; 2 when the input is wrong (an argument, a file that is not there), found before any
+    weight is loaded; 1 when the run failed for a reason outside the software; 130 on Ctrl-C. None of them shows a
+    traceback unless `T2IFB_TRACEBACK=1`; a fault of the software itself does.
+
+    Args:
+        name: The primary configuration, `conf/<name>.yaml`.
+        task: What the command does with the parts of one run. Its module imports nothing heavy before it is called.
+    """
+
+    def main() -> None:
+        sys.exit(run(name, task))
+
+    return main
+
+
+def run(name: str, task: Callable[[Parts], None]) -> int:
+    """Run the command on `sys.argv` and give its exit status."""
+
+    def job(config: DictConfig) -> None:
+        schema.register()  # a launcher's worker process has not
+        try:
+            task(Parts(config))
+        except EXPECTED as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the other jobs of the sweep go on, and Hydra names this one
+            sys.exit(_report(name, error))
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
+    try:
+        schema.register()
+        sys.argv[1:] = _checked_arguments(name, sys.argv[1:])
+        hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except EXPECTED as error:
+        return _report(name, error)
+    return 0
+
+
+def _checked_arguments(name: str, arguments: list[str]) -> list[str]:
+    """Refuse wrong arguments; give those that Hydra is to run with."""
+    options = get_args_parser().parse_intermixed_args(arguments)
+    overrides: list[str] = list(options.overrides)
+    flags = [argument for argument in arguments if argument not in overrides]
+    if options.hydra_help or options.shell_completion or options.experimental_rerun or options.config_name:
+        return arguments
+    if options.config_dir and not Path(options.config_dir).is_dir():
+        raise ConfigError([f"--config-dir: {missing_file(Path(options.config_dir))}"])
+    only_shows = bool(options.cfg or options.help or options.info)
+    wish = None if only_shows else wished_run(overrides)
+    if wish is not None:
+        if options.multirun:
+            raise ConfigError(["resume: one run at a time goes on; leave -m out"])
+        overrides = continue_run(name, wish, overrides, options.config_dir)
+    composed = compose_all(name, overrides, multirun=options.multirun, config_dir=options.config_dir)
+    faults = [fault for each in composed for fault in (each.faults if only_shows else _faults(each))]
+    if faults:
+        raise ConfigError(faults)
+    return [*flags, *overrides]
+
+
+def _faults(composed: Composed) -> tuple[str, ...]:
+    try:
+        check(composed)
+    except ConfigError as error:
+        return error.faults
+    return ()
+
+
+def _report(name: str, error: Exception) -> int:
+    """Print one short message to the standard error and give the exit status."""
+    if os.environ.get("T2IFB_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    wrong = isinstance(error, (ConfigError, HydraException, OmegaConfBaseException, FileNotFoundError))
+    if isinstance(error, ConfigError):
+        text = "\n".join(("  " if len(error.faults) > 1 else "") + fault for fault in error.faults)
+        text = f"{len(error.faults)} faults\n{text}" if len(error.faults) > 1 else text
+    elif isinstance(error, FileNotFoundError) and isinstance(error.filename, (str, Path)):
+        text = missing_file(Path(error.filename))
+    else:
+        text = str(error).strip() or type(error).__name__
+    print(f"t2ifb.{name}: {text}", file=sys.stderr)
+    return BAD_INPUT if wrong else FAILED

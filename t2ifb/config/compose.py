@@ -1,0 +1,179 @@
+"""Composition with every fault collected, before Hydra itself starts: no part is imported here."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from t2ifb.config.faults import ConfigError, explain_override, nearest
+from t2ifb.config.paths import conf_folder
+from t2ifb.config.schema import SCHEMAS, register
+
+_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One composed configuration and what was wrong with the arguments that it was composed from."""
+
+    config: DictConfig
+    faults: tuple[str, ...]
+    choices_hold: bool = True
+    """False when a group's option was refused: `config` is then not what the user meant."""
+
+
+def compose_all(
+    command: str, overrides: Sequence[str], *, multirun: bool = False, config_dir: str | None = None
+) -> list[Composed]:
+    """Compose what `overrides` ask for: one configuration, or those of a sweep.
+
+    Of a sweep the first job is composed, and then every other value of every swept key on its own: that finds a wrong
+    value in the last job before the first job starts, without composing the whole product.
+
+    Args:
+        command: Which primary configuration: `train`, `prepare` or `score`.
+        overrides: The arguments as typed.
+        multirun: `-m` was given; a sweep file has the same effect.
+        config_dir: A further folder with groups and options, `--config-dir`.
+
+    Raises:
+        ConfigError: An argument that cannot be read at all, or a broken configuration folder.
+    """
+    with open_conf():
+        parsed = [(text, *_sweep(text)) for text in overrides]
+        search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+        plain = [*search, *(text for text, key, _ in parsed if key is None)]
+        base = _compose(command, plain)
+        swept = {key: values for _, key, values in parsed if key is not None}
+        sweeping = multirun or str(OmegaConf.select(base.config, "hydra.mode")).endswith("MULTIRUN")
+        if not sweeping:
+            return [_compose(command, [*search, *overrides])] if swept else [base]
+        return [_compose(command, [*plain, *job]) for job in _jobs({**_swept_in_file(base.config), **swept})]
+
+
+def open_conf() -> initialize_config_dir:
+    """Hydra's context over the configuration folder; a context that was open is closed first."""
+    register()
+    GlobalHydra.instance().clear()
+    return initialize_config_dir(str(conf_folder()), version_base="1.3", job_name="t2ifb")
+
+
+def _sweep(override: str) -> tuple[str | None, list[str]]:
+    """The key and the arguments, one per value, of a sweep such as `seed=0,1`; (None, []) of any other argument."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        if not parsed.is_sweep_override() or parsed.key_or_group == "hydra.mode":
+            return None, []
+        return parsed.get_key_element(), [f"{parsed.get_key_element()}={v}" for v in parsed.sweep_string_iterator()]
+    except HydraException:  # not readable: `_compose` reports it
+        return None, []
+
+
+def _swept_in_file(config: DictConfig) -> dict[str, list[str]]:
+    """The sweep that `hydra.sweeper.params` of a sweep file asks for."""
+    params: dict[str, Any] = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    return {key: _sweep(f"{key}={value}")[1] or [f"{key}={value}"] for key, value in params.items()}
+
+
+def _jobs(swept: dict[str, list[str]]) -> Iterator[list[str]]:
+    """The first job's arguments, then one job per further value."""
+    first = {key: values[0] for key, values in swept.items()}
+    yield list(first.values())
+    for key, values in swept.items():
+        yield from (list({**first, key: value}.values()) for value in values[1:])
+
+
+def _compose(command: str, overrides: Sequence[str]) -> Composed:
+    """Compose; when that fails, add one argument after the other to find all those that are wrong."""
+    try:
+        config = compose(command, overrides=list(overrides), return_hydra_config=True)
+        return Composed(config, tuple(_unknown_keys(command, config)))
+    except _COMPOSITION_ERRORS:
+        return _compose_stepwise(command, overrides)
+
+
+def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
+    """Keep the arguments that compose, explain the others.
+
+    Groups are chosen first. Once a choice is refused, dotted keys are not judged any more: they may belong to what
+    would have been chosen.
+    """
+    groups = _groups()
+    try:
+        config = compose(command, return_hydra_config=True)
+    except _COMPOSITION_ERRORS as error:
+        raise ConfigError([explain_override(f"conf/{command}.yaml", error, [], groups)]) from error
+    accepted: list[str] = []
+    faults: list[str] = []
+    choices_hold = True
+    first = {"hydra.searchpath", *groups}
+    for override in sorted(overrides, key=lambda text: _chosen_group(text) not in first):
+        if not choices_hold and "." in override.partition("=")[0]:
+            continue
+        try:
+            config = compose(command, overrides=[*accepted, override], return_hydra_config=True)
+            accepted.append(override)
+        except _COMPOSITION_ERRORS as error:
+            faults.append(explain_override(override, error, _keys(config), groups))
+            choices_hold = choices_hold and _chosen_group(override) not in groups
+    return Composed(config, (*faults, *_unknown_keys(command, config)), choices_hold)
+
+
+def _chosen_group(override: str) -> str:
+    """The group that an argument such as `+experiment=refl` or `scorer@reward=gold` chooses from, if it is one."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _unknown_keys(command: str, config: DictConfig) -> list[str]:
+    """Keys outside the schema: Hydra accepts them when they come with `+`."""
+    known = {field.name for field in fields(SCHEMAS[command])}
+    unknown = [str(key) for key in config if key not in known and key != "hydra"]
+    return [f"+{key}: there is no key or group '{key}'{nearest(key, [*known, *_groups()])}" for key in unknown]
+
+
+def _groups() -> dict[str, list[str]]:
+    """Every group of the configuration folder and its options."""
+    folders = [path for path in conf_folder().iterdir() if path.is_dir() and path.name not in ("hydra", "__pycache__")]
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def _keys(config: DictConfig) -> list[str]:
+    """Every dotted key of a configuration, inner nodes too."""
+    return list(flatten(OmegaConf.to_container(config, resolve=False)))
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values; inner nodes are keys too, with None as their value unless they are empty."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node} if prefix else {}
+    flat: dict[str, Any] = {prefix: None} if prefix else {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def files_setting(key: str, config: DictConfig) -> Iterable[Path]:
+    """The chosen files that set `key`, the one that wins last."""
+    choices = OmegaConf.to_container(config.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    folders = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
+    last = ("domain", "recipe", "experiment", "sweep")  # merged after all other groups, in this order
+    for choice in sorted(choices, key=lambda name: last.index(name) if name in last else -1):
+        option = choices[choice]
+        group, _, package = str(choice).partition("@")
+        for file in (folder / group / f"{option}.yaml" for folder in folders):
+            if group.startswith("hydra") or not file.is_file():
+                continue
+            prefix = "" if "@package _global_" in file.read_text() else package or group.replace("/", ".")
+            if not key.startswith(prefix):
+                continue
+            inner = key[len(prefix) :].lstrip(".")
+            if inner in flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=False)):
+                yield file

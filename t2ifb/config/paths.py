@@ -1,0 +1,30 @@
+"""Where things are: the configuration files, the data, the weights that ship with the package."""
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def conf_folder() -> Path:
+    """Find the configuration files.
+
+    A wheel has them inside the package (`t2ifb/conf`); a checkout, and so an editable install, beside it.
+
+    Raises:
+        FileNotFoundError: Neither is there: the installation is broken.
+    """
+    for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no conf/train.yaml in {PACKAGE} or beside it; install t2ifb again")
+
+
+def data_folder() -> Path:
+    """The folder for data sets and caches: `$T2IFB_DATA`, else `~/.cache/t2ifb`. It need not exist."""
+    return Path(os.environ.get("T2IFB_DATA") or "~/.cache/t2ifb").expanduser().absolute()
+
+
+def shapes_weights(part: str) -> Path:
+    """The folder of one shipped part of the embedded world, such as `clip` or `pipeline`."""
+    return PACKAGE / "shapes" / "weights" / part

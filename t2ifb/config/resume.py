@@ -1,0 +1,126 @@
+"""`resume=<run folder>` and `resume=auto`: which run goes on, and whether it is still the same run."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from t2ifb.config.compose import compose_all, flatten
+from t2ifb.config.faults import ConfigError, missing_file
+
+SHOWN = 5
+FREE = ("resume", "logger")
+"""What may differ between a run and its continuation: it changes no weight."""
+
+
+def wished_run(overrides: Sequence[str]) -> str | None:
+    """What `resume` is in these arguments; None where a run's folder is given, as in a distributed run's processes."""
+    wish = None
+    for override in overrides:
+        key = _key(override)
+        if key == "hydra.run.dir":
+            return None
+        if key == "resume":
+            wish = OverridesParser.create().parse_override(override).value()
+    return None if wish is None else str(wish)
+
+
+def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """The arguments with which the run that `resume` names goes on in its own folder.
+
+    Its own arguments are taken over, so `resume=<run folder>` alone is enough.
+
+    Args:
+        command: The command that made the run.
+        wish: A run folder or `auto`.
+        overrides: The arguments as typed.
+        config_dir: A further folder with groups and options.
+
+    Raises:
+        ConfigError: There is no such run, it is finished, or the arguments ask for other values than it has.
+    """
+    if wish == "auto":
+        folder = _newest_unfinished(_composed(command, overrides, config_dir))
+        if folder is None:
+            return [*_without(overrides, {"resume"}), "resume=null"]
+    else:
+        folder = Path(wish).absolute()
+        _check_unfinished(folder)
+    own = [*_without(_saved_overrides(folder), {"resume", "hydra.mode", *map(_key, overrides)}), *overrides]
+    own = [*_without(own, {"resume"}), "hydra.mode=RUN"]  # the run may be one job of a sweep
+    differing = _differences(folder, _composed(command, own, config_dir))
+    if differing:
+        raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
+    return [*own, f'resume="{folder}"', f'hydra.run.dir="{folder}"']
+
+
+def _composed(command: str, overrides: Sequence[str], config_dir: str | None) -> DictConfig:
+    composed = compose_all(command, overrides, config_dir=config_dir)
+    if len(composed) > 1:
+        raise ConfigError(["resume: one run at a time goes on; leave the sweep out"])
+    if composed[0].faults:
+        raise ConfigError(composed[0].faults)
+    return composed[0].config
+
+
+def _newest_unfinished(config: DictConfig) -> Path | None:
+    """The newest unfinished run with these values; says so when there is none, and what the newest other one has."""
+    parent = Path(str(OmegaConf.select(config, "hydra.run.dir"))).absolute().parent
+    other = ""
+    for folder in sorted(parent.glob("*"), reverse=True):
+        if not _config_file(folder).is_file() or (folder / "summary.json").exists():
+            continue
+        differing = _differences(folder, config)
+        if not differing:
+            return folder
+        other = other or f" (in the unfinished {folder.name} {'; '.join(differing[:SHOWN])})"
+    print(f"resume=auto: no unfinished run with these values in {parent}, a new one starts{other}", file=sys.stderr)
+    return None
+
+
+def _check_unfinished(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError([f"resume: {missing_file(folder)}"])
+    if not _config_file(folder).is_file():
+        raise ConfigError([f"resume: {folder} is not a run folder, it has no .hydra/config.yaml"])
+    if (folder / "summary.json").exists():
+        raise ConfigError([f"resume: the run in {folder} is finished (it has a summary.json); leave resume out"])
+
+
+def _differences(folder: Path, config: DictConfig) -> list[str]:
+    """One line per key whose value is not the one that the run in `folder` started with."""
+    saved = _flat(OmegaConf.load(_config_file(folder)))
+    now = _flat(config)
+    keys = [key for key in {**saved, **now} if saved.get(key, "nothing") != now.get(key, "nothing")]
+    return [f"{key} was {saved.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}" for key in keys]
+
+
+def _flat(config: Any) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(container, dict)
+    return flatten({key: value for key, value in container.items() if key not in (*FREE, "hydra")})
+
+
+def _config_file(folder: Path) -> Path:
+    return folder / ".hydra" / "config.yaml"
+
+
+def _saved_overrides(folder: Path) -> list[str]:
+    file = folder / ".hydra" / "overrides.yaml"
+    return [str(override) for override in OmegaConf.load(file)] if file.is_file() else []
+
+
+def _without(overrides: Sequence[str], keys: set[str]) -> list[str]:
+    return [override for override in overrides if _key(override) not in keys]
+
+
+def _key(override: str) -> str:
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:  # not readable: composition reports it
+        return override
+    return parsed.key_or_group + (f"@{parsed.package}" if parsed.package else "")

@@ -1,0 +1,79 @@
+"""What a configuration may hold: one dataclass per command.
+
+A `Part` is a component: `_target_` and plain arguments, checked against the target's signature in `build.py`. Every
+other key is typed here, and a key that is not here is an error.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from t2ifb.config.paths import data_folder, shapes_weights
+
+Part = dict[str, Any]
+
+
+@dataclass
+class TrainConfig:
+    """`python -m t2ifb.train`."""
+
+    domain: str = MISSING
+    seed: int = 0
+    resume: str | None = None
+    data_folder: str = "${data_folder:}"
+    dataset: Part = field(default_factory=dict)
+    build: Part | None = None
+    encoder: Part = field(default_factory=dict)
+    head: Part = field(default_factory=dict)
+    baselines: dict[str, Any] = field(default_factory=dict)
+    optimizer: Part = field(default_factory=dict)
+    algorithm: Part = field(default_factory=dict)
+    trainer: Part = field(default_factory=dict)
+    logger: Part = field(default_factory=dict)
+
+
+@dataclass
+class PrepareConfig:
+    """`python -m t2ifb.prepare`."""
+
+    domain: str = MISSING
+    data_folder: str = "${data_folder:}"
+    splits: list[str] = field(default_factory=lambda: ["train", "validation", "test"])
+    embed: bool = True
+    cache_folder: str = "${data_folder}/embeddings"
+    cache_storage: str = "fp32"
+    dataset: Part = field(default_factory=dict)
+    build: Part | None = None
+    encoder: Part = field(default_factory=dict)
+
+
+@dataclass
+class ScoreConfig:
+    """`python -m t2ifb.score`."""
+
+    domain: str = MISSING
+    data_folder: str = "${data_folder:}"
+    prompt: str | None = None
+    images: list[str] = field(default_factory=list)
+    pairs: str | None = None
+    split: str | None = None
+    output: str | None = None
+    batch_size: int = 32
+    device: str = "auto"
+    dataset: Part = field(default_factory=dict)
+    build: Part | None = None
+    encoder: Part = field(default_factory=dict)
+    scorer: Part = field(default_factory=dict)
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig, "score": ScoreConfig}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
+    for command, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{command}_schema", node=schema)
+    OmegaConf.register_new_resolver("data_folder", lambda: str(data_folder()), replace=True)
+    OmegaConf.register_new_resolver("shapes_weights", lambda part: str(shapes_weights(part)), replace=True)

@@ -1,0 +1,229 @@
+"""Batches of comparisons for training and evaluating a reward model on cached embeddings."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+
+from t2ifb.data.embedding_cache import EmbeddingCache
+from t2ifb.data.encoded_rankings import EncodedRankings, Index, RewardBatch
+from t2ifb.data.order import TrainingOrder, cuts
+from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
+
+__all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
+
+Grouping: TypeAlias = Literal["prompt", "comparison"]
+
+
+class RewardBatches:
+    """Batches of a split in a fixed order, a sized iterable that Lightning takes as a loader."""
+
+    def __init__(self, count: int, batch: Callable[[int], RewardBatch]) -> None:
+        """Give the number of batches, and how to make the one at a position."""
+        self._count = count
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[RewardBatch]:
+        return map(self._batch, range(self._count))
+
+
+class _EndlessBatches:
+    """Training batches from the data module's position on."""
+
+    def __init__(self, module: "RewardDataModule") -> None:
+        self._module = module
+
+    def __iter__(self) -> Iterator[RewardBatch]:
+        position = self._module.position
+        while True:
+            yield self._module.train_batch(position)
+            position += 1
+
+
+class RewardDataModule(LightningDataModule):
+    """Comparisons of a preference data set, batched over embeddings that the cache holds.
+
+    The training loader is endless. Its batch at a position is a function of (seed, position) alone; epoch e is a
+    permutation of all comparisons that is drawn from (seed, e), so that each comparison comes once an epoch. In
+    several processes each batch is divided among them, and together they hold what one process would.
+
+    The position in `state_dict` counts the batches that were trained on, not those that were fetched (Lightning fetches
+    one ahead): it is the trainer's own count of processed batches, plus the shift that a checkpoint whose loops were
+    not restored leaves. Resuming is therefore exact, in the middle of an epoch too, from any checkpoint that was
+    written between two batches.
+    """
+
+    def __init__(
+        self,
+        dataset: PreferenceDataset,
+        cache: EmbeddingCache,
+        grouping: Grouping = "prompt",
+        batch_size: int = 256,
+        seed: int = 0,
+        splits: Sequence[str] = ("train", "validation", "test"),
+    ) -> None:
+        """Name the parts; nothing is read yet.
+
+        Args:
+            dataset: The rankings.
+            cache: Embeddings of the images and prompts; filled when a split is first needed.
+            grouping: `prompt` puts whole rankings into a batch and each of their images once; `comparison` shuffles
+                single comparisons and gives both images of each.
+            batch_size: About how many comparisons make a batch, over all processes.
+            seed: Of the training order.
+            splits: The training split, the validation split, then any test splits.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        super().__init__()
+        if grouping not in ("prompt", "comparison"):
+            raise ValueError(f"grouping must be prompt or comparison, not {grouping!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if len(splits) < 2:
+            raise ValueError(f"splits must name a training and a validation split, not {list(splits)}")
+        self.dataset = dataset
+        self.cache = cache
+        self.grouping = grouping
+        self.batch_size = batch_size
+        self.seed = seed
+        self.splits = tuple(splits)
+        self._rankings: dict[str, list[RankedPrompt]] = {}
+        self._encoded: dict[str, EncodedRankings] = {}
+        self._order: TrainingOrder | None = None
+        self._units: Index = np.empty(0, np.int64)
+        self._restored: dict[str, Any] | None = None
+        self._shift = 0
+
+    def prepare_data(self) -> None:
+        """Encode all images and prompts of the splits that is not encoded yet (Lightning calls it in one process)."""
+        rankings = [ranking for split in self.splits for ranking in self.rankings(split)]
+        self.cache.fill(
+            [image for ranking in rankings for image in ranking.images], [ranking.prompt for ranking in rankings]
+        )
+
+    def setup(self, stage: str) -> None:
+        """Begin at position 0, unless a checkpoint is loaded next."""
+        self._restored, self._shift = None, 0
+
+    def rankings(self, split: str) -> list[RankedPrompt]:
+        """The split's rankings, read once.
+
+        Raises:
+            ValueError: The split is not on this machine, or empty.
+        """
+        if split not in self._rankings:
+            if not self.dataset.available(split):
+                hint = getattr(self.dataset, "missing_message", "Run `python -m t2ifb.prepare`.")
+                raise ValueError(f"The split {split!r} is missing. {hint}")
+            if not (rankings := self.dataset.rankings(split)):
+                raise ValueError(f"The split {split!r} has no rankings left.")
+            self._rankings[split] = rankings
+        return self._rankings[split]
+
+    def encoded(self, split: str) -> EncodedRankings:
+        """The split over the cache, which is filled first if it lacks anything."""
+        if split not in self._encoded:
+            rankings = self.rankings(split)
+            self.cache.fill([image for r in rankings for image in r.images], [r.prompt for r in rankings])
+            self._encoded[split] = EncodedRankings.build(rankings, self.cache)
+        return self._encoded[split]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in which every training comparison comes once; reads the training split."""
+        return self._training_order().steps_per_epoch
+
+    @property
+    def position(self) -> int:
+        """Training batches consumed so far, since the beginning of training."""
+        return self._shift + self._processed()
+
+    def train_batch(self, position: int) -> RewardBatch:
+        """This process's share of the training batch at a position, counted from 0 over all epochs."""
+        order, encoded = self._training_order(), self.encoded(self.splits[0])
+        units = order.units(position)
+        total, share = int(order.weights[units].sum()), self._units[units[self._share()]]
+        if self.grouping == "prompt":
+            return encoded.batch_of_prompts(share, total)
+        return encoded.batch_of_comparisons(share, total)
+
+    def evaluation_batches(self, split: str) -> RewardBatches:
+        """This process's share of all rankings of a split, whole and in order, about `batch_size` images at a time."""
+        encoded = self.encoded(split)
+        images = encoded.images_per_prompt
+        borders = cuts(images, min(-(-int(images.sum()) // self.batch_size), len(images)))
+
+        def batch(number: int) -> RewardBatch:
+            prompts = np.arange(borders[number], borders[number + 1])
+            return encoded.batch_of_prompts(prompts[self._share()], int(encoded.comparisons_per_prompt[prompts].sum()))
+
+        return RewardBatches(len(borders) - 1, batch)
+
+    def train_dataloader(self) -> _EndlessBatches:
+        """Endless batches from the present position on.
+
+        Raises:
+            ValueError: The checkpoint that was loaded is of another training order.
+        """
+        if self._restored is not None:
+            state, self._restored = self._restored, None
+            now = self._settings()
+            if differing := [key for key in now if state.get(key) != now[key]]:
+                changes = ", ".join(f"{key} was {state.get(key)} and is {now[key]}" for key in differing)
+                raise ValueError(f"Cannot resume: {changes}. Resume with the same data and settings, or start anew.")
+            self._shift = state["position"] - self._processed()
+        return _EndlessBatches(self)
+
+    def val_dataloader(self) -> RewardBatches:
+        """The validation split."""
+        return self.evaluation_batches(self.splits[1])
+
+    def test_dataloader(self) -> list[RewardBatches]:
+        """The test splits, in the order of `splits`."""
+        return [self.evaluation_batches(split) for split in self.splits[2:]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what the order depends on besides."""
+        return {"position": self.position, **self._settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep a checkpoint's position until training begins."""
+        self._restored = dict(state_dict)
+
+    def _settings(self) -> dict[str, Any]:
+        order = self._training_order()
+        return {
+            "seed": self.seed,
+            "grouping": self.grouping,
+            "batch_size": self.batch_size,
+            "comparisons": int(order.weights.sum()),
+            "steps_per_epoch": order.steps_per_epoch,
+        }
+
+    def _training_order(self) -> TrainingOrder:
+        """The order over rankings that give comparisons, or over comparisons; `_units` holds their numbers."""
+        if self._order is None:
+            encoded = self.encoded(self.splits[0])
+            counts = encoded.comparisons_per_prompt
+            by_prompt = self.grouping == "prompt"
+            self._units = np.flatnonzero(counts) if by_prompt else np.arange(int(counts.sum()))
+            weights = counts[self._units] if by_prompt else np.ones(len(self._units), np.int64)
+            self._order = TrainingOrder(weights, self.batch_size, self.seed)
+        return self._order
+
+    def _share(self) -> slice:
+        """Every world-size-th unit of a batch, from this process's rank on."""
+        return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(None)
+
+    def _processed(self) -> int:
+        """Batches that the trainer has finished, its resumed ones included."""
+        if not self.trainer:
+            return 0
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(progress.processed)

@@ -1,0 +1,244 @@
+"""Embeddings of images and prompts, made once per encoder and precision and kept on disk."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from t2ifb.data.content_keys import ImageKeys, prompt_key
+from t2ifb.data.encoder import Encoder, EncoderSource
+from t2ifb.data.files import atomic_write, file_lock
+from t2ifb.data.images import pixel_batches
+from t2ifb.data.rankings import Image
+from t2ifb.data.row_store import RowStore
+
+__all__ = ["EmbeddingCache", "Embeddings", "Encoder", "EncoderSource", "FillReport", "Storage"]
+
+Storage: TypeAlias = Literal["fp32", "fp16", "bf16"]
+STORED_AS = {"fp32": "<f4", "fp16": "<f2", "bf16": "<u2"}
+"""NumPy has no bfloat16: its bits are kept as whole numbers."""
+COMMIT_SECONDS = 10.0
+"""What an interruption loses at the most, in seconds of encoding."""
+
+Batch: TypeAlias = tuple[list[bytes], Tensor]
+
+
+@dataclass(frozen=True)
+class FillReport:
+    """What filling a cache took.
+
+    Attributes:
+        encoded: Distinct images and prompts that were encoded.
+        reused: Distinct images and prompts that were there.
+        seconds: Wall time.
+    """
+
+    encoded: int
+    reused: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a list of images or prompts, read from disk when gathered.
+
+    Attributes:
+        table: (M, D), all that the cache holds, memory-mapped, as stored.
+        rows: (N,) int64, each item's row in `table`.
+        storage: The precision of `table`.
+    """
+
+    table: NDArray[Any]
+    rows: NDArray[np.int64]
+    storage: Storage
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+        """Embeddings of some items.
+
+        Args:
+            index: (n,), which items; all by default.
+
+        Returns:
+            (n, D) float32.
+        """
+        stored = torch.from_numpy(self.table[self.rows[index]])
+        return (stored.view(torch.bfloat16) if self.storage == "bf16" else stored).float()
+
+
+class EmbeddingCache:
+    """Each distinct image (by its file's content) and prompt is encoded once, by whichever job comes first.
+
+    Every encoder and precision has a folder of its own below the cache's. Filling goes on where an interrupted run
+    stopped; jobs that fill the same cache wait for each other; when nothing is missing, the encoder is not built and
+    nothing is written.
+    """
+
+    def __init__(
+        self, folder: str | Path, source: EncoderSource, storage: Storage = "fp32", batch_size: int = 64
+    ) -> None:
+        """Name the cache; nothing is read or built yet.
+
+        Args:
+            folder: Where caches are.
+            source: The encoder.
+            storage: Precision on disk. Reading gives float32 always.
+            batch_size: Images or prompts that are encoded together.
+
+        Raises:
+            ValueError: `storage` or `batch_size` is none.
+        """
+        if storage not in STORED_AS:
+            raise ValueError(f"storage must be {', '.join(STORED_AS)}, not {storage!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self.source = source
+        self.storage: Storage = storage
+        self.batch_size = batch_size
+        self.root = Path(folder).expanduser()
+        self._image_keys = ImageKeys(self.root / "image_keys.npy")
+        self._stores: dict[str, RowStore] = {}
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this encoder and precision."""
+        digest = hashlib.sha256(self.source.fingerprint().encode()).hexdigest()[:16]
+        return self.root / f"{digest}-{self.storage}"
+
+    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
+        """Encode what is not there yet.
+
+        Args:
+            images: Images; repetitions cost nothing.
+            prompts: Texts; repetitions cost nothing.
+
+        Returns:
+            How much there was to do.
+
+        Raises:
+            ValueError: An image cannot be read, or the encoder gives NaN or infinity.
+            StorageError: The disk is full or the folder is read-only; what was complete is kept.
+        """
+        started = time.monotonic()
+        distinct_images = dict(zip(self._image_keys(images), images, strict=True))
+        distinct_prompts = {prompt_key(prompt): prompt for prompt in prompts}
+        total = len(distinct_images) + len(distinct_prompts)
+        encoded = 0
+        if self._missing("images", distinct_images) or self._missing("prompts", distinct_prompts):
+            with file_lock(self.folder / "lock"):
+                encoded = self._encode(
+                    self._missing("images", distinct_images), self._missing("prompts", distinct_prompts)
+                )
+        return FillReport(encoded, total - encoded, time.monotonic() - started)
+
+    def images(self, images: Sequence[Image]) -> Embeddings:
+        """Embeddings of N images, in their order.
+
+        Raises:
+            ValueError: Some are not in the cache.
+        """
+        return self._embeddings("images", self._image_keys(images))
+
+    def prompts(self, prompts: Sequence[str]) -> Embeddings:
+        """Embeddings of N prompts, in their order.
+
+        Raises:
+            ValueError: Some are not in the cache.
+        """
+        return self._embeddings("prompts", [prompt_key(prompt) for prompt in prompts])
+
+    def _store(self, kind: str) -> RowStore:
+        if kind not in self._stores:
+            self._stores[kind] = RowStore(self.folder, kind, STORED_AS[self.storage])
+        return self._stores[kind]
+
+    def _missing(self, kind: str, items: dict[bytes, Any]) -> dict[bytes, Any]:
+        """The items that the disk does not hold at this moment."""
+        store = self._store(kind)
+        store.reload()
+        return {key: item for key, item in items.items() if key not in store}
+
+    def _embeddings(self, kind: str, keys: list[bytes]) -> Embeddings:
+        store = self._store(kind)
+        store.reload()
+        if missing := sum(key not in store for key in keys):
+            raise ValueError(f"{missing} of {len(keys)} {kind} are not in the cache {self.folder}; call fill() first")
+        return Embeddings(store.table(), np.array([store.row(key) for key in keys], np.int64), self.storage)
+
+    def _encode(self, images: dict[bytes, Image], prompts: dict[bytes, str]) -> int:
+        """Encode all that is missing; returns how many items that were."""
+        if not images and not prompts:
+            return 0
+        with atomic_write(self.folder / "encoder.json") as file:
+            file.write(json.dumps({"fingerprint": self.source.fingerprint(), "storage": self.storage}).encode())
+        encoder = self.source.load()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar, torch.inference_mode():
+            for kind, items, batches in (
+                ("images", images, self._image_batches(encoder, images)),
+                ("prompts", prompts, self._prompt_batches(encoder, prompts)),
+            ):
+                if not items:
+                    continue
+                task = bar.add_task(f"encoding {kind}", total=len(items))
+                self._keep(kind, batches, lambda done, task=task: bar.update(task, advance=done))  # type: ignore[misc]
+        return len(images) + len(prompts)
+
+    def _image_batches(self, encoder: Encoder, images: dict[bytes, Image]) -> Iterator[Batch]:
+        keys, device = list(images), _device(encoder)
+        for index, pixels in pixel_batches(list(images.values()), self.batch_size):
+            yield [keys[i] for i in index], encoder.encode_images(pixels.to(device).float() / 255)
+
+    def _prompt_batches(self, encoder: Encoder, prompts: dict[bytes, str]) -> Iterator[Batch]:
+        keys, texts = list(prompts), list(prompts.values())
+        for start in range(0, len(keys), self.batch_size):
+            chosen = slice(start, start + self.batch_size)
+            yield keys[chosen], encoder.encode_prompts(texts[chosen])
+
+    def _keep(self, kind: str, batches: Iterator[Batch], advance: Callable[[int], None]) -> None:
+        """Write batches as they come, several at a time, and whatever there is when something goes wrong.
+
+        Only whole batches are written: a resumed run then encodes in the same batches as an uninterrupted one, which
+        keeps the embeddings equal to the last bit.
+        """
+        store = self._store(kind)
+        keys: list[bytes] = []
+        rows: list[NDArray[Any]] = []
+        last = time.monotonic()
+        try:
+            for batch_keys, embeddings in batches:
+                rows.append(self._stored(embeddings, kind))
+                keys += batch_keys
+                if time.monotonic() - last >= COMMIT_SECONDS:
+                    store.append(keys, np.concatenate(rows))
+                    keys, rows, last = [], [], time.monotonic()
+                advance(len(batch_keys))
+        finally:
+            if rows:
+                store.append(keys, np.concatenate(rows))
+
+    def _stored(self, embeddings: Tensor, kind: str) -> NDArray[Any]:
+        if not torch.isfinite(embeddings).all():
+            raise ValueError(f"the encoder gives NaN or infinity for {kind}; are its weights whole?")
+        embeddings = embeddings.detach().cpu()
+        if self.storage == "bf16":
+            return embeddings.to(torch.bfloat16).view(torch.uint16).numpy()
+        return embeddings.numpy().astype(STORED_AS[self.storage])
+
+
+def _device(encoder: Encoder) -> torch.device:
+    """Where an encoder's weights are."""
+    if isinstance(encoder, nn.Module) and (weight := next(encoder.parameters(), None)) is not None:
+        return weight.device
+    return torch.device("cpu")

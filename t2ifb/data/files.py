@@ -1,0 +1,183 @@
+"""Files that are whole or absent, locks between jobs, and hashes."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+MISPLACED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+
+
+class StorageError(OSError, ValueError):
+    """A folder cannot be written to: the disk is full, the folder is read-only, or it is no folder.
+
+    A `ValueError` too, because the user can mend it; the message names the folder and what to do.
+    """
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write in `folder` into one clear message.
+
+    Raises:
+        StorageError: The disk is full, the folder is read-only, or a file stands where a folder should be.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        message = _explanation(error, folder)
+        if message is None:
+            raise
+        raise StorageError(message) from error
+
+
+def _explanation(error: OSError, folder: Path) -> str | None:
+    elsewhere = "or choose another folder (T2IFB_DATA names the one for data and caches)"
+    if error.errno in FULL:
+        return f"No space left in {folder} ({error.strerror}). Free some, {elsewhere}. What was complete is kept."
+    if error.errno in FORBIDDEN:
+        return f"{folder} cannot be written to ({error.strerror}). Give this user permission to write, {elsewhere}."
+    if error.errno in MISPLACED:
+        return f"{folder} cannot be used as a folder ({error.strerror}). Move what is in its place, {elsewhere}."
+    return None
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder with its parents, if it is not there.
+
+    Raises:
+        StorageError: It cannot be created.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Write a file so that it is there whole or not at all, whenever the process is killed.
+
+    The bytes go to a temporary name in the same folder, are forced to the disk, and the file is renamed; after a
+    failure the temporary file is removed and what `path` held before is untouched. Missing folders are created.
+
+    Args:
+        path: The file to write.
+
+    Yields:
+        A binary file to write to.
+
+    Raises:
+        StorageError: The disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    folder = make_folder(path.parent)
+    with storage_errors(folder):
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
+        try:
+            # Into a file opened with "wb", numpy writes past Python and does not notice that the disk is full.
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+        _sync_folder(folder)
+
+
+@lru_cache(maxsize=1)
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; `mkstemp` ignores it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlast a power cut, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def file_lock(path: str | Path) -> Iterator[None]:
+    """Hold the lock file `path`; wait, and say so, while another process holds it.
+
+    The operating system releases the lock when its holder ends, however it ends.
+
+    Raises:
+        StorageError: The lock file cannot be created.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    lock = FileLock(path)
+    with storage_errors(path.parent):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another job works in %s; waiting for it.", path.parent)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file as 64 hexadecimal digits; hashed once per process while its time and size stay."""
+    path = Path(path).resolve()
+    status = path.stat()
+    return _sha256(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: Path, modified: int, size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk that holds `folder`, which need not exist yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Read a JSON file that holds a list.
+
+    Raises:
+        ValueError: It is missing, no JSON, or something else than a list.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a JSON file")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} must hold a JSON list, found {type(entries).__name__}")
+    return entries

@@ -1,0 +1,126 @@
+"""Where ImageRewardDB's files are: a folder, or the hub and its cache on this machine."""
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from t2ifb.data.files import free_bytes
+
+logger = logging.getLogger(__name__)
+
+
+class Files(Protocol):
+    """Files of a data set by their relative path."""
+
+    def find(self, name: str) -> Path | None:
+        """The file on this machine, None if it is not here."""
+        ...
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Bring files to this machine."""
+        ...
+
+
+def files_of(source: str | Path, cache_folder: Path | None) -> Files:
+    """Read `source` as a folder if it exists or looks like a path, else as a hub id such as `zai-org/ImageRewardDB`."""
+    is_hub_id = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
+    if is_hub_id and not Path(source).exists():
+        return HubFiles(str(source), cache_folder)
+    return FolderFiles(Path(source).expanduser())
+
+
+class FolderFiles:
+    """A folder in the data set's layout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def find(self, name: str) -> Path | None:
+        """The file, None if it is missing."""
+        path = self.folder / name
+        return path if path.exists() else None
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Check that the files are there.
+
+        Raises:
+            ValueError: Some are missing; the message names them.
+        """
+        if missing := [name for name in names if self.find(name) is None]:
+            raise ValueError(f"{self.folder} lacks {', '.join(missing)}")
+
+
+class HubFiles:
+    """A data set on the hub, downloaded file by file into the hub's cache."""
+
+    def __init__(self, repository: str, cache_folder: Path | None) -> None:
+        """Name the data set; nothing is looked up yet.
+
+        Args:
+            repository: Such as `zai-org/ImageRewardDB`.
+            cache_folder: Where downloads go; the hub library's own cache by default.
+        """
+        self.repository = repository
+        self.cache_folder = cache_folder
+
+    def __str__(self) -> str:
+        return f"hub data set {self.repository}"
+
+    def find(self, name: str) -> Path | None:
+        """The file in the cache, None if it was not downloaded; the network is not used."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repository, name, cache_dir=self.cache_folder, repo_type="dataset")
+        return Path(found) if isinstance(found, str) else None
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Download the files that are not here yet, after telling how large they are; interrupted downloads go on.
+
+        Raises:
+            ValueError: The hub cannot be reached or lacks a file, or the disk has too little space.
+        """
+        from huggingface_hub import hf_hub_download
+
+        missing = [name for name in names if self.find(name) is None]
+        if not missing:
+            return
+        try:
+            self._announce(self._sizes(missing))
+            for name in missing:
+                hf_hub_download(self.repository, name, repo_type="dataset", cache_dir=self.cache_folder)
+        except OSError as error:  # the hub library's network and missing-file errors are OSErrors
+            raise ValueError(
+                f"Could not download {len(missing)} files of {self.repository} from the hub: {error}. Check the "
+                "network and try again (what has arrived is kept), or give a local folder with the same files."
+            ) from error
+
+    def _sizes(self, names: list[str]) -> dict[str, int]:
+        """Sizes in bytes, as the hub tells them."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
+
+        found = HfApi().get_paths_info(self.repository, names, repo_type="dataset")
+        sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
+        if lacking := [name for name in names if name not in sizes]:
+            raise ValueError(f"{self.repository} has no file {', '.join(lacking)}; is it in ImageRewardDB's layout?")
+        return sizes
+
+    def _announce(self, sizes: dict[str, int]) -> None:
+        from huggingface_hub import constants
+
+        folder = Path(self.cache_folder or os.fspath(constants.HF_HUB_CACHE))
+        needed, free = sum(sizes.values()), free_bytes(folder)
+        text = (
+            f"{len(sizes)} files, {needed / 1e9:.2f} GB, of {self.repository} into {folder} ({free / 1e9:.0f} GB free)"
+        )
+        if needed > free:
+            raise ValueError(
+                f"No space to download {text}. Free some, choose a smaller subset or another cache_folder."
+            )
+        logger.warning("Downloading %s", text)

@@ -1,0 +1,41 @@
+"""A preference data set in JSON files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from t2ifb.data.faults import OnFault
+from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings
+
+
+class RankingFiles:
+    """Splits in JSON files of the form that `load_rankings` reads."""
+
+    def __init__(
+        self, files: Mapping[str, str | Path], image_root: str | Path | None = None, on_fault: OnFault = "error"
+    ) -> None:
+        """Name the files; nothing is read yet.
+
+        Args:
+            files: The file of each split, such as `{"test": "test.json"}`.
+            image_root: What image paths are relative to; each file's own folder by default.
+            on_fault: `error` or `skip`.
+        """
+        self.files = {split: Path(path).expanduser() for split, path in files.items()}
+        self.image_root = image_root
+        self.on_fault = on_fault
+
+    def available(self, split: str) -> bool:
+        """Whether the split's file is there."""
+        return split in self.files and self.files[split].is_file()
+
+    def rankings(self, split: str) -> list[RankedPrompt]:
+        """The split's rankings, every image decoded once to find bad ones.
+
+        Raises:
+            ValueError: There is no such split, or it has faults and `on_fault` is `error`.
+        """
+        if split not in self.files:
+            raise ValueError(f"no split {split!r}; there is {', '.join(self.files) or 'none'}")
+        path = self.files[split]
+        loaded = load_rankings(path, self.image_root, self.on_fault)
+        return check_rankings(loaded, self.on_fault, decode=True, place=str(path))[0]

@@ -1,0 +1,228 @@
+"""Rankings of images by people, and what can be wrong with them."""
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, cast
+
+from PIL import Image as PILImage
+
+from t2ifb.data.faults import Fault, OnFault, settle
+from t2ifb.data.files import read_json_list
+
+__all__ = [
+    "Fault",
+    "Image",
+    "ImageSource",
+    "PreferenceDataset",
+    "RankedPrompt",
+    "check_rankings",
+    "load_rankings",
+    "open_image",
+    "read_bytes",
+]
+
+
+class ImageSource(Protocol):
+    """An image that is opened when needed.
+
+    It may also have `read() -> bytes`, its encoded file, and `identity() -> str`, which changes when the content does:
+    with them the embedding cache need not decode or even read it to know it.
+    """
+
+    def open(self) -> PILImage.Image:
+        """Open the image."""
+        ...
+
+
+Image: TypeAlias = Path | ImageSource
+
+
+@dataclass(frozen=True)
+class RankedPrompt:
+    """One ranking: a prompt and its images in the order that people prefer.
+
+    Attributes:
+        prompt_id: What distinguishes it from other rankings, also of the same prompt.
+        prompt: The text.
+        images: k images.
+        ranks: The k ranks of the images; 1 is best, ties are allowed.
+    """
+
+    prompt_id: str
+    prompt: str
+    images: tuple[Image, ...]
+    ranks: tuple[int, ...]
+
+    def comparisons(self) -> list[tuple[int, int]]:
+        """All pairs (index of the better image, index of the worse one); at most C(k, 2), ties are left out."""
+        pairs = combinations(range(len(self.ranks)), 2)
+        return [(i, j) if self.ranks[i] < self.ranks[j] else (j, i) for i, j in pairs if self.ranks[i] != self.ranks[j]]
+
+
+class PreferenceDataset(Protocol):
+    """Anything that has rankings by split."""
+
+    def rankings(self, split: str) -> list[RankedPrompt]:
+        """The rankings of a split such as `train`, `validation` or `test`."""
+        ...
+
+    def available(self, split: str) -> bool:
+        """Whether all that `rankings(split)` reads is on this machine."""
+        ...
+
+
+def read_bytes(image: Image) -> bytes:
+    """The encoded file of an image; for a source without `read()`, its size and pixels.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if isinstance(image, Path):
+        return image.read_bytes()
+    if (read := getattr(image, "read", None)) is not None:
+        return cast(bytes, read())
+    picture = open_image(image)
+    return f"{picture.size}".encode() + picture.tobytes()
+
+
+def open_image(image: Image) -> PILImage.Image:
+    """Decode an image to RGB.
+
+    Raises:
+        ValueError: It is missing, empty or cannot be decoded; the message names it.
+    """
+    try:
+        if isinstance(image, Path):
+            with PILImage.open(io.BytesIO(image.read_bytes())) as picture:
+                return picture.convert("RGB")
+        return image.open().convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
+        raise ValueError(f"cannot read the image {image}: {error or type(error).__name__}") from error
+
+
+def image_fault(image: Image) -> str | None:
+    """What is wrong with an image, found by decoding it; None if nothing is."""
+    if isinstance(image, Path):
+        if not image.is_file():
+            return f"image {image} is missing"
+        if image.stat().st_size == 0:
+            return f"image {image} is empty (0 bytes)"
+    try:
+        open_image(image)
+    except ValueError as error:
+        return f"image {image} cannot be decoded ({error.__cause__})"
+    return None
+
+
+def check_rankings(
+    rankings: Iterable[RankedPrompt], on_fault: OnFault, decode: bool, place: str
+) -> tuple[list[RankedPrompt], list[Fault]]:
+    """Find every fault: empty prompt, duplicate id, one image only, ranks that do not match, bad images.
+
+    Args:
+        rankings: What to check.
+        on_fault: `error` raises if there is any fault, `skip` leaves out the rankings that have one.
+        decode: Open every image too, to find the missing, empty and undecodable ones.
+        place: Where the rankings come from; the first part of every fault's place.
+
+    Returns:
+        The rankings without fault, and the faults.
+
+    Raises:
+        ValueError: There are faults and `on_fault` is `error`; the message lists them.
+    """
+    rankings = list(rankings)
+    good, faults = find_faults(rankings, decode, place)
+    settle(faults, on_fault, place, len(rankings) - len(good), len(rankings))
+    return good, faults
+
+
+def find_faults(rankings: list[RankedPrompt], decode: bool, place: str) -> tuple[list[RankedPrompt], list[Fault]]:
+    """The rankings without fault, and the faults of the others; see `check_rankings`."""
+    good: list[RankedPrompt] = []
+    faults: list[Fault] = []
+    seen: set[str] = set()
+    for number, (ranking, broken) in enumerate(zip(rankings, _broken_images(rankings, decode), strict=True)):
+        where = f"{place}, ranking {number} (id {ranking.prompt_id})"
+        found = [Fault(where, what) for what in _structure_faults(ranking, seen)]
+        found += [Fault(f"{where}, image {index}", what) for index, what in broken]
+        seen.add(ranking.prompt_id)
+        faults += found
+        if not found:
+            good.append(ranking)
+    return good, faults
+
+
+def _structure_faults(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
+    if ranking.prompt_id in seen:
+        yield "duplicate id"
+    if not ranking.prompt.strip():
+        yield "empty prompt"
+    if len(ranking.images) < 2:
+        yield f"a ranking needs two images or more, this one has {len(ranking.images)}"
+    if len(ranking.ranks) != len(ranking.images):
+        yield f"{len(ranking.ranks)} ranks for {len(ranking.images)} images"
+    if wrong := [rank for rank in ranking.ranks if rank < 1]:
+        yield f"ranks start at 1, found {wrong}"
+
+
+def _broken_images(rankings: list[RankedPrompt], decode: bool) -> Iterator[list[tuple[int, str]]]:
+    """Index and fault of the broken images of each ranking."""
+    if not decode:
+        yield from ([] for _ in rankings)
+        return
+    with ThreadPoolExecutor() as pool:
+        for ranking, found in zip(rankings, pool.map(_faults_of, rankings), strict=True):
+            yield [(index, what) for index, what in zip(range(len(ranking.images)), found, strict=True) if what]
+
+
+def _faults_of(ranking: RankedPrompt) -> list[str | None]:
+    return [image_fault(image) for image in ranking.images]
+
+
+def load_rankings(
+    path: str | Path, image_root: str | Path | None = None, on_fault: OnFault = "error"
+) -> list[RankedPrompt]:
+    """Read rankings in the form of ImageReward's `test.json` (arXiv 2304.05977). Images are not opened.
+
+    Args:
+        path: JSON, a list of `{"id", "prompt", "generations": [relative paths], "ranking": [ints, 1 is best]}`.
+        image_root: What the paths are relative to; the JSON's folder by default.
+        on_fault: `error` or `skip`, see `check_rankings`.
+
+    Raises:
+        ValueError: The file is missing or no such JSON, or has faults and `on_fault` is `error`.
+    """
+    path = Path(path)
+    root = Path(image_root) if image_root is not None else path.parent
+    rankings: list[RankedPrompt] = []
+    faults: list[Fault] = []
+    entries = read_json_list(path)
+    for number, entry in enumerate(entries):
+        try:
+            rankings.append(_parse_entry(entry, root))
+        except (TypeError, ValueError, KeyError) as error:
+            what = f"no key {error}" if isinstance(error, KeyError) else str(error)
+            faults.append(Fault(f"{path}, entry {number}", what))
+    good, more = find_faults(rankings, decode=False, place=str(path))
+    settle(faults + more, on_fault, str(path), len(entries) - len(good), len(entries))
+    return good
+
+
+def _parse_entry(entry: Any, root: Path) -> RankedPrompt:
+    if not isinstance(entry, dict):
+        raise TypeError(f"expected an object, got {type(entry).__name__}")
+    generations, ranking = entry["generations"], entry["ranking"]
+    if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
+        raise TypeError("`generations` must be a list of relative paths")
+    if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
+        raise TypeError("`ranking` must be a list of whole numbers")
+    if not isinstance(entry["prompt"], str):
+        raise TypeError("`prompt` must be a text")
+    return RankedPrompt(
+        str(entry["id"]), entry["prompt"], tuple(root / generation for generation in generations), tuple(ranking)
+    )

@@ -1,0 +1,133 @@
+"""`python -m t2ifb.score`: score images for prompts with any scorer, to the screen, CSV or JSON."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from t2ifb.config.build import Parts
+from t2ifb.config.command import command
+from t2ifb.config.faults import ConfigError, missing_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from t2ifb.data.rankings import Image
+
+FORMATS = (".csv", ".json")
+
+
+def score(parts: Parts) -> None:
+    """Score the wished images and show or write `image, prompt, score`."""
+    output = Path(parts.value("output")) if parts.value("output") else None
+    if output and output.suffix not in FORMATS:
+        raise ConfigError([f"output={output}: the name has to end with {' or '.join(FORMATS)}"])
+    pairs = _pairs(parts)
+    scores = _scores(parts, pairs)
+    rows = [(_name(image), prompt, value) for (image, prompt), value in zip(pairs, scores, strict=True)]
+    if output is None:
+        _show(rows, parts.value("scorer")["_target_"])
+    else:
+        from t2ifb.data.files import atomic_write
+
+        with atomic_write(output) as file:
+            file.write(_text(rows, output.suffix).encode())
+        print(f"{len(rows)} scores in {output}")
+
+
+def _pairs(parts: Parts) -> "list[tuple[Image, str]]":
+    """What to score: images with one prompt, a CSV file, or a split of the data set.
+
+    Raises:
+        ConfigError: None or more than one of the three is given, or a file is missing.
+    """
+    prompt, images = parts.value("prompt"), parts.value("images")
+    table, split = parts.value("pairs"), parts.value("split")
+    given = [bool(prompt or images), bool(table), bool(split)]
+    if sum(given) != 1 or bool(prompt) != bool(images):
+        raise ConfigError(["what to score: give prompt='\"…\"' and images=[…], or pairs=<CSV file>, or split=<name>"])
+    if split:
+        from t2ifb.prepare import ready_dataset
+
+        rankings = ready_dataset(parts, [split]).rankings(split)
+        return [(image, ranked.prompt) for ranked in rankings for image in ranked.images]
+    pairs = _read_pairs(Path(table)) if table else [(Path(image), prompt) for image in images]
+    missing = [missing_file(image) for image, _ in pairs if not image.is_file()]
+    if missing:
+        raise ConfigError(missing)
+    return list(pairs)
+
+
+def _read_pairs(path: Path) -> list[tuple[Path, str]]:
+    """Rows of a CSV file with the columns `image` and `prompt`; relative images lie beside it."""
+    if not path.is_file():
+        raise ConfigError([f"pairs: {missing_file(path)}"])
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        absent = {"image", "prompt"} - set(reader.fieldnames or ())
+        if absent:
+            raise ConfigError([f"pairs: {path} has no column {' and '.join(sorted(absent))}, only {reader.fieldnames}"])
+        return [(path.parent / row["image"], row["prompt"]) for row in reader]
+
+
+def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
+    """One score per pair; neighbours of the same size share a batch."""
+    import torch
+
+    from t2ifb.data.images import load_image
+
+    wish = parts.value("device")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
+    scorer = parts.build("scorer").to(device).eval()
+    scores: list[float] = []
+    waiting: list[Tensor] = []
+
+    def flush() -> None:
+        if waiting:
+            prompts = [prompt for _, prompt in pairs[len(scores) : len(scores) + len(waiting)]]
+            scores.extend(scorer(torch.stack(waiting).to(device), prompts).tolist())
+            waiting.clear()
+
+    with torch.inference_mode():
+        for image, _ in pairs:
+            tensor = load_image(image)
+            if waiting and (len(waiting) == parts.value("batch_size") or tensor.shape != waiting[0].shape):
+                flush()
+            waiting.append(tensor)
+        flush()
+    return scores
+
+
+def _show(rows: list[tuple[str, str, float]], scorer: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=scorer)
+    table.add_column("score", justify="right")
+    table.add_column("image", overflow="fold")
+    table.add_column("prompt", overflow="fold")
+    for image, prompt, value in rows:  # `Text`: nothing in a prompt or a name is markup
+        table.add_row(f"{value:.4f}", Text(image), Text(prompt))
+    Console().print(table)
+
+
+def _text(rows: list[tuple[str, str, float]], suffix: str) -> str:
+    fields = ("image", "prompt", "score")
+    if suffix == ".json":
+        return json.dumps([dict(zip(fields, row, strict=True)) for row in rows], indent=1, ensure_ascii=False) + "\n"
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerows([fields, *rows])
+    return text.getvalue()
+
+
+def _name(image: Any) -> str:
+    return str(image)
+
+
+main = command("score", score)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""From pixels to the things in an image: one colour and one soft mask each."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from t2ifb.shapes.grammar import BACKGROUNDS, COLORS
+
+Array = NDArray[np.float32]
+
+FAINT, HALF = 0.25, 0.5
+"""Contrast to the background from which a pixel is looked at, and share of its own thing's contrast that is a core."""
+RIM = 3
+"""How many pixels beyond its core a thing may reach (soft edges)."""
+
+PALETTE: Array = np.array(list(COLORS.values()), np.float32)
+GROUNDS: Array = np.array(list(BACKGROUNDS.values()), np.float32)
+
+_CROSS = ndimage.generate_binary_structure(2, 1)
+_CROSS_PER_COLOR = np.zeros((3, 3, 3), bool)  # neighbours within one colour's plane, none across planes
+_CROSS_PER_COLOR[1] = _CROSS
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One thing as segmentation finds it.
+
+    Attributes:
+        color: RGB in [0, 1], the median of its core.
+        mask: (64, 64) in [0, 1]: how far each pixel is on the way from background to `color`.
+        inner: (64, 64) bool: the pixels that are wholly inside, away from soft edges.
+    """
+
+    color: Array
+    mask: Array
+    inner: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The background and the things on it.
+
+    Attributes:
+        ground: RGB of the background as it is.
+        segments: The things, in no particular order.
+        empty: (64, 64) bool: the pixels that belong to no thing and to no thing's rim.
+    """
+
+    ground: Array
+    segments: tuple[Segment, ...]
+    empty: NDArray[np.bool_]
+
+
+def segment(image: Array) -> Segmentation:
+    """Find the things in an image (64, 64, 3), RGB in [0, 1].
+
+    Each pixel is projected on the lines from the background to the palette colours, as antialiasing and blur mix
+    along these lines. The nearest line names its colour, the position on the line its contrast. Connected pixels of
+    one colour with at least half of their thing's own contrast form a core; cores that hang together by a thin
+    bridge are cut apart, and what is thinner than a bridge is a speck and no thing.
+    """
+    ground = _ground(image)
+    contrast = _contrast_per_color(image, ground)
+    cores = _cores(contrast)
+    labels = _label_once(cores)
+    reach = _grow(labels)
+    segments = []
+    for number in range(1, int(labels.max()) + 1):
+        core = labels == number
+        color = np.median(image[core], axis=0)
+        axis = color - ground
+        along = (image - ground) @ axis / max(float(axis @ axis), 1e-6)
+        mask = np.where(reach == number, np.clip(along, 0, 1), 0).astype(np.float32)
+        inner = _erode(core)
+        segments.append(Segment(color, mask, inner if inner.any() else core))
+    return Segmentation(ground, tuple(segments), reach == 0)
+
+
+def _ground(image: Array) -> Array:
+    """The median colour of the border, where things seldom are."""
+    border = np.concatenate([image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3)])
+    sides = np.concatenate([image[2:-2, :2].reshape(-1, 3), image[2:-2, -2:].reshape(-1, 3)])
+    return np.median(np.concatenate([border, sides]), axis=0).astype(np.float32)
+
+
+def _contrast_per_color(image: Array, ground: Array) -> Array:
+    """Position on the nearest line background-colour (0 background, 1 colour), zero for the other colours.
+
+    The line is chosen on the image smoothed over 3x3 pixels, so that noise does not change the colour from pixel
+    to pixel; the position is that of the pixel itself, so that narrow gaps stay open.
+
+    Returns:
+        (6, 64, 64), at most 1.
+    """
+    axes = PALETTE - ground
+    scale = axes / np.maximum((axes**2).sum(1, keepdims=True), 1e-6)
+    smooth = ndimage.uniform_filter(image, (3, 3, 1), mode="nearest") - ground
+    position = np.clip(smooth @ scale.T, 0, 1)
+    # |v - t a|^2 less the |v|^2 that all lines share
+    distance = position**2 * (axes**2).sum(1) - 2 * position * (smooth @ axes.T)
+    nearest = distance.argmin(-1)
+    contrast = np.clip((image - ground) @ scale.T, 0, 1)
+    return np.ascontiguousarray((contrast * (nearest[..., None] == np.arange(len(PALETTE)))).transpose(2, 0, 1))
+
+
+def _cores(contrast: Array) -> NDArray[np.bool_]:
+    """Pixels with at least half the contrast of the thing they belong to, so that faded things are found too."""
+    faint, count = ndimage.label(contrast >= FAINT, _CROSS_PER_COLOR)
+    level = np.full(count + 1, np.inf, np.float32)
+    area = np.bincount(faint.ravel(), minlength=count + 1)
+    for number in np.flatnonzero(area[1:] >= 13) + 1:  # 13 pixels: the smallest that outlives two erosions
+        level[number] = HALF * np.percentile(contrast[faint == number], 75)
+    cores = contrast >= level[faint]
+    neighbours = sum(np.roll(cores, shift, axis).astype(np.int8) for shift in (1, -1) for axis in (1, 2))
+    return np.asarray(cores | (neighbours >= 3))  # closes pinholes, not gaps
+
+
+def _label_once(cores: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Number the cores (6, 64, 64) of all colours in one plane (64, 64), cut at thin bridges, without specks."""
+    pieces, count = ndimage.label(cores, _CROSS_PER_COLOR)
+    kept = np.zeros(cores.shape[1:], np.int32)
+    for number in np.flatnonzero(np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= 13) + 1:
+        piece = (pieces == number).any(0)
+        seeds, parts = ndimage.label(_erode(_erode(piece)), _CROSS)
+        if parts > 1:
+            nearest = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
+            seeds = seeds[tuple(nearest)]
+        elif parts == 1:
+            seeds = np.ones_like(seeds)
+        if parts:
+            kept[piece] = seeds[piece] + kept.max()
+    return kept
+
+
+def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Take one pixel off all sides; the image's border counts as a side."""
+    padded = np.pad(mask, 1)
+    return np.asarray(mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+
+
+def _grow(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Give each pixel within `RIM` of a thing to the nearest one."""
+    if not labels.any():
+        return labels
+    distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+    return np.asarray(np.where(distance <= RIM, labels[tuple(nearest)], 0))

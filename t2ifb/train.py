@@ -1,0 +1,28 @@
+"""`python -m t2ifb.train`: one run of one algorithm; `--help` says what exists."""
+
+from pathlib import Path
+
+from t2ifb.config.build import Parts
+from t2ifb.config.command import command
+from t2ifb.prepare import ready_dataset
+
+
+def train(parts: Parts) -> None:
+    """Make the data if need be, then run the algorithm in the run's folder."""
+    from t2ifb.learning.run_folder import RunFolder
+
+    ready_dataset(parts, ["train", "validation", "test"])
+    resume = parts.value("resume")
+    parts.build("algorithm").run(
+        RunFolder(parts.run_folder),
+        trainer=parts.build("trainer"),
+        logger=parts.build("logger"),
+        seed=parts.value("seed"),
+        resume=Path(resume) if resume else None,
+    )
+
+
+main = command("train", train)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The commands as a user runs them: exit status, one short message, nothing heavy for help."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+
+CONF = str(Path(__file__).parent / "conf")
+TINY = ("tests.config.parts", "--config-dir", CONF, "+experiment=tiny")
+
+
+def test_a_run_writes_into_its_folder(run_module: Command, tmp_path: Path) -> None:
+    done = run_module(*TINY, "seed=3")
+    assert done.returncode == 0, done.stderr
+    (figures,) = tmp_path.glob("outputs/tiny/tiny/*/figures.json")
+    assert json.loads(figures.read_text()) == {"lr": 0.2, "width": 3.0, "epochs": 7, "seed": 3, "resume": None}
+
+
+def test_wrong_input_ends_with_2_and_makes_no_folder(run_module: Command, tmp_path: Path) -> None:
+    done = run_module(*TINY, "sede=3", "+optimizer.lrr=1", "algorithm.batch_size=many")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("t2ifb.train: 3 faults\n")
+    assert len(done.stderr.splitlines()) == 4
+    for words in ("did you mean 'seed'", "did you mean 'lr'", "expected int, got 'many'"):
+        assert words in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("override", ["+alhpa=3", "+experimnt=refl"])
+def test_a_key_outside_the_schema_is_refused_even_by_cfg(run_module: Command, override: str) -> None:
+    done = run_module("t2ifb.train", override, "--cfg", "job")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fails", "status", "message"),
+    [("value:too bad", 1, "t2ifb.train: too bad"), ("os:disk full", 1, "t2ifb.train: disk full"), ("stop", 130, "")],
+)
+def test_faults_at_run_time(run_module: Command, tmp_path: Path, fails: str, status: int, message: str) -> None:
+    (tmp_path / "fail.txt").write_text(fails)
+    done = run_module(*TINY)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_traceback_is_there_for_who_asks_and_for_our_own_faults(run_module: Command, tmp_path: Path) -> None:
+    (tmp_path / "fail.txt").write_text("value:too bad")
+    assert "Traceback" in run_module(*TINY, T2IFB_TRACEBACK="1").stderr
+    (tmp_path / "fail.txt").write_text("bug:oops")
+    done = run_module(*TINY)
+    assert done.returncode == 1
+    assert "RuntimeError: oops" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_missing_file_ends_with_2_and_names_it(run_module: Command) -> None:
+    done = run_module(*TINY, "dataset.source=nowhere")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["t2ifb.train: there is no nowhere/data.json"]
+    done = run_module("tests.config.parts", "--config-dir", "no/such/folder")
+    assert done.returncode == 2
+    assert "there is no no/such/folder" in done.stderr
+
+
+def test_flags_may_stand_anywhere_and_a_sweep_runs_every_job(run_module: Command, tmp_path: Path) -> None:
+    done = run_module(*TINY, "-m", "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(file.read_text())["seed"] for file in sorted(tmp_path.glob("outputs/tiny/tiny/*/figures.json"))]
+    assert found == [1, 2]
+    done = run_module(*TINY, "+sweep=tiny")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("outputs/tiny/tiny/*/figures.json"))) == 4
+
+
+def test_resume_goes_on_in_the_same_folder(run_module: Command, tmp_path: Path) -> None:
+    (tmp_path / "stay_unfinished").touch()
+    assert run_module(*TINY, "seed=3").returncode == 0
+    (tmp_path / "stay_unfinished").unlink()
+    (folder,) = tmp_path.glob("outputs/tiny/tiny/*")
+    done = run_module("tests.config.parts", "--config-dir", CONF, f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("outputs/*/*/*")) == [folder]
+    assert json.loads((folder / "figures.json").read_text())["resume"] == str(folder)
+    done = run_module("tests.config.parts", "--config-dir", CONF, f"resume={folder}")
+    assert done.returncode == 2
+    assert "is finished" in done.stderr
+
+
+HEAVY = ("torch", "lightning", "transformers", "diffusers", "open_clip", "wandb", "numpy", "matplotlib", "pandas")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job", "domain=sd15")])
+@pytest.mark.parametrize("command", ["train", "prepare", "score"])
+def test_help_and_cfg_import_nothing_heavy(run_module: Command, command: str, arguments: tuple[str, ...]) -> None:
+    done = run_module(f"t2ifb.{command}", *arguments, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & set(HEAVY)
+
+
+def test_help_says_what_exists_and_shows_examples(run_module: Command) -> None:
+    text = run_module("t2ifb.train", "--help").stdout
+    for words in ("python -m t2ifb.train +experiment=reward_mlp", "domain: sd15, shapes", "optimizer: adam, adamw"):
+        assert words in text
+    assert "python -m t2ifb.score" in run_module("t2ifb.score", "--help").stdout
+    assert "python -m t2ifb.prepare" in run_module("t2ifb.prepare", "--help").stdout
+
+
+def test_hydras_own_help_still_works(run_module: Command) -> None:
+    assert run_module("t2ifb.train", "--hydra-help").returncode == 0

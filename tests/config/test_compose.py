@@ -1,0 +1,119 @@
+"""Composition: what wrong arguments are answered with, before anything is imported."""
+
+from pathlib import Path
+
+import pytest
+
+from t2ifb.config.compose import compose_all, files_setting, flatten
+
+CONF = str(Path(__file__).parent / "conf")
+
+
+def faults(*overrides: str, command: str = "train", multirun: bool = False) -> list[str]:
+    composed = compose_all(command, overrides, multirun=multirun, config_dir=CONF)
+    return [fault for each in composed for fault in each.faults]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("domian=sd15", ["domian", "did you mean 'domain'"]),
+        ("domain=sd51", ["no 'sd51' in group 'domain'", "did you mean 'sd15'"]),
+        ("+experiment=reward_mpl", ["no 'reward_mpl' in group 'experiment'", "did you mean 'reward_mlp'"]),
+        ("experiment=reward_mlp", ["write +experiment=reward_mlp"]),
+        ("+experimnt=reward_mlp", ["experimnt", "did you mean 'experiment'"]),
+        ("+optimizer=adamw", ["write optimizer=adamw without +"]),
+        ("optimizer=3", ["'optimizer' is a group", "adam, adamw"]),
+        ("sede=3", ["sede=3", "did you mean 'seed'"]),
+        ("+sede=3", ["'sede'", "did you mean 'seed'"]),
+        ("++sede=3", ["'sede'", "did you mean 'seed'"]),
+        ("optimizer.lrr=3", ["'optimizer.lrr'", "did you mean 'optimizer.lr'"]),
+        ("optimiser.lr=3", ["'optimiser'", "did you mean 'optimizer'"]),
+        ("encoder.precision=bf16", ["'encoder.precision'", "given with +"]),
+        ("seed=three", ["seed=three", "'three'", "Integer"]),
+        ("seed=[1]", ["seed=[1]"]),
+        ("+seed=3", ["write seed=3 without +"]),
+        ("seed=1,2", ["-m"]),
+        ("seed", ["not readable as key=value"]),
+        ("logger.project=[", ["not readable as key=value"]),
+    ],
+)
+def test_a_wrong_argument_is_one_line_with_the_right_name(override: str, words: list[str]) -> None:
+    found = faults(override)
+    assert len(found) == 1
+    assert "\n" not in found[0]
+    assert all(word in found[0] for word in words), found[0]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "words"),
+    [
+        ("wrong_key", ["conf/experiment/wrong_key.yaml", "'algoritm'", "did you mean 'algorithm'"]),
+        ("wrong_option", ["wrong_option", "no 'tinny' in group 'head'", "did you mean 'tiny'"]),
+        ("wrong_type", ["conf/experiment/wrong_type.yaml", "seed", "'many'"]),
+    ],
+)
+def test_a_fault_in_an_experiment_file_names_the_file(experiment: str, words: list[str]) -> None:
+    found = faults(f"+experiment={experiment}")
+    assert len(found) == 1
+    assert all(word in found[0] for word in words), found[0]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    found = faults("sede=1", "seed=x", "+alhpa=3", "optimizer.lrr=1", "epochs")
+    assert len(found) == 5
+
+
+def test_a_refused_choice_does_not_blame_the_arguments_that_belong_to_it() -> None:
+    found = faults("algorithm.alpha=3", "+experiment=tinny")
+    assert len(found) == 1
+    assert "did you mean 'tiny'" in found[0]
+
+
+def test_right_arguments_have_no_faults() -> None:
+    assert not faults()
+    assert not faults("+experiment=tiny", "seed=3", "optimizer.lr=1", "+encoder.scale=2")
+    assert not faults("split=test", command="score")
+    assert not faults("splits=[test]", command="prepare")
+
+
+def test_every_value_of_a_sweep_is_looked_at() -> None:
+    assert not faults("seed=1,2", "optimizer.lr=0.1,0.2", multirun=True)
+    found = faults("seed=1,2,x", "optimizer=adam,adma", multirun=True)
+    assert any("seed=x" in fault for fault in found)
+    assert any("did you mean 'adam'" in fault for fault in found)
+
+
+def test_a_sweep_file_makes_a_sweep_with_and_without_m() -> None:
+    for multirun in (False, True):
+        composed = compose_all("train", ["+experiment=tiny", "+sweep=tiny"], multirun=multirun, config_dir=CONF)
+        assert [each.config.optimizer.lr for each in composed] == [0.1, 0.3]
+        assert not any(each.faults for each in composed)
+
+
+def test_the_command_line_wins_over_recipe_and_experiment() -> None:
+    def config(*overrides: str) -> object:
+        return compose_all("train", overrides, config_dir=CONF)[0].config
+
+    tiny = config("+experiment=tiny")
+    assert (tiny.algorithm.epochs, tiny.optimizer.lr, tiny.seed) == (7, 0.2, 5)
+    overridden = config("+experiment=tiny", "algorithm.epochs=1", "optimizer.lr=3", "seed=2", "head=mlp")
+    assert (overridden.algorithm.epochs, overridden.optimizer.lr, overridden.seed) == (1, 3, 2)
+    assert overridden.head._target_ == "t2ifb.scorers.heads.MLPHead"
+    # The same with the shipped domains, in any order of the arguments.
+    swapped = config("dataset=shapes", "domain=sd15", "+experiment=reward_mlp")
+    assert swapped.dataset.source.endswith("shapes-1")
+    assert swapped.encoder.model == "ViT-L-14-quickgelu"
+
+
+def test_files_setting_finds_the_file_that_wins() -> None:
+    config = compose_all("train", ["+experiment=tiny"], config_dir=CONF)[0].config
+    names = [f"{file.parent.name}/{file.name}" for file in files_setting("optimizer.lr", config)]
+    assert names == ["optimizer/tiny.yaml", "experiment/tiny.yaml"]
+    names = [f"{file.parent.name}/{file.name}" for file in files_setting("baselines.clip_score.model", config)]
+    assert names == ["scorer/tiny.yaml"]
+    assert list(files_setting("optimizer.momentum", config)) == []
+
+
+def test_flatten_keeps_inner_nodes_and_empty_ones() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}}) == {"a": None, "a.b": 1, "a.c": {}}

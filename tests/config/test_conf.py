@@ -1,0 +1,78 @@
+"""The shipped configuration: the report's values, and arguments that the components take."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from t2ifb.config.build import check
+from t2ifb.config.compose import compose_all
+from t2ifb.config.paths import conf_folder
+
+OPTIONS = {
+    group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
+    for group in ("domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer")
+}
+
+
+def test_sd15_has_the_reports_values() -> None:
+    """PAPER.md, stage 1 and table 1."""
+    config = compose_all("train", ["+experiment=reward_mlp", "domain=sd15"])[0].config
+    assert config.encoder.model == "ViT-L-14-quickgelu"
+    assert config.encoder.pretrained == "openai"
+    assert list(config.head.hidden) == [1024, 256, 128, 32]
+    assert list(config.head.dropout) == [0.2, 0.2, 0.1]
+    assert config.optimizer._target_ == "torch.optim.Adam"
+    assert list(config.optimizer.betas) == [0.9, 0.99]
+    assert config.optimizer.eps == 1e-8
+    assert config.optimizer.lr == 1e-5
+    assert config.optimizer.weight_decay == 0.0
+    assert config.algorithm.batch_size == 256
+    assert config.algorithm.epochs == 20
+    assert config.dataset.source == "zai-org/ImageRewardDB"
+    assert config.dataset.subset == "8k"
+    assert sorted(config.algorithm.published.values()) == [54.82, 57.35, 57.76, 62.82, 65.14]
+
+
+def test_the_domains_share_the_algorithm_and_the_head() -> None:
+    shapes, sd15 = (compose_all("train", [f"domain={domain}"])[0].config for domain in ("shapes", "sd15"))
+    assert shapes.algorithm._target_ == sd15.algorithm._target_
+    assert shapes.head == sd15.head
+    assert shapes.build is not None
+    assert sd15.build is None
+
+
+@pytest.mark.parametrize("domain", OPTIONS["domain"])
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+def test_every_experiment_is_right_in_every_domain(domain: str, experiment: str) -> None:
+    check(compose_all("train", [f"+experiment={experiment}", f"domain={domain}"])[0])
+
+
+@pytest.mark.parametrize("group", ["head", "logger", "optimizer", "trainer", "dataset", "encoder"])
+def test_every_option_is_right(group: str) -> None:
+    for option in OPTIONS[group]:
+        check(compose_all("train", [f"{group}={option}"])[0])
+
+
+@pytest.mark.parametrize("scorer", OPTIONS["scorer"])
+def test_every_scorer_is_right(scorer: str) -> None:
+    source = ["scorer.source=somewhere"] if scorer == "reward_model" else []
+    check(compose_all("score", [f"scorer={scorer}", *source])[0])
+
+
+def test_prepare_is_right_in_every_domain() -> None:
+    for domain in OPTIONS["domain"]:
+        check(compose_all("prepare", [f"domain={domain}"])[0])
+
+
+def test_every_sweep_names_keys_that_exist() -> None:
+    for file in (conf_folder() / "sweep").glob("*.yaml"):
+        composed = compose_all("train", ["+experiment=reward_mlp", f"+sweep={file.stem}"])
+        assert len(composed) > 1
+        assert not any(each.faults for each in composed)
+
+
+def test_the_run_folder_is_domain_experiment_time() -> None:
+    for overrides, start in (([], "shapes/custom"), (["+experiment=reward_mlp", "domain=sd15"], "sd15/reward_mlp")):
+        folder = str(OmegaConf.select(compose_all("train", overrides)[0].config, "hydra.run.dir"))
+        assert re.fullmatch(rf"outputs/{start}/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_\d{{6}}", folder)

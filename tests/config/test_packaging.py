@@ -1,0 +1,72 @@
+"""What an installation holds."""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_listed() -> None:
+    found = {".".join(file.parent.relative_to(CHECKOUT).parts) for file in (CHECKOUT / "t2ifb").rglob("__init__.py")}
+    assert {"t2ifb.conf", *found} == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_dependency_has_its_exact_version() -> None:
+    lines = (CHECKOUT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    extras = PROJECT["project"]["optional-dependencies"]["dev"]
+    for requirement in [*PROJECT["project"]["dependencies"], *extras]:
+        name = requirement.partition(">")[0].lower().replace("_", "-")
+        assert name in pinned, name
+    assert not any("@" in line or "/" in line for line in lines if not line.startswith("#"))
+
+
+def test_make_explains_itself() -> None:
+    text = subprocess.run(["make"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+    for target in ("install", "demo", "test", "test-slow", "lint", "bench", "world", "clean", "help"):
+        assert f"make {target} " in text
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", reason="setuptools builds the wheel")
+    source = tmp_path / "source"
+    tracked = ["pyproject.toml", "README.md", "LICENSE", "conf", "t2ifb"]
+    source.mkdir()
+    subprocess.run(["cp", "-r", *(str(CHECKOUT / name) for name in tracked), str(source)], check=True)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    for file in [*(CHECKOUT / "conf").rglob("*.yaml"), *(CHECKOUT / "t2ifb").rglob("*.py")]:
+        inside = file.relative_to(CHECKOUT).as_posix()
+        assert (f"t2ifb/{inside}" if inside.startswith("conf/") else inside) in names
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "t2ifb.train", "--cfg", "job", "domain=sd15"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "ViT-L-14-quickgelu" in shown.stdout

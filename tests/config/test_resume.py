@@ -1,0 +1,102 @@
+"""Which run goes on, and whether it is still the same run."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from t2ifb.config.compose import compose_all
+from t2ifb.config.faults import ConfigError
+from t2ifb.config.resume import continue_run, wished_run
+
+CONF = str(Path(__file__).parent / "conf")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def start(name: str, *overrides: str, finished: bool = False) -> Path:
+    """Leave what Hydra leaves of a run."""
+    folder = Path("outputs/tiny/tiny", name).absolute()
+    (folder / ".hydra").mkdir(parents=True)
+    config = compose_all("train", ["+experiment=tiny", *overrides], config_dir=CONF)[0].config
+    saved = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.save(saved, folder / ".hydra" / "config.yaml")
+    OmegaConf.save(["+experiment=tiny", *overrides], folder / ".hydra" / "overrides.yaml")
+    if finished:
+        (folder / "summary.json").touch()
+    return folder
+
+
+def resume(wish: str | Path, *overrides: str) -> list[str]:
+    return continue_run("train", str(wish), [f"resume={wish}", *overrides], CONF)
+
+
+def test_the_folder_alone_is_enough() -> None:
+    folder = start("1", "seed=3")
+    assert resume(folder) == [
+        "+experiment=tiny",
+        "seed=3",
+        "hydra.mode=RUN",
+        f'resume="{folder}"',
+        f'hydra.run.dir="{folder}"',
+    ]
+
+
+def test_other_values_are_refused_by_name() -> None:
+    folder = start("1", "seed=3")
+    with pytest.raises(ConfigError) as caught:
+        resume(folder, "seed=4", "optimizer.lr=9")
+    assert len(caught.value.faults) == 2
+    assert any("seed was 3, now it is 4" in fault for fault in caught.value.faults)
+    assert any("optimizer.lr was 0.2, now it is 9" in fault for fault in caught.value.faults)
+    assert resume(folder, "seed=3")
+    assert resume(folder, "logger=csv")  # changes no weight
+
+
+def test_a_continued_run_can_be_continued_again_and_so_can_a_job_of_a_sweep() -> None:
+    folder = start("1", "seed=3")
+    OmegaConf.save(["+experiment=tiny", "seed=3", f'resume="{folder}"'], folder / ".hydra" / "overrides.yaml")
+    assert resume(folder).count(f'resume="{folder}"') == 1
+    job = start("2_0", "optimizer.lr=0.1")
+    OmegaConf.save(["optimizer.lr=0.1", "+experiment=tiny", "+sweep=tiny"], job / ".hydra" / "overrides.yaml")
+    arguments = resume(job)
+    assert len(compose_all("train", arguments, config_dir=CONF)) == 1
+
+
+def test_what_cannot_be_resumed_is_told() -> None:
+    finished = start("1", finished=True)
+    for wish, words in (
+        (finished, "is finished"),
+        (finished.parent / "2", "there is no"),
+        (finished.parent, "is not a run folder"),
+        (finished.parent.with_name("tinny"), "did you mean 'tiny'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            resume(wish)
+
+
+def test_auto_takes_the_newest_unfinished_run_with_these_values(capsys: pytest.CaptureFixture[str]) -> None:
+    start("1", "seed=3")
+    newer = start("2", "seed=3")
+    start("3", "seed=4")
+    start("4", "seed=3", finished=True)
+    assert f'hydra.run.dir="{newer}"' in resume("auto", "+experiment=tiny", "seed=3")
+    assert resume("auto", "+experiment=tiny", "seed=5") == ["+experiment=tiny", "seed=5", "resume=null"]
+    assert "in the unfinished 3 seed was 4, now it is 5" in capsys.readouterr().err
+
+
+def test_a_sweep_is_not_resumed() -> None:
+    start("1")
+    with pytest.raises(ConfigError, match="one run at a time"):
+        resume("auto", "+experiment=tiny", "+sweep=tiny")
+
+
+def test_wished_run() -> None:
+    assert wished_run(["seed=1"]) is None
+    assert wished_run(["resume=null"]) is None
+    assert wished_run(["resume=auto", "not readable"]) == "auto"
+    assert wished_run(['resume="/a b/c"']) == "/a b/c"
+    assert wished_run(["resume=auto", "hydra.run.dir=x"]) is None  # a process of a distributed run

@@ -1,0 +1,39 @@
+"""What every test starts from: no network, no account, one thread per worker."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+for name, value in {
+    "HF_HUB_OFFLINE": "1",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "OMP_NUM_THREADS": "1",  # pytest-xdist's workers share the cores
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
+    os.environ.setdefault(name, value)
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_module(tmp_path: Path) -> Command:
+    """Run `python -m <module> <arguments>` in an empty folder, as a user would."""
+
+    def run(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "T2IFB_DATA": str(tmp_path / "data"), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
