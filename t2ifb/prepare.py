@@ -8,32 +8,22 @@ from t2ifb.config.build import Parts
 from t2ifb.config.command import command
 
 if TYPE_CHECKING:
-    from t2ifb.data.rankings import Fault, PreferenceDataset, RankedPrompt
+    from rich.table import Table
 
-SHOWN_FAULTS = 20
+    from t2ifb.data.rankings import Fault, PreferenceDataset, RankedPrompt
 
 
 def prepare(parts: Parts) -> None:
     """Make the data of the wished splits ready and report what they hold."""
     from rich.console import Console
-    from rich.markup import escape
-
-    from t2ifb.data.rankings import check_rankings
 
     splits: list[str] = parts.value("splits")
     dataset = ready_dataset(parts, splits, download=True)
-    checked: dict[str, tuple[list[RankedPrompt], list[Fault]]] = {}
-    for split in splits:
-        checked[split] = check_rankings(dataset.rankings(split), on_fault="skip", decode=True, place=split)
-    console = Console()
-    console.print(_table(checked))
-    faults = [fault for _, found in checked.values() for fault in found]
-    for fault in faults[:SHOWN_FAULTS]:
-        console.print(escape(f"  {fault.place}: {fault.what}"))
-    if len(faults) > SHOWN_FAULTS:
-        console.print(f"  … and {len(faults) - SHOWN_FAULTS} more")
+    rankings = {split: dataset.rankings(split) for split in splits}  # checks every image
+    faults: dict[str, list[Fault]] = getattr(dataset, "faults", {})
+    Console().print(_table(rankings, {split: len(faults.get(split, [])) for split in splits}))
     if parts.value("embed"):
-        _embed(parts, [ranked for rankings, _ in checked.values() for ranked in rankings])
+        _embed(parts, [ranked for split in splits for ranked in rankings[split]])
 
 
 def ready_dataset(parts: Parts, splits: Sequence[str], *, download: bool = False) -> "PreferenceDataset":
@@ -56,23 +46,23 @@ def ready_dataset(parts: Parts, splits: Sequence[str], *, download: bool = False
         dataset.download(missing)
         missing = [split for split in splits if not dataset.available(split)]
     if missing:
-        what = getattr(dataset, "missing_message", f"there is no split {', '.join(missing)}")
-        raise FileNotFoundError(f"{what} `python -m t2ifb.prepare` with the same domain and dataset fetches it.")
+        names = ", ".join(missing)
+        raise FileNotFoundError(f"no data for {names}: {getattr(dataset, 'missing_message', 'see dataset.source')}")
     return dataset
 
 
-def _table(checked: "dict[str, tuple[list[RankedPrompt], list[Fault]]]") -> object:
-    """The counts of each split as a table for the screen."""
+def _table(rankings: "dict[str, list[RankedPrompt]]", faults: dict[str, int]) -> "Table":
+    """The counts of each split for the screen."""
     from rich.table import Table
 
     table = Table(title="rankings")
     for column in ("split", "prompts", "images", "comparisons", "ties", "faults"):
         table.add_column(column, justify="left" if column == "split" else "right")
-    for split, (rankings, faults) in checked.items():
-        comparisons = sum(len(ranked.comparisons()) for ranked in rankings)
-        pairs = sum(len(ranked.images) * (len(ranked.images) - 1) // 2 for ranked in rankings)
-        images = sum(len(ranked.images) for ranked in rankings)
-        counts = (len(rankings), images, comparisons, pairs - comparisons, len(faults))
+    for split, ranked in rankings.items():
+        images = [len(each.images) for each in ranked]
+        comparisons = sum(len(each.comparisons()) for each in ranked)
+        ties = sum(k * (k - 1) // 2 for k in images) - comparisons
+        counts = (len(ranked), sum(images), comparisons, ties, faults[split])
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 

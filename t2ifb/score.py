@@ -4,15 +4,13 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
 from t2ifb.config.faults import ConfigError, missing_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from t2ifb.data.rankings import Image
 
 FORMATS = (".csv", ".json")
@@ -25,7 +23,7 @@ def score(parts: Parts) -> None:
         raise ConfigError([f"output={output}: the name has to end with {' or '.join(FORMATS)}"])
     pairs = _pairs(parts)
     scores = _scores(parts, pairs)
-    rows = [(_name(image), prompt, value) for (image, prompt), value in zip(pairs, scores, strict=True)]
+    rows = [(str(image), prompt, value) for (image, prompt), value in zip(pairs, scores, strict=True)]
     if output is None:
         _show(rows, parts.value("scorer")["_target_"])
     else:
@@ -72,30 +70,20 @@ def _read_pairs(path: Path) -> list[tuple[Path, str]]:
 
 
 def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
-    """One score per pair; neighbours of the same size share a batch."""
+    """One score per pair, in batches of images of one size."""
     import torch
 
-    from t2ifb.data.images import load_image
+    from t2ifb.data.images import pixel_batches
 
     wish = parts.value("device")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
     scorer = parts.build("scorer").to(device).eval()
-    scores: list[float] = []
-    waiting: list[Tensor] = []
-
-    def flush() -> None:
-        if waiting:
-            prompts = [prompt for _, prompt in pairs[len(scores) : len(scores) + len(waiting)]]
-            scores.extend(scorer(torch.stack(waiting).to(device), prompts).tolist())
-            waiting.clear()
-
+    scores = [0.0] * len(pairs)
     with torch.inference_mode():
-        for image, _ in pairs:
-            tensor = load_image(image)
-            if waiting and (len(waiting) == parts.value("batch_size") or tensor.shape != waiting[0].shape):
-                flush()
-            waiting.append(tensor)
-        flush()
+        for rows, pixels in pixel_batches([image for image, _ in pairs], parts.value("batch_size")):
+            batch = scorer(pixels.to(device).float() / 255, [pairs[row][1] for row in rows])
+            for row, value in zip(rows, batch.tolist(), strict=True):
+                scores[row] = value
     return scores
 
 
@@ -121,10 +109,6 @@ def _text(rows: list[tuple[str, str, float]], suffix: str) -> str:
     writer = csv.writer(text)
     writer.writerows([fields, *rows])
     return text.getvalue()
-
-
-def _name(image: Any) -> str:
-    return str(image)
 
 
 main = command("score", score)

@@ -19,6 +19,7 @@ def train(parts: Parts) -> None:
         logger=parts.build("logger"),
         seed=parts.value("seed"),
         resume=Path(resume) if resume else None,
+        config=parts.resolved(),
     )
 
 

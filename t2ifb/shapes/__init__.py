@@ -1,0 +1,1 @@
+"""The embedded domain: a small world with its own models, annotators and ground truth."""

@@ -119,6 +119,14 @@ class Scene:
         bucket = int(hashlib.sha256(repr(self.meaning()).encode()).hexdigest(), 16) % 10
         return "train" if bucket < 7 else "validation" if bucket < 8 else "test"
 
+    @property
+    def family(self) -> str:
+        """What kind of prompt it is; a key of `FAMILY_WEIGHTS`."""
+        if self.relation:
+            return "relation"
+        by_distinct = {1: ("one", "count", "count"), 2: ("", "pair", "count_and_one"), 3: ("", "", "trio")}
+        return by_distinct[len(set(self.things))][len(self.things) - 1]
+
     def meaning(self) -> tuple[object, ...]:
         """What is asked, whatever the wording: equal for "a above b" and "b below a"."""
         things, relation = self.things, self.relation
@@ -146,9 +154,7 @@ def family_scenes(family: str) -> Iterator[Scene]:
                 yield from (Scene(pair, background) for pair in permutations(things, 2))
             case "relation":
                 yield from (
-                    Scene(pair, background, relation)
-                    for pair in permutations(things, 2)
-                    for relation in RELATIONS
+                    Scene(pair, background, relation) for pair in permutations(things, 2) for relation in RELATIONS
                 )
             case "count_and_one":
                 yield from (Scene((a, a, b), background) for a, b in permutations(things, 2))

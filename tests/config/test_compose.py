@@ -29,7 +29,7 @@ def faults(*overrides: str, command: str = "train", multirun: bool = False) -> l
         ("++sede=3", ["'sede'", "did you mean 'seed'"]),
         ("optimizer.lrr=3", ["'optimizer.lrr'", "did you mean 'optimizer.lr'"]),
         ("optimiser.lr=3", ["'optimiser'", "did you mean 'optimizer'"]),
-        ("encoder.precision=bf16", ["'encoder.precision'", "given with +"]),
+        ("encoder.quick_gelu=true", ["'encoder.quick_gelu'", "given with +"]),
         ("seed=three", ["seed=three", "'three'", "Integer"]),
         ("seed=[1]", ["seed=[1]"]),
         ("+seed=3", ["write seed=3 without +"]),

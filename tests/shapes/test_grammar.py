@@ -14,6 +14,11 @@ def test_every_prompt_parses_back_to_its_scene() -> None:
         assert Scene.parse(scene.prompt) == scene
 
 
+def test_every_scene_knows_its_family() -> None:
+    for family in FAMILY_WEIGHTS:
+        assert {scene.family for scene in family_scenes(family)} == {family}
+
+
 def test_prompts_are_distinct_and_number_thousands_in_training() -> None:
     assert len({scene.prompt for scene in ALL}) == len(ALL)
     assert sum(scene.split == "train" for scene in ALL) > 5000

@@ -117,7 +117,7 @@ def analyse(image: NDArray[np.floating]) -> Analysis:
         background=list(BACKGROUNDS)[int(distance.argmin())],
         background_match=dict(zip(BACKGROUNDS, match.tolist(), strict=True)),
         things=things,
-        edges=mean([float(ramp(thing.edge_width, 4.0, 0.75)) for thing in things]),
+        edges=mean([float(ramp(thing.edge_width, 4.0, 1.0)) for thing in things]),
         shapes=mean([float(ramp(thing.shape_iou.max(), 0.6, 0.95)) for thing in things]),
         colors=mean([float(ramp(thing.impurity, 0.5, 0.03)) for thing in things]),
         quiet=_quiet(pixels, found, GROUNDS[distance.argmin()]),
@@ -135,7 +135,9 @@ def _measure(image: Array, found: Segment) -> Found:
     mask = found.mask
     area = float(mask.sum())
     x, y = float((mask * _X).sum()) / area, float((mask * _Y).sum()) / area
-    iou = np.array([_soft_iou(mask, coverage(shape, x, y, np.sqrt(area / AREA[shape]))) for shape in SHAPES], np.float32)
+    iou = np.array(
+        [_soft_iou(mask, coverage(shape, x, y, np.sqrt(area / AREA[shape]))) for shape in SHAPES], np.float32
+    )
     distance = np.linalg.norm(found.color - PALETTE, axis=1)
     return Found(
         mask=mask,

@@ -15,6 +15,9 @@ FAINT, HALF = 0.25, 0.5
 RIM = 3
 """How many pixels beyond its core a thing may reach (soft edges)."""
 
+CRUMB = 0.25
+"""Share of the largest part's area below which a part that a thin bridge joins is no thing of its own."""
+
 PALETTE: Array = np.array(list(COLORS.values()), np.float32)
 GROUNDS: Array = np.array(list(BACKGROUNDS.values()), np.float32)
 
@@ -123,7 +126,7 @@ def _label_once(cores: NDArray[np.bool_]) -> NDArray[np.int32]:
     kept = np.zeros(cores.shape[1:], np.int32)
     for number in np.flatnonzero(np.bincount(pieces.ravel(), minlength=count + 1)[1:] >= 13) + 1:
         piece = (pieces == number).any(0)
-        seeds, parts = ndimage.label(_erode(_erode(piece)), _CROSS)
+        seeds, parts = _seeds(_erode(_erode(piece)))
         if parts > 1:
             nearest = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
             seeds = seeds[tuple(nearest)]
@@ -132,6 +135,14 @@ def _label_once(cores: NDArray[np.bool_]) -> NDArray[np.int32]:
         if parts:
             kept[piece] = seeds[piece] + kept.max()
     return kept
+
+
+def _seeds(eroded: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Number the parts that an eroded piece falls into, without the crumbs that the tips of a star leave."""
+    parts, _ = ndimage.label(eroded, _CROSS)
+    area = np.bincount(parts.ravel())
+    area[0] = 0
+    return ndimage.label(eroded & (area >= CRUMB * area.max())[parts], _CROSS)
 
 
 def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -122,7 +122,9 @@ def _strict(scene: Scene, seen: Analysis, relation: float | None) -> bool:
     """Right things, right background, right relation; a thing must be recognisable and mostly there to count."""
     things = sorted((thing.color, thing.shape) for thing in seen.things if thing.presence >= 0.5)
     recognised = all(
-        thing.color_match.max() >= 0.5 and thing.shape_match.max() >= 0.5 for thing in seen.things if thing.presence >= 0.5
+        thing.color_match.max() >= 0.5 and thing.shape_match.max() >= 0.5
+        for thing in seen.things
+        if thing.presence >= 0.5
     )
     asked = sorted((thing.color, thing.shape) for thing in scene.things)
     placed = relation is None or relation >= 0.9

@@ -26,7 +26,15 @@ def main() -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
         train_part(arguments.part, arguments.state, arguments.seed)
         return
-    run = [sys.executable, "-m", "t2ifb.shapes.training", "--state", str(arguments.state), "--seed", str(arguments.seed)]
+    run = [
+        sys.executable,
+        "-m",
+        "t2ifb.shapes.training",
+        "--state",
+        str(arguments.state),
+        "--seed",
+        str(arguments.seed),
+    ]
     subprocess.run([*run, "--part", "autoencoder"], check=True)
     half = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), "T2IFB_PLAIN_PROGRESS": "1"}
     pair = [subprocess.Popen([*run, "--part", part], env=half) for part in ("clip", "diffusion")]
@@ -59,7 +67,9 @@ def train_part(part: str, state: Path, seed: int) -> None:
 def write_cards(state: Path, seed: int) -> None:
     """Measure every part on held-out scenes and write the figures beside the weights."""
     pipeline = load_pipeline(torch.float32)
-    parameters = {name: sum(p.numel() for p in getattr(pipeline, name).parameters()) for name in ("vae", "unet", "text_encoder")}
+    parameters = {
+        name: sum(p.numel() for p in getattr(pipeline, name).parameters()) for name in ("vae", "unet", "text_encoder")
+    }
     cards.write_card(
         PIPELINE / "vae",
         "The shapes autoencoder",
@@ -71,7 +81,7 @@ def write_cards(state: Path, seed: int) -> None:
     cards.write_card(
         PIPELINE,
         "The shapes text-to-image model",
-        "A `StableDiffusionPipeline`: latent U-Net with text conditioning and classifier-free guidance, 64 x 64 images.",
+        "A `StableDiffusionPipeline`: latent U-Net, text conditioning, classifier-free guidance, 64 x 64 images.",
         sum(parameters.values()),
         cards.pipeline_figures(),
         seed,

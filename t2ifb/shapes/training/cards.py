@@ -37,7 +37,9 @@ Held-out figures:
 """
 
 
-def write_card(folder: Path, title: str, description: str, parameters: int, figures: dict[str, float], seed: int) -> None:
+def write_card(
+    folder: Path, title: str, description: str, parameters: int, figures: dict[str, float], seed: int
+) -> None:
     """Write `README.md` into a folder of weights."""
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
     text = CARD.format(title=title, description=description, parameters=parameters, rows=rows, seed=seed)
@@ -79,7 +81,10 @@ def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
     )
     grade = (torch.softmax(100 * by_word, 0) * torch.arange(len(words))[:, None]).sum(0)
     return {
-        f"captions retrieved among {count}": ((pictures @ texts.T).argmax(1) == torch.arange(count)).float().mean().item(),
+        f"captions retrieved among {count}": ((pictures @ texts.T).argmax(1) == torch.arange(count))
+        .float()
+        .mean()
+        .item(),
         "right caption above a nearly right one": (right_score > (pictures * wrong).sum(1)).float().mean().item(),
         "correlation of its quality words with the damage": torch.corrcoef(torch.stack([grade, damage.overall]))[
             0, 1

@@ -16,7 +16,7 @@ from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.loop import fit, generator, rendered
 from t2ifb.shapes.training.vocabulary import CONTEXT_LENGTH, build_tokenizer
 
-STEPS = 9000
+STEPS = 3000
 BATCH = 32
 WIDTH = 128
 CONDITION_DROPOUT = 0.1
@@ -70,7 +70,7 @@ class TextToLatent(nn.Module):
         return self.unet(noisy, timesteps, states).sample
 
 
-def train(autoencoder: AutoencoderKL, folder: Path, seed: int = 0, images: int = 40_000) -> StableDiffusionPipeline:
+def train(autoencoder: AutoencoderKL, folder: Path, seed: int = 0, images: int = 16_000) -> StableDiffusionPipeline:
     """Train on latents of clean renders of training scenes: epsilon prediction, min-SNR weights (arXiv 2303.09556)."""
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)

@@ -93,7 +93,9 @@ def _warp(images: Tensor, amplitude: Tensor, draw: torch.Generator) -> Tensor:
 
 def _break(images: Tensor, amount: Tensor, draw: torch.Generator) -> Tensor:
     """Let patches of a neighbour in the batch, or of plain background, show through."""
-    mask = torch.sigmoid(6 * (_smooth_field(len(images), 1, 5, images.shape[-1], draw) - 1.5 + amount[:, None, None, None]))
+    mask = torch.sigmoid(
+        6 * (_smooth_field(len(images), 1, 5, images.shape[-1], draw) - 1.5 + amount[:, None, None, None])
+    )
     other = images.roll(1, 0)
     plain = images[:, :, :2, :2].mean((2, 3), keepdim=True).expand_as(images)
     choose = torch.rand(len(images), 1, 1, 1, generator=draw) < 0.5

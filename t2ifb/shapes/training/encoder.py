@@ -91,7 +91,9 @@ def train(autoencoder: AutoencoderKL, folder: Path, seed: int = 0, scenes: int =
         by_image = F.cross_entropy(torch.cat([logits, hard], 1), target)
         return (by_image + F.cross_entropy(logits.T, target)) / 2
 
-    return fit("clip", model, loss_at, folder, steps=STEPS, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998).eval()
+    return fit(
+        "clip", model, loss_at, folder, steps=STEPS, learning_rate=1e-3, weight_decay=0.05, ema_decay=0.998
+    ).eval()
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -66,5 +66,3 @@ def write_merges(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(vocabulary(merges), ensure_ascii=False), encoding="utf-8")
     with gzip.GzipFile(folder / "bpe_merges.txt.gz", "wb", mtime=0) as file:
         file.write(lines.encode())
-
-

@@ -1,0 +1,1 @@
+"""Judging scorers and generators: statistics, preference accuracy, tables and figures."""

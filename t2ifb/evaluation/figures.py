@@ -1,0 +1,148 @@
+"""Pictures of a reward run, written as PNG files."""
+
+import csv
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from t2ifb.data.files import atomic_write
+from t2ifb.evaluation.preference import Calibration
+
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#7F7F7F"
+"""From the colour-blind safe palette of Okabe and Ito."""
+
+
+def learning_curves(metrics: Path | Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Training and validation loss and accuracy over optimiser steps.
+
+    Args:
+        metrics: `metrics.csv` of a run, or its rows.
+        path: The PNG to write.
+    """
+    if isinstance(metrics, Path):
+        with metrics.open(encoding="utf-8", newline="") as file:
+            metrics = list(csv.DictReader(file))
+    rows = list(metrics)
+    figure = _figure(10, 4)
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, color, width in (("train", BLUE, 1.0), ("val", ORANGE, 2.0)):
+            points = [
+                (float(r["step"]), float(r[key])) for r in rows if r.get(key := f"{split}/{quantity}") not in ("", None)
+            ]
+            if points:
+                steps, values = np.array(points).T
+                label = "training" if split == "train" else "validation"
+                axes.plot(steps, values, color=color, lw=width, alpha=0.9, label=label)
+                if split == "val":
+                    best = values.argmax() if quantity == "accuracy" else values.argmin()
+                    axes.plot(steps[best], values[best], "o", color=color, label=f"best, {values[best]:.3f}")
+        axes.set(xlabel="optimiser step", ylabel={"loss": "loss (eq. 4)", "accuracy": "preference accuracy"}[quantity])
+        _finish(axes)
+    _save(figure, path)
+
+
+def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike, path: Path) -> None:
+    """Reward by rank: mean with its standard error, after taking off each prompt's mean.
+
+    Args:
+        scores: (N,) rewards.
+        ranks: (N,) ranks, 1 is best.
+        prompt_of_image: (N,) number of the prompt, from 0.
+        path: The PNG to write.
+    """
+    score, rank, prompt = np.asarray(scores, float), np.asarray(ranks, int), np.asarray(prompt_of_image, int)
+    centred = score - (np.bincount(prompt, score) / np.maximum(np.bincount(prompt), 1))[prompt]
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    levels = np.unique(rank)
+    groups = [centred[rank == level] for level in levels]
+    errors = [group.std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else 0 for group in groups]
+    axes.axhline(0, color=GRAY, lw=0.8)
+    axes.errorbar(levels, [group.mean() for group in groups], errors, fmt="o-", color=BLUE, capsize=3)
+    for level, group in zip(levels, groups, strict=True):
+        axes.annotate(
+            f"n={len(group)}", (level, 0), (0, 4), textcoords="offset points", ha="center", size=7, color=GRAY
+        )
+    axes.set(xlabel="rank given by annotators (1 is best)", ylabel="reward minus its prompt's mean")
+    axes.set_xticks(levels)
+    _finish(axes, legend=False)
+    _save(figure, path)
+
+
+def calibration_plot(result: Calibration, path: Path) -> None:
+    """Observed against predicted preference; the area of a point is its number of comparisons."""
+    figure = _figure(4.8, 4.6)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GRAY, lw=1, ls="--", label="perfectly calibrated")
+    sizes = 15 + 250 * result.count / max(1, result.count.max())
+    axes.plot(result.predicted, result.observed, color=BLUE, lw=1)
+    axes.scatter(result.predicted, result.observed, s=sizes, color=BLUE, alpha=0.7)
+    axes.set(xlabel="predicted probability σ(Δr)", ylabel="share preferred by annotators", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"expected calibration error {result.error:.3f}", size=10)
+    _finish(axes)
+    _save(figure, path)
+
+
+def ranking_sheet(
+    rankings: Sequence[tuple[str, Sequence[Image.Image], Sequence[int]]], scores: Sequence[Sequence[float]], path: Path
+) -> None:
+    """Rankings with their images from best to worst, and the reward under each.
+
+    A reward that is higher than that of an image with a better rank stands in orange.
+
+    Args:
+        rankings: For each prompt its text, its images and their ranks.
+        scores: For each prompt the rewards of its images, in the same order.
+        path: The PNG to write.
+    """
+    columns = max(len(images) for _, images, _ in rankings)
+    figure = _figure(1.25 * columns + 2.6, 1.62 * len(rankings))
+    grid = figure.subplots(len(rankings), columns + 1, squeeze=False, width_ratios=[2.1, *[1] * columns])
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for line, (prompt, images, ranks), values in zip(grid, rankings, scores, strict=True):
+        line[0].text(
+            0,
+            0.5,
+            "\n".join(textwrap.wrap(prompt, 26)[:6]),
+            va="center",
+            size=8,
+            parse_math=False,
+            transform=line[0].transAxes,
+        )
+        for axes, index in zip(line[1:], np.argsort(ranks, kind="stable"), strict=False):
+            wrong = any(values[index] >= values[other] for other in range(len(ranks)) if ranks[other] < ranks[index])
+            axes.imshow(np.asarray(images[index]), interpolation="nearest")
+            axes.set_title(f"rank {ranks[index]}", size=8, pad=2)
+            axes.text(
+                0.5, -0.06, f"{values[index]:+.2f}", ha="center", va="top", size=9, transform=axes.transAxes,
+                color=ORANGE if wrong else "black", weight="bold" if wrong else "normal",
+            )  # fmt: skip
+    figure.supxlabel("reward under each image; orange: at least that of an image ranked better", size=8)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _finish(axes: Axes, legend: bool = True) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")

@@ -1,0 +1,124 @@
+"""How often a scorer prefers the image that people preferred (PAPER, table 1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2ifb.evaluation.statistics import Interval, bootstrap_interval, bootstrap_ratio, paired_difference
+
+
+@dataclass(frozen=True)
+class PreferenceResult:
+    """Preference accuracy of one scorer on one set of rankings.
+
+    Attributes:
+        accuracy: Share of comparisons in which the better image has the higher score.
+        accuracy_by_prompt: The same per prompt, averaged over prompts that have comparisons.
+        ties: Comparisons whose two scores are equal; they count as wrong.
+        comparisons: How many there are.
+        right_of_prompt: (P,) right comparisons of each prompt.
+        comparisons_of_prompt: (P,) comparisons of each prompt.
+    """
+
+    accuracy: Interval
+    accuracy_by_prompt: Interval
+    ties: int
+    comparisons: int
+    right_of_prompt: NDArray[np.float64]
+    comparisons_of_prompt: NDArray[np.float64]
+
+    def difference(self, other: "PreferenceResult", seed: int = 0) -> Interval:
+        """Accuracy over comparisons of this scorer minus the other's, paired over prompts.
+
+        Raises:
+            ValueError: If the two were not measured on the same comparisons.
+        """
+        count = self.comparisons_of_prompt
+        if not np.array_equal(count, other.comparisons_of_prompt):
+            raise ValueError("The two results are of different comparisons; score both on the same rankings.")
+        safe = np.maximum(count, 1)
+        return paired_difference(self.right_of_prompt / safe, other.right_of_prompt / safe, count, seed)
+
+
+def evaluate_preference(
+    scores: ArrayLike, better: ArrayLike, worse: ArrayLike, prompt_of_comparison: ArrayLike, seed: int = 0
+) -> PreferenceResult:
+    """Preference accuracy, with 95 % bootstrap intervals over prompts.
+
+    Args:
+        scores: (N,) score of each image.
+        better: (C,) index of the image people preferred.
+        worse: (C,) index of the other one.
+        prompt_of_comparison: (C,) number of the prompt, from 0.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If a score is not finite or the lengths do not match.
+    """
+    score = np.asarray(scores, np.float64)
+    first, second, prompt = (np.asarray(index, np.int64) for index in (better, worse, prompt_of_comparison))
+    if not first.shape == second.shape == prompt.shape:
+        raise ValueError(
+            f"Expected as many better as worse images and prompts, got {first.shape}, {second.shape}, {prompt.shape}."
+        )
+    if not np.isfinite(score).all():
+        raise ValueError(
+            f"{(~np.isfinite(score)).sum()} of {len(score)} scores are NaN or infinite; such a scorer has no order."
+        )
+    count = np.bincount(prompt).astype(np.float64)
+    right = np.bincount(prompt, weights=score[first] > score[second], minlength=len(count))
+    asked = count > 0
+    return PreferenceResult(
+        accuracy=bootstrap_ratio(right, count, seed),
+        accuracy_by_prompt=bootstrap_interval(right[asked] / count[asked], seed),
+        ties=int((score[first] == score[second]).sum()),
+        comparisons=len(first),
+        right_of_prompt=right,
+        comparisons_of_prompt=count,
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predicted against observed preference, in bins of equal width over [0, 1].
+
+    Attributes:
+        predicted: (B,) mean of σ(Δr) in each bin that is not empty.
+        observed: (B,) share of comparisons in it whose first image was preferred.
+        count: (B,) comparisons in it.
+        error: Expected calibration error, the mean of |predicted - observed| weighted by count.
+    """
+
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    count: NDArray[np.int64]
+    error: float
+
+
+def calibration(scores: ArrayLike, better: ArrayLike, worse: ArrayLike, seed: int = 0, bins: int = 10) -> Calibration:
+    """Compare σ(r_i - r_j), the Bradley-Terry probability (PAPER eq. 4), with what people preferred.
+
+    Which image of a comparison comes first is drawn at random: were it always the better one, every prediction
+    below one would look too timid.
+
+    Args:
+        scores: (N,) rewards.
+        better: (C,) index of the image people preferred.
+        worse: (C,) index of the other one.
+        seed: Of the orientation.
+        bins: How many.
+    """
+    score = np.asarray(scores, np.float64)
+    difference = score[np.asarray(better, np.int64)] - score[np.asarray(worse, np.int64)]
+    better_first = np.random.default_rng(seed).random(len(difference)) < 0.5
+    predicted = np.exp(-np.logaddexp(0, np.where(better_first, -difference, difference)))
+    observed = better_first.astype(np.float64)
+    index = np.minimum((predicted * bins).astype(np.int64), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    kept = count > 0
+    mean_predicted = np.bincount(index, weights=predicted, minlength=bins)[kept] / count[kept]
+    mean_observed = np.bincount(index, weights=observed, minlength=bins)[kept] / count[kept]
+    share = count[kept] / max(1, len(difference))
+    error = float((share * np.abs(mean_predicted - mean_observed)).sum())
+    return Calibration(mean_predicted, mean_observed, count[kept], error)

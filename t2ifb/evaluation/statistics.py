@@ -1,0 +1,106 @@
+"""Bootstrap intervals over prompts.
+
+Prompts, not images or comparisons, are resampled: what is scored for one prompt is not independent.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap percentile interval; all three are NaN when there was nothing to average."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside, so that a difference may be called one."""
+        return self.low > 0 or self.high < 0
+
+    def scaled(self, factor: float) -> "Interval":
+        """The same in another unit, for example per cent."""
+        return Interval(self.mean * factor, self.low * factor, self.high * factor)
+
+
+def bootstrap_interval(values: ArrayLike, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
+    """Mean of one value per prompt.
+
+    Args:
+        values: (P,) one value per prompt.
+        seed: Of the resampling; the same seed draws the same prompts, whatever the values.
+        level: Of the interval, in (0, 1).
+        resamples: How many.
+
+    Raises:
+        ValueError: If `values` has not one dimension or `level` is not in (0, 1).
+    """
+    array = np.asarray(values, np.float64)
+    return bootstrap_ratio(array, np.ones_like(array), seed, level, resamples)
+
+
+def bootstrap_ratio(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Ratio of two sums over prompts, such as right comparisons over all comparisons.
+
+    Args:
+        numerator: (P,) one value per prompt.
+        denominator: (P,) one non-negative value per prompt.
+        seed: Of the resampling; the same seed draws the same prompts.
+        level: Of the interval, in (0, 1).
+        resamples: How many.
+
+    Raises:
+        ValueError: If the shapes differ or `level` is not in (0, 1).
+    """
+    top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    if top.ndim != 1 or top.shape != bottom.shape:
+        raise ValueError(f"Expected one value per prompt in both, got shapes {top.shape} and {bottom.shape}.")
+    if not 0 < level < 1:
+        raise ValueError(f"Expected a level between 0 and 1, such as 0.95, got {level}.")
+    if not bottom.sum() > 0:
+        return Interval(np.nan, np.nan, np.nan)
+    weights = _resampled(len(top), seed, resamples)
+    below = weights @ bottom
+    drawn = (weights @ top)[below > 0] / below[below > 0]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean of a - b over the same prompts, resampled together.
+
+    Args:
+        a: (P,) one value per prompt.
+        b: (P,) one value per prompt, in the same order.
+        weights: (P,) how much each prompt counts, such as its number of comparisons; equal without it.
+        seed: Of the resampling.
+        level: Of the interval, in (0, 1).
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if one.shape != other.shape:
+        raise ValueError(f"Paired values need the same prompts, got {one.shape} and {other.shape} values.")
+    weight = np.ones_like(one) if weights is None else np.asarray(weights, np.float64)
+    return bootstrap_ratio(np.where(weight > 0, one - other, 0) * weight, weight, seed, level)
+
+
+def _resampled(count: int, seed: int, resamples: int) -> NDArray[np.float64]:
+    """How often each prompt is drawn in each resample: (resamples, count)."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)

@@ -1,0 +1,16 @@
+"""Learning: losses, the modules that Lightning trains, and what watches over a run."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t2ifb.learning.reward_module import RewardModule
+
+__all__ = ["RewardModule"]
+
+
+def __getattr__(name: str) -> Any:  # importing Lightning takes seconds
+    if name == "RewardModule":
+        from t2ifb.learning.reward_module import RewardModule
+
+        return RewardModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

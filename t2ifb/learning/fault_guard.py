@@ -1,0 +1,54 @@
+"""NaN and infinity: skip the update, count it, and stop a run that cannot be trusted any more."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+
+class FaultGuard(Callback):
+    """Skips updates whose loss or gradients are not finite.
+
+    The gradients are dropped, so that the optimiser leaves weights and momenta as they are.
+    """
+
+    def __init__(self, most: int = 10) -> None:
+        """Stop the run after more than `most` skipped updates."""
+        self.most, self.skipped = most, 0
+        self.first: str | None = None
+        self._loss_is_finite = True
+
+    def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
+        """Look at the loss."""
+        self._loss_is_finite = bool(loss.isfinite())
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at the gradients, once they are summed over all processes.
+
+        Raises:
+            ValueError: More updates were skipped than allowed.
+        """
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # a GradScaler's overflow is no fault; it skips such steps itself
+        faulty = [name for name, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        if not faulty and self._loss_is_finite:
+            return
+        self.skipped += 1
+        what = f"gradient of {faulty[0]}" if self._loss_is_finite else "loss"
+        self.first = self.first or f"the {what} at step {trainer.global_step}"
+        for parameter in module.parameters():
+            parameter.grad = None
+        if self.skipped > self.most:
+            raise ValueError(
+                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. The last good "
+                "checkpoint is kept. Lower the learning rate, or look at the data with `python -m t2ifb.prepare`."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted."""
+        return {"skipped": self.skipped, "first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped, self.first = state_dict["skipped"], state_dict["first"]

@@ -1,0 +1,109 @@
+"""Where figures go besides `metrics.csv`: Weights & Biases, or nowhere."""
+
+import netrc
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+from t2ifb.learning.run_folder import RunFolder
+
+BEST = {"val/accuracy": "max", "val/loss": "min"}
+"""Of which figures the run's summary keeps the best value instead of the last."""
+
+
+def wandb_logger(
+    run: RunFolder,
+    config: dict[str, Any],
+    project: str = "t2ifb",
+    mode: Literal["auto", "online", "offline"] = "auto",
+    entity: str | None = None,
+    tags: Sequence[str] = (),
+) -> Logger:
+    """A Weights & Biases run, named and grouped after the run folder.
+
+    Args:
+        run: Its files go to `wandb/` in this folder; a resumed run keeps its id.
+        config: The resolved configuration.
+        project: Of Weights & Biases.
+        mode: `auto` is online where the user is logged in, otherwise offline.
+        entity: User or team.
+        tags: Besides the domain and the experiment.
+    """
+    import wandb
+
+    wandb.finish()  # a run of an earlier job of this process must not be written on
+    online = mode == "online" or (mode == "auto" and logged_in())
+    id_file = run.path / "wandb_id.txt"
+    run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else uuid.uuid4().hex[:8]
+    id_file.write_text(run_id, encoding="utf-8")
+    domain, experiment = run.path.parts[-3:-1] if len(run.path.parts) > 3 else ("", run.path.name)
+    with _unchanged("WANDB_MODE"):
+        started = wandb.init(
+            project=project,
+            entity=entity,
+            name=f"{experiment}-seed{config.get('seed', 0)}-{run.path.name}",
+            group=f"{domain}/{experiment}",
+            tags=[*{domain, experiment, *tags} - {""}],
+            config=config,
+            dir=str(run.path),
+            id=run_id,
+            resume="allow" if online else None,
+            mode="online" if online else "offline",
+            settings=wandb.Settings(silent=True),
+        )
+    for name, best in BEST.items():
+        started.define_metric(name, step_metric="trainer/global_step", summary=best)
+    return WandbLogger(experiment=started, save_dir=run.path)
+
+
+def csv_logger(run: RunFolder, config: dict[str, Any]) -> Logger:
+    """Lightning's own CSV files in `csv/`, for tools that read them; `metrics.csv` is written besides."""
+    return CSVLogger(run.path, name="csv", version="")
+
+
+def no_logger(run: RunFolder, config: dict[str, Any]) -> Literal[False]:
+    """Nothing but `metrics.csv` and `summary.json`."""
+    return False
+
+
+def logged_in() -> bool:
+    """Whether this machine knows a key for Weights & Biases."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finish(logger: Logger | Literal[False], examples: list[dict[str, Any]], export: Path) -> None:
+    """Add a table of examples and, online, the exported model; then end the run, so that the next begins afresh."""
+    if not isinstance(logger, WandbLogger):
+        return
+    import wandb
+
+    if examples:
+        columns = list(examples[0])
+        rows = [[wandb.Image(row[c]) if c == "image" else row[c] for c in columns] for row in examples]
+        logger.experiment.log({"examples": wandb.Table(columns=columns, data=rows)})
+    if not logger.experiment.offline:
+        artifact = wandb.Artifact(f"{logger.experiment.id}-export", type="model")
+        artifact.add_dir(str(export))
+        logger.experiment.log_artifact(artifact)
+    wandb.finish()
+
+
+@contextmanager
+def _unchanged(variable: str) -> Iterator[None]:
+    before = os.environ.get(variable)
+    try:
+        yield
+    finally:
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before

@@ -1,0 +1,82 @@
+"""`metrics.csv`: every figure of a run over its steps, for people and for the report."""
+
+import csv
+import io
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from t2ifb.data.files import atomic_write
+from t2ifb.learning.run_folder import RunFolder
+
+
+class MetricsCSV(Callback):
+    """Writes one wide table: `step, wall_seconds, train/<name>, val/<name>`.
+
+    The file is rewritten whole at every validation and at the end. A resumed run drops the rows beyond its
+    checkpoint, and its clock goes on from there.
+    """
+
+    def __init__(self, run: RunFolder, every: int = 10) -> None:
+        """Write into a run's folder.
+
+        Args:
+            run: The run.
+            every: Steps between two rows of training figures.
+        """
+        self.run, self.every = run, every
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep the rows up to the checkpoint."""
+        self._started = time.monotonic() - self.seconds
+        self.rows = []
+        if trainer.global_step and self.run.metrics.exists():
+            with self.run.metrics.open(encoding="utf-8", newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Note the training figures now and then."""
+        if trainer.global_step % self.every == 0:
+            self._note(trainer, "train/")
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Note the validation figures and write the file."""
+        if not trainer.sanity_checking:
+            self._note(trainer, "val/")
+            self.write(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the file."""
+        self.write(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The clock."""
+        return {"seconds": time.monotonic() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the clock."""
+        self.seconds = state_dict["seconds"]
+
+    def write(self, trainer: Trainer) -> None:
+        """Write the table, whole or not at all."""
+        if not trainer.is_global_zero:
+            return
+        columns = list(dict.fromkeys(["step", "wall_seconds", *sorted({key for row in self.rows for key in row})]))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(self.run.metrics) as file:
+            file.write(text.getvalue().encode())
+
+    def _note(self, trainer: Trainer, prefix: str) -> None:
+        figures = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
+        step = trainer.global_step
+        if self.rows and int(self.rows[-1]["step"]) == step:
+            self.rows[-1] |= figures
+        else:
+            self.rows.append({"step": step, "wall_seconds": round(time.monotonic() - self._started, 3)} | figures)

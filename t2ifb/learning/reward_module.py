@@ -1,0 +1,74 @@
+"""Stage 1: the head of a reward model on frozen embeddings, trained on comparisons."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+from torchmetrics import SumMetric
+
+from t2ifb.data.comparisons import RewardBatch
+
+
+class RewardModule(LightningModule):
+    """Trains r(x, z) so that the image people preferred has the higher reward (PAPER eq. 4).
+
+    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`; accuracies are preference accuracies over
+    comparisons, ties counted as wrong.
+    """
+
+    def __init__(
+        self, head: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], seed: int = 0
+    ) -> None:
+        """Put head and optimiser together.
+
+        Args:
+            head: Takes image embeddings (B, D) and prompt embeddings (B, D), gives (B,).
+            optimizer: Makes the optimiser from the parameters.
+            seed: Of the dropout.
+        """
+        super().__init__()
+        self.head = head
+        self.make_optimizer = optimizer
+        self.seed = seed
+        self.loss_sum, self.right, self.asked = SumMetric(), SumMetric(), SumMetric()
+
+    def training_step(self, batch: RewardBatch, index: int) -> Tensor:
+        """One update: the mean over all comparisons of the batch, whichever process holds them."""
+        torch.manual_seed(dropout_seed(self.seed, self.global_step, self.global_rank))
+        loss_sum, right = self.compare(batch)
+        share = self.trainer.world_size / max(1, batch.total_comparisons)
+        self.log("train/loss", loss_sum.detach() * share, batch_size=1, sync_dist=True)
+        self.log("train/accuracy", right * share, prog_bar=True, batch_size=1, sync_dist=True)
+        return loss_sum * share
+
+    def validation_step(self, batch: RewardBatch, index: int) -> None:
+        """Add up loss and right comparisons of some whole rankings."""
+        loss_sum, right = self.compare(batch)
+        self.loss_sum.update(loss_sum)
+        self.right.update(right)
+        self.asked.update(len(batch.better))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures, weighted by comparisons over all processes."""
+        asked = self.asked.compute().clamp(min=1)
+        self.log("val/loss", self.loss_sum.compute() / asked)
+        self.log("val/accuracy", self.right.compute() / asked, prog_bar=True)
+        for metric in (self.loss_sum, self.right, self.asked):
+            metric.reset()
+
+    def compare(self, batch: RewardBatch) -> tuple[Tensor, Tensor]:
+        """Sum of the loss over the batch's comparisons, and how many of them are right."""
+        rewards = self.head(batch.image_embeddings, batch.prompt_embeddings).float()
+        difference = rewards[batch.better] - rewards[batch.worse]
+        return -logsigmoid(difference).sum(), (difference > 0).sum().float()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser that was asked for."""
+        return self.make_optimizer(self.parameters())
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """What noise inside the network depends on: nothing else, so that a resumed run repeats it."""
+    return ((seed * 1_000_003 + step) * 1_009 + rank) % (1 << 63)

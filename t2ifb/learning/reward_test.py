@@ -1,0 +1,158 @@
+"""The verdict at the end of a reward run: the table, the pictures, and what the model card says."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import rich
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.data.images import load_image
+from t2ifb.data.rankings import open_image
+from t2ifb.evaluation import figures
+from t2ifb.evaluation.preference import PreferenceResult, calibration, evaluate_preference
+from t2ifb.evaluation.tables import Row, screen_table, write_table
+from t2ifb.learning.run_folder import RunFolder
+
+SHEET = 8
+"""Rankings in the picture and in the table of examples."""
+REFERENCE = "CLIP Score"
+
+
+class RewardTest:
+    """Scores the test rankings with the trained head, the baselines and the ceiling.
+
+    Attributes:
+        rewards: (N,) of the test images.
+        results: Preference accuracy by scorer.
+        hashes: What the figures stand on, a hash of ids and ranks by split.
+    """
+
+    def __init__(
+        self,
+        data: RewardDataModule,
+        head: nn.Module,
+        baselines: Mapping[str, nn.Module],
+        ceiling: nn.Module | None,
+        published: Mapping[str, float],
+        seed: int,
+    ) -> None:
+        """Score everything; see `RewardTraining` for the arguments."""
+        self.split = data.splits[2]
+        self.rankings, self.encoded = data.rankings(self.split), data.encoded(self.split)
+        self.seed, self.published = seed, dict(published)
+        self.images = self.encoded.images.gather()
+        self.prompts = self.encoded.prompts.gather(self.encoded.prompt_of_image.numpy())
+        with torch.no_grad():
+            self.rewards = head(self.images, self.prompts).float()
+            self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()}
+        noise = torch.rand(len(self.images), generator=torch.Generator().manual_seed(seed))
+        scores = {"random": noise} | {name: self._baseline(scorer) for name, scorer in baselines.items()}
+        scores["this model"] = self.rewards
+        if ceiling is not None:
+            scores["annotator ceiling"] = self._from_pixels(ceiling)
+        self.results = {name: self._judge(score) for name, score in scores.items()}
+        self.hashes = {split: _hash(data, split) for split in data.splits}
+
+    def write(self, run: RunFolder) -> dict[str, Any]:
+        """Print and save the table, draw the pictures; give the figures for `summary.json`."""
+        rows = self.rows()
+        rich.print(screen_table(rows, f"Preference accuracy on {len(self.rankings)} test prompts", REFERENCE))
+        write_table(rows, run.path, reference=REFERENCE)
+        better, worse = self.encoded.better.numpy(), self.encoded.worse.numpy()
+        reliability = calibration(self.rewards.numpy(), better, worse, seed=self.seed)
+        figures.learning_curves(run.metrics, run.path / "learning_curves.png")
+        ranks, prompts = self.encoded.ranks.numpy(), self.encoded.prompt_of_image.numpy()
+        figures.reward_by_rank(self.rewards.numpy(), ranks, prompts, run.path / "reward_by_rank.png")
+        figures.calibration_plot(reliability, run.path / "calibration.png")
+        shown = [(r.prompt, [open_image(image) for image in r.images], r.ranks) for r in self.rankings[:SHEET]]
+        figures.ranking_sheet(shown, self._by_ranking()[:SHEET], run.samples / "rankings.png")
+        mine = self.results["this model"]
+        return {
+            "test/accuracy": mine.accuracy.mean,
+            "test/accuracy_interval": [mine.accuracy.low, mine.accuracy.high],
+            "test/accuracy_by_prompt": mine.accuracy_by_prompt.mean,
+            "test/ties": mine.ties,
+            "test/comparisons": mine.comparisons,
+            "test/calibration_error": reliability.error,
+            "flipped_comparisons": self.flips,
+            "table": {name: result.accuracy.mean for name, result in self.results.items()},
+        }
+
+    def rows(self) -> list[Row]:
+        """The table: what was measured, then what was published."""
+        reference = self.results.get(REFERENCE)
+        measured = [
+            Row(
+                name=name,
+                accuracy=result.accuracy,
+                by_prompt=result.accuracy_by_prompt,
+                ties=result.ties,
+                comparisons=result.comparisons,
+                against=result.difference(reference, self.seed) if reference and result is not reference else None,
+                published=self.published.get(name),
+            )
+            for name, result in self.results.items()
+        ]
+        return measured + [Row(name, published=v) for name, v in self.published.items() if name not in self.results]
+
+    def card(self) -> str:
+        """The figures for the model card."""
+        lines = [
+            f"| {name} | {100 * result.accuracy.mean:.2f} | {100 * result.accuracy.low:.2f} to "
+            f"{100 * result.accuracy.high:.2f} |"
+            for name, result in self.results.items()
+        ]
+        heading = "| scorer | preference accuracy % | 95 % interval |\n|---|---|---|"
+        return "\n".join(["Test rankings:", "", heading, *lines, "", f"Seed {self.seed}."])
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Some rankings, an image a row: prompt, image, rank, reward."""
+        return [
+            {"prompt": ranking.prompt, "image": open_image(image), "rank": rank, "reward": reward}
+            for ranking, rewards in zip(self.rankings[:SHEET], self._by_ranking(), strict=False)
+            for image, rank, reward in zip(ranking.images, ranking.ranks, rewards, strict=True)
+        ]
+
+    def _by_ranking(self) -> list[list[float]]:
+        sizes = [len(ranking.images) for ranking in self.rankings]
+        return [part.tolist() for part in self.rewards.split(sizes)]
+
+    def _judge(self, scores: Tensor) -> PreferenceResult:
+        e = self.encoded
+        better, worse, prompts = e.better.numpy(), e.worse.numpy(), e.prompt_of_comparison.numpy()
+        return evaluate_preference(scores.numpy(), better, worse, prompts, seed=self.seed)
+
+    def _baseline(self, scorer: nn.Module) -> Tensor:
+        """From the cached embeddings where the scorer can, otherwise from pixels."""
+        score_embeddings = getattr(scorer, "score_embeddings", None)
+        if score_embeddings is None:
+            return self._from_pixels(scorer)
+        scores: Tensor = score_embeddings(self.images, self.prompts)
+        return scores
+
+    def _from_pixels(self, scorer: nn.Module) -> Tensor:
+        with torch.no_grad():
+            return torch.cat(
+                [
+                    scorer(torch.stack([load_image(i) for i in r.images]), [r.prompt] * len(r.images)).float().cpu()
+                    for r in track(self.rankings, description=f"scoring with {type(scorer).__name__}")
+                ]
+            )
+
+    def _flips(self, head: nn.Module, dtype: torch.dtype) -> int:
+        """How many test comparisons a cache of this precision decides otherwise."""
+        rounded = head(self.images.to(dtype).float(), self.prompts.to(dtype).float())
+        decided = [(r[self.encoded.better] > r[self.encoded.worse]) for r in (self.rewards, rounded)]
+        return int((decided[0] != decided[1]).sum())
+
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def _hash(data: RewardDataModule, split: str) -> str:
+    text = repr([(r.prompt_id, r.prompt, r.ranks) for r in data.rankings(split)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,155 @@
+"""The reward run: embeddings once, then a head trained on comparisons, tested with its best state, exported."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.data.embedding_cache import EmbeddingCache
+from t2ifb.data.rankings import PreferenceDataset
+from t2ifb.learning import loggers
+from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.metrics_csv import MetricsCSV
+from t2ifb.learning.reward_module import RewardModule
+from t2ifb.learning.reward_test import RewardTest
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.signals import StopOnSignal
+from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.reward_files import export_hash, write_export
+
+
+class RewardTraining:
+    """Stage 1 of the report: a reward model from rankings.
+
+    Attributes:
+        grouping: `prompt` scores each image of a ranking once; `comparison` shuffles single comparisons.
+    """
+
+    def __init__(
+        self,
+        dataset: PreferenceDataset,
+        encoder: CLIPSource,
+        head: Callable[..., nn.Module],
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        cache_folder: str | Path,
+        cache_storage: Literal["fp32", "fp16", "bf16"] = "fp32",
+        grouping: Literal["prompt", "comparison"] = "prompt",
+        batch_size: int = 256,
+        epochs: int = 20,
+        validations_per_epoch: int = 1,
+        baselines: Mapping[str, nn.Module] | None = None,
+        ceiling: nn.Module | None = None,
+        published: Mapping[str, float] | None = None,
+        most_faults: int = 10,
+    ) -> None:
+        """Put the parts together; nothing is loaded yet.
+
+        Args:
+            dataset: Rankings, with the splits train, validation and test.
+            encoder: Frozen; each image and prompt passes it once.
+            head: Makes the head from `embedding_dim`.
+            optimizer: Makes the optimiser from the parameters.
+            cache_folder: Where embeddings are kept.
+            cache_storage: Their precision on disk.
+            grouping: See the class.
+            batch_size: About how many comparisons make a batch.
+            epochs: How often every comparison is seen.
+            validations_per_epoch: How often the state may become the best one.
+            baselines: Scorers for the table at the end, by name.
+            ceiling: A scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
+            published: Published accuracies in per cent, by name.
+            most_faults: Updates with NaN or infinity that may be skipped before the run stops.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        if epochs < 1 or validations_per_epoch < 1:
+            raise ValueError(f"epochs={epochs} and validations_per_epoch={validations_per_epoch} must be at least 1.")
+        self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
+        self.data = partial(RewardDataModule, dataset, self.cache, grouping, batch_size)
+        self.encoder, self.head, self.optimizer = encoder, head, optimizer
+        self.epochs, self.validations_per_epoch, self.most_faults = epochs, validations_per_epoch, most_faults
+        self.baselines, self.ceiling, self.published = dict(baselines or {}), ceiling, dict(published or {})
+
+    def run(
+        self,
+        run: RunFolder,
+        trainer: Callable[..., Trainer],
+        logger: Callable[..., Logger | Literal[False]],
+        seed: int = 0,
+        resume: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Train, test with the best state, export, and write everything into the run's folder.
+
+        Args:
+            run: Where to.
+            trainer: Makes the `lightning.Trainer`.
+            logger: Makes the logger from `run` and `config`.
+            seed: Of everything random.
+            resume: The run's folder if it goes on from its last checkpoint.
+            config: The resolved configuration, to be recorded.
+
+        Returns:
+            What `summary.json` says.
+
+        Raises:
+            ValueError: The data or the settings do not fit.
+        """
+        seed_everything(seed, workers=True, verbose=False)
+        started = time.monotonic()
+        data = self.data(seed=seed)
+        data.prepare_data()
+        embedding_dim = data.encoded("train").images.gather(slice(0, 1)).shape[1]
+        module = RewardModule(self.head(embedding_dim=embedding_dim), self.optimizer, seed)
+        metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
+        recorder = logger(run=run, config=dict(config or {}))
+        engine = trainer(
+            max_epochs=-1,
+            max_steps=self.epochs * data.steps_per_epoch,
+            val_check_interval=max(1, data.steps_per_epoch // self.validations_per_epoch),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=metrics.every,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            default_root_dir=run.path,
+            logger=recorder,
+            callbacks=[metrics, guard, StopOnSignal(run), RichProgressBar(), *_checkpoints(run)],
+        )
+        last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
+        engine.fit(module, data, ckpt_path=last, weights_only=True)
+        best = torch.load(run.best_checkpoint, weights_only=True)
+        module.load_state_dict(best["state_dict"])
+        head = module.head.eval().cpu()
+        test = RewardTest(data, head, self.baselines, self.ceiling, self.published, seed)
+        figures = test.write(run)
+        write_export(run.export, head, self.encoder, card=test.card())
+        figures |= {
+            "best_step": best["global_step"],
+            "skipped_updates": guard.skipped,
+            "seed": seed,
+            "precision": str(engine.precision),
+            "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
+            "encoder": self.encoder.fingerprint(),
+            "data": data.state_dict() | {"splits": {split: test.hashes[split] for split in test.hashes}},
+            "export": export_hash(run.export),
+        }
+        loggers.finish(recorder, test.examples(), run.export)
+        return run.write_summary(figures)
+
+
+def _checkpoints(run: RunFolder) -> list[ModelCheckpoint]:
+    """The best state by validation accuracy, and the last one to go on from; both after each validation."""
+    options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
+    best = ModelCheckpoint(run.checkpoints, "best", monitor="val/accuracy", mode="max", **options)
+    last = ModelCheckpoint(run.checkpoints, "last", monitor=None, every_n_train_steps=None, **options)
+    return [best, last]

@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM: write a checkpoint, then end with the exit status that schedulers expect."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from t2ifb.learning.run_folder import RunFolder
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopOnSignal(Callback):
+    """Ends a run between two updates with exit status 128 + signal: 130 on Ctrl-C, 143 on SIGTERM.
+
+    Lightning's own handlers end with 0. A second Ctrl-C does not wait.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        """Write checkpoints into a run's folder."""
+        self.run = run
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the signals over from Lightning."""
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Stop here if asked to: the last update is whole and the next has not begun."""
+        if self.received is not None:
+            trainer.save_checkpoint(self.run.last_checkpoint)
+            self._stop(f"Stopped at step {trainer.global_step}. To go on: resume={self.run.path}")
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Give the signals back; the last checkpoint is written."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.received is not None:
+            self._stop(f"Stopped after the last step. To finish: resume={self.run.path}")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def _stop(self, message: str) -> None:
+        assert self.received is not None
+        print(message, flush=True)
+        raise SystemExit(128 + self.received)

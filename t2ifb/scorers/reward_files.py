@@ -1,0 +1,175 @@
+"""The files of an exported reward model: `reward.safetensors`, `config.json`, `README.md`."""
+
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import nn
+
+import t2ifb
+from t2ifb.data.files import atomic_write, sha256_file
+from t2ifb.scorers.clip_encoder import LOCAL_DIR, CLIPSource
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, CARD = "reward.safetensors", "config.json", "README.md"
+PACKAGE = "{t2ifb}"
+"""Stands for this package's folder, where the embedded domain's encoder is, whatever machine reads the export."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported reward model that was read but not built.
+
+    Attributes:
+        folder: Where it is.
+        head: `class` and `arguments` of the head.
+        encoder: The encoder's source.
+        fingerprint: Of the encoder that the head was trained on.
+    """
+
+    folder: Path
+    head: dict[str, Any]
+    encoder: CLIPSource
+    fingerprint: str
+
+    def build_head(self) -> nn.Module:
+        """The head with its weights.
+
+        Raises:
+            ValueError: Its class does not exist or does not fit the weights.
+        """
+        try:
+            module, _, name = str(self.head["class"]).rpartition(".")
+            kind = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"{self.folder / CONFIG}: the head {self.head['class']} does not exist here") from error
+        if not (
+            isinstance(kind, type) and issubclass(kind, nn.Module)
+        ):  # a downloaded file must not call just anything
+            raise ValueError(f"{self.folder / CONFIG}: {self.head['class']} is not an nn.Module")
+        try:
+            head = kind(**self.head["arguments"])
+            head.load_state_dict(load_file(self.folder / WEIGHTS))
+        except Exception as error:  # safetensors has its own class, torch raises RuntimeError, a head whatever it likes
+            raise ValueError(f"{self.folder / WEIGHTS} does not fit its config.json: {error}") from error
+        return head
+
+
+def write_export(folder: str | Path, head: nn.Module, encoder: CLIPSource, card: str = "") -> None:
+    """Write an export; the configuration last, so that what has one is whole.
+
+    Args:
+        folder: Where to; made if it is not there.
+        head: With its `arguments`.
+        encoder: Of the embeddings that the head was trained on.
+        card: Text of the model card below its heading.
+    """
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    config = {
+        "format_version": FORMAT_VERSION,
+        "head": {"class": f"{type(head).__module__}.{type(head).__qualname__}", "arguments": head.arguments},
+        "encoder": _portable(encoder),
+        "encoder_fingerprint": encoder.fingerprint(),
+    }
+    (folder / CONFIG).unlink(missing_ok=True)
+    for name, content in (
+        (WEIGHTS, save(state, metadata={"format": "pt"})),
+        (CARD, _card(config, card).encode()),
+        (CONFIG, (json.dumps(config, indent=2) + "\n").encode()),
+    ):
+        with atomic_write(folder / name) as file:
+            file.write(content)
+
+
+def read_export(source: str | Path) -> Export:
+    """Find and read an export, without its weights.
+
+    Args:
+        source: A folder, a run folder, its `reward.safetensors`, or a hub id.
+
+    Raises:
+        ValueError: There is none, or it is of another format.
+    """
+    folder = _find(source)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if (version := config["format_version"]) != FORMAT_VERSION:
+            raise ValueError(f"{folder} has format version {version}, this software reads {FORMAT_VERSION}")
+        spec = dict(config["encoder"])
+        spec["model"] = str(spec["model"]).replace(PACKAGE, str(_package()))
+        return Export(folder, dict(config["head"]), CLIPSource(**spec), str(config["encoder_fingerprint"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a reward model: {error!r}") from error
+
+
+def export_hash(folder: str | Path) -> str:
+    """The SHA-256 of an export's weights."""
+    return sha256_file(Path(folder) / WEIGHTS)
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.name == WEIGHTS and path.is_file():
+        path = path.parent
+    for folder in (path, path / "export"):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if path.exists():
+        unfinished = (path / "checkpoints").is_dir()
+        hint = " The run is not finished: continue it with resume." if unfinished else ""
+        raise ValueError(
+            f"{source} is not a reward model: neither it nor its export/ has {CONFIG} and {WEIGHTS}.{hint}"
+        )
+    if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "~")):
+        raise ValueError(f"{source} does not exist; expected a run folder, an exported reward model or a hub id")
+    return _download(source)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG, CARD]))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"{hub_id} is neither a folder nor can it be downloaded from the Hugging Face hub ({error})"
+        ) from error
+
+
+def _package() -> Path:
+    return Path(t2ifb.__file__).resolve().parent
+
+
+def _portable(encoder: CLIPSource) -> dict[str, Any]:
+    """The encoder's arguments, without this machine's paths where that can be."""
+    spec = encoder.to_dict()
+    if encoder.folder is not None:
+        folder = encoder.folder.resolve()
+        inside = folder.is_relative_to(_package())
+        place = f"{PACKAGE}/{folder.relative_to(_package()).as_posix()}" if inside else str(folder)
+        spec["model"] = LOCAL_DIR + place
+    elif encoder.pretrained is not None and (file := Path(encoder.pretrained).expanduser()).is_file():
+        spec["pretrained"] = str(file.resolve())
+    return spec
+
+
+def _card(config: dict[str, Any], text: str) -> str:
+    """A model card in the hub's form."""
+    return (
+        "---\nlibrary_name: t2ifb\npipeline_tag: image-classification\ntags: [reward-model, text-to-image]\n---\n\n"
+        "# A reward model for text-to-image generation\n\n"
+        "It gives a number to an image for a prompt; of two images for the same prompt, people are expected to prefer "
+        "the one with the higher number. Numbers for different prompts do not compare.\n\n"
+        "```python\nfrom t2ifb.scorers import RewardModel\n\n"
+        'reward = RewardModel.from_pretrained("<this folder>")\n'
+        "scores = reward(images, prompts)  # images (B, 3, H, W) in [0, 1], B prompts -> (B,)\n```\n\n"
+        f"- Head: `{config['head']['class']}` with `{json.dumps(config['head']['arguments'])}`.\n"
+        f"- Encoder, frozen and not in this folder: `{config['encoder']['model']}`"
+        + (f" with `{config['encoder']['pretrained']}`.\n" if config["encoder"].get("pretrained") else ".\n")
+        + (f"\n{text.strip()}\n" if text.strip() else "")
+    )

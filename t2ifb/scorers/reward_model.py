@@ -1,0 +1,82 @@
+"""The learned reward: a frozen encoder and a trained head, from pixels to one number."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from t2ifb.data.encoder import Encoder
+from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.reward_files import read_export, write_export
+
+
+class RewardModel(nn.Module):
+    """A reward r(x, z) of images x for prompts z (PAPER, stage 1), differentiable with respect to the images.
+
+    Attributes:
+        name: How tables call it.
+    """
+
+    name = "reward model"
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        """Put the parts together.
+
+        Args:
+            encoder: Frozen.
+            head: Takes image embeddings (B, D) and prompt embeddings (B, D), gives (B,); see `heads`.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, encoder: CLIPSource | CLIPEncoder | None = None) -> "RewardModel":
+        """Load an exported reward model, in evaluation mode and without gradients for its weights.
+
+        Args:
+            source: A folder that `save_pretrained` wrote, a run folder (its `export/` is read), the
+                `reward.safetensors` in one of them, or a hub id.
+            encoder: The encoder, when its weights are elsewhere on this machine than where it was trained.
+
+        Raises:
+            ValueError: There is no such export, it is of another format, or the encoder is not the one that the head
+                was trained on.
+        """
+        export = read_export(source)
+        wanted = encoder if encoder is not None else export.encoder
+        found = wanted.source if isinstance(wanted, CLIPEncoder) else wanted
+        if found.fingerprint() != export.fingerprint:
+            raise ValueError(
+                f"{export.folder} was trained on another encoder than {found.model}: its weights, their precision or "
+                "the preprocessing differ. Give `encoder` with the weights that it was trained on, or train it again."
+            )
+        built = wanted if isinstance(wanted, CLIPEncoder) else wanted.load().cpu()
+        return cls(built, export.build_head()).eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path, card: str = "") -> None:
+        """Write `reward.safetensors`, `config.json` and a model card; the encoder's weights are not copied.
+
+        Args:
+            folder: Where to; made if it is not there.
+            card: Text of the model card below its heading: data, figures, limits.
+
+        Raises:
+            ValueError: The encoder is not a `CLIPEncoder`, so nothing could tell how to build it again.
+        """
+        if not isinstance(self.encoder, CLIPEncoder):
+            raise ValueError(f"only a CLIPEncoder can be named in an export, not {type(self.encoder).__name__}")
+        write_export(folder, self.head, self.encoder.source, card)
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images for B prompts.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings.
+
+        Returns:
+            (B,) float32, unbounded; only differences for the same prompt mean something.
+        """
+        prompt_embeddings = self.encoder.encode_prompts(prompts)
+        rewards: Tensor = self.head(self.encoder.encode_images(images), prompt_embeddings)
+        return rewards.float()

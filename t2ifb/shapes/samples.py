@@ -1,0 +1,127 @@
+"""Images of the base model for the annotators: varied guidance and steps, one process per core."""
+
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from t2ifb.data.files import atomic_write
+from t2ifb.shapes.gold import GoldScore
+from t2ifb.shapes.grammar import SPLITS, Scene, scenes
+from t2ifb.shapes.weights import load_pipeline
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+SAMPLERS: tuple[tuple[int, float], ...] = ((10, 4.0), (8, 6.0), (8, 2.0), (8, 1.0), (6, 3.0), (5, 4.0))
+"""Denoising steps and guidance scales that the ranked images are drawn with, all equally often."""
+CHUNK = 50
+"""Prompts whose images are generated and saved together: what an interruption loses at the most."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some prompts of one split and the images to make for them."""
+
+    split: str
+    number: int
+    scenes: list[Scene]
+    counts: list[int]
+    samplers: list[int]
+    noise_keys: list[tuple[int, int, int, int]]
+
+    @property
+    def image_prompts(self) -> list[str]:
+        """The prompt of each image."""
+        return [scene.prompt for scene, count in zip(self.scenes, self.counts, strict=True) for _ in range(count)]
+
+    def file(self, folder: Path) -> Path:
+        """Where the images and what gold says of them are kept while a data set is built."""
+        return folder / f"{self.split}_{self.number}.npz"
+
+
+def chunks(split: str, prompts: int, images_per_prompt: tuple[int, int], seed: int) -> Iterator[Chunk]:
+    """Draw the prompts of a split, how many images each has, and how each is sampled."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), 1])
+    drawn = scenes(split, prompts, seed)
+    low, high = images_per_prompt
+    for number, start in enumerate(range(0, prompts, CHUNK)):
+        some = drawn[start : start + CHUNK]
+        counts = [int(count) for count in rng.integers(low, high + 1, len(some))]
+        keys = [(seed, SPLITS.index(split), start + i, j) for i, count in enumerate(counts) for j in range(count)]
+        samplers = [int(sampler) for sampler in rng.integers(len(SAMPLERS), size=len(keys))]
+        yield Chunk(split, number, some, counts, samplers, keys)
+
+
+def make_images(jobs: list[Chunk], parts: Path) -> None:
+    """Generate and judge the images of all chunks that are not there yet, one process per core."""
+    missing = [job for job in jobs if not job.file(parts).exists()]
+    total = sum(len(job.noise_keys) for job in jobs)
+    workers = min(len(missing), os.cpu_count() or 1)
+    with _progress() as bar:
+        done = total - sum(len(job.noise_keys) for job in missing)
+        task = bar.add_task("generating and judging images", total=total, completed=done)
+        if not missing:
+            return
+        # Small convolutions gain more from several processes than from several threads.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
+            running = {pool.submit(_make_chunk, job, job.file(parts)): job for job in missing}
+            try:
+                for future in as_completed(running):
+                    future.result()
+                    bar.update(task, advance=len(running[future].noise_keys))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def _single_thread() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+
+
+def _make_chunk(job: Chunk, path: Path) -> None:
+    images = _generate(_pipeline(), job)
+    gold = GoldScore().parts(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, job.image_prompts)
+    with atomic_write(path) as file:
+        np.savez(file, images=images, **{key: value.numpy() for key, value in gold.items()})
+
+
+@cache
+def _pipeline() -> "StableDiffusionPipeline":
+    return load_pipeline(torch.bfloat16)
+
+
+@torch.no_grad()
+def _generate(pipeline: "StableDiffusionPipeline", job: Chunk, batch: int = 64) -> NDArray[np.uint8]:
+    """Images (N, 64, 64, 3) of a chunk; those with the same sampler are denoised together."""
+    images = np.empty((len(job.noise_keys), 64, 64, 3), np.uint8)
+    prompts = job.image_prompts
+    for sampler, (steps, guidance) in enumerate(SAMPLERS):
+        rows = [row for row, chosen in enumerate(job.samplers) if chosen == sampler]
+        for start in range(0, len(rows), batch):
+            picked = rows[start : start + batch]
+            noise = [np.random.default_rng(job.noise_keys[row]).standard_normal((4, 16, 16)) for row in picked]
+            output = pipeline(
+                [prompts[row] for row in picked],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                latents=torch.from_numpy(np.stack(noise)).to(torch.bfloat16),
+                output_type="np",
+            )
+            images[picked] = (output.images * 255).round().astype(np.uint8)
+    return images
