@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,7 @@ class Row:
     published: float | None = None
 
 
-HEADINGS = ("scorer", "accuracy %", "by prompt %", "difference", "ties", "published %")
+HEADINGS = ("scorer", "accuracy %", "by prompt", "difference", "ties", "published %")
 
 
 def cells(row: Row) -> list[str]:
@@ -70,7 +71,7 @@ def _shown(rows: Sequence[Row], reference: str) -> tuple[list[str], list[list[st
 def screen_table(rows: Sequence[Row], title: str, reference: str = "CLIP Score") -> Table:
     """The table for the terminal; names are text, never markup."""
     headings, lines = _shown(rows, reference)
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for line in lines:

@@ -1,6 +1,8 @@
 """The reward run: embeddings once, then a head trained on comparisons, tested with its best state, exported."""
 
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -104,11 +106,13 @@ class RewardTraining:
         Raises:
             ValueError: The data or the settings do not fit.
         """
-        seed_everything(seed, workers=True, verbose=False)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
+        warnings.filterwarnings("ignore", message=".*LeafSpec")
         started = time.monotonic()
         data = self.data(seed=seed)
         data.prepare_data()
         embedding_dim = data.encoded("train").images.gather(slice(0, 1)).shape[1]
+        seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
         module = RewardModule(self.head(embedding_dim=embedding_dim), self.optimizer, seed)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
         recorder = logger(run=run, config=dict(config or {}))

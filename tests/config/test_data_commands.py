@@ -57,7 +57,9 @@ def database(tmp_path: Path) -> Path:
     folder = tmp_path / "db"
     for split, count in (("train", 3), ("validation", 1), ("test", 2)):
         records = [
-            Record(f"{split}{i}", PROMPT, "single", picture((PROMPT, OTHER, PROMPT)[k], k + 9 * i), (1, 2, 1)[k], 7, 7, 7)
+            Record(
+                f"{split}{i}", PROMPT, "single", picture((PROMPT, OTHER, PROMPT)[k], k + 9 * i), (1, 2, 1)[k], 7, 7, 7
+            )
             for i in range(count)
             for k in range(3)
         ]
@@ -150,9 +152,9 @@ def test_prepare_counts_and_encodes_once(
     counts = {line.split()[1]: line.replace("│", " ").split()[1:] for line in out.splitlines() if line.startswith("│")}
     assert counts["train"] == ["3", "9", "6", "3", "0"]
     assert counts["test"] == ["2", "6", "4", "2", "0"]
-    assert "19 encoded, 0 reused" in out  # 18 distinct images, 1 prompt
+    assert "10 encoded, 0 reused" in out  # 9 distinct images, 1 prompt: the splits share theirs
     assert go("prepare", *arguments) == 0
-    assert "0 encoded, 19 reused" in capsys.readouterr().out
+    assert "0 encoded, 10 reused" in capsys.readouterr().out
     assert not (tmp_path / "outputs").exists()
 
 

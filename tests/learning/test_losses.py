@@ -1,0 +1,48 @@
+"""The losses against closed forms and independent implementations."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Independent, Normal, kl_divergence
+
+from t2ifb.learning.losses import bradley_terry_loss, gaussian_kl
+
+NUMBERS = st.lists(st.floats(-20, 20), min_size=1, max_size=8)
+
+
+@given(NUMBERS)
+def test_equal_rewards_cost_log_two(rewards: list[float]) -> None:
+    value = torch.tensor(rewards)
+    assert bradley_terry_loss(value, value).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+@given(NUMBERS, st.integers(0, 1000))
+def test_it_is_the_negative_log_likelihood_of_a_bernoulli(rewards: list[float], seed: int) -> None:
+    better = torch.tensor(rewards, dtype=torch.float64)
+    worse = better + torch.randn(len(rewards), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = -torch.distributions.Bernoulli(logits=better - worse).log_prob(torch.ones(len(rewards))).mean()
+    assert bradley_terry_loss(better, worse).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_it_pushes_the_better_reward_up_and_the_worse_down_equally() -> None:
+    better, worse = torch.zeros(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    bradley_terry_loss(better, worse).backward()
+    assert (better.grad < 0).all()
+    assert torch.allclose(better.grad, -worse.grad)
+
+
+@given(st.integers(0, 1000), st.floats(1e-4, 10))
+def test_the_kl_is_that_of_torch_distributions(seed: int, variance: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p, q = (torch.randn(3, 4, 2, 2, generator=generator) for _ in range(2))
+    expected = kl_divergence(*(Independent(Normal(mean, variance**0.5), 3) for mean in (p, q)))
+    torch.testing.assert_close(gaussian_kl(p, q, variance), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kl_is_exactly_zero_for_equal_means_and_float32_in_half_precision() -> None:
+    mean = torch.randn(2, 5, dtype=torch.bfloat16)
+    assert torch.equal(gaussian_kl(mean, mean, 1e-20), torch.zeros(2))
+    assert gaussian_kl(mean, mean + 1, 0.5).dtype == torch.float32

@@ -1,0 +1,159 @@
+"""The reward run as a whole: it learns, writes what it promises, repeats itself and survives interruption."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from t2ifb.data.images import load_image
+from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.scorers import RewardModel
+from tests.learning.worlds import make_training, run_training
+
+
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+class KillAt(lightning.Callback):
+    """Raises, or sends a signal, in the middle of an update."""
+
+    def __init__(self, step: int, number: int | None = None) -> None:
+        self.step, self.number = step, number
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            if self.number is None:
+                raise Killed
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("world")
+    return folder, run_training(make_training(folder), folder / "whole")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "export" / "reward.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_it_learns_what_the_annotators_like(whole: tuple[Path, dict[str, Any]]) -> None:
+    _, summary = whole
+    assert summary["test/accuracy"] > 0.8 > summary["table"]["random"]
+
+
+def test_it_writes_everything_that_a_run_folder_promises(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = whole
+    run = folder / "whole"
+    for name in (
+        "summary.json", "metrics.csv", "table.md", "table.csv", "table.json", "learning_curves.png",
+        "reward_by_rank.png", "calibration.png", "samples/rankings.png", "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt", "export/reward.safetensors", "export/config.json", "export/README.md",
+    ):  # fmt: skip
+        assert (run / name).stat().st_size > 0, name
+    assert json.loads((run / "summary.json").read_text())["seed"] == 0
+    assert {"versions", "git_commit", "wall_seconds", "precision", "encoder", "data", "export"} <= summary.keys()
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"step", "wall_seconds", "train/loss", "val/accuracy"} <= set(rows[0])
+    assert [int(row["step"]) for row in rows] == sorted({int(row["step"]) for row in rows})
+
+
+def test_the_export_scores_pixels_as_the_module_scored_embeddings(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    training = make_training(folder)
+    data = training.data(seed=0)
+    data.prepare_data()
+    encoded, ranking = data.encoded("test"), data.rankings("test")[0]
+    model = RewardModel.from_pretrained(folder / "whole")
+    images = torch.stack([load_image(image) for image in ranking.images]).requires_grad_()
+    scores = model(images, [ranking.prompt] * len(images))
+    batch = encoded.batch_of_prompts(torch.arange(1).numpy())
+    torch.testing.assert_close(scores, model.head(batch.image_embeddings, batch.prompt_embeddings), atol=1e-5, rtol=0)
+    scores.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    run_training(make_training(folder), folder / "again")
+    run_training(make_training(folder), folder / "other", seed=1)
+    assert same(weights(folder / "again"), weights(folder / "whole"))
+    assert not same(weights(folder / "other"), weights(folder / "whole"))
+
+
+@pytest.mark.parametrize("step", [2, 6, 13, 23])
+def test_a_killed_run_resumes_to_the_same_weights(whole: tuple[Path, dict[str, Any]], step: int) -> None:
+    folder, _ = whole
+    run = folder / f"killed{step}"
+    with pytest.raises(Killed):
+        run_training(make_training(folder), run, callbacks=[KillAt(step)])
+    assert not (run / "summary.json").exists()
+    run_training(make_training(folder), run, resume=True)
+    assert same(weights(run), weights(folder / "whole"))
+    figures = [(run_ / "metrics.csv").read_text().splitlines() for run_ in (run, folder / "whole")]
+    assert [line.split(",")[2:] for line in figures[0]] == [line.split(",")[2:] for line in figures[1]]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_ends_with_its_own_status(
+    whole: tuple[Path, dict[str, Any]], number: int, status: int
+) -> None:
+    folder, _ = whole
+    run = folder / f"stopped{status}"
+    with pytest.raises(SystemExit) as stopped:
+        run_training(make_training(folder), run, callbacks=[KillAt(9, number)])
+    assert stopped.value.code == status
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 10
+    run_training(make_training(folder), run, resume=True)
+    assert same(weights(run), weights(folder / "whole"))
+
+
+class Poison(lightning.Callback):
+    """Makes the weights' gradients infinite at some steps."""
+
+    def __init__(self, steps: set[int]) -> None:
+        self.steps = steps
+
+    def on_after_backward(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx in self.steps:
+            next(module.parameters()).grad.fill_(float("inf"))
+
+
+def test_an_infinite_gradient_is_skipped_and_counted(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    summary = run_training(make_training(folder), folder / "poisoned", callbacks=[Poison({3, 4})])
+    assert summary["skipped_updates"] == 2
+    assert all(value.isfinite().all() for value in weights(folder / "poisoned").values())
+
+
+def test_too_many_faults_stop_the_run_and_say_what_was_first(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    training = make_training(folder, most_faults=2)
+    with pytest.raises(ValueError, match=r"3 updates .* the first was the gradient of head\.\S+ at step 10"):
+        run_training(training, folder / "broken", callbacks=[Poison(set(range(10, 20)))])
+    assert (folder / "broken" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_faults_are_counted_on_after_a_resume() -> None:
+    guard = FaultGuard()
+    guard.load_state_dict({"skipped": 3, "first": "the loss at step 1"})
+    assert guard.state_dict() == {"skipped": 3, "first": "the loss at step 1"}
+
+
+def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="epochs=0"):
+        make_training(tmp_path, epochs=0)

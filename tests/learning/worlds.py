@@ -1,0 +1,80 @@
+"""A preference data set of a few random pictures in which brighter is better, and a run on it."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from PIL import Image
+
+from t2ifb.data.imagereward_db import ImageRewardDB, Record, write_imagereward_db
+from t2ifb.learning.loggers import no_logger
+from t2ifb.learning.reward_training import RewardTraining
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.heads import MLPHead
+from tests.scorers.parts import tiny_clip
+
+
+def brightness_world(folder: Path, prompts: int = 24) -> ImageRewardDB:
+    """Four pictures a prompt, ranked by brightness, in ImageRewardDB's layout."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        records = []
+        for number in range(prompts):
+            levels = rng.permutation(4)
+            for level in levels:
+                pixels = rng.integers(0, 60, (16, 16, 3)) + 60 * level
+                records.append(
+                    Record(
+                        prompt_id=f"{split}-{number}",
+                        prompt=f"picture {number} of {split}",
+                        classification="test",
+                        image=Image.fromarray(pixels.astype(np.uint8)),
+                        rank=4 - int(level),
+                        overall_rating=4,
+                        image_text_alignment_rating=4,
+                        fidelity_rating=4,
+                    )
+                )
+        write_imagereward_db(folder, split, records, images_per_archive=50)
+    return ImageRewardDB(folder)
+
+
+def make_training(folder: Path, **changes: Any) -> RewardTraining:
+    """A small reward run over the brightness world; data, encoder and cache lie in `folder` and are made once."""
+    data, clip = folder / "data", folder / "clip"
+    dataset = ImageRewardDB(data) if data.exists() else brightness_world(data)
+    encoder = CLIPSource(f"local-dir:{clip if clip.exists() else tiny_clip(clip)}")
+    settings = {
+        "dataset": dataset,
+        "encoder": encoder,
+        "head": partial(MLPHead, hidden=[16, 8], dropout=[0.1, 0.1]),
+        "optimizer": partial(torch.optim.Adam, lr=3e-3),
+        "cache_folder": folder / "cache",
+        "batch_size": 24,
+        "epochs": 5,
+        "baselines": {"CLIP Score": CLIPScore(encoder)},
+    }
+    return RewardTraining(**(settings | changes))
+
+
+def run_training(
+    training: RewardTraining,
+    folder: Path,
+    resume: bool = False,
+    callbacks: list[lightning.Callback] | None = None,
+    logger: Callable[..., Any] = no_logger,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run it in a folder; further callbacks watch or disturb it."""
+
+    def trainer(**arguments: Any) -> lightning.Trainer:
+        arguments["callbacks"] += callbacks or []
+        return lightning.Trainer(accelerator="cpu", **arguments)
+
+    return training.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
