@@ -1,4 +1,4 @@
-"""Learning from feedback: losses, the Lightning modules, and the runs that train them."""
+"""Learning: losses, the modules that Lightning trains, and what watches over a run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 __all__ = ["RewardModule"]
 
 
-def __getattr__(name: str) -> Any:  # Lightning is imported when it is needed
+def __getattr__(name: str) -> Any:  # importing Lightning takes seconds
     if name == "RewardModule":
         from t2ifb.learning.reward_module import RewardModule
 

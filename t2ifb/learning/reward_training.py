@@ -107,7 +107,7 @@ class RewardTraining:
             ValueError: The data or the settings do not fit.
         """
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
-        warnings.filterwarnings("ignore", message=".*LeafSpec")
+        warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty")
         started = time.monotonic()
         data = self.data(seed=seed)
         data.prepare_data()

@@ -1,82 +1,94 @@
-"""A run's folder: what is where, and files that are whole or absent."""
+"""The folder of one run: what lies where, and what is written whole or not at all."""
 
+import importlib.metadata
 import json
+import platform
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from t2ifb.data.files import atomic_write, make_folder
+
+PACKAGES = (
+    "t2ifb",
+    "torch",
+    "lightning",
+    "transformers",
+    "diffusers",
+    "open_clip_torch",
+    "peft",
+    "hydra-core",
+    "numpy",
+)
 
 
 class RunFolder:
     """`outputs/<domain>/<experiment>/<time>/`.
 
     Attributes:
-        path: The folder, absolute.
-        checkpoints: `last.ckpt` to go on from, `best.ckpt` with the weights that did best on validation.
-        samples: Pictures.
-        export: The trained model.
+        path: The folder itself.
+        checkpoints: `last.ckpt` and `best.ckpt`.
+        samples: Pictures made along the way.
+        export: What others load.
+        metrics: `metrics.csv`.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Make the folder and those in it.
-
-        Raises:
-            StorageError: It cannot be made.
-        """
-        self.path = make_folder(Path(path).expanduser().absolute())
-        self.checkpoints = make_folder(self.path / "checkpoints")
-        self.samples = make_folder(self.path / "samples")
-        self.export = make_folder(self.path / "export")
+        """Make the folder and those in it."""
+        self.path = make_folder(Path(path))
+        self.checkpoints, self.samples, self.export = (
+            make_folder(self.path / name) for name in ("checkpoints", "samples", "export")
+        )
+        self.metrics = self.path / "metrics.csv"
 
     @property
     def last_checkpoint(self) -> Path:
-        """What an interrupted run goes on from."""
+        """Where a resumed run goes on from."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def best_checkpoint(self) -> Path:
-        """The weights that did best on validation, without the optimiser."""
+        """The state with the best validation performance."""
         return self.checkpoints / "best.ckpt"
 
     @property
-    def metrics(self) -> Path:
-        """The table of all logged figures."""
-        return self.path / "metrics.csv"
-
-    @property
-    def summary(self) -> Path:
-        """The final figures; its presence means finished."""
-        return self.path / "summary.json"
-
-    @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return self.summary.is_file()
-
-    @property
-    def group(self) -> str:
-        """Which runs belong together: `<domain>/<experiment>`."""
-        return "/".join(self.path.parts[-3:-1])
+        """Whether the run came to its end: `summary.json` is written last."""
+        return (self.path / "summary.json").exists()
 
     @property
     def name(self) -> str:
-        """A name that means something away from its folder: `<experiment> <time>`."""
-        return " ".join(self.path.parts[-2:])
+        """`<experiment>/<time>`, short enough for a title."""
+        return "/".join(self.path.parts[-2:])
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a text file, whole or not at all.
-
-        Args:
-            name: Relative to the folder.
-            text: Its content.
-        """
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the folder, whole or not at all."""
         with atomic_write(self.path / name) as file:
-            file.write(text.encode())
+            file.write(json.dumps(content, indent=2, default=str).encode())
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write plain containers as JSON, whole or not at all."""
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    def write_summary(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """Write `summary.json`: the figures, versions and the git commit."""
+        summary = figures | {"versions": versions(PACKAGES), "git_commit": git_commit(), "machine": platform.platform()}
+        self.write_json("summary.json", summary)
+        return summary
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write `summary.json`, last of all: it says that the run is finished."""
-        self.write_json(self.summary.name, summary)
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Installed versions, Python's included; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit that the code is at, with `+` when files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,71 +1,54 @@
-"""SIGTERM and Ctrl-C: finish the update, write a checkpoint, end with the status that the shell expects."""
+"""Ctrl-C and SIGTERM: write a checkpoint, then end with the exit status that schedulers expect."""
 
 import signal
-import sys
-import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from t2ifb.learning.run_folder import RunFolder
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopSignals(Callback):
-    """Ends training between two updates after SIGTERM (exit status 143) or Ctrl-C (130).
+class StopOnSignal(Callback):
+    """Ends a run between two updates with exit status 128 + signal: 130 on Ctrl-C, 143 on SIGTERM.
 
-    Lightning's own handlers end with status 0 or 1 and without a checkpoint. A second Ctrl-C does not wait.
+    Lightning's own handlers end with 0. A second Ctrl-C does not wait.
     """
 
-    def __init__(self, save: Callable[[Trainer], None]) -> None:
-        """Watch for signals while training lasts.
-
-        Args:
-            save: Writes the checkpoint, given the trainer between two updates.
-        """
-        self.save = save
+    def __init__(self, run: RunFolder) -> None:
+        """Write checkpoints into a run's folder."""
+        self.run = run
         self.received: int | None = None
-        self._replaced: dict[int, Any] = {}
+        self._before: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over; Lightning has just taken SIGTERM."""
-        self.received = signal.SIGTERM if trainer.received_sigterm else None
-        if threading.current_thread() is threading.main_thread():
-            self._replaced = {number: signal.signal(number, self._receive) for number in SIGNALS}
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the signals over from Lightning."""
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Stop here if there was a signal and the last update is complete."""
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            self._stop_if_told(trainer)
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Stop here if asked to: the last update is whole and the next has not begun."""
+        if self.received is not None:
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            for count in (progress.total, progress.current):
+                count.ready = count.processed  # this batch was announced and will not be trained on
+            trainer.save_checkpoint(self.run.last_checkpoint)
+            self._stop(f"Stopped at step {trainer.global_step}. To go on: resume={self.run.path}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last update counts too."""
-        self._stop_if_told(trainer)
-        self._give_back()
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Give the signals back; the last checkpoint is written."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.received is not None:
+            self._stop(f"Stopped after the last step. To finish: resume={self.run.path}")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back, however training ends."""
-        self._give_back()
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received == signal.SIGINT and number == signal.SIGINT:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"{name}: stopping after this update", file=sys.stderr)
 
-    def _stop_if_told(self, trainer: Trainer) -> None:
-        told = self.received or 0
-        if trainer.world_size > 1:  # all processes have to write the checkpoint together
-            mine = torch.tensor(told, device=trainer.strategy.root_device)
-            told = int(trainer.strategy.all_gather(mine).max())
-        if told:
-            self.save(trainer)
-            raise SystemExit(128 + told)
-
-    def _give_back(self) -> None:
-        for number, handler in self._replaced.items():
-            signal.signal(number, handler)
-        self._replaced = {}
+    def _stop(self, message: str) -> None:
+        assert self.received is not None
+        print(message, flush=True)
+        raise SystemExit(128 + self.received)

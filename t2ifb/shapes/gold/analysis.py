@@ -5,7 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from t2ifb.shapes.gold.segmentation import GROUNDS, PALETTE, Array, Segment, Segmentation, segment
+from t2ifb.shapes.gold.segmentation import (
+    FAINT,
+    GROUNDS,
+    PALETTE,
+    Array,
+    Segment,
+    Segmentation,
+    position_on_lines,
+    segment,
+)
 from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, SHAPES
 from t2ifb.shapes.renderer import AREA, SIZE, coverage
 
@@ -30,7 +39,7 @@ class Found:
         area: In pixels.
         x: Horizontal centroid in pixels.
         y: Vertical centroid in pixels, downwards.
-        presence: How much it counts as a thing, in [0, 1].
+        presence: How much it counts as a thing, in [0, 1]: small or hardly visible things count less.
         color_match: (6,) in [0, 1], in the order of `COLORS`.
         shape_iou: (4,) soft intersection over union with the template of each of `SHAPES`.
         shape_match: (4,) in [0, 1].
@@ -95,16 +104,18 @@ def analyse(image: NDArray[np.floating]) -> Analysis:
         image: (64, 64, 3), RGB in [0, 1].
 
     Raises:
-        ValueError: If the image has another shape or numbers that are not finite. Values outside [0, 1] are clipped.
+        ValueError: If the image has another shape or numbers that are whole or not finite. Values outside [0, 1] are
+            clipped.
     """
-    if image.shape != (SIZE, SIZE, 3) or not np.isfinite(image).all():
+    if image.shape != (SIZE, SIZE, 3) or not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
         raise ValueError(
-            f"Expected a finite image of shape ({SIZE}, {SIZE}, 3) with RGB in [0, 1], got shape {image.shape}"
-            f"{'' if np.isfinite(image).all() else ' with NaN or infinity'}. Resize it and divide bytes by 255."
+            f"Expected a finite image of shape ({SIZE}, {SIZE}, 3) with RGB in [0, 1], got {image.dtype} of shape "
+            f"{image.shape}{'' if np.isfinite(image).all() else ' with NaN or infinity'}. "
+            "Resize it and divide bytes by 255."
         )
     pixels = np.clip(image, 0, 1).astype(np.float32)
     found = segment(pixels)
-    things = tuple(_measure(pixels, one) for one in found.segments)
+    things = tuple(_measure(pixels, one, found.ground) for one in found.segments)
     distance = np.linalg.norm(found.ground - GROUNDS, axis=1)
     match = ramp(distance, 0.5, 0.1)
     presence = np.array([thing.presence for thing in things])
@@ -131,20 +142,21 @@ def _quiet(image: Array, found: Segmentation, ground: Array) -> float:
     return float(ramp(float(np.sqrt(np.mean((image[found.empty] - ground) ** 2))), 0.2, 0.01))
 
 
-def _measure(image: Array, found: Segment) -> Found:
+def _measure(image: Array, found: Segment, ground: Array) -> Found:
     mask = found.mask
-    area = float(mask.sum())
+    area = max(float(mask.sum()), 1e-6)
     x, y = float((mask * _X).sum()) / area, float((mask * _Y).sum()) / area
     iou = np.array(
         [_soft_iou(mask, coverage(shape, x, y, np.sqrt(area / AREA[shape]))) for shape in SHAPES], np.float32
     )
     distance = np.linalg.norm(found.color - PALETTE, axis=1)
+    contrast = float((position_on_lines(found.color - ground, PALETTE - ground)).max())
     return Found(
         mask=mask,
         area=area,
         x=x,
         y=y,
-        presence=float(ramp(area, SPECK_AREA, WHOLE_AREA)),
+        presence=float(ramp(area, SPECK_AREA, WHOLE_AREA) * ramp(contrast, FAINT, 2 * FAINT)),
         color_match=_against_others(-distance, 0.3) * ramp(distance, 0.6, 0.15),
         shape_iou=iou,
         shape_match=_against_others(iou, 0.06) * ramp(iou, 0.5, 0.8),
@@ -161,7 +173,7 @@ def _against_others(values: Array, margin: float) -> Array:
 
 def _soft_iou(a: Array, b: Array) -> float:
     """Soft intersection over union, sum of minima over sum of maxima."""
-    return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
+    return float(np.minimum(a, b).sum() / max(np.maximum(a, b).sum(), 1e-6))
 
 
 def _edge_width(mask: Array) -> float:

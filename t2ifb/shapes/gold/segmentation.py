@@ -81,6 +81,11 @@ def segment(image: Array) -> Segmentation:
     return Segmentation(ground, tuple(segments), reach == 0)
 
 
+def position_on_lines(colors: Array, axes: Array) -> Array:
+    """Where colours (..., 3) project on lines from the origin to `axes` (n, 3): (..., n), 1 at the axis' end."""
+    return np.asarray(colors @ (axes / np.maximum((axes**2).sum(1, keepdims=True), 1e-6)).T)
+
+
 def _ground(image: Array) -> Array:
     """The median colour of the border, where things seldom are."""
     border = np.concatenate([image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3)])
@@ -98,13 +103,12 @@ def _contrast_per_color(image: Array, ground: Array) -> Array:
         (6, 64, 64), at most 1.
     """
     axes = PALETTE - ground
-    scale = axes / np.maximum((axes**2).sum(1, keepdims=True), 1e-6)
     smooth = ndimage.uniform_filter(image, (3, 3, 1), mode="nearest") - ground
-    position = np.clip(smooth @ scale.T, 0, 1)
+    position = np.clip(position_on_lines(smooth, axes), 0, 1)
     # |v - t a|^2 less the |v|^2 that all lines share
     distance = position**2 * (axes**2).sum(1) - 2 * position * (smooth @ axes.T)
     nearest = distance.argmin(-1)
-    contrast = np.clip((image - ground) @ scale.T, 0, 1)
+    contrast = np.clip(position_on_lines(image - ground, axes), 0, 1)
     return np.ascontiguousarray((contrast * (nearest[..., None] == np.arange(len(PALETTE)))).transpose(2, 0, 1))
 
 
