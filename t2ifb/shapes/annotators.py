@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2ifb.data.files import atomic_write, file_lock, sha256_file
 from t2ifb.data.imagereward_db import Record, write_imagereward_db
-from t2ifb.shapes.grammar import SPLITS, Scene
+from t2ifb.shapes.grammar import SPLITS
 from t2ifb.shapes.samples import Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
 
