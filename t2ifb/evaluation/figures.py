@@ -68,11 +68,12 @@ def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLi
     axes.axhline(0, color=GRAY, lw=0.8)
     axes.errorbar(levels, [group.mean() for group in groups], errors, fmt="o-", color=BLUE, capsize=3)
     for level, group in zip(levels, groups, strict=True):
-        axes.annotate(
-            f"n={len(group)}", (level, 0), (0, 4), textcoords="offset points", ha="center", size=7, color=GRAY
+        axes.text(
+            level, 0.01, f"n={len(group)}", ha="center", size=7, color=GRAY, transform=axes.get_xaxis_transform()
         )
     axes.set(xlabel="rank given by annotators (1 is best)", ylabel="reward minus its prompt's mean")
     axes.set_xticks(levels)
+    axes.margins(y=0.1)
     _finish(axes, legend=False)
     _save(figure, path)
 
@@ -82,7 +83,7 @@ def calibration_plot(result: Calibration, path: Path) -> None:
     figure = _figure(4.8, 4.6)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GRAY, lw=1, ls="--", label="perfectly calibrated")
-    sizes = 15 + 250 * result.count / max(1, result.count.max())
+    sizes = 15 + 250 * result.count / max(1, result.count.max(initial=0))
     axes.plot(result.predicted, result.observed, color=BLUE, lw=1)
     axes.scatter(result.predicted, result.observed, s=sizes, color=BLUE, alpha=0.7)
     axes.set(xlabel="predicted probability σ(Δr)", ylabel="share preferred by annotators", xlim=(0, 1), ylim=(0, 1))
@@ -102,25 +103,24 @@ def ranking_sheet(
         rankings: For each prompt its text, its images and their ranks.
         scores: For each prompt the rewards of its images, in the same order.
         path: The PNG to write.
+
+    Raises:
+        ValueError: If there are no rankings.
     """
+    if not rankings:
+        raise ValueError("Expected at least one ranking to show, got none; check that the split has prompts.")
     columns = max(len(images) for _, images, _ in rankings)
     figure = _figure(1.25 * columns + 2.6, 1.62 * len(rankings))
     grid = figure.subplots(len(rankings), columns + 1, squeeze=False, width_ratios=[2.1, *[1] * columns])
     for axes in grid.flat:
         axes.set_axis_off()
     for line, (prompt, images, ranks), values in zip(grid, rankings, scores, strict=True):
-        line[0].text(
-            0,
-            0.5,
-            "\n".join(textwrap.wrap(prompt, 26)[:6]),
-            va="center",
-            size=8,
-            parse_math=False,
-            transform=line[0].transAxes,
-        )
+        text = "\n".join(textwrap.wrap(prompt, 26, max_lines=6, placeholder=" …"))
+        line[0].text(0, 0.5, text, va="center", size=8, parse_math=False, transform=line[0].transAxes)
         for axes, index in zip(line[1:], np.argsort(ranks, kind="stable"), strict=False):
             wrong = any(values[index] >= values[other] for other in range(len(ranks)) if ranks[other] < ranks[index])
-            axes.imshow(np.asarray(images[index]), interpolation="nearest")
+            small = max(images[index].size) <= 128  # pixels shown as they are; large images are averaged
+            axes.imshow(np.asarray(images[index]), interpolation="nearest" if small else "antialiased")
             axes.set_title(f"rank {ranks[index]}", size=8, pad=2)
             axes.text(
                 0.5, -0.06, f"{values[index]:+.2f}", ha="center", va="top", size=9, transform=axes.transAxes,

@@ -67,7 +67,7 @@ def evaluate_preference(
             f"{(~np.isfinite(score)).sum()} of {len(score)} scores are NaN or infinite; such a scorer has no order."
         )
     count = np.bincount(prompt).astype(np.float64)
-    right = np.bincount(prompt, weights=score[first] > score[second], minlength=len(count))
+    right = np.bincount(prompt, (score[first] > score[second]).astype(np.float64), len(count))
     asked = count > 0
     return PreferenceResult(
         accuracy=bootstrap_ratio(right, count, seed),
@@ -87,7 +87,8 @@ class Calibration:
         predicted: (B,) mean of σ(Δr) in each bin that is not empty.
         observed: (B,) share of comparisons in it whose first image was preferred.
         count: (B,) comparisons in it.
-        error: Expected calibration error, the mean of |predicted - observed| weighted by count.
+        error: Expected calibration error, the mean of |predicted - observed| weighted by count; NaN without
+            comparisons.
     """
 
     predicted: NDArray[np.float64]
@@ -120,5 +121,5 @@ def calibration(scores: ArrayLike, better: ArrayLike, worse: ArrayLike, seed: in
     mean_predicted = np.bincount(index, weights=predicted, minlength=bins)[kept] / count[kept]
     mean_observed = np.bincount(index, weights=observed, minlength=bins)[kept] / count[kept]
     share = count[kept] / max(1, len(difference))
-    error = float((share * np.abs(mean_predicted - mean_observed)).sum())
+    error = float((share * np.abs(mean_predicted - mean_observed)).sum()) if kept.any() else float("nan")
     return Calibration(mean_predicted, mean_observed, count[kept], error)

@@ -102,5 +102,6 @@ def paired_difference(
 
 def _resampled(count: int, seed: int, resamples: int) -> NDArray[np.float64]:
     """How often each prompt is drawn in each resample: (resamples, count)."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    drawn += count * np.arange(resamples)[:, None]  # one histogram for all resamples
+    return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -87,8 +89,15 @@ def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", referenc
     with atomic_write(folder / f"{stem}.md") as file:
         file.write(("\n".join(text) + "\n").encode())
     with atomic_write(folder / f"{stem}.json") as file:
-        file.write(json.dumps([asdict(row) for row in rows], indent=2).encode())
+        file.write(json.dumps([_without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False).encode())
     with atomic_write(folder / f"{stem}.csv") as file:
         buffer = io.StringIO()
         csv.writer(buffer).writerows([headings, *lines])
         file.write(buffer.getvalue().encode())
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN, of an interval over nothing, is `null` in JSON."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

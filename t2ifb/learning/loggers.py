@@ -72,7 +72,9 @@ def no_logger(run: RunFolder, config: dict[str, Any]) -> Literal[False]:
 
 
 def logged_in() -> bool:
-    """Whether this machine knows a key for Weights & Biases."""
+    """Whether this machine knows a key for Weights & Biases and its environment does not say offline."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -14,7 +14,7 @@ from t2ifb.learning.run_folder import RunFolder
 class MetricsCSV(Callback):
     """Writes one wide table: `step, wall_seconds, train/<name>, val/<name>`.
 
-    The file is rewritten whole at every validation and at the end. A resumed run drops the rows beyond its
+    The file is rewritten whole with every checkpoint and at the end. A resumed run drops the rows beyond its
     checkpoint, and its clock goes on from there.
     """
 
@@ -44,10 +44,13 @@ class MetricsCSV(Callback):
             self._note(trainer, "train/")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note the validation figures and write the file."""
+        """Note the validation figures."""
         if not trainer.sanity_checking:
             self._note(trainer, "val/")
-            self.write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write the file: a checkpoint and the rows before it belong together."""
+        self.write(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the file."""

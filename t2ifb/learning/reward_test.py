@@ -6,20 +6,23 @@ from typing import Any
 
 import rich
 import torch
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from t2ifb.data.comparisons import RewardDataModule
-from t2ifb.data.images import load_image
+from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import open_image
 from t2ifb.evaluation import figures
 from t2ifb.evaluation.preference import PreferenceResult, calibration, evaluate_preference
 from t2ifb.evaluation.tables import Row, screen_table, write_table
 from t2ifb.learning.run_folder import RunFolder
+from t2ifb.scorers.clip_score import CLIPScore
 
 SHEET = 8
 """Rankings in the picture and in the table of examples."""
 REFERENCE = "CLIP Score"
+BATCH = 64
+"""Images that a scorer gets at a time."""
 
 
 class RewardTest:
@@ -44,6 +47,7 @@ class RewardTest:
         self.split = data.splits[2]
         self.rankings, self.encoded = data.rankings(self.split), data.encoded(self.split)
         self.seed, self.published = seed, dict(published)
+        self.fingerprint = data.cache.source.fingerprint()
         self.images = self.encoded.images.gather()
         self.prompts = self.encoded.prompts.gather(self.encoded.prompt_of_image.numpy())
         with torch.no_grad():
@@ -127,21 +131,22 @@ class RewardTest:
         return evaluate_preference(scores.numpy(), better, worse, prompts, seed=self.seed)
 
     def _baseline(self, scorer: nn.Module) -> Tensor:
-        """From the cached embeddings where the scorer can, otherwise from pixels."""
-        score_embeddings = getattr(scorer, "score_embeddings", None)
-        if score_embeddings is None:
-            return self._from_pixels(scorer)
-        scores: Tensor = score_embeddings(self.images, self.prompts)
-        return scores
+        """From the cached embeddings if the scorer is on the same encoder, otherwise from pixels."""
+        source = getattr(scorer, "source", None)
+        if isinstance(scorer, CLIPScore) and source is not None and source.fingerprint() == self.fingerprint:
+            return scorer.score_embeddings(self.images, self.prompts)
+        return self._from_pixels(scorer)
 
     def _from_pixels(self, scorer: nn.Module) -> Tensor:
-        with torch.no_grad():
-            return torch.cat(
-                [
-                    scorer(torch.stack([load_image(i) for i in r.images]), [r.prompt] * len(r.images)).float().cpu()
-                    for r in track(self.rankings, description=f"scoring with {type(scorer).__name__}")
-                ]
-            )
+        images = [image for ranking in self.rankings for image in ranking.images]
+        prompts = [ranking.prompt for ranking in self.rankings for _ in ranking.images]
+        scores = torch.empty(len(images))
+        with torch.no_grad(), Progress() as bar:
+            task = bar.add_task(f"scoring with {type(scorer).__name__}", total=len(images))
+            for numbers, pixels in pixel_batches(images, BATCH):
+                scores[numbers] = scorer(pixels.float() / 255, [prompts[number] for number in numbers]).float().cpu()
+                bar.update(task, advance=len(numbers))
+        return scores
 
     def _flips(self, head: nn.Module, dtype: torch.dtype) -> int:
         """How many test comparisons a cache of this precision decides otherwise."""

@@ -127,7 +127,7 @@ class RewardTraining:
             enable_model_summary=False,
             default_root_dir=run.path,
             logger=recorder,
-            callbacks=[metrics, guard, StopOnSignal(run), RichProgressBar(), *_checkpoints(run)],
+            callbacks=[metrics, guard, StopOnSignal(run), _ProgressBar(), *_checkpoints(run)],
         )
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
@@ -149,6 +149,13 @@ class RewardTraining:
         }
         loggers.finish(recorder, test.examples(), run.export)
         return run.write_summary(figures)
+
+
+class _ProgressBar(RichProgressBar):
+    """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
 
 
 def _checkpoints(run: RunFolder) -> list[ModelCheckpoint]:

@@ -30,7 +30,7 @@ class StopOnSignal(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Stop here if asked to: the last update is whole and the next has not begun."""
         if self.received is not None:
-            progress = trainer.fit_loop.epoch_loop.batch_progress
+            progress: Any = trainer.fit_loop.epoch_loop.batch_progress
             for count in (progress.total, progress.current):
                 count.ready = count.processed  # this batch was announced and will not be trained on
             trainer.save_checkpoint(self.run.last_checkpoint)

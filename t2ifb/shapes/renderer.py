@@ -94,10 +94,10 @@ def paint(placed: list[Placed], background: str) -> NDArray[np.float32]:
     Returns:
         Image (64, 64, 3), RGB in [0, 1].
     """
-    image = np.broadcast_to(np.float32(BACKGROUNDS[background]), (SIZE, SIZE, 3)).copy()
+    image = np.broadcast_to(np.array(BACKGROUNDS[background], np.float32), (SIZE, SIZE, 3)).copy()
     for item in placed:
         alpha = coverage(item.thing.shape, item.x, item.y, item.radius)[..., None]
-        image += alpha * (np.float32(COLORS[item.thing.color]) - image)
+        image += alpha * (np.array(COLORS[item.thing.color], np.float32) - image)
     return image
 
 

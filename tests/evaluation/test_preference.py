@@ -1,67 +1,132 @@
-"""Preference accuracy and calibration."""
+"""Preference accuracy and calibration against loops anyone can check."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from t2ifb.evaluation.preference import calibration, evaluate_preference
 
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
+Index = NDArray[np.int64]
 
 
-def comparisons(prompts: int, images: int) -> Pairs:
-    """Image i of a prompt is better than image j > i."""
-    upper = np.triu_indices(images, 1)
-    offset = np.repeat(np.arange(prompts), len(upper[0])) * images
-    return np.tile(upper[0], prompts) + offset, np.tile(upper[1], prompts) + offset, offset // images
+def rankings(seed: int, prompts: int = 12) -> tuple[NDArray[np.float64], Index, Index, Index]:
+    """Scores with some equal ones, and the comparisons of random rankings with ties."""
+    rng = np.random.default_rng(seed)
+    better, worse, prompt = [], [], []
+    scores: list[float] = []
+    for number in range(prompts):
+        first, size = len(scores), int(rng.integers(1, 7))
+        ranks = rng.integers(1, 5, size)
+        scores += rng.integers(0, 4, size).tolist()
+        for i in range(size):
+            for j in range(size):
+                if ranks[i] < ranks[j]:
+                    better.append(first + i)
+                    worse.append(first + j)
+                    prompt.append(number)
+    return np.array(scores, float), np.array(better, int), np.array(worse, int), np.array(prompt, int)
 
 
-@given(st.integers(1, 5), st.integers(2, 5), st.integers(0, 9999))
-def test_it_is_what_a_loop_counts(prompts: int, images: int, seed: int) -> None:
-    scores = np.random.default_rng(seed).integers(0, 4, prompts * images).astype(float)  # with ties
-    better, worse, prompt = comparisons(prompts, images)
+@given(st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_accuracy_is_that_of_a_plain_loop(seed: int) -> None:
+    scores, better, worse, prompt = rankings(seed)
+    if not len(better):
+        return
     result = evaluate_preference(scores, better, worse, prompt)
-    right = [scores[i] > scores[j] for i, j in zip(better, worse, strict=True)]
-    assert result.accuracy.mean == pytest.approx(np.mean(right))
-    assert result.ties == sum(scores[i] == scores[j] for i, j in zip(better, worse, strict=True))
-    by_prompt = [np.mean([r for r, p in zip(right, prompt, strict=True) if p == k]) for k in range(prompts)]
-    assert result.accuracy_by_prompt.mean == pytest.approx(np.mean(by_prompt))
+    right, by_prompt, ties = 0, {}, 0
+    for i, j, p in zip(better, worse, prompt, strict=True):
+        right += scores[i] > scores[j]
+        ties += scores[i] == scores[j]
+        by_prompt.setdefault(p, []).append(scores[i] > scores[j])
+    assert result.accuracy.mean == pytest.approx(right / len(better))
+    assert result.accuracy_by_prompt.mean == pytest.approx(np.mean([np.mean(v) for v in by_prompt.values()]))
+    assert (result.ties, result.comparisons) == (ties, len(better))
+    assert result.right_of_prompt.sum() == right
+    assert result.accuracy.low <= result.accuracy.mean <= result.accuracy.high
 
 
-def test_a_constant_scorer_is_always_wrong() -> None:
-    result = evaluate_preference(np.zeros(12), *comparisons(3, 4))
+def test_ties_of_the_scorer_are_wrong() -> None:
+    result = evaluate_preference(np.zeros(4), [0, 1], [2, 3], [0, 1])
     assert result.accuracy.mean == 0
-    assert result.ties == result.comparisons == 18
+    assert result.ties == 2
+
+
+def test_only_the_order_of_the_scores_matters() -> None:
+    scores, better, worse, prompt = rankings(3)
+    one = evaluate_preference(scores, better, worse, prompt)
+    other = evaluate_preference(np.exp(scores) * 7, better, worse, prompt)
+    assert one.accuracy == other.accuracy
+    assert one.accuracy_by_prompt == other.accuracy_by_prompt
 
 
 def test_the_difference_is_paired() -> None:
-    pairs = comparisons(40, 4)
-    scores = np.random.default_rng(0).normal(size=160)
-    a, b = (evaluate_preference(s, *pairs) for s in (scores - np.tile(range(4), 40), scores))
-    assert a.difference(b).mean == pytest.approx(a.accuracy.mean - b.accuracy.mean)
-    assert a.difference(a).excludes_zero is False
-    with pytest.raises(ValueError, match="different comparisons"):
-        a.difference(evaluate_preference(scores[:8], *comparisons(2, 4)))
+    scores, better, worse, prompt = rankings(5, prompts=60)
+    gold = np.zeros(len(scores))
+    np.subtract.at(gold, worse, 1)
+    mine = evaluate_preference(scores, better, worse, prompt)
+    assert mine.difference(mine).mean == 0
+    assert not mine.difference(mine).excludes_zero
+    perfect = evaluate_preference(gold, better, worse, prompt)
+    difference = perfect.difference(mine)
+    assert difference.mean == pytest.approx(perfect.accuracy.mean - mine.accuracy.mean)
+    assert difference.excludes_zero
+    with pytest.raises(ValueError, match="same rankings"):
+        perfect.difference(evaluate_preference(scores, better[:-1], worse[:-1], prompt[:-1]))
 
 
-def test_scores_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 of 4 scores"):
-        evaluate_preference([0, 1, np.nan, 2], *comparisons(1, 4))
+def test_no_comparisons_is_nan() -> None:
+    result = evaluate_preference([1.0, 2.0], [], [], [])
+    assert np.isnan([result.accuracy.mean, result.accuracy.low, result.accuracy_by_prompt.mean]).all()
+    assert result.comparisons == result.ties == 0
 
 
-def test_rewards_that_made_the_preferences_are_calibrated_and_others_are_not() -> None:
-    rng = np.random.default_rng(0)
-    rewards = rng.normal(0, 2, 40_000)
-    first, second = np.arange(0, 40_000, 2), np.arange(1, 40_000, 2)
-    prefers_first = rng.random(20_000) < 1 / (1 + np.exp(rewards[second] - rewards[first]))
-    better, worse = np.where(prefers_first, first, second), np.where(prefers_first, second, first)
-    assert calibration(rewards, better, worse).error < 0.02
-    assert calibration(4 * rewards, better, worse).error > 0.1
+def test_scores_without_an_order_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN or infinite"):
+        evaluate_preference([1.0, np.nan], [0], [1], [0])
+    with pytest.raises(ValueError, match="as many better as worse"):
+        evaluate_preference([1.0, 2.0], [0], [1, 0], [0])
 
 
-def test_the_orientation_is_drawn_at_random() -> None:
-    result = calibration(np.array([1.0, 0.0]), np.zeros(4000, int), np.ones(4000, int))
-    assert result.count.sum() == 4000
-    assert len(result.count) == 2
-    assert result.count.min() > 1800
+def drawn(scale: float, seed: int = 0, count: int = 20_000) -> tuple[NDArray[np.float64], Index, Index]:
+    """Comparisons by annotators who follow Bradley-Terry exactly, and rewards `scale` times too large."""
+    rng = np.random.default_rng(seed)
+    reward = rng.normal(size=2 * count)
+    first, second = np.arange(count), np.arange(count, 2 * count)
+    wins = rng.random(count) < 1 / (1 + np.exp(reward[second] - reward[first]))
+    return scale * reward, np.where(wins, first, second), np.where(wins, second, first)
+
+
+def test_true_rewards_are_calibrated() -> None:
+    result = calibration(*drawn(1.0), seed=1)
+    assert result.error < 0.02
+    np.testing.assert_allclose(result.predicted, result.observed, atol=0.06)
+    assert result.count.sum() == 20_000
+
+
+@pytest.mark.parametrize(("scale", "sign"), [(3.0, -1), (0.3, 1)], ids=["too sure", "too timid"])
+def test_wrong_scales_show(scale: float, sign: int) -> None:
+    result = calibration(*drawn(scale), seed=1)
+    upper = result.predicted > 0.6
+    assert (sign * (result.observed - result.predicted)[upper] > 0).all()
+    assert result.error > 0.05
+
+
+def test_orientation_is_random_and_seeded() -> None:
+    scores, better, worse = drawn(1.0, count=4000)
+    one, same, other = (calibration(scores, better, worse, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.observed, same.observed)
+    assert not np.array_equal(one.observed, other.observed)
+    share = (one.observed * one.count).sum() / one.count.sum()
+    assert share == pytest.approx(0.5, abs=0.03)  # not 1, as if the better one always came first
+
+
+def test_calibration_stands_extremes() -> None:
+    sure = calibration([1e4, -1e4], [0], [1])
+    assert sure.error == pytest.approx(0)
+    assert sure.count.tolist() == [1]
+    nothing = calibration([1.0, 2.0], [], [])
+    assert nothing.count.size == 0
+    assert np.isnan(nothing.error)

@@ -28,9 +28,7 @@ def noise(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (1, 3, height, width), generator=generator) / 255
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(512, 512), (300, 431), (97, 64), (70, 80), (40, 33), (224, 301)]
-)
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (300, 431), (97, 64), (70, 80), (40, 33), (224, 301)])
 def test_the_difference_to_the_original_is_as_stated(height: int, width: int) -> None:
     image = noise(height, width)
     ours, original = preprocess(image, 64, *PLAIN)[0], by_pillow(to_pil_image(image[0]), 64)

@@ -43,7 +43,7 @@ class Found:
         color_match: (6,) in [0, 1], in the order of `COLORS`.
         shape_iou: (4,) soft intersection over union with the template of each of `SHAPES`.
         shape_match: (4,) in [0, 1].
-        edge_width: Mean width of its edge in pixels; an antialiased one has about 0.6.
+        edge_width: Mean width of its edge in pixels; an antialiased one has 0 to 1.
         impurity: Mean distance of its inner pixels to its palette colour.
     """
 
@@ -128,7 +128,7 @@ def analyse(image: NDArray[np.floating]) -> Analysis:
         background=list(BACKGROUNDS)[int(distance.argmin())],
         background_match=dict(zip(BACKGROUNDS, match.tolist(), strict=True)),
         things=things,
-        edges=mean([float(ramp(thing.edge_width, 4.0, 1.0)) for thing in things]),
+        edges=mean([float(ramp(thing.edge_width, 4.0, 1.1)) for thing in things]),
         shapes=mean([float(ramp(thing.shape_iou.max(), 0.6, 0.95)) for thing in things]),
         colors=mean([float(ramp(thing.impurity, 0.5, 0.03)) for thing in things]),
         quiet=_quiet(pixels, found, GROUNDS[distance.argmin()]),

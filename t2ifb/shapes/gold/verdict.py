@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from t2ifb.shapes.gold.analysis import Analysis, Array, Found, analyse, ramp
+from t2ifb.shapes.gold.analysis import Analysis, Found, analyse, ramp
+from t2ifb.shapes.gold.segmentation import Array
 from t2ifb.shapes.grammar import COLORS, SHAPES, Scene, Thing
 
 PARTS = (

@@ -5,6 +5,7 @@ together with the U-Net.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -98,7 +99,7 @@ def train(autoencoder: AutoencoderKL, folder: Path, seed: int = 0, images: int =
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         return (weights[timesteps] * error).mean()
 
-    trained = fit("diffusion", model, loss_at, folder, steps=STEPS, learning_rate=1e-3, ema_decay=0.999)
+    trained: Any = fit("diffusion", model, loss_at, folder, steps=STEPS, learning_rate=1e-3, ema_decay=0.999)
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=trained.text_encoder.eval(),

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,9 @@ def fit(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
     )
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)) if ema_decay else None
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule} | ({"average": average} if average else {})
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule} | (
+        {"average": average} if average else {}
+    )
     state_file = folder / f"{name}.pt"
     start = 0
     if state_file.exists():

@@ -1,0 +1,77 @@
+"""Simulated annotators and the data set they make."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2ifb.data.imagereward_db import ImageRewardDB
+from t2ifb.shapes.annotators import build, opinions, rank
+from t2ifb.shapes.grammar import Scene
+from t2ifb.shapes.samples import SAMPLERS, chunks
+
+PROMPTS = {"train": 2, "compositional": 1}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.floats(0, 0.2))
+def test_ranks_follow_opinions_and_ties_are_close(values: list[float], tie_width: float) -> None:
+    opinion = np.array(values)
+    ranks = rank(opinion, tie_width)
+    assert sorted(set(ranks)) == list(range(1, max(ranks) + 1))
+    for i, j in zip(*np.triu_indices(len(values), 1), strict=True):
+        if ranks[i] < ranks[j]:
+            assert opinion[i] > opinion[j]
+        if ranks[i] == ranks[j]:
+            assert abs(opinion[i] - opinion[j]) <= tie_width + 1e-12
+
+
+def test_choices_follow_the_bradley_terry_model() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.stack([opinions(np.array([0.3, 0.2], np.float32), 0.1, rng) for _ in range(20_000)])
+    assert (drawn[:, 0] > drawn[:, 1]).mean() == pytest.approx(1 / (1 + np.exp(-1)), abs=0.01)
+
+
+def test_chunks_cover_the_prompts_once_with_four_to_nine_images_each() -> None:
+    some = list(chunks("train", 120, (4, 9), seed=0))
+    scenes = [scene for chunk in some for scene in chunk.scenes]
+    counts = [count for chunk in some for count in chunk.counts]
+    assert len({scene.prompt for scene in scenes}) == 120
+    assert 4 <= min(counts) < max(counts) <= 9
+    assert len({key for chunk in some for key in chunk.noise_keys}) == sum(counts)
+    assert {sampler for chunk in some for sampler in chunk.samplers} == set(range(len(SAMPLERS)))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("annotated") / "shapes"
+    figures = build(folder, PROMPTS)
+    assert 0 <= figures["annotator_agreement"] <= 1
+    assert 0 < figures["gold"] < 1
+    return folder
+
+
+def test_the_reader_of_imagereward_db_reads_it(world: Path) -> None:
+    dataset = ImageRewardDB(world)
+    for split, count in PROMPTS.items():
+        rankings = dataset.rankings(split)
+        assert len(rankings) == count
+        for ranking in rankings:
+            assert Scene.parse(ranking.prompt).split == split
+            assert 4 <= len(ranking.images) <= 9
+            assert ranking.images[0].open().size == (64, 64)  # type: ignore[union-attr]
+    assert not dataset.available("validation")
+
+
+def test_a_second_call_finds_it_there_and_other_settings_are_refused(world: Path) -> None:
+    before = (world / "build.json").stat().st_mtime_ns
+    assert build(world, PROMPTS)["gold"] > 0
+    assert (world / "build.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"noise=0\.055, not 0\.5.*Delete that folder"):
+        build(world, PROMPTS, noise=0.5)
+
+
+def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Unknown split dev"):
+        build(tmp_path / "shapes", {"dev": 3})

@@ -1,0 +1,350 @@
+"""The judge is exact on clean renders, graded on all others, and never confused about what was asked."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from t2ifb.shapes.gold import PARTS, GoldScore, Verdict, analyse, judge
+from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, INVERSE, RELATIONS, SHAPES, SPLITS, Scene, Thing, scenes
+from t2ifb.shapes.renderer import SIZE, Placed, layout, paint, render
+
+Image = NDArray[np.float32]
+
+GRADED = tuple(part for part in PARTS if part != "strict")
+_Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float64)
+
+
+def some_scenes(count: int, split: str = "train", seed: int = 3) -> list[tuple[Scene, Image]]:
+    rng = np.random.default_rng(seed)
+    return [(scene, render(scene, rng)) for scene in scenes(split, count, seed)]
+
+
+PICTURES = some_scenes(30)
+OTHERS = [image for _, image in some_scenes(30, "test", seed=4)]
+_RNG = np.random.default_rng(0)
+NOISE = _RNG.standard_normal((30, SIZE, SIZE, 3))
+FIELDS = ndimage.gaussian_filter(_RNG.standard_normal((30, 2, SIZE, SIZE)), (0, 0, 5, 5))
+FIELDS /= FIELDS.std((2, 3), keepdims=True)
+
+
+# --- clean renders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_clean_renders_are_exactly_right(split: str) -> None:
+    for scene, image in some_scenes(75, split, seed=11):
+        verdict = judge(image, scene.prompt)
+        assert verdict.gold >= 0.999, (scene.prompt, verdict)
+        assert verdict.strict, (scene.prompt, verdict)
+
+
+@pytest.mark.slow
+def test_thousands_of_clean_renders_are_exactly_right() -> None:
+    verdicts = [judge(image, scene.prompt) for scene, image in some_scenes(4000, seed=12)]
+    assert min(verdict.gold for verdict in verdicts) >= 0.999
+    assert all(verdict.strict for verdict in verdicts)
+
+
+@given(st.sampled_from(SHAPES), st.sampled_from(list(COLORS)), st.sampled_from(list(BACKGROUNDS)), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_single_thing_is_found_where_it_stands(shape: str, color: str, background: str, data: st.DataObject) -> None:
+    radius = data.draw(st.floats(7, 14))
+    x, y = (data.draw(st.floats(20, 44)) for _ in "xy")
+    (found,) = analyse(paint([Placed(Thing(color, shape), x, y, radius)], background)).things
+    assert (found.color, found.shape) == (color, shape)
+    assert found.x == pytest.approx(x, abs=0.1)
+    assert found.y == pytest.approx(y, abs=0.1)
+
+
+def test_equal_things_with_the_smallest_gap_are_two_things() -> None:
+    thing = Thing("red", "circle")
+    for angle in np.linspace(0, np.pi, 25):
+        dx, dy = 10.51 * np.cos(angle), 10.51 * np.sin(angle)  # radii of 10 and a gap of just over one pixel
+        image = paint([Placed(thing, 32 - dx, 32 - dy, 10), Placed(thing, 32 + dx, 32 + dy, 10)], "white")
+        assert judge(image, "two red circles on a white background").gold >= 0.999
+
+
+def test_touching_things_of_different_colors_are_two_things() -> None:
+    placed = [Placed(Thing("red", "square"), 20, 32, 10), Placed(Thing("blue", "square"), 37, 32, 10)]
+    verdict = judge(paint(placed, "gray"), "a red square to the left of a blue square on a gray background")
+    assert verdict.strict
+    assert verdict.alignment > 0.95
+
+
+# --- what was asked ---------------------------------------------------------------------------------------------------
+
+ASKED = Scene((Thing("red", "circle"), Thing("blue", "square")), "gray", "above")
+PLACED = [Placed(ASKED.things[0], 30, 15, 10), Placed(ASKED.things[1], 34, 46, 10)]
+
+
+def judged(placed: list[Placed], background: str = "gray", scene: Scene = ASKED) -> Verdict:
+    return judge(paint(placed, background), scene.prompt)
+
+
+def test_recoloring_one_thing_breaks_its_attribute_only() -> None:
+    verdict = judged([replace(PLACED[0], thing=Thing("green", "circle")), PLACED[1]])
+    assert verdict.attributes == pytest.approx(0.5)
+    assert verdict.objects == verdict.count == verdict.fidelity == 1
+    assert verdict.alignment < 0.6
+    assert not verdict.strict
+
+
+def test_swapping_the_colors_breaks_both_attributes() -> None:
+    swapped = [replace(PLACED[0], thing=Thing("blue", "circle")), replace(PLACED[1], thing=Thing("red", "square"))]
+    verdict = judged(swapped)
+    assert verdict.attributes == verdict.alignment == 0
+    assert verdict.objects == verdict.count == 1
+
+
+@pytest.mark.parametrize("shape", ["square", "triangle", "star"])
+def test_changing_a_shape_loses_the_object(shape: str) -> None:
+    verdict = judged([replace(PLACED[0], thing=Thing("red", shape)), PLACED[1]])
+    assert verdict.objects == verdict.attributes == pytest.approx(0.5)
+    assert verdict.alignment < 0.6
+    assert verdict.fidelity == 1
+    assert not verdict.strict
+
+
+def test_removing_or_adding_a_thing_lowers_count_and_alignment() -> None:
+    pair = replace(ASKED, relation=None)
+    less = judged(PLACED[:1], scene=pair)
+    more = judged([*PLACED, Placed(Thing("yellow", "star"), 53, 24, 8)], scene=pair)
+    assert less.count == pytest.approx(1 / 2)
+    assert less.alignment == pytest.approx(2 / 3)  # F1 of one of two found and one of one right
+    assert more.count == pytest.approx(2 / 3)
+    assert more.alignment == pytest.approx(4 / 5)
+    assert more.attributes == 1
+    assert not less.strict
+    assert not more.strict
+
+
+def test_another_background_halves_alignment_at_the_most() -> None:
+    verdict = judged(PLACED, "white")
+    assert verdict.background == 0
+    assert verdict.alignment == pytest.approx(0.5)
+    assert verdict.fidelity == 1
+    assert not verdict.strict
+
+
+def test_an_empty_image_scores_low() -> None:
+    for background in BACKGROUNDS:
+        verdict = judged([], background, replace(ASKED, background=background))
+        assert verdict.alignment == verdict.relation == verdict.count == 0
+        assert verdict.fidelity <= 0.3
+        assert not verdict.strict
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_moving_a_thing_across_flips_the_relation(relation: str) -> None:
+    scene = replace(ASKED, relation=relation)
+    placed = layout(scene, np.random.default_rng(1))
+    swapped = [replace(placed[0], x=placed[1].x, y=placed[1].y), replace(placed[1], x=placed[0].x, y=placed[0].y)]
+    assert judged(placed, scene=scene).relation == 1
+    assert judged(swapped, scene=scene).relation == pytest.approx(0, abs=1e-6)
+    assert judged(swapped, scene=replace(scene, relation=INVERSE[relation])).relation == 1
+
+
+def test_the_relation_is_graded_by_direction() -> None:
+    grades = []
+    for degrees in range(0, 181, 15):
+        angle = np.radians(degrees)
+        first = Placed(ASKED.things[0], 32 + 11 * np.sin(angle), 32 - 11 * np.cos(angle), 7)
+        second = Placed(ASKED.things[1], 32 - 11 * np.sin(angle), 32 + 11 * np.cos(angle), 7)
+        grades.append(judged([first, second]).relation)
+    assert grades[0] == 1
+    assert grades[-1] == 0
+    assert max(a - b for a, b in pairwise(grades)) < 0.25  # no cliff
+    assert all(a >= b - 1e-3 for a, b in pairwise(grades))
+
+
+def test_two_missing_things_have_no_relation() -> None:
+    others = [replace(item, thing=Thing("yellow", "star")) for item in PLACED]
+    assert judged(others).relation == 0
+
+
+def test_no_relation_is_judged_where_none_is_asked() -> None:
+    assert judged(PLACED, scene=replace(ASKED, relation=None)).relation is None
+
+
+# --- distortions ------------------------------------------------------------------------------------------------------
+
+
+def blur(index: int, image: Image, sigma: float) -> Image:
+    return ndimage.gaussian_filter(image, (sigma, sigma, 0))
+
+
+def noise(index: int, image: Image, deviation: float) -> Image:
+    return np.clip(image + deviation * NOISE[index], 0, 1)
+
+
+def warp(index: int, image: Image, pixels: float) -> Image:
+    at = [_Y + pixels * FIELDS[index, 0], _X + pixels * FIELDS[index, 1]]
+    return np.stack([ndimage.map_coordinates(image[..., c], at, order=1, mode="nearest") for c in range(3)], -1)
+
+
+def fade(index: int, image: Image, share: float) -> Image:
+    return image + share * (image.mean(-1, keepdims=True) - image)
+
+
+def blend(index: int, image: Image, share: float) -> Image:
+    return image + share * (OTHERS[index] - image)
+
+
+def erase(index: int, image: Image, share: float) -> Image:
+    """Take every thing's left part away, up to the `share` of its width."""
+    result = image.copy()
+    things, _ = ndimage.label(np.abs(image - image[0, 0]).max(-1) > 0.02)
+    for _rows, columns in ndimage.find_objects(things):
+        end = columns.start + round(share * (columns.stop - columns.start))
+        result[:, columns.start : end] = image[0, 0]
+    return result
+
+
+DISTORTIONS = {
+    blur: (0, 0.7, 1.2, 2.0, 3.0),
+    noise: (0, 0.03, 0.08, 0.15, 0.25),
+    warp: (0, 1.0, 2.0, 3.0, 4.0),
+    fade: (0, 0.2, 0.4, 0.6, 0.8),
+    blend: (0, 0.1, 0.2, 0.3, 0.5),
+    erase: (0, 0.15, 0.3, 0.6, 1.0),
+}
+
+
+@pytest.mark.parametrize("distortion", DISTORTIONS, ids=lambda function: function.__name__)
+def test_a_growing_distortion_lowers_gold(distortion) -> None:  # type: ignore[no-untyped-def]
+    gold = np.array(
+        [
+            [judge(distortion(i, image, level), scene.prompt).gold for level in DISTORTIONS[distortion]]
+            for i, (scene, image) in enumerate(PICTURES)
+        ]
+    )
+    mean = gold.mean(0)
+    assert (np.diff(mean) < -0.005).all(), mean
+    assert mean[1] < 0.99  # already a small one shows
+    assert (np.diff(gold, axis=1) < 0.1).all()  # no single image gains much
+
+
+def test_a_distortion_touches_the_part_it_is_about() -> None:
+    def parts(distortion, level: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
+        verdicts = [judge(distortion(i, image, level), scene.prompt) for i, (scene, image) in enumerate(PICTURES)]
+        return {p: float(np.mean([getattr(v, p) for v in verdicts])) for p in ("edges", "shapes", "colors", "quiet")}
+
+    assert parts(blur, 1.0)["edges"] < 0.9
+    assert parts(noise, 0.06)["quiet"] < 0.9
+    assert parts(warp, 1.5)["shapes"] < 0.8
+    assert parts(warp, 1.5)["quiet"] > 0.99
+    assert parts(fade, 0.4)["colors"] < 0.75
+    assert parts(fade, 0.4)["edges"] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("distortion", "limit"),
+    [(blur, 3.0), (noise, 0.3), (warp, 4.0), (fade, 0.9)],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_no_part_falls_from_a_cliff(distortion, limit: float) -> None:  # type: ignore[no-untyped-def]
+    """On the average over images, no part loses more than a third within a twentieth of the range."""
+    levels = np.linspace(0, limit, 21)
+    verdicts = [
+        [judge(distortion(i, image, level), scene.prompt) for level in levels]
+        for i, (scene, image) in enumerate(PICTURES[:12])
+    ]
+    for part in ("objects", "attributes", "count", "alignment", "edges", "shapes", "colors", "quiet"):
+        curve = np.array([[getattr(v, part) for v in row] for row in verdicts]).mean(0)
+        assert np.diff(curve).min() > -1 / 3, (part, curve)
+
+
+def test_mild_errors_of_a_decoder_cost_little() -> None:
+    for i, (scene, image) in enumerate(PICTURES):
+        verdict = judge(noise(i, blur(i, image, 0.4), 0.015), scene.prompt)  # PSNR about 30
+        assert verdict.alignment > 0.999
+        assert verdict.fidelity > 0.9
+        assert verdict.strict
+
+
+# --- any image --------------------------------------------------------------------------------------------------------
+
+
+def assert_sane(image: Image, prompt: str) -> None:
+    verdict = judge(image, prompt)
+    for part in GRADED:
+        value = getattr(verdict, part)
+        assert (part == "relation" and value is None) or 0 <= value <= 1 + 1e-6, (part, value)
+    assert verdict.gold == pytest.approx((verdict.alignment + verdict.fidelity) / 2)
+
+
+colors = st.tuples(*[st.floats(0, 1, width=32)] * 3)
+
+
+@given(colors)
+@settings(max_examples=50, deadline=None)
+def test_constant_images_are_judged(color: tuple[float, float, float]) -> None:
+    image = np.broadcast_to(np.float32(color), (SIZE, SIZE, 3))
+    assert_sane(image, ASKED.prompt)
+    assert judge(image, ASKED.prompt).alignment == 0
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 8, 16, 32]), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_random_images_are_judged(seed: int, cell: int, binary: bool) -> None:
+    coarse = np.random.default_rng(seed).random((SIZE // cell, SIZE // cell, 3), dtype=np.float32)
+    image = np.kron(coarse.round() if binary else coarse, np.ones((cell, cell, 1), np.float32))
+    assert_sane(image, ASKED.prompt)
+
+
+@given(colors, colors, st.integers(1, 12), st.integers(1, 12), st.integers(0, 63), st.integers(0, 63))
+@settings(max_examples=80, deadline=None)
+def test_small_blobs_are_judged(ground, color, height: int, width: int, y: int, x: int) -> None:  # type: ignore[no-untyped-def]
+    image = np.full((SIZE, SIZE, 3), np.float32(ground))
+    image[y : y + height, x : x + width] = color
+    assert_sane(image, "three red stars on a black background")
+
+
+def test_specks_are_no_things_but_no_quiet_either() -> None:
+    image = paint(PLACED, "gray")
+    image[30:33, 4:7] = COLORS["yellow"]
+    verdict = judge(image, ASKED.prompt)
+    assert verdict.strict
+    assert verdict.alignment == 1
+    assert verdict.quiet < 0.95
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((32, 32, 3), np.float32), np.full((SIZE, SIZE, 3), np.nan), np.zeros((SIZE, SIZE, 3), np.uint8)],
+    ids=["size", "nan", "bytes"],
+)
+def test_what_is_no_image_of_this_world_is_refused(image: Image) -> None:
+    with pytest.raises(ValueError, match=r"Expected a finite image of shape \(64, 64, 3\)"):
+        judge(image, ASKED.prompt)
+
+
+# --- the scorer -------------------------------------------------------------------------------------------------------
+
+
+def test_the_scorer_gives_the_gold_of_each_image() -> None:
+    images = torch.stack([torch.from_numpy(blur(i, image, i / 3)) for i, (_, image) in enumerate(PICTURES[:6])])
+    images = images.permute(0, 3, 1, 2).requires_grad_()
+    prompts = [scene.prompt for scene, _ in PICTURES[:6]]
+    scorer = GoldScore()
+    gold = scorer(images, prompts)
+    assert gold.shape == (6,)
+    assert gold.dtype == torch.float32
+    assert not gold.requires_grad
+    parts = scorer.parts(images, prompts)
+    assert tuple(parts) == PARTS
+    torch.testing.assert_close(parts["gold"], gold)
+    for (scene, _), relation in zip(PICTURES[:6], parts["relation"], strict=True):
+        assert torch.isnan(relation).item() == (scene.relation is None)
+
+
+def test_the_scorer_wants_one_prompt_per_image() -> None:
+    with pytest.raises(ValueError, match="one prompt per image"):
+        GoldScore()(torch.zeros(2, 3, SIZE, SIZE), [ASKED.prompt])
