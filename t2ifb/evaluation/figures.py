@@ -68,9 +68,7 @@ def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLi
     axes.axhline(0, color=GRAY, lw=0.8)
     axes.errorbar(levels, [group.mean() for group in groups], errors, fmt="o-", color=BLUE, capsize=3)
     for level, group in zip(levels, groups, strict=True):
-        axes.text(
-            level, 0.01, f"n={len(group)}", ha="center", size=7, color=GRAY, transform=axes.get_xaxis_transform()
-        )
+        axes.text(level, 0.01, f"n={len(group)}", ha="center", size=7, color=GRAY, transform=axes.get_xaxis_transform())
     axes.set(xlabel="rank given by annotators (1 is best)", ylabel="reward minus its prompt's mean")
     axes.set_xticks(levels)
     axes.margins(y=0.1)

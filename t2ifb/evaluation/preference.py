@@ -67,7 +67,7 @@ def evaluate_preference(
             f"{(~np.isfinite(score)).sum()} of {len(score)} scores are NaN or infinite; such a scorer has no order."
         )
     count = np.bincount(prompt).astype(np.float64)
-    right = np.bincount(prompt, (score[first] > score[second]).astype(np.float64), len(count))
+    right = np.bincount(prompt, (score[first] > score[second]).astype(np.float64), len(count)).astype(np.float64)
     asked = count > 0
     return PreferenceResult(
         accuracy=bootstrap_ratio(right, count, seed),

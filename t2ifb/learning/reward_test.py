@@ -54,7 +54,9 @@ class RewardTest:
             self.rewards = head(self.images, self.prompts).float()
             self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()}
         noise = torch.rand(len(self.images), generator=torch.Generator().manual_seed(seed))
-        scores = {"random": noise} | {name: self._baseline(scorer) for name, scorer in baselines.items()}
+        scores = {"random": noise} | {
+            getattr(scorer, "name", name): self._baseline(scorer) for name, scorer in baselines.items()
+        }
         scores["this model"] = self.rewards
         if ceiling is not None:
             scores["annotator ceiling"] = self._from_pixels(ceiling)

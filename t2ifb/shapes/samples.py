@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,8 +91,17 @@ def _progress() -> Progress:
 
 
 def _single_thread() -> None:
+    """Set a worker up; it ends with its parent, so that a killed build leaves no one writing behind."""
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make_chunk(job: Chunk, path: Path) -> None:

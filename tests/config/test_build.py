@@ -25,7 +25,7 @@ def test_a_right_configuration_is_built() -> None:
     loop = parts.build("algorithm")
     assert isinstance(loop, Loop)
     assert loop.dataset == Data("here", subset="large")
-    assert loop.baselines == {"CLIP Score": Source("b")}
+    assert loop.baselines == {"clip_score": Source("b")}
     assert loop.run() == {"lr": 0.2, "width": 3.0, "epochs": 7}
     assert type(loop.head(3).hidden) is list
     assert parts.build("build") is None

@@ -110,7 +110,7 @@ def test_files_setting_finds_the_file_that_wins() -> None:
     config = compose_all("train", ["+experiment=tiny"], config_dir=CONF)[0].config
     names = [f"{file.parent.name}/{file.name}" for file in files_setting("optimizer.lr", config)]
     assert names == ["optimizer/tiny.yaml", "experiment/tiny.yaml"]
-    names = [f"{file.parent.name}/{file.name}" for file in files_setting("baselines.CLIP Score.model", config)]
+    names = [f"{file.parent.name}/{file.name}" for file in files_setting("baselines.clip_score.model", config)]
     assert names == ["scorer/tiny.yaml"]
     assert list(files_setting("optimizer.momentum", config)) == []
 
