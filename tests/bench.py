@@ -1,0 +1,137 @@
+"""`make bench`: speed as ratios, each measured side by side in one run. Nothing here passes or fails."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.functional import logsigmoid
+
+from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.learning.reward_module import RewardModule
+from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.heads import MLPHead
+from t2ifb.shapes.weights import CLIP
+
+PROMPTS, COMPARISONS, WIDTH = 8_878, 136_892, 768
+"""ImageRewardDB's training set and the width of CLIP ViT-L/14's embeddings."""
+
+
+@dataclass
+class RandomRankings:
+    """Rankings of random embeddings, in the place of a data set."""
+
+    images_per_prompt: int = 6
+
+    def module(self, grouping: str) -> RewardDataModule:
+        """The datamodule over embeddings in memory."""
+        from t2ifb.data.embedding_cache import Embeddings
+        from t2ifb.data.encoded_rankings import EncodedRankings
+
+        rng = np.random.default_rng(0)
+        k = self.images_per_prompt
+        images = rng.standard_normal((PROMPTS * k, WIDTH), np.float32)
+        upper = np.stack(np.triu_indices(k, 1), 1)
+        pairs = (np.arange(PROMPTS)[:, None, None] * k + upper).reshape(-1, 2)
+        kept = np.sort(rng.choice(len(pairs), min(COMPARISONS, len(pairs)), replace=False))
+        module = RewardDataModule(None, None, grouping, 256)  # type: ignore[arg-type]
+        module._encoded["train"] = EncodedRankings(
+            images=Embeddings(images, np.arange(len(images)), "fp32"),
+            prompts=Embeddings(rng.standard_normal((PROMPTS, WIDTH), np.float32), np.arange(PROMPTS), "fp32"),
+            prompt_ids=tuple(map(str, range(PROMPTS))),
+            ranks=torch.arange(k).repeat(PROMPTS),
+            better=torch.from_numpy(pairs[kept, 0].copy()),
+            worse=torch.from_numpy(pairs[kept, 1].copy()),
+            prompt_of_image=torch.arange(PROMPTS).repeat_interleave(k),
+            prompt_of_comparison=torch.from_numpy(pairs[kept, 0] // k),
+        )
+        return module
+
+
+def seconds(task: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+def train(data: RewardDataModule, steps: int) -> None:
+    """Some steps through Lightning, as the reward run trains."""
+    module = RewardModule(MLPHead(WIDTH), partial(torch.optim.Adam, lr=1e-5), 0)
+    trainer = lightning.Trainer(
+        max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(module, train_dataloaders=data.train_dataloader())
+
+
+def bare(data: RewardDataModule, steps: int) -> None:
+    """The necessary arithmetic on ready batches: forward, loss, backward, update."""
+    head = MLPHead(WIDTH)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-5)
+    for batch in [data.train_batch(position) for position in range(steps)]:
+        rewards = head(batch.image_embeddings, batch.prompt_embeddings)
+        loss = -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def main() -> None:
+    """Print the ratios."""
+    table = Table(title="ratios, measured side by side")
+    for column in ("what", "against", "ratio", "target"):
+        table.add_column(column)
+    by_prompt, by_comparison = RandomRankings().module("prompt"), RandomRankings().module("comparison")
+    steps = by_prompt.steps_per_epoch
+    train(by_prompt, 20)  # warm up
+    ours, limit = seconds(lambda: train(by_prompt, steps)), seconds(lambda: bare(by_prompt, steps))
+    single = seconds(lambda: train(by_comparison, steps))
+    table.add_row("a training epoch", "a bare PyTorch loop", f"{ours / limit:.2f}", "at most 1.2")
+    table.add_row("grouping=comparison", "grouping=prompt", f"{single / ours:.2f}", "at least 3")
+    table.add_row("filling the cache, images a second", "the bare encoder", f"{_filling():.2f}", "at least 0.85")
+    hydra = min(seconds(lambda: _run("-c", "import hydra")) for _ in range(5))
+    for flag in (["--help"], ["+experiment=reward_mlp", "--cfg", "job"]):
+        ratio = min(seconds(lambda flag=flag: _run("-m", "t2ifb.train", *flag)) for _ in range(5)) / hydra
+        table.add_row(f"t2ifb.train {' '.join(flag)}", "import hydra", f"{ratio:.2f}", "at most 5")
+    Console().print(table)
+
+
+def _run(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def _filling(count: int = 3000) -> float:
+    """Rate of filling the cache with shapes pictures over the rate of the encoder on ready tensors."""
+    from PIL import Image
+
+    from t2ifb.data.embedding_cache import EmbeddingCache
+    from t2ifb.shapes.training.loop import rendered
+
+    source = CLIPSource(f"local-dir:{CLIP}")
+    encoder = source.load()
+    _, pixels = rendered("train", count, seed=0)
+    ready = [batch.float() / 255 for batch in pixels.split(64)]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        paths = []
+        for number, image in enumerate(pixels):
+            paths.append(Path(folder) / f"{number}.webp")
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1], lossless=True)
+        [encoder.encode_images(batch) for batch in ready[:4]]
+        limit = seconds(lambda: [encoder.encode_images(batch) for batch in ready])
+        cache = EmbeddingCache(Path(folder) / "cache", source)
+        return limit / seconds(lambda: cache.fill(paths, []))
+
+
+if __name__ == "__main__":
+    main()

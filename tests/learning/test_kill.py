@@ -1,0 +1,41 @@
+"""A real SIGKILL, at moments that nobody chose."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import CHECKOUT
+from tests.learning.worlds import make_training, run_training
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.learning.worlds import make_training, run_training
+folder, run = Path(sys.argv[1]), Path(sys.argv[2])
+print("ready", flush=True)
+run_training(make_training(folder, epochs=40), run, resume=(run / "checkpoints" / "last.ckpt").exists())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
+    run_training(make_training(tmp_path, epochs=40), tmp_path / "whole")
+    run, chance = tmp_path / "killed", random.Random(0)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(run)]
+    for _ in range(3):
+        process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.5, 4))
+        process.kill()
+        process.wait()
+    subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
+    one, other = (load_file(folder / "export" / "reward.safetensors") for folder in (run, tmp_path / "whole"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
