@@ -125,7 +125,7 @@ def _matches_class(value: Any, kind: Any) -> bool:
     plain = value is None or isinstance(value, (str, int, float, list))
     if kind is collections.abc.Callable:
         return not plain
-    if inspect.isclass(kind) and kind.__module__.split(".")[0] == "t2ifb":
+    if inspect.isclass(kind) and kind.__module__.split(".")[0] in ("t2ifb", "torch"):
         return not plain
     return True
 

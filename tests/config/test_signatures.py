@@ -93,3 +93,9 @@ def test_locate_imports_submodules_and_attributes() -> None:
     assert locate(f"{PARTS}.Source") is Source
     assert locate("xml.dom.minidom.parseString").__name__ == "parseString"  # type: ignore[union-attr]
     assert locate(PARTS) == f"'{PARTS}' is not callable"
+
+
+def test_a_word_for_the_learning_rate_of_a_torch_optimizer_is_refused() -> None:
+    faults = component_faults({"_target_": "torch.optim.Adam", "_partial_": True, "lr": "fast"}, "optimizer")
+    assert len(faults) == 1
+    assert "optimizer.lr" in faults[0]
