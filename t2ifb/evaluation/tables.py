@@ -73,7 +73,7 @@ def _shown(rows: Sequence[Row], reference: str) -> tuple[list[str], list[list[st
 def screen_table(rows: Sequence[Row], title: str, reference: str = "CLIP Score") -> Table:
     """The table for the terminal; names are text, never markup."""
     headings, lines = _shown(rows, reference)
-    table = Table(title=title, box=SIMPLE_HEAD)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for line in lines:
