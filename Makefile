@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-demo: $(STAMP) ## train a reward model in the embedded domain and say how good it is (under 10 minutes)
+demo: $(STAMP) ## train a reward model in the embedded domain and say how good it is (about ten minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
 
 test: $(STAMP) ## the default tests (under 5 minutes)
@@ -40,7 +40,7 @@ lint: $(STAMP) ## style, formatting and types
 bench: $(STAMP) ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
 
-world: $(STAMP) ## train the embedded domain's models from nothing (about an hour)
+world: $(STAMP) ## train the embedded domain's models from nothing (one to two hours)
 	$(BIN)/python -m t2ifb.shapes.training
 
 clean: ## remove .venv, caches and builds; outputs/ stays

@@ -144,7 +144,7 @@ class RewardTraining:
             "precision": str(engine.precision),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "encoder": self.encoder.fingerprint(),
-            "data": data.state_dict() | {"splits": {split: test.hashes[split] for split in test.hashes}},
+            "data": data.state_dict() | {"splits": test.hashes},
             "export": export_hash(run.export),
         }
         loggers.finish(recorder, test.examples(), run.export)
