@@ -11,9 +11,10 @@ def train(parts: Parts) -> None:
     """Make the data if need be, then run the algorithm in the run's folder."""
     from t2ifb.learning.run_folder import RunFolder
 
-    ready_dataset(parts, ["train", "validation", "test"])
+    algorithm = parts.build("algorithm")
+    ready_dataset(parts, algorithm.splits)
     resume = parts.value("resume")
-    parts.build("algorithm").run(
+    algorithm.run(
         RunFolder(parts.run_folder),
         trainer=parts.build("trainer"),
         logger=parts.build("logger"),

@@ -1,5 +1,6 @@
 """Batches of comparisons for training and evaluating a reward model on cached embeddings."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -133,6 +134,11 @@ class RewardDataModule(LightningDataModule):
             self.cache.fill([image for r in rankings for image in r.images], [r.prompt for r in rankings])
             self._encoded[split] = EncodedRankings.build(rankings, self.cache)
         return self._encoded[split]
+
+    def hashes(self) -> dict[str, str]:
+        """What figures stand on: a hash of ids, prompts and ranks, by split."""
+        records = {split: [(r.prompt_id, r.prompt, r.ranks) for r in self.rankings(split)] for split in self.splits}
+        return {split: hashlib.sha256(repr(content).encode()).hexdigest()[:16] for split, content in records.items()}
 
     @property
     def steps_per_epoch(self) -> int:

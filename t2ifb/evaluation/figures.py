@@ -18,6 +18,8 @@ from t2ifb.evaluation.preference import Calibration
 
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#7F7F7F"
 """From the colour-blind safe palette of Okabe and Ito."""
+FEW = 10
+"""Images of a rank below which its mean says little."""
 
 
 def learning_curves(metrics: Path | Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -64,14 +66,17 @@ def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLi
     axes = figure.subplots()
     levels = np.unique(rank)
     groups = [centred[rank == level] for level in levels]
-    errors = [group.std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else 0 for group in groups]
+    means = np.array([group.mean() for group in groups])
+    errors = np.array([group.std(ddof=1) / np.sqrt(len(group)) if len(group) > 1 else 0 for group in groups])
     axes.axhline(0, color=GRAY, lw=0.8)
-    axes.errorbar(levels, [group.mean() for group in groups], errors, fmt="o-", color=BLUE, capsize=3)
+    axes.errorbar(levels, means, errors, fmt="o-", color=BLUE, capsize=3)
     for level, group in zip(levels, groups, strict=True):
         axes.text(level, 0.01, f"n={len(group)}", ha="center", size=7, color=GRAY, transform=axes.get_xaxis_transform())
     axes.set(xlabel="rank given by annotators (1 is best)", ylabel="reward minus its prompt's mean")
     axes.set_xticks(levels)
-    axes.margins(y=0.1)
+    if (common := np.array([len(group) >= FEW for group in groups])).any():  # the few of a last rank do not set the scale
+        low, high = (means - errors)[common].min(), (means + errors)[common].max()
+        axes.set_ylim(min(low, 0) - 0.2 * (high - low), max(high, 0) + 0.1 * (high - low))
     _finish(axes, legend=False)
     _save(figure, path)
 

@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 class FaultGuard(Callback):
     """Skips updates whose loss or gradients are not finite.
 
-    The gradients are dropped, so that the optimiser leaves weights and momenta as they are.
+    The gradients are dropped, so that the optimiser leaves weights and momenta as they are. Under a GradScaler an
+    infinite gradient is no fault but an overflow, and skipping is the scaler's own business; a loss that is not finite
+    is counted there too.
     """
 
     def __init__(self, most: int = 10) -> None:
@@ -29,20 +31,22 @@ class FaultGuard(Callback):
         Raises:
             ValueError: More updates were skipped than allowed.
         """
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # a GradScaler's overflow is no fault; it skips such steps itself
-        faulty = [name for name, p in module.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        if not faulty and self._loss_is_finite:
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        faulty = None if self._loss_is_finite else "loss"
+        if faulty is None and not scaled:
+            faulty = next((f"gradient of {n}" for n, p in module.named_parameters() if _not_finite(p.grad)), None)
+        if faulty is None:
             return
         self.skipped += 1
-        what = f"gradient of {faulty[0]}" if self._loss_is_finite else "loss"
-        self.first = self.first or f"the {what} at step {trainer.global_step}"
-        for parameter in module.parameters():
-            parameter.grad = None
+        self.first = self.first or f"the {faulty} at step {trainer.global_step}"
+        if not scaled:
+            for parameter in module.parameters():
+                parameter.grad = None
         if self.skipped > self.most:
             raise ValueError(
-                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. The last good "
-                "checkpoint is kept. Lower the learning rate, or look at the data with `python -m t2ifb.prepare`."
+                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. They changed no weight, "
+                "and the last checkpoint from before them, if there was one, is kept. Lower the learning rate, or look "
+                "at the data with `python -m t2ifb.prepare`."
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,3 +56,7 @@ class FaultGuard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.skipped, self.first = state_dict["skipped"], state_dict["first"]
+
+
+def _not_finite(gradient: torch.Tensor | None) -> bool:
+    return gradient is not None and not bool(gradient.isfinite().all())

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 from torchmetrics import SumMetric
 
 from t2ifb.data.comparisons import RewardBatch
+from t2ifb.learning.losses import bradley_terry_loss
 
 
 class RewardModule(LightningModule):
@@ -37,18 +37,20 @@ class RewardModule(LightningModule):
     def training_step(self, batch: RewardBatch, index: int) -> Tensor:
         """One update: the mean over all comparisons of the batch, whichever process holds them."""
         torch.manual_seed(dropout_seed(self.seed, self.global_step, self.global_rank))
-        loss_sum, right = self.compare(batch)
-        share = self.trainer.world_size / max(1, batch.total_comparisons)
-        self.log("train/loss", loss_sum.detach() * share, batch_size=1, sync_dist=True)
-        self.log("train/accuracy", right * share, prog_bar=True, batch_size=1, sync_dist=True)
-        return loss_sum * share
+        # Lightning averages gradients over processes, so that each one's share counts world-size times.
+        comparisons = max(1, batch.total_comparisons) / self.trainer.world_size
+        better, worse = self.compare(batch)
+        loss, accuracy = bradley_terry_loss(better, worse, comparisons), (better > worse).sum() / comparisons
+        self.log("train/loss", loss.detach(), batch_size=1, sync_dist=True)
+        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
+        return loss
 
     def validation_step(self, batch: RewardBatch, index: int) -> None:
         """Add up loss and right comparisons of some whole rankings."""
-        loss_sum, right = self.compare(batch)
-        self.loss_sum.update(loss_sum)
-        self.right.update(right)
-        self.asked.update(len(batch.better))
+        better, worse = self.compare(batch)
+        self.loss_sum.update(bradley_terry_loss(better, worse, comparisons=1))
+        self.right.update((better > worse).sum())
+        self.asked.update(len(better))
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures, weighted by comparisons over all processes."""
@@ -59,10 +61,9 @@ class RewardModule(LightningModule):
             metric.reset()
 
     def compare(self, batch: RewardBatch) -> tuple[Tensor, Tensor]:
-        """Sum of the loss over the batch's comparisons, and how many of them are right."""
+        """Rewards of the better and of the worse image of each comparison."""
         rewards = self.head(batch.image_embeddings, batch.prompt_embeddings).float()
-        difference = rewards[batch.better] - rewards[batch.worse]
-        return -logsigmoid(difference).sum(), (difference > 0).sum().float()
+        return rewards[batch.better], rewards[batch.worse]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser that was asked for."""

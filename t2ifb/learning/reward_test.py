@@ -1,6 +1,5 @@
 """The verdict at the end of a reward run: the table, the pictures, and what the model card says."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,17 +25,18 @@ BATCH = 64
 
 
 class RewardTest:
-    """Scores the test rankings with the trained head, the baselines and the ceiling.
+    """Scores one split's rankings with the trained head, the baselines and the ceiling.
 
     Attributes:
-        rewards: (N,) of the test images.
+        split: Which rankings.
+        rewards: (N,) of the split's images.
         results: Preference accuracy by scorer.
-        hashes: What the figures stand on, a hash of ids and ranks by split.
     """
 
     def __init__(
         self,
         data: RewardDataModule,
+        split: str,
         head: nn.Module,
         baselines: Mapping[str, nn.Module],
         ceiling: nn.Module | None,
@@ -44,8 +44,8 @@ class RewardTest:
         seed: int,
     ) -> None:
         """Score everything; see `RewardTraining` for the arguments."""
-        self.split = data.splits[2]
-        self.rankings, self.encoded = data.rankings(self.split), data.encoded(self.split)
+        self.split = split
+        self.rankings, self.encoded = data.rankings(split), data.encoded(split)
         self.seed, self.published = seed, dict(published)
         self.fingerprint = data.cache.source.fingerprint()
         self.images = self.encoded.images.gather()
@@ -61,32 +61,34 @@ class RewardTest:
         if ceiling is not None:
             scores["annotator ceiling"] = self._from_pixels(ceiling)
         self.results = {name: self._judge(score) for name, score in scores.items()}
-        self.hashes = {split: _hash(data, split) for split in data.splits}
+        better, worse = self.encoded.better.numpy(), self.encoded.worse.numpy()
+        self.calibration = calibration(self.rewards.numpy(), better, worse, seed=seed)
 
     def write(self, run: RunFolder) -> dict[str, Any]:
-        """Print and save the table, draw the pictures; give the figures for `summary.json`."""
+        """Print and save the table; give the figures for `summary.json`."""
         rows = self.rows()
-        rich.print(screen_table(rows, f"Preference accuracy on {len(self.rankings)} test prompts", REFERENCE))
-        write_table(rows, run.path, reference=REFERENCE)
-        better, worse = self.encoded.better.numpy(), self.encoded.worse.numpy()
-        reliability = calibration(self.rewards.numpy(), better, worse, seed=self.seed)
-        figures.learning_curves(run.metrics, run.path / "learning_curves.png")
-        ranks, prompts = self.encoded.ranks.numpy(), self.encoded.prompt_of_image.numpy()
-        figures.reward_by_rank(self.rewards.numpy(), ranks, prompts, run.path / "reward_by_rank.png")
-        figures.calibration_plot(reliability, run.path / "calibration.png")
-        shown = [(r.prompt, [open_image(image) for image in r.images], r.ranks) for r in self.rankings[:SHEET]]
-        figures.ranking_sheet(shown, self._by_ranking()[:SHEET], run.samples / "rankings.png")
+        rich.print(screen_table(rows, f"Preference accuracy on {len(self.rankings)} {self.split} prompts", REFERENCE))
+        write_table(rows, run.path, f"table_{self.split}", REFERENCE)
         mine = self.results["this model"]
-        return {
-            "test/accuracy": mine.accuracy.mean,
-            "test/accuracy_interval": [mine.accuracy.low, mine.accuracy.high],
-            "test/accuracy_by_prompt": mine.accuracy_by_prompt.mean,
-            "test/ties": mine.ties,
-            "test/comparisons": mine.comparisons,
-            "test/calibration_error": reliability.error,
+        measured = {
+            "accuracy": mine.accuracy.mean,
+            "accuracy_interval": [mine.accuracy.low, mine.accuracy.high],
+            "accuracy_by_prompt": mine.accuracy_by_prompt.mean,
+            "ties": mine.ties,
+            "comparisons": mine.comparisons,
+            "calibration_error": self.calibration.error,
             "flipped_comparisons": self.flips,
             "table": {name: result.accuracy.mean for name, result in self.results.items()},
         }
+        return {f"{self.split}/{name}": value for name, value in measured.items()}
+
+    def draw(self, run: RunFolder) -> None:
+        """Draw reward by rank, calibration, and a sheet of rankings with their rewards."""
+        ranks, prompts = self.encoded.ranks.numpy(), self.encoded.prompt_of_image.numpy()
+        figures.reward_by_rank(self.rewards.numpy(), ranks, prompts, run.path / "reward_by_rank.png")
+        figures.calibration_plot(self.calibration, run.path / "calibration.png")
+        shown = [(r.prompt, [open_image(image) for image in r.images], r.ranks) for r in self.rankings[:SHEET]]
+        figures.ranking_sheet(shown, self._by_ranking()[:SHEET], run.samples / "rankings.png")
 
     def rows(self) -> list[Row]:
         """The table: what was measured, then what was published."""
@@ -113,7 +115,7 @@ class RewardTest:
             for name, result in self.results.items()
         ]
         heading = "| scorer | preference accuracy % | 95 % interval |\n|---|---|---|"
-        return "\n".join(["Test rankings:", "", heading, *lines, "", f"Seed {self.seed}."])
+        return "\n".join([f"Rankings of the split `{self.split}`:", "", heading, *lines, "", f"Seed {self.seed}."])
 
     def examples(self) -> list[dict[str, Any]]:
         """Some rankings, an image a row: prompt, image, rank, reward."""
@@ -158,8 +160,3 @@ class RewardTest:
 
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def _hash(data: RewardDataModule, split: str) -> str:
-    text = repr([(r.prompt_id, r.prompt, r.ranks) for r in data.rankings(split)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,9 @@ from torch import nn
 from t2ifb.data.comparisons import RewardDataModule
 from t2ifb.data.embedding_cache import EmbeddingCache
 from t2ifb.data.rankings import PreferenceDataset
+from t2ifb.evaluation.figures import learning_curves
 from t2ifb.learning import loggers
+from t2ifb.learning.checkpoint_io import WholeCheckpointIO
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
@@ -32,6 +34,7 @@ class RewardTraining:
     """Stage 1 of the report: a reward model from rankings.
 
     Attributes:
+        splits: Of the data set: to train on, to choose the best state by, and to test it on.
         grouping: `prompt` scores each image of a ranking once; `comparison` shuffles single comparisons.
     """
 
@@ -47,6 +50,7 @@ class RewardTraining:
         batch_size: int = 256,
         epochs: int = 20,
         validations_per_epoch: int = 1,
+        test_splits: Sequence[str] = ("test",),
         baselines: Mapping[str, nn.Module] | None = None,
         ceiling: nn.Module | None = None,
         published: Mapping[str, float] | None = None,
@@ -65,6 +69,7 @@ class RewardTraining:
             batch_size: About how many comparisons make a batch.
             epochs: How often every comparison is seen.
             validations_per_epoch: How often the state may become the best one.
+            test_splits: What the best state is tested on; pictures and model card show the first.
             baselines: Scorers for the table at the end, by name.
             ceiling: A scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
             published: Published accuracies in per cent, by name.
@@ -73,10 +78,13 @@ class RewardTraining:
         Raises:
             ValueError: A number is out of range.
         """
+        if not test_splits:
+            raise ValueError("test_splits is empty: name at least one split, such as test.")
         if epochs < 1 or validations_per_epoch < 1:
             raise ValueError(f"epochs={epochs} and validations_per_epoch={validations_per_epoch} must be at least 1.")
         self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
-        self.data = partial(RewardDataModule, dataset, self.cache, grouping, batch_size)
+        self.splits = ("train", "validation", *test_splits)
+        self.data = partial(RewardDataModule, dataset, self.cache, grouping, batch_size, splits=self.splits)
         self.encoder, self.head, self.optimizer = encoder, head, optimizer
         self.epochs, self.validations_per_epoch, self.most_faults = epochs, validations_per_epoch, most_faults
         self.baselines, self.ceiling, self.published = dict(baselines or {}), ceiling, dict(published or {})
@@ -127,6 +135,7 @@ class RewardTraining:
             enable_model_summary=False,
             default_root_dir=run.path,
             logger=recorder,
+            plugins=[WholeCheckpointIO()],
             callbacks=[metrics, guard, StopOnSignal(run), _ProgressBar(), *_checkpoints(run)],
         )
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
@@ -134,9 +143,14 @@ class RewardTraining:
         best = torch.load(run.best_checkpoint, weights_only=True)
         module.load_state_dict(best["state_dict"])
         head = module.head.eval().cpu()
-        test = RewardTest(data, head, self.baselines, self.ceiling, self.published, seed)
-        figures = test.write(run)
-        write_export(run.export, head, self.encoder, card=test.card())
+        tests = [
+            RewardTest(data, split, head, self.baselines, self.ceiling, self.published, seed)
+            for split in self.splits[2:]
+        ]
+        figures: dict[str, Any] = {key: value for test in tests for key, value in test.write(run).items()}
+        learning_curves(run.metrics, run.path / "learning_curves.png")
+        tests[0].draw(run)
+        write_export(run.export, head, self.encoder, card=tests[0].card())
         figures |= {
             "best_step": best["global_step"],
             "skipped_updates": guard.skipped,
@@ -144,10 +158,10 @@ class RewardTraining:
             "precision": str(engine.precision),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "encoder": self.encoder.fingerprint(),
-            "data": data.state_dict() | {"splits": test.hashes},
+            "data": data.state_dict() | {"splits": data.hashes()},
             "export": export_hash(run.export),
         }
-        loggers.finish(recorder, test.examples(), run.export)
+        loggers.finish(recorder, tests[0].examples(), run.export)
         return run.write_summary(figures)
 
 

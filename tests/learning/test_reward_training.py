@@ -51,14 +51,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_it_learns_what_the_annotators_like(whole: tuple[Path, dict[str, Any]]) -> None:
     _, summary = whole
-    assert summary["test/accuracy"] > 0.8 > summary["table"]["random"]
+    assert summary["test/accuracy"] > 0.8 > summary["test/table"]["random"]
 
 
 def test_it_writes_everything_that_a_run_folder_promises(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = whole
     run = folder / "whole"
     for name in (
-        "summary.json", "metrics.csv", "table.md", "table.csv", "table.json", "learning_curves.png",
+        "summary.json", "metrics.csv", "table_test.md", "table_test.csv", "table_test.json", "learning_curves.png",
         "reward_by_rank.png", "calibration.png", "samples/rankings.png", "checkpoints/best.ckpt",
         "checkpoints/last.ckpt", "export/reward.safetensors", "export/config.json", "export/README.md",
     ):  # fmt: skip

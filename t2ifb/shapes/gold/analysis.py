@@ -93,8 +93,8 @@ class Analysis:
 
     @property
     def fidelity(self) -> float:
-        """Mean of edges, shapes, colors and quiet."""
-        return (self.edges + self.shapes + self.colors + self.quiet) / 4
+        """Product of edges, shapes, colors and quiet: a plain background does not make up for a broken shape."""
+        return self.edges * self.shapes * self.colors * self.quiet
 
 
 def analyse(image: NDArray[np.floating]) -> Analysis:

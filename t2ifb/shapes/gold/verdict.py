@@ -32,7 +32,7 @@ class Verdict:
         shapes: Are shapes true.
         colors: Are colours pure.
         quiet: Is the background plain.
-        fidelity: Mean of edges, shapes, colors and quiet.
+        fidelity: Product of edges, shapes, colors and quiet.
         gold: Mean of alignment and fidelity.
         strict: Does the image show exactly what is asked, and nothing else.
     """
