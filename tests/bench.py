@@ -120,7 +120,7 @@ def _filling(count: int = 3000) -> float:
 
     source = CLIPSource(f"local-dir:{CLIP}")
     encoder = source.load()
-    _, pixels = rendered("train", count, seed=0)
+    pixels = rendered("train", count, seed=0).images
     ready = [batch.float() / 255 for batch in pixels.split(64)]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         paths = []

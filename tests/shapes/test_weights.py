@@ -43,7 +43,7 @@ def test_diffusers_loads_and_runs_the_pipeline_and_guidance_helps() -> None:
 
 def test_clip_prefers_the_right_prompt() -> None:
     model, tokenizer = open_clip.create_model(f"local-dir:{CLIP}").eval(), open_clip.get_tokenizer(f"local-dir:{CLIP}")
-    drawn, images = rendered("test", 60, seed=9)
+    drawn, _, images = rendered("test", 60, seed=9)
     with torch.no_grad():
         pictures = model.encode_image(images.float() / 127.5 - 1, normalize=True)
         texts = model.encode_text(tokenizer([scene.prompt for scene in drawn]), normalize=True)

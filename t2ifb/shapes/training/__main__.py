@@ -1,9 +1,7 @@
 """`make world`: train every part of the embedded domain from nothing and install the weights in the package."""
 
 import argparse
-import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,59 +10,45 @@ from diffusers import AutoencoderKL
 from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder
 from t2ifb.shapes.weights import CLIP, PIPELINE, load_pipeline
 
-PARTS = ("autoencoder", "clip", "diffusion", "cards")
+PARTS = ("autoencoder", "diffusion", "clip", "cards")
+"""In the order in which they are made: each needs those before it."""
 
 
 def main() -> None:
-    """Train the autoencoder, then CLIP and the diffusion model side by side, then write the model cards."""
+    """Train the parts one after the other, then write the model cards."""
     parser = argparse.ArgumentParser(prog="python -m t2ifb.shapes.training", description=__doc__)
-    parser.add_argument("--part", choices=PARTS, help="train one part only (the others must be there)")
+    parser.add_argument("--part", choices=PARTS, help="make one part only (those before it must be there)")
     parser.add_argument("--state", type=Path, default=Path("outputs/world"), help="where unfinished training is kept")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     arguments = parser.parse_args()
-    if arguments.part:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-        train_part(arguments.part, arguments.state, arguments.seed)
-        return
-    run = [
-        sys.executable,
-        "-m",
-        "t2ifb.shapes.training",
-        "--state",
-        str(arguments.state),
-        "--seed",
-        str(arguments.seed),
-    ]
-    subprocess.run([*run, "--part", "autoencoder"], check=True)
-    half = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), "T2IFB_PLAIN_PROGRESS": "1"}
-    pair = [subprocess.Popen([*run, "--part", part], env=half) for part in ("clip", "diffusion")]
-    if any([process.wait() for process in pair]):
-        sys.exit("A part failed; its message is above. The same command goes on where it stopped.")
-    subprocess.run([*run, "--part", "cards"], check=True)
+    for part in [arguments.part] if arguments.part else PARTS:
+        started = time.monotonic()
+        make_part(part, arguments.state, arguments.seed)
+        print(f"{part}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
 
-def train_part(part: str, state: Path, seed: int) -> None:
-    """Train one part, or leave it as it is when `state` says that it is finished."""
+def make_part(part: str, state: Path, seed: int) -> None:
+    """Make one part, or leave it as it is when `state` says that it is finished."""
     finished = state / f"{part}.finished"
-    if finished.exists() and part != "cards":
+    if part == "cards":
+        write_cards(seed)
+        return
+    if finished.exists():
         print(f"{part}: finished earlier; delete {finished} to train it anew.")
         return
     state.mkdir(parents=True, exist_ok=True)
     if part == "autoencoder":
         autoencoder.train(state, seed).save_pretrained(state / "vae")
-    elif part == "cards":
-        write_cards(state, seed)
-        return
-    else:
+    elif part == "diffusion":
         vae = AutoencoderKL.from_pretrained(state / "vae").eval()
-        if part == "clip":
-            encoder.save(encoder.train(vae, state, seed), CLIP)
-        else:
-            diffusion.train(vae, state, seed).to(torch.float16).save_pretrained(PIPELINE)
+        vae.register_to_config(_name_or_path="vae")  # not where it lay on this machine
+        diffusion.train(vae, state, seed).to(torch.float16).save_pretrained(PIPELINE)
+    else:
+        encoder.save(encoder.train(state, seed), CLIP)
     finished.touch()
 
 
-def write_cards(state: Path, seed: int) -> None:
+def write_cards(seed: int) -> None:
     """Measure every part on held-out scenes and write the figures beside the weights."""
     pipeline = load_pipeline(torch.float32)
     parameters = {
@@ -86,12 +70,11 @@ def write_cards(state: Path, seed: int) -> None:
         cards.pipeline_figures(),
         seed,
     )
-    clip_parameters = sum(p.numel() for p in encoder.build(len(pipeline.tokenizer)).parameters())
     cards.write_card(
         CLIP,
         "The shapes CLIP",
-        "An `open_clip` model trained on damaged renders with captions about content and quality.",
-        clip_parameters,
+        "An `open_clip` model trained on damaged and redrawn renders with captions about content and quality.",
+        sum(p.numel() for p in encoder.build(len(pipeline.tokenizer)).parameters()),
         cards.clip_figures(CLIP),
         seed,
     )

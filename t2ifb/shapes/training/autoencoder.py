@@ -37,7 +37,7 @@ def train(folder: Path, seed: int = 0) -> AutoencoderKL:
     """Train it on clean renders; most steps on crops around things, which cost a quarter."""
     torch.manual_seed(seed)
     model = build()
-    _, images = rendered("train", 20_000, seed=100 + seed)
+    images = rendered("train", 20_000, seed=100 + seed).images
     corners = images[:, :, :2, :2].float().mean((2, 3), keepdim=True)
 
     def loss_at(step: int) -> Tensor:

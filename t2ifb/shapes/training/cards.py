@@ -49,7 +49,7 @@ def write_card(
 @torch.no_grad()
 def autoencoder_figures(model: AutoencoderKL, count: int = 300) -> dict[str, float]:
     """PSNR in dB, and the gold judge's opinion of reconstructions of test scenes."""
-    drawn, images = rendered("test", count, seed=1)
+    drawn, _, images = rendered("test", count, seed=1)
     output = torch.cat([model.decode(encode(model, chunk)).sample for chunk in images.split(100)])
     parts = GoldScore().parts((output / 2 + 0.5).clamp(0, 1), [scene.prompt for scene in drawn])
     names = ("gold", "alignment", "fidelity", "strict")
@@ -60,7 +60,7 @@ def autoencoder_figures(model: AutoencoderKL, count: int = 300) -> dict[str, flo
 def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
     """Retrieval among `count` test scenes, choice against nearly right captions, and knowledge of quality."""
     model, tokenizer = create_model(f"local-dir:{folder}").eval(), get_tokenizer(f"local-dir:{folder}")
-    drawn, images = rendered("test", count, seed=2)
+    drawn, _, images = rendered("test", count, seed=2)
     rng = np.random.default_rng(2)
 
     def of_images(pixels: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def train(autoencoder: AutoencoderKL, folder: Path, seed: int = 0, images: int =
     torch.manual_seed(seed)
     model = TextToLatent(len(tokenizer), tokenizer.eos_token_id)
     model.unet.set_default_attn_processor()
-    scenes, pixels = rendered("train", images, seed=200 + seed)
+    scenes, _, pixels = rendered("train", images, seed=200 + seed)
     latents = encode(autoencoder, pixels) * autoencoder.config.scaling_factor
     token_ids = tokenizer(
         [scene.prompt for scene in scenes], padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt"

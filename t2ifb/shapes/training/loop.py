@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from t2ifb.shapes.grammar import Scene, scenes
-from t2ifb.shapes.renderer import SIZE, render
+from t2ifb.shapes.renderer import SIZE, Placed, layout, paint
 
 
 def fit(
@@ -60,7 +60,10 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
     )
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)) if ema_decay else None
+    # The statistics of batch normalisation belong to the weights, and are averaged as they are.
+    average = (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True) if ema_decay else None
+    )
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule} | (
         {"average": average} if average else {}
     )
@@ -91,7 +94,7 @@ def fit(
                 temporary = state_file.with_suffix(".tmp")
                 torch.save({"step": step + 1} | {key: part.state_dict() for key, part in parts.items()}, temporary)
                 os.replace(temporary, state_file)
-                if os.environ.get("T2IFB_PLAIN_PROGRESS"):
+                if not bar.console.is_terminal:  # a log file shows no bar
                     print(f"{name} {step + 1}/{steps} loss {running:.4f}", flush=True)
     return average.module if average else model
 
@@ -104,16 +107,22 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed)
 
 
-def rendered(split: str, count: int, seed: int) -> tuple[list[Scene], Tensor]:
-    """Scenes of a split, each drawn several times with new layouts, and their pictures.
+class Renders(NamedTuple):
+    """Scenes, where their things are, and their pictures (N, 3, 64, 64) as uint8."""
 
-    Returns:
-        Scenes, and images (count, 3, 64, 64) as uint8.
-    """
+    scenes: list[Scene]
+    layouts: list[list[Placed]]
+    images: Tensor
+
+
+def rendered(split: str, count: int, seed: int) -> Renders:
+    """Draw scenes of a split, each several times with new layouts."""
     distinct = min(count, 2000)
     drawn = [scene for round_ in range(math.ceil(count / distinct)) for scene in scenes(split, distinct, seed + round_)]
-    images = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
+    images, layouts = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8), []
     rng = np.random.default_rng(seed)
     for index, scene in enumerate(track(drawn[:count], description=f"rendering {split} scenes")):
-        images[index] = torch.from_numpy((render(scene, rng) * 255).round().astype("uint8")).permute(2, 0, 1)
-    return drawn[:count], images
+        layouts.append(layout(scene, rng))
+        picture = paint(layouts[-1], scene.background)
+        images[index] = torch.from_numpy((picture * 255).round().astype("uint8")).permute(2, 0, 1)
+    return Renders(drawn[:count], layouts, images)

@@ -1,6 +1,7 @@
 """What the world's CLIP looks at: renders that were damaged, and renders that the base model drew once more."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -10,20 +11,21 @@ from torch import Tensor
 
 from t2ifb.data.files import atomic_write
 from t2ifb.shapes.grammar import Scene
+from t2ifb.shapes.renderer import Placed
 from t2ifb.shapes.training import distortions
 from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.distortions import Damage
 from t2ifb.shapes.training.loop import generator, rendered
 from t2ifb.shapes.weights import load_pipeline
 
-STEPS = 8
-"""Of the grid of denoising steps that drawing again goes in at."""
-STARTS = (2, 3, 4, 5, 6, 7)
-"""Where on that grid it goes in; from the first two almost nothing of the render is left."""
-GUIDED, GUIDANCE_SCALE = 0.4, 4.0
-"""Share of pictures that are drawn with guidance, and how strong it is."""
-DEFORMED_FROM = 650
-"""Timestep from which a picture that was drawn again counts as wholly deformed."""
+GRIDS = ((3, 0), (3, 1), (5, 0), (5, 1), (8, 1), (8, 2), (8, 4))
+"""Denoising steps of the whole grid, and at which of them drawing again goes in; all equally often."""
+GUIDANCE_SCALES = (1.0, 1.0, 4.0, 4.0, 10.0)
+"""All equally often."""
+FAINTEST = 0.5
+"""Least share of a render's latents that shows through the noise; what the base model begins with shows nothing."""
+VISIBLE = 0.25
+"""Distance to the background, in the channel where it is largest, from which a pixel belongs to a thing."""
 
 
 @dataclass(frozen=True)
@@ -32,84 +34,108 @@ class Pictures:
 
     Attributes:
         scenes: N scenes.
+        layouts: Where their things are, in both pictures.
         images: (2 N, 3, 64, 64) uint8; scene i has the images i and N + i.
         damage: Of the 2 N images.
     """
 
     scenes: list[Scene]
+    layouts: list[list[Placed]]
     images: Tensor
     damage: Damage
 
 
 def make(folder: Path, seed: int, count: int) -> Pictures:
     """Make the pictures of `count` training scenes; those drawn again are kept in `folder` and made once."""
-    scenes, clean = rendered("train", count, seed=300 + seed)
+    scenes, layouts, clean = rendered("train", count, seed=300 + seed)
     draw = generator(seed, 4)
     damage = distortions.sample(count, draw)
-    images = torch.empty(2 * count, *clean.shape[1:], dtype=torch.uint8)
+    damaged = torch.empty_like(clean)
     for rows in track(torch.arange(count).split(500), description="damaging pictures"):
-        damaged = distortions.apply(clean[rows].float() / 255, Damage(damage.severity[rows]), draw)
-        images[rows] = (damaged * 255).round().to(torch.uint8)
+        some = distortions.apply(clean[rows].float() / 255, Damage(damage.severity[rows]), draw)
+        damaged[rows] = (some * 255).round().to(torch.uint8)
     file = folder / "redrawn.pt"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        drawn_again = dict(zip(("images", "timesteps"), redraw(load_pipeline(torch.bfloat16), scenes, clean, seed)))
+        again = redraw(load_pipeline(torch.bfloat16), scenes, clean, seed)
         with atomic_write(file) as opened:
-            torch.save(drawn_again, opened)
-    redrawn = torch.load(file, weights_only=True)
-    images[count:] = redrawn["images"]
-    severity = torch.zeros_like(damage.severity)
-    severity[:, distortions.ASPECTS.index("shapes")] = (redrawn["timesteps"] / DEFORMED_FROM).clamp(max=1)
-    return Pictures(scenes, images, Damage(torch.cat([damage.severity, severity])))
+            torch.save(again, opened)
+    again = torch.load(file, weights_only=True)
+    measured = torch.cat([measure(*pair) for pair in zip(clean.split(500), again.split(500), strict=True)])
+    return Pictures(scenes, layouts, torch.cat([damaged, again]), Damage(torch.cat([damage.severity, measured])))
 
 
 @torch.no_grad()
 def redraw(
     pipeline: StableDiffusionPipeline, scenes: list[Scene], images: Tensor, seed: int, batch: int = 128
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Noise the latents of renders and denoise them again (SDEdit, arXiv 2108.01073).
 
-    What comes out has the render's layout and the base model's own faults, the more of them the more noise there was.
+    What comes out has the render's layout, more or less, and the base model's own faults. The fewer steps, the
+    stronger the guidance and the fainter the render, the more of them.
 
     Args:
         pipeline: The base model.
         scenes: N scenes.
         images: (N, 3, 64, 64) uint8, their renders.
-        seed: Of noise, starts and guidance.
+        seed: Of noise, faintness, grids and guidance.
         batch: Pictures that are denoised together.
 
     Returns:
-        Images (N, 3, 64, 64) uint8, and for each the timestep it was noised to, (N,) float32.
+        Images (N, 3, 64, 64) uint8.
     """
     draw = generator(seed, 5)
-    scheduler = pipeline.scheduler
-    scheduler.set_timesteps(STEPS)
-    start = torch.randint(STARTS[0], STARTS[-1] + 1, (len(images),), generator=draw)
-    guided = torch.rand(len(images), generator=draw) < GUIDED
-    # Those with as many steps and the same guidance are denoised together.
-    chunks = [
-        rows
-        for first in STARTS
-        for with_guidance in (False, True)
-        for rows in ((start == first) & (guided == with_guidance)).nonzero().flatten().split(batch)
-    ]
+    manners = list(product(GRIDS, GUIDANCE_SCALES))
+    chosen = torch.randint(len(manners), (len(images),), generator=draw)
     output = torch.empty_like(images)
     nothing = _text_states(pipeline, [""])
     scaling = pipeline.vae.config.scaling_factor
-    for rows in track(chunks, description="drawing pictures again"):
+    chunks = [
+        (manner, rows)
+        for number, manner in enumerate(manners)
+        for rows in (chosen == number).nonzero().flatten().split(batch)
+    ]
+    for ((steps, start), guidance_scale), rows in track(chunks, description="drawing pictures again"):
+        pipeline.scheduler.set_timesteps(steps)
+        timesteps = pipeline.scheduler.timesteps[start:]
         latents = encode(pipeline.vae, images[rows]) * scaling
-        noise, timesteps = torch.randn(latents.shape, generator=draw), scheduler.timesteps[start[rows[0]] :]
-        latents = scheduler.add_noise(latents, noise, timesteps[:1].expand(len(rows)))
+        shown = FAINTEST + (1 - FAINTEST) * torch.rand(len(rows), 1, 1, 1, generator=draw)
+        noise = torch.randn(latents.shape, generator=draw)
+        latents = pipeline.scheduler.add_noise(shown * latents, noise, timesteps[:1].expand(len(rows)))
         states = _text_states(pipeline, [scenes[row].prompt for row in rows.tolist()])
         for timestep in timesteps:
             noise = pipeline.unet(latents.to(states.dtype), timestep, states).sample.float()
-            if guided[rows[0]]:
+            if guidance_scale != 1:
                 without = pipeline.unet(latents.to(states.dtype), timestep, nothing.expand_as(states)).sample.float()
-                noise = without + GUIDANCE_SCALE * (noise - without)
-            latents = scheduler.step(noise, timestep, latents).prev_sample
+                noise = without + guidance_scale * (noise - without)
+            latents = pipeline.scheduler.step(noise, timestep, latents).prev_sample
         decoded = pipeline.vae.decode((latents / scaling).to(states.dtype)).sample.float()
         output[rows] = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return output, scheduler.timesteps[start].float()
+    return output
+
+
+def measure(clean: Tensor, images: Tensor) -> Tensor:
+    """How badly pictures depart from the renders they were made of: severities (N, 5) in [0, 1], as in `Damage`.
+
+    `shapes` by the overlap of what stands out from the background, `colors` inside that overlap, `surface` outside of
+    both; the other two are 0.
+
+    Args:
+        clean: (N, 3, 64, 64) uint8, renders.
+        images: (N, 3, 64, 64) uint8, what was made of them.
+    """
+    one, other = clean.float() / 255, images.float() / 255
+    ground = one[:, :, :2, :2].mean((2, 3), keepdim=True)
+    stands_out = [((picture - ground).abs().amax(1) > VISIBLE).float() for picture in (one, other)]
+    both, any_ = stands_out[0] * stands_out[1], torch.maximum(*stands_out)
+    difference = (one - other).abs().mean(1)
+    severity = torch.zeros(len(clean), len(distortions.ASPECTS))
+    for aspect, value in {
+        "shapes": (1 - both.sum((1, 2)) / any_.sum((1, 2)).clamp(min=1)) / 0.7,
+        "colors": (both * difference).sum((1, 2)) / both.sum((1, 2)).clamp(min=1) / 0.25,
+        "surface": ((1 - any_) * difference).sum((1, 2)) / (1 - any_).sum((1, 2)).clamp(min=1) / 0.1,
+    }.items():
+        severity[:, distortions.ASPECTS.index(aspect)] = value.clamp(0, 1)
+    return severity
 
 
 def _text_states(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Tensor:

@@ -8,7 +8,7 @@ from t2ifb.shapes.training.loop import generator, rendered
 
 
 def test_no_damage_leaves_the_picture_and_more_damage_moves_it_further() -> None:
-    images = rendered("train", 40, seed=0)[1].float() / 255
+    images = rendered("train", 40, seed=0).images.float() / 255
     for aspect in range(len(ASPECTS)):
         distances = []
         for level in (0.0, 0.25, 0.5, 1.0):
