@@ -29,9 +29,9 @@ PROMPTS, COMPARISONS, WIDTH = 8_878, 136_892, 768
 
 @dataclass
 class RandomRankings:
-    """Rankings of random embeddings, in the place of a data set."""
+    """Rankings of random embeddings, in the place of a data set; 4 to 9 images a prompt, as in ImageRewardDB."""
 
-    images_per_prompt: int = 6
+    images_per_prompt: tuple[int, int] = (4, 9)
 
     def module(self, grouping: str) -> RewardDataModule:
         """The datamodule over embeddings in memory."""
@@ -39,21 +39,23 @@ class RandomRankings:
         from t2ifb.data.encoded_rankings import EncodedRankings
 
         rng = np.random.default_rng(0)
-        k = self.images_per_prompt
-        images = rng.standard_normal((PROMPTS * k, WIDTH), np.float32)
-        upper = np.stack(np.triu_indices(k, 1), 1)
-        pairs = (np.arange(PROMPTS)[:, None, None] * k + upper).reshape(-1, 2)
-        kept = np.sort(rng.choice(len(pairs), min(COMPARISONS, len(pairs)), replace=False))
+        counts = rng.integers(self.images_per_prompt[0], self.images_per_prompt[1] + 1, PROMPTS)
+        first = np.cumsum(counts) - counts
+        images = rng.standard_normal((counts.sum(), WIDTH), np.float32)
+        prompt_of_image = torch.from_numpy(np.repeat(np.arange(PROMPTS), counts))
+        every = [np.stack(np.triu_indices(k, 1), 1) + start for k, start in zip(counts, first, strict=True)]
+        pairs = np.concatenate(every)
+        kept = np.sort(rng.choice(len(pairs), COMPARISONS, replace=False))  # the others are ties
         module = RewardDataModule(None, None, grouping, 256)  # type: ignore[arg-type]
         module._encoded["train"] = EncodedRankings(
             images=Embeddings(images, np.arange(len(images)), "fp32"),
             prompts=Embeddings(rng.standard_normal((PROMPTS, WIDTH), np.float32), np.arange(PROMPTS), "fp32"),
             prompt_ids=tuple(map(str, range(PROMPTS))),
-            ranks=torch.arange(k).repeat(PROMPTS),
+            ranks=torch.arange(len(images)),
             better=torch.from_numpy(pairs[kept, 0].copy()),
             worse=torch.from_numpy(pairs[kept, 1].copy()),
-            prompt_of_image=torch.arange(PROMPTS).repeat_interleave(k),
-            prompt_of_comparison=torch.from_numpy(pairs[kept, 0] // k),
+            prompt_of_image=prompt_of_image,
+            prompt_of_comparison=prompt_of_image[pairs[kept, 0]],
         )
         return module
 

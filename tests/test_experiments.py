@@ -1,4 +1,4 @@
-"""Every experiment of `conf/`, as typed, on a data set of a few pictures in ImageRewardDB's layout: two updates each."""
+"""Every experiment of `conf/`, as typed, on a few pictures in ImageRewardDB's layout: two updates each."""
 
 import json
 import sys

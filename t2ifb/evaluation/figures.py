@@ -74,7 +74,8 @@ def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLi
         axes.text(level, 0.01, f"n={len(group)}", ha="center", size=7, color=GRAY, transform=axes.get_xaxis_transform())
     axes.set(xlabel="rank given by annotators (1 is best)", ylabel="reward minus its prompt's mean")
     axes.set_xticks(levels)
-    if (common := np.array([len(group) >= FEW for group in groups])).any():  # the few of a last rank do not set the scale
+    common = np.array([len(group) >= FEW for group in groups])
+    if common.any():  # the few of a last rank do not set the scale
         low, high = (means - errors)[common].min(), (means + errors)[common].max()
         axes.set_ylim(min(low, 0) - 0.2 * (high - low), max(high, 0) + 0.1 * (high - low))
     _finish(axes, legend=False)

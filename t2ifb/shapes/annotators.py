@@ -66,7 +66,7 @@ def build(
         ValueError: If the folder holds a data set that was built with other settings.
     """
     folder = Path(folder)
-    counts = dict(prompts or {"train": 1000, "validation": 100, "test": 200, "compositional": 100})
+    counts = dict(prompts or {"train": 1200, "validation": 100, "test": 200, "compositional": 100})
     if unknown := set(counts) - set(SPLITS):
         raise ValueError(f"Unknown split {', '.join(sorted(unknown))}; the shapes world has {', '.join(SPLITS)}.")
     low, high = images_per_prompt

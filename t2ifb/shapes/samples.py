@@ -24,7 +24,7 @@ from t2ifb.shapes.weights import load_pipeline
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-SAMPLERS: tuple[tuple[int, float], ...] = ((8, 4.0), (6, 6.0), (6, 2.0), (6, 1.0), (5, 3.0), (4, 4.0))
+SAMPLERS: tuple[tuple[int, float], ...] = ((8, 4.0), (8, 10.0), (5, 4.0), (5, 1.0), (4, 8.0), (3, 4.0), (3, 1.0))
 """Denoising steps and guidance scales that the ranked images are drawn with, all equally often."""
 CHUNK = 50
 """Prompts whose images are generated and saved together: what an interruption loses at the most."""

@@ -61,12 +61,17 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     for file in [*(CHECKOUT / "conf").rglob("*.yaml"), *(CHECKOUT / "t2ifb").rglob("*.py")]:
         inside = file.relative_to(CHECKOUT).as_posix()
         assert (f"t2ifb/{inside}" if inside.startswith("conf/") else inside) in names
-    shown = subprocess.run(
-        [sys.executable, "-P", "-m", "t2ifb.train", "--cfg", "job", "domain=sd15"],
+    prompts = "build.prompts={train: 12, validation: 4, test: 4, compositional: 2}"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "t2ifb.train", "+experiment=reward_mlp", "logger=none"),
+            *(prompts, "algorithm.epochs=2"),
+        ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "T2IFB_DATA": str(tmp_path / "data")},
         capture_output=True,
         text=True,
     )
-    assert shown.returncode == 0, shown.stderr
-    assert "ViT-L-14-quickgelu" in shown.stdout
+    assert run.returncode == 0, run.stderr
+    assert "annotator ceiling" in run.stdout
+    assert len(list(tmp_path.glob("outputs/shapes/reward_mlp/*/export/reward.safetensors"))) == 1

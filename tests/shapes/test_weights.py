@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import scenes
+from t2ifb.shapes.training.encoder import normalised
 from t2ifb.shapes.training.loop import rendered
 from t2ifb.shapes.weights import CLIP, PIPELINE, load_pipeline
 
@@ -45,7 +46,7 @@ def test_clip_prefers_the_right_prompt() -> None:
     model, tokenizer = open_clip.create_model(f"local-dir:{CLIP}").eval(), open_clip.get_tokenizer(f"local-dir:{CLIP}")
     drawn, _, images = rendered("test", 60, seed=9)
     with torch.no_grad():
-        pictures = model.encode_image(images.float() / 127.5 - 1, normalize=True)
+        pictures = model.encode_image(normalised(images.float() / 255), normalize=True)
         texts = model.encode_text(tokenizer([scene.prompt for scene in drawn]), normalize=True)
     retrieved = (pictures @ texts.T).argmax(1) == torch.arange(len(drawn))
     assert retrieved.float().mean() > 0.5

@@ -93,6 +93,7 @@ def redraw(
         (manner, rows)
         for number, manner in enumerate(manners)
         for rows in (chosen == number).nonzero().flatten().split(batch)
+        if len(rows)
     ]
     for ((steps, start), guidance_scale), rows in track(chunks, description="drawing pictures again"):
         pipeline.scheduler.set_timesteps(steps)

@@ -32,3 +32,14 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(stop: int, tmp_p
     with pytest.raises(Stopped):
         train(tmp_path / "stopped", stop)
     assert torch.equal(train(tmp_path / "stopped"), whole)
+
+
+def test_the_average_has_the_statistics_of_batch_normalisation(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    average = fit(
+        "norm", model, lambda step: model(5 + torch.randn(64, 3, generator=generator(step))).square().mean(), tmp_path,
+        steps=60, learning_rate=0.01, ema_decay=0.9,
+    )  # fmt: skip
+    assert isinstance(average, nn.Sequential)
+    assert average is not model
+    torch.testing.assert_close(average[0].running_mean, torch.full((3,), 5.0), atol=0.5, rtol=0)
