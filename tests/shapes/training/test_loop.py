@@ -43,3 +43,4 @@ def test_the_average_has_the_statistics_of_batch_normalisation(tmp_path: Path) -
     assert isinstance(average, nn.Sequential)
     assert average is not model
     torch.testing.assert_close(average[0].running_mean, torch.full((3,), 5.0), atol=0.5, rtol=0)
+    assert average[0].num_batches_tracked == 60  # whole numbers are not averaged
