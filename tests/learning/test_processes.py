@@ -15,10 +15,11 @@ from tests.learning.worlds import make_training
 
 def fit(folder: Path, processes: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Some updates without dropout on rankings that do not divide evenly; the last figures and the weights."""
-    torch.manual_seed(0)
     data = make_training(folder, batch_size=29).data(seed=0)
     data.prepare_data()
-    head = MLPHead(data.encoded("train").images.gather(slice(0, 1)).shape[1], hidden=[16, 8], dropout=[])
+    width = data.encoded("train").images.gather(slice(0, 1)).shape[1]
+    torch.manual_seed(0)
+    head = MLPHead(width, hidden=[16, 8], dropout=[])
     module = RewardModule(head, partial(torch.optim.SGD, lr=0.1), seed=0)
     trainer = lightning.Trainer(
         accelerator="cpu", devices=processes, strategy="ddp_spawn" if processes > 1 else "auto", max_steps=12,
