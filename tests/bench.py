@@ -18,7 +18,11 @@ from rich.table import Table
 from torch.nn.functional import logsigmoid
 
 from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
+from t2ifb.learning.reward_training import ProgressBar
+from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_encoder import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP
@@ -68,19 +72,21 @@ def seconds(task: Callable[[], Any]) -> float:
 
 
 def train(data: RewardDataModule, steps: int) -> None:
-    """Some steps through Lightning, as the reward run trains."""
-    module = RewardModule(MLPHead(WIDTH), partial(torch.optim.Adam, lr=1e-5), 0)
-    trainer = lightning.Trainer(
-        max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu",
-    )  # fmt: skip
-    trainer.fit(module, train_dataloaders=data.train_dataloader())
+    """Some steps through Lightning with the callbacks of the reward run."""
+    module = RewardModule(MLPHead(WIDTH), partial(torch.optim.Adam, lr=1e-5, fused=True), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = lightning.Trainer(
+            max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+            limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=folder,
+            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar()],
+        )  # fmt: skip
+        trainer.fit(module, train_dataloaders=data.train_dataloader())
 
 
 def bare(data: RewardDataModule, steps: int) -> None:
     """The necessary arithmetic on ready batches: forward, loss, backward, update."""
     head = MLPHead(WIDTH)
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-5)
+    optimizer = torch.optim.Adam(head.parameters(), lr=1e-5, fused=True)
     for batch in [data.train_batch(position) for position in range(steps)]:
         rewards = head(batch.image_embeddings, batch.prompt_embeddings)
         loss = -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()

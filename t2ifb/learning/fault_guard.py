@@ -34,7 +34,7 @@ class FaultGuard(Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         faulty = None if self._loss_is_finite else "loss"
         if faulty is None and not scaled:
-            faulty = next((f"gradient of {n}" for n, p in module.named_parameters() if _not_finite(p.grad)), None)
+            faulty = _faulty_gradient(module)
         if faulty is None:
             return
         self.skipped += 1
@@ -58,5 +58,9 @@ class FaultGuard(Callback):
         self.skipped, self.first = state_dict["skipped"], state_dict["first"]
 
 
-def _not_finite(gradient: torch.Tensor | None) -> bool:
-    return gradient is not None and not bool(gradient.isfinite().all())
+def _faulty_gradient(module: LightningModule) -> str | None:
+    """The first gradient with a NaN or an infinity; one norm over all tells cheaply that there is none."""
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    if torch.nn.utils.get_total_norm(gradients.values()).isfinite():
+        return None
+    return next((f"gradient of {name}" for name, g in gradients.items() if not g.isfinite().all()), None)

@@ -136,7 +136,7 @@ class RewardTraining:
             default_root_dir=run.path,
             logger=recorder,
             plugins=[WholeCheckpointIO()],
-            callbacks=[metrics, guard, StopOnSignal(run), _ProgressBar(), *_checkpoints(run)],
+            callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *_checkpoints(run)],
         )
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
@@ -165,7 +165,7 @@ class RewardTraining:
         return run.write_summary(figures)
 
 
-class _ProgressBar(RichProgressBar):
+class ProgressBar(RichProgressBar):
     """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
 
     def _get_train_description(self, current_epoch: int) -> str:
