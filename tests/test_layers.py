@@ -13,7 +13,7 @@ ALLOWED = {
     "evaluation": {"evaluation", "scorers", "diffusion", "data"},
     "learning": {"learning", "evaluation", "scorers", "diffusion", "data"},
     "reporting": {"reporting", "evaluation", "scorers", "diffusion", "data"},
-    "shapes": {"shapes", "data"},
+    "shapes": {"shapes", "scorers", "data"},
     "config": {"config"},
 }
 PURE = ("learning/losses.py", "diffusion/transition.py")

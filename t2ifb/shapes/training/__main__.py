@@ -23,7 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for part in [arguments.part] if arguments.part else PARTS:
         started = time.monotonic()
-        make_part(part, arguments.state, arguments.seed)
+        make_part(part, arguments.state / f"seed{arguments.seed}", arguments.seed)
         print(f"{part}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
 
@@ -34,7 +34,7 @@ def make_part(part: str, state: Path, seed: int) -> None:
         write_cards(seed)
         return
     if finished.exists():
-        print(f"{part}: finished earlier; delete {finished} to train it anew.")
+        print(f"{part}: finished earlier; delete {state} to train everything anew.")
         return
     state.mkdir(parents=True, exist_ok=True)
     if part == "autoencoder":

@@ -60,8 +60,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
     )
-    # The statistics of batch normalisation belong to the weights, and are averaged as they are.
-    average = AveragedModel(model, multi_avg_fn=_averaging(ema_decay), use_buffers=True) if ema_decay else None
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)) if ema_decay else None
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule} | (
         {"average": average} if average else {}
     )
@@ -95,20 +94,6 @@ def fit(
                 if not bar.console.is_terminal:  # a log file shows no bar
                     print(f"{name} {step + 1}/{steps} loss {running:.4f}", flush=True)
     return average.module if average else model
-
-
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential averaging of what is a fraction; whole numbers, such as positions, are taken over."""
-    floating = get_ema_multi_avg_fn(decay)
-
-    def update(averaged: Any, current: Any, count: Any) -> None:
-        if averaged[0].is_floating_point():
-            floating(averaged, current, count)
-        else:
-            for old, new in zip(averaged, current, strict=True):
-                old.copy_(new)
-
-    return update
 
 
 def generator(*key: int) -> torch.Generator:
