@@ -38,8 +38,9 @@ def ready_dataset(parts: Parts, splits: Sequence[str], *, download: bool = False
         FileNotFoundError: A split is missing and may not or cannot be made.
     """
     build = parts.build("build")
-    if build is not None:
-        build()  # finds out by itself that all is there
+    figures: dict[str, float] = build() if build is not None else {}  # finds out by itself that all is there
+    if figures:
+        print("made here: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()))
     dataset: PreferenceDataset = parts.build("dataset")
     missing = [split for split in splits if not dataset.available(split)]
     if missing and download and hasattr(dataset, "download"):

@@ -66,7 +66,10 @@ def _read_pairs(path: Path) -> list[tuple[Path, str]]:
         absent = {"image", "prompt"} - set(reader.fieldnames or ())
         if absent:
             raise ConfigError([f"pairs: {path} has no column {' and '.join(sorted(absent))}, only {reader.fieldnames}"])
-        return [(path.parent / row["image"], row["prompt"]) for row in reader]
+        rows = list(reader)
+    if incomplete := [f"line {i}" for i, row in enumerate(rows, 2) if not (row["image"] and row["prompt"])]:
+        raise ConfigError([f"pairs: {path} lacks an image or a prompt in {', '.join(incomplete[:10])}"])
+    return [(path.parent / row["image"], row["prompt"]) for row in rows]
 
 
 def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import logsigmoid
 
-from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.data.comparisons import RewardBatch, RewardDataModule
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
@@ -83,11 +83,11 @@ def train(data: RewardDataModule, steps: int) -> None:
         trainer.fit(module, train_dataloaders=data.train_dataloader())
 
 
-def bare(data: RewardDataModule, steps: int) -> None:
+def bare(batches: list[RewardBatch]) -> None:
     """The necessary arithmetic on ready batches: forward, loss, backward, update."""
     head = MLPHead(WIDTH)
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-5, fused=True)
-    for batch in [data.train_batch(position) for position in range(steps)]:
+    for batch in batches:
         rewards = head(batch.image_embeddings, batch.prompt_embeddings)
         loss = -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()
         optimizer.zero_grad()
@@ -103,7 +103,8 @@ def main() -> None:
     by_prompt, by_comparison = RandomRankings().module("prompt"), RandomRankings().module("comparison")
     steps = by_prompt.steps_per_epoch
     train(by_prompt, 20)  # warm up
-    ours, limit = seconds(lambda: train(by_prompt, steps)), seconds(lambda: bare(by_prompt, steps))
+    batches = [by_prompt.train_batch(position) for position in range(steps)]
+    ours, limit = seconds(lambda: train(by_prompt, steps)), seconds(lambda: bare(batches))
     single = seconds(lambda: train(by_comparison, steps))
     table.add_row("a training epoch", "a bare PyTorch loop", f"{ours / limit:.2f}", "at most 1.2")
     table.add_row("grouping=comparison", "grouping=prompt", f"{single / ours:.2f}", "at least 3")

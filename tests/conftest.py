@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -18,6 +19,9 @@ for name, value in {
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(name, value)
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, whichever file systems the machine has."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -22,5 +23,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         Raises:
             StorageError: The disk is full or the folder cannot be written to.
         """
+        content = io.BytesIO()  # torch's writer hides what the operating system says of a full disk
+        torch.save(checkpoint, content)
         with atomic_write(path) as file:
-            torch.save(checkpoint, file)
+            file.write(content.getbuffer())

@@ -30,7 +30,7 @@ def wandb_logger(
         run: Its files go to `wandb/` in this folder; a resumed run keeps its id.
         config: The resolved configuration.
         project: Of Weights & Biases.
-        mode: `auto` is online where the user is logged in, otherwise offline.
+        mode: `auto` is what `WANDB_MODE` says, otherwise online where the user is logged in, otherwise offline.
         entity: User or team.
         tags: Besides the domain and the experiment.
     """
@@ -38,6 +38,7 @@ def wandb_logger(
 
     wandb.finish()  # a run of an earlier job of this process must not be written on
     online = mode == "online" or (mode == "auto" and logged_in())
+    disabled = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
     id_file = run.path / "wandb_id.txt"
     run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else uuid.uuid4().hex[:8]
     id_file.write_text(run_id, encoding="utf-8")
@@ -53,7 +54,7 @@ def wandb_logger(
             dir=str(run.path),
             id=run_id,
             resume="allow" if online else None,
-            mode="online" if online else "offline",
+            mode="online" if online else "disabled" if disabled else "offline",
             settings=wandb.Settings(silent=True),
         )
     for name, best in BEST.items():

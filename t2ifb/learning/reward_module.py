@@ -32,7 +32,8 @@ class RewardModule(LightningModule):
         self.head = head
         self.make_optimizer = optimizer
         self.seed = seed
-        self.loss_sum, self.right, self.asked = SumMetric(), SumMetric(), SumMetric()
+        # A NaN is to be seen in the curve, not dropped.
+        self.loss_sum, self.right, self.asked = (SumMetric(nan_strategy="disable") for _ in range(3))
 
     def training_step(self, batch: RewardBatch, index: int) -> Tensor:
         """One update: the mean over all comparisons of the batch, whichever process holds them."""

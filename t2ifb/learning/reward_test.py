@@ -52,11 +52,13 @@ class RewardTest:
         self.prompts = self.encoded.prompts.gather(self.encoded.prompt_of_image.numpy())
         with torch.no_grad():
             self.rewards = head(self.images, self.prompts).float()
-            self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()}
+            exact = data.cache.storage == "fp32"  # otherwise what would be rounded is rounded already
+            self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()} if exact else None
         noise = torch.rand(len(self.images), generator=torch.Generator().manual_seed(seed))
-        scores = {"random": noise} | {
-            getattr(scorer, "name", name): self._baseline(scorer) for name, scorer in baselines.items()
-        }
+        scores = {"random": noise}
+        for key, scorer in baselines.items():
+            name = getattr(scorer, "name", key)
+            scores[key if name in scores else name] = self._baseline(scorer)
         scores["this model"] = self.rewards
         if ceiling is not None:
             scores["annotator ceiling"] = self._from_pixels(ceiling)

@@ -4,6 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from t2ifb.data.comparisons import RewardDataModule
@@ -114,8 +116,22 @@ class RewardTraining:
         Raises:
             ValueError: The data or the settings do not fit.
         """
+        _refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
+        _refuse(trainer, "trainer", SET_BY_THE_RUN)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
         warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty")
+        with run.held() if rank_zero_only.rank == 0 else nullcontext():
+            return self._run(run, trainer, logger, seed, resume, dict(config or {}))
+
+    def _run(
+        self,
+        run: RunFolder,
+        trainer: Callable[..., Trainer],
+        logger: Callable[..., Logger | Literal[False]],
+        seed: int,
+        resume: Path | None,
+        config: dict[str, Any],
+    ) -> dict[str, Any]:
         started = time.monotonic()
         data = self.data(seed=seed)
         data.prepare_data()
@@ -123,7 +139,7 @@ class RewardTraining:
         seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
         module = RewardModule(self.head(embedding_dim=embedding_dim), self.optimizer, seed)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
-        recorder = logger(run=run, config=dict(config or {}))
+        recorder = logger(run=run, config=config) if rank_zero_only.rank == 0 else False
         engine = trainer(
             max_epochs=-1,
             max_steps=self.epochs * data.steps_per_epoch,
@@ -140,6 +156,8 @@ class RewardTraining:
         )
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
+        if not engine.is_global_zero:
+            return {}
         best = torch.load(run.best_checkpoint, weights_only=True)
         module.load_state_dict(best["state_dict"])
         head = module.head.eval().cpu()
@@ -172,9 +190,44 @@ class ProgressBar(RichProgressBar):
         return "training"
 
 
+SET_BY_THE_RUN = {
+    "max_epochs": "give algorithm.epochs",
+    "max_steps": "give algorithm.epochs",
+    "val_check_interval": "give algorithm.validations_per_epoch",
+    "logger": "choose one by logger=<option>",
+}
+"""Arguments of the trainer that the run has its own words for."""
+
+
+def _refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:
+    """A value that the run sets itself is not silently ignored.
+
+    Raises:
+        ValueError: There is one.
+    """
+    given = getattr(part, "keywords", {})
+    if faults := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:
+        raise ValueError(" ".join(faults))
+
+
+class _Checkpoint(ModelCheckpoint):
+    """Knows its files again when the run's folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best score; Lightning forgets it when the folder has another name."""
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): item for key, item in value.items()}
+            return value.replace(before, now) if isinstance(value, str) else value
+
+        super().load_state_dict({key: moved(value) for key, value in state_dict.items()})
+
+
 def _checkpoints(run: RunFolder) -> list[ModelCheckpoint]:
     """The best state by validation accuracy, and the last one to go on from; both after each validation."""
     options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
-    best = ModelCheckpoint(run.checkpoints, "best", monitor="val/accuracy", mode="max", **options)
-    last = ModelCheckpoint(run.checkpoints, "last", monitor=None, every_n_train_steps=None, **options)
+    best = _Checkpoint(run.checkpoints, "best", monitor="val/accuracy", mode="max", **options)
+    last = _Checkpoint(run.checkpoints, "last", monitor=None, every_n_train_steps=None, **options)
     return [best, last]

@@ -4,9 +4,12 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from t2ifb.data.files import atomic_write, make_folder
 
@@ -52,15 +55,22 @@ class RunFolder:
         """The state with the best validation performance."""
         return self.checkpoints / "best.ckpt"
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end: `summary.json` is written last."""
-        return (self.path / "summary.json").exists()
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder; the operating system lets go when this one ends, however it ends.
 
-    @property
-    def name(self) -> str:
-        """`<experiment>/<time>`, short enough for a title."""
-        return "/".join(self.path.parts[-2:])
+        Raises:
+            ValueError: Another process is in it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"Another process runs in {self.path}. Wait for it, or leave resume out.") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file into the folder, whole or not at all."""

@@ -1,5 +1,6 @@
 """Simulated annotators: rankings of the base model's own images, in ImageRewardDB's file layout."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,13 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2ifb.data.files import atomic_write, file_lock, sha256_file
+from t2ifb.data.files import atomic_write, file_lock, make_folder, sha256_file
 from t2ifb.data.imagereward_db import Record, write_imagereward_db
 from t2ifb.shapes.grammar import SPLITS
-from t2ifb.shapes.samples import Chunk, chunks, make_images
+from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
 
+REPORT = "build.json"
+"""What a data set was built with, and what was measured; it is there only when the data set is whole."""
 GOLD_PARTS = ("gold", "alignment", "fidelity")
+VERSION = 2
+"""Of gold and of what annotators do with it: a data set that was built by another version is not taken for this one."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class WorldSettings:
     noise: float
     tie_width: float
     seed: int
-    weights: str
+    samplers: tuple[tuple[int, float], ...] = SAMPLERS
+    version: int = VERSION
+    weights: str = field(default_factory=lambda: _hash_of(PIPELINE))
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""
@@ -60,24 +67,31 @@ def build(
 
     Returns:
         The measured agreement of two annotators on comparisons both decide (`annotator_agreement`), the share of
-        tied pairs (`tie_share`), and the mean gold of the images with its parts.
+        tied pairs (`tie_share`), and the mean gold of the images with its parts. Nothing for a folder whose data were
+        not built here: it is left as it is.
 
     Raises:
         ValueError: If the folder holds a data set that was built with other settings.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).exists():
+        return {}
     counts = dict(prompts or {"train": 1200, "validation": 100, "test": 200, "compositional": 100})
     if unknown := set(counts) - set(SPLITS):
         raise ValueError(f"Unknown split {', '.join(sorted(unknown))}; the shapes world has {', '.join(SPLITS)}.")
     low, high = images_per_prompt
-    weights = sha256_file(PIPELINE / "unet" / "diffusion_pytorch_model.safetensors")[:16]
-    settings = WorldSettings(counts, (low, high), noise, tie_width, seed, weights)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    settings = WorldSettings(counts, (low, high), noise, tie_width, seed)
     with file_lock(folder.with_name(folder.name + ".lock")):
-        report = folder / "build.json"
+        report = folder / REPORT
         if report.exists():
             return _existing(report, settings)
         return _build(folder, settings)
+
+
+def _hash_of(folder: Path) -> str:
+    """A hash of all weights in a folder."""
+    hashes = [sha256_file(file) for file in sorted(folder.rglob("*.safetensors"))]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def _existing(report: Path, settings: WorldSettings) -> dict[str, float]:
@@ -108,10 +122,9 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
         records = [record for job in some for record in _annotate(job, parts, settings, tally)]
         write_imagereward_db(staging, split, records, images_per_archive=4000)
     figures = tally.figures()
-    with atomic_write(staging / "build.json") as file:
+    with atomic_write(staging / REPORT) as file:
         file.write(json.dumps({"settings": settings.to_json(), "figures": figures}, indent=2).encode())
-    shutil.rmtree(folder, ignore_errors=True)  # without build.json it is not whole
-    staging.rename(folder)
+    staging.rename(folder)  # which is not there or empty
     shutil.rmtree(parts)
     return figures
 
@@ -121,7 +134,7 @@ def _begin(parts: Path, settings: WorldSettings) -> None:
     started = parts / "settings.json"
     if started.exists() and json.loads(started.read_text(encoding="utf-8")) != settings.to_json():
         shutil.rmtree(parts)
-    parts.mkdir(exist_ok=True)
+    make_folder(parts)
     with atomic_write(started) as file:
         file.write(json.dumps(settings.to_json()).encode())
 

@@ -34,7 +34,8 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_pat
         assert process.stdout.readline() == "ready\n"
         time.sleep(chance.uniform(0.5, 4))
         process.kill()
-        process.wait()
+        assert process.wait() == -9
+        assert not (run / "summary.json").exists()
     subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
     one, other = (load_file(folder / "export" / "reward.safetensors") for folder in (run, tmp_path / "whole"))
     assert one.keys() == other.keys()

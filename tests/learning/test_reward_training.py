@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from safetensors.torch import load_file
 
 from t2ifb.data.images import load_image
 from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.loggers import no_logger
+from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers import RewardModel
+from t2ifb.scorers.heads import MLPHead
 from tests.learning.worlds import make_training, run_training
 
 
@@ -152,6 +156,39 @@ def test_faults_are_counted_on_after_a_resume() -> None:
     guard = FaultGuard()
     guard.load_state_dict({"skipped": 3, "first": "the loss at step 1"})
     assert guard.state_dict() == {"skipped": 3, "first": "the loss at step 1"}
+
+
+def test_a_run_that_was_moved_resumes_to_the_same_weights(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    with pytest.raises(Killed):
+        run_training(make_training(folder), folder / "before", callbacks=[KillAt(23)])
+    (folder / "before").rename(folder / "after")
+    summary = run_training(make_training(folder), folder / "after", resume=True)
+    assert summary["best_step"] == whole[1]["best_step"]
+    assert same(weights(folder / "after"), weights(folder / "whole"))
+    assert not (folder / "before").exists()
+
+
+def test_two_processes_are_not_in_one_run(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    with RunFolder(folder / "held").held(), pytest.raises(ValueError, match="Another process runs in"):
+        run_training(make_training(folder), folder / "held")
+
+
+def test_what_the_run_sets_is_not_silently_ignored(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    trainer = partial(lightning.Trainer, max_steps=5)
+    with pytest.raises(ValueError, match=r"trainer\.max_steps is set by the run: give algorithm\.epochs"):
+        make_training(folder).run(RunFolder(folder / "refused"), trainer, no_logger)
+    with pytest.raises(ValueError, match=r"head\.embedding_dim is set by the run"):
+        run_training(make_training(folder, head=partial(MLPHead, embedding_dim=3)), folder / "refused")
+
+
+def test_baselines_of_one_name_keep_their_own_rows(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    clip = next(iter(make_training(folder).baselines.values()))
+    summary = run_training(make_training(folder, epochs=1, baselines={"one": clip, "two": clip}), folder / "twice")
+    assert {"CLIP Score", "two"} <= summary["test/table"].keys()
 
 
 def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:

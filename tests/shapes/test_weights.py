@@ -32,14 +32,14 @@ def test_every_part_has_a_card_with_figures() -> None:
 def test_diffusers_loads_and_runs_the_pipeline_and_guidance_helps() -> None:
     assert isinstance(StableDiffusionPipeline.from_pretrained(PIPELINE), StableDiffusionPipeline)
     pipeline = load_pipeline(torch.float32)
-    prompts = [scene.prompt for scene in scenes("test", 12, seed=0)]
+    prompts = [scene.prompt for scene in scenes("test", 32, seed=0)]
     noise = torch.randn(len(prompts), 4, 16, 16, generator=torch.Generator().manual_seed(0))
     alignment = []
-    for texts, guidance in (([""] * len(prompts), 1.0), (prompts, 4.0)):
-        output = pipeline(texts, num_inference_steps=8, guidance_scale=guidance, latents=noise, output_type="np")
+    for guidance in (1.0, 4.0):
+        output = pipeline(prompts, num_inference_steps=8, guidance_scale=guidance, latents=noise, output_type="np")
         images = torch.from_numpy(output.images).permute(0, 3, 1, 2)
         alignment.append(GoldScore().parts(images, prompts)["alignment"].mean().item())
-    assert alignment[1] > alignment[0] + 0.2
+    assert alignment[1] > alignment[0] + 0.05
 
 
 def test_clip_prefers_the_right_prompt() -> None:
