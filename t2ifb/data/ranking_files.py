@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from t2ifb.data.faults import OnFault
+from t2ifb.data.faults import Fault, OnFault
 from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings
 
 
 class RankingFiles:
-    """Splits in JSON files of the form that `load_rankings` reads."""
+    """Splits in JSON files of the form that `load_rankings` reads.
+
+    Attributes:
+        faults: By split, what the images' check found; filled by `rankings`.
+    """
 
     def __init__(
         self, files: Mapping[str, str | Path], image_root: str | Path | None = None, on_fault: OnFault = "error"
@@ -23,6 +27,7 @@ class RankingFiles:
         self.files = {split: Path(path).expanduser() for split, path in files.items()}
         self.image_root = image_root
         self.on_fault = on_fault
+        self.faults: dict[str, list[Fault]] = {}
 
     def available(self, split: str) -> bool:
         """Whether the split's file is there."""
@@ -38,4 +43,5 @@ class RankingFiles:
             raise ValueError(f"no split {split!r}; there is {', '.join(self.files) or 'none'}")
         path = self.files[split]
         loaded = load_rankings(path, self.image_root, self.on_fault)
-        return check_rankings(loaded, self.on_fault, decode=True, place=str(path))[0]
+        good, self.faults[split] = check_rankings(loaded, self.on_fault, decode=True, place=str(path))
+        return good

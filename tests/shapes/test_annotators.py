@@ -75,3 +75,9 @@ def test_a_second_call_finds_it_there_and_other_settings_are_refused(world: Path
 def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Unknown split dev"):
         build(tmp_path / "shapes", {"dev": 3})
+
+
+def test_other_peoples_data_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "metadata-train.parquet").write_text("mine")
+    assert build(tmp_path, PROMPTS) == {}
+    assert [file.name for file in tmp_path.iterdir()] == ["metadata-train.parquet"]
