@@ -25,7 +25,7 @@ from t2ifb.learning.checkpoint_io import WholeCheckpointIO
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
-from t2ifb.learning.reward_test import RewardTest
+from t2ifb.learning.reward_verdict import RewardVerdict
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.signals import StopOnSignal
 from t2ifb.scorers.clip_encoder import CLIPSource
@@ -161,14 +161,14 @@ class RewardTraining:
         best = torch.load(run.best_checkpoint, weights_only=True)
         module.load_state_dict(best["state_dict"])
         head = module.head.eval().cpu()
-        tests = [
-            RewardTest(data, split, head, self.baselines, self.ceiling, self.published, seed)
+        verdicts = [
+            RewardVerdict(data, split, head, self.baselines, self.ceiling, self.published, seed)
             for split in self.splits[2:]
         ]
-        figures: dict[str, Any] = {key: value for test in tests for key, value in test.write(run).items()}
+        figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
         learning_curves(run.metrics, run.path / "learning_curves.png")
-        tests[0].draw(run)
-        write_export(run.export, head, self.encoder, card=tests[0].card())
+        verdicts[0].draw(run)
+        write_export(run.export, head, self.encoder, card=verdicts[0].card())
         figures |= {
             "best_step": best["global_step"],
             "skipped_updates": guard.skipped,
@@ -179,7 +179,7 @@ class RewardTraining:
             "data": data.state_dict() | {"splits": data.hashes()},
             "export": export_hash(run.export),
         }
-        loggers.finish(recorder, tests[0].examples(), run.export)
+        loggers.finish(recorder, verdicts[0].examples(), run.export)
         return run.write_summary(figures)
 
 

@@ -24,7 +24,7 @@ BATCH = 64
 """Images that a scorer gets at a time."""
 
 
-class RewardTest:
+class RewardVerdict:
     """Scores one split's rankings with the trained head, the baselines and the ceiling.
 
     Attributes:
