@@ -47,7 +47,7 @@ def build(
     folder: str | Path,
     prompts: dict[str, int] | None = None,
     images_per_prompt: tuple[int, int] = (4, 9),
-    noise: float = 0.065,
+    noise: float = 0.105,
     tie_width: float = 0.02,
     seed: int = 0,
 ) -> dict[str, float]:

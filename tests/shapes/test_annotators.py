@@ -68,7 +68,7 @@ def test_a_second_call_finds_it_there_and_other_settings_are_refused(world: Path
     before = (world / "build.json").stat().st_mtime_ns
     assert build(world, PROMPTS)["gold"] > 0
     assert (world / "build.json").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match=r"noise=0\.065, not 0\.5.*Delete that folder"):
+    with pytest.raises(ValueError, match=r"noise=0\.105, not 0\.5.*Delete that folder"):
         build(world, PROMPTS, noise=0.5)
 
 
