@@ -64,6 +64,8 @@ def test_every_experiment_takes_two_steps(
         assert (folder / f"table_{split}.md").exists()
     if domain == "shapes":
         assert summary["test/table"]["annotator ceiling"] == 1.0
+        assert summary["test/by_part"].keys() == {"alignment", "fidelity"}
+        assert summary["test/by_part"]["alignment"]["annotator ceiling"] > 0.9  # of clean pictures gold is alignment
 
 
 @pytest.mark.slow

@@ -79,6 +79,25 @@ def evaluate_preference(
     )
 
 
+def ordered_pairs(
+    values: ArrayLike, prompt_of_image: ArrayLike, margin: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Comparisons that a graded truth decides: all pairs of images of one prompt that differ by more than `margin`.
+
+    Args:
+        values: (N,) the truth, higher is better.
+        prompt_of_image: (N,) number of the prompt, from 0.
+        margin: In units of the values.
+
+    Returns:
+        Index of the better image, of the worse, and the number of the prompt, (C,) each.
+    """
+    value, prompt = np.asarray(values, np.float64), np.asarray(prompt_of_image, np.int64)
+    decided = (value[:, None] - value[None] > margin) & (prompt[:, None] == prompt[None])
+    better, worse = np.nonzero(decided)
+    return better, worse, prompt[better]
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Predicted against observed preference, in bins of equal width over [0, 1].

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,22 @@ def _shown(rows: Sequence[Row], reference: str) -> tuple[list[str], list[list[st
 def screen_table(rows: Sequence[Row], title: str, reference: str = "CLIP Score") -> Table:
     """The table for the terminal; names are text, never markup."""
     headings, lines = _shown(rows, reference)
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
+    return table
+
+
+def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
+    """Accuracy of each scorer against each part of a truth, for the terminal."""
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("scorer", no_wrap=True)
+    for part in by_part:
+        table.add_column(f"{part} %", justify="right", no_wrap=True)
+    for name in next(iter(by_part.values())):
+        table.add_row(Text(name), *(_with_interval(scorers[name], "") for scorers in by_part.values()))
     return table
 
 

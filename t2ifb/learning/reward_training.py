@@ -55,6 +55,7 @@ class RewardTraining:
         test_splits: Sequence[str] = ("test",),
         baselines: Mapping[str, nn.Module] | None = None,
         ceiling: nn.Module | None = None,
+        ceiling_parts: Sequence[str] = (),
         published: Mapping[str, float] | None = None,
         most_faults: int = 10,
     ) -> None:
@@ -74,12 +75,15 @@ class RewardTraining:
             test_splits: What the best state is tested on; pictures and model card show the first.
             baselines: Scorers for the table at the end, by name.
             ceiling: A scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
+            ceiling_parts: Which of `ceiling.parts(images, prompts)` the scorers are held against besides.
             published: Published accuracies in per cent, by name.
             most_faults: Updates with NaN or infinity that may be skipped before the run stops.
 
         Raises:
             ValueError: A number is out of range.
         """
+        if ceiling_parts and not hasattr(ceiling, "parts"):
+            raise ValueError(f"ceiling_parts={list(ceiling_parts)} needs a ceiling that has parts.")
         if not test_splits:
             raise ValueError("test_splits is empty: name at least one split, such as test.")
         if epochs < 1 or validations_per_epoch < 1:
@@ -89,7 +93,8 @@ class RewardTraining:
         self.data = partial(RewardDataModule, dataset, self.cache, grouping, batch_size, splits=self.splits)
         self.encoder, self.head, self.optimizer = encoder, head, optimizer
         self.epochs, self.validations_per_epoch, self.most_faults = epochs, validations_per_epoch, most_faults
-        self.baselines, self.ceiling, self.published = dict(baselines or {}), ceiling, dict(published or {})
+        self.baselines, self.published = dict(baselines or {}), dict(published or {})
+        self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
 
     def run(
         self,
@@ -120,7 +125,7 @@ class RewardTraining:
         _refuse(trainer, "trainer", SET_BY_THE_RUN)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
         warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty")
-        with run.held() if rank_zero_only.rank == 0 else nullcontext():
+        with run.held() if _first_process() else nullcontext():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _run(
@@ -139,7 +144,7 @@ class RewardTraining:
         seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
         module = RewardModule(self.head(embedding_dim=embedding_dim), self.optimizer, seed)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
-        recorder = logger(run=run, config=config) if rank_zero_only.rank == 0 else False
+        recorder = logger(run=run, config=config) if _first_process() else False
         engine = trainer(
             max_epochs=-1,
             max_steps=self.epochs * data.steps_per_epoch,
@@ -162,7 +167,7 @@ class RewardTraining:
         module.load_state_dict(best["state_dict"])
         head = module.head.eval().cpu()
         verdicts = [
-            RewardVerdict(data, split, head, self.baselines, self.ceiling, self.published, seed)
+            RewardVerdict(data, split, head, self.baselines, self.ceiling, self.ceiling_parts, self.published, seed)
             for split in self.splits[2:]
         ]
         figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
@@ -197,6 +202,11 @@ SET_BY_THE_RUN = {
     "logger": "choose one by logger=<option>",
 }
 """Arguments of the trainer that the run has its own words for."""
+
+
+def _first_process() -> bool:
+    """Whether this is the process that writes, known before there is a trainer."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def _refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """The verdict at the end of a reward run: the table, the pictures, and what the model card says."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rich
@@ -12,14 +12,17 @@ from t2ifb.data.comparisons import RewardDataModule
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import open_image
 from t2ifb.evaluation import figures
-from t2ifb.evaluation.preference import PreferenceResult, calibration, evaluate_preference
-from t2ifb.evaluation.tables import Row, screen_table, write_table
+from t2ifb.evaluation.preference import PreferenceResult, calibration, evaluate_preference, ordered_pairs
+from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.tables import Row, parts_table, screen_table, write_table
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_score import CLIPScore
 
 SHEET = 8
 """Rankings in the picture and in the table of examples."""
 REFERENCE = "CLIP Score"
+MARGIN = 0.02
+"""Difference of two grades from which the parts of a truth order two images, in units of the grade (0 to 1)."""
 BATCH = 64
 """Images that a scorer gets at a time."""
 
@@ -40,6 +43,7 @@ class RewardVerdict:
         head: nn.Module,
         baselines: Mapping[str, nn.Module],
         ceiling: nn.Module | None,
+        ceiling_parts: Sequence[str],
         published: Mapping[str, float],
         seed: int,
     ) -> None:
@@ -63,6 +67,7 @@ class RewardVerdict:
         if ceiling is not None:
             scores["annotator ceiling"] = self._from_pixels(ceiling)
         self.results = {name: self._judge(score) for name, score in scores.items()}
+        self.by_part = {part: self._judge_by(ceiling, part, scores) for part in ceiling_parts}
         better, worse = self.encoded.better.numpy(), self.encoded.worse.numpy()
         self.calibration = calibration(self.rewards.numpy(), better, worse, seed=seed)
 
@@ -71,6 +76,8 @@ class RewardVerdict:
         rows = self.rows()
         rich.print(screen_table(rows, f"Preference accuracy on {len(self.rankings)} {self.split} prompts", REFERENCE))
         write_table(rows, run.path, f"table_{self.split}", REFERENCE)
+        if self.by_part:
+            rich.print(parts_table(self.by_part, "Agreement with the order by each part of the truth"))
         mine = self.results["this model"]
         measured = {
             "accuracy": mine.accuracy.mean,
@@ -81,6 +88,7 @@ class RewardVerdict:
             "calibration_error": self.calibration.error,
             "flipped_comparisons": self.flips,
             "table": {name: result.accuracy.mean for name, result in self.results.items()},
+            "by_part": {part: {n: i.mean for n, i in scorers.items()} for part, scorers in self.by_part.items()},
         }
         return {f"{self.split}/{name}": value for name, value in measured.items()}
 
@@ -136,6 +144,14 @@ class RewardVerdict:
         better, worse, prompts = e.better.numpy(), e.worse.numpy(), e.prompt_of_comparison.numpy()
         return evaluate_preference(scores.numpy(), better, worse, prompts, seed=self.seed)
 
+    def _judge_by(self, ceiling: Any, part: str, scores: Mapping[str, Tensor]) -> dict[str, Interval]:
+        """How often each scorer orders two images of a prompt as one part of the truth does."""
+        truth = self._from_pixels(lambda images, prompts: ceiling.parts(images, prompts)[part], part)
+        pairs = ordered_pairs(truth.numpy(), self.encoded.prompt_of_image.numpy(), MARGIN)
+        return {
+            name: evaluate_preference(score.numpy(), *pairs, seed=self.seed).accuracy for name, score in scores.items()
+        }
+
     def _baseline(self, scorer: nn.Module) -> Tensor:
         """From the cached embeddings if the scorer is on the same encoder, otherwise from pixels."""
         source = getattr(scorer, "source", None)
@@ -143,12 +159,12 @@ class RewardVerdict:
             return scorer.score_embeddings(self.images, self.prompts)
         return self._from_pixels(scorer)
 
-    def _from_pixels(self, scorer: nn.Module) -> Tensor:
+    def _from_pixels(self, scorer: Callable[[Tensor, list[str]], Tensor], name: str | None = None) -> Tensor:
         images = [image for ranking in self.rankings for image in ranking.images]
         prompts = [ranking.prompt for ranking in self.rankings for _ in ranking.images]
         scores = torch.empty(len(images))
         with torch.no_grad(), Progress() as bar:
-            task = bar.add_task(f"scoring with {type(scorer).__name__}", total=len(images))
+            task = bar.add_task(f"scoring with {name or type(scorer).__name__}", total=len(images))
             for numbers, pixels in pixel_batches(images, BATCH):
                 scores[numbers] = scorer(pixels.float() / 255, [prompts[number] for number in numbers]).float().cpu()
                 bar.update(task, advance=len(numbers))

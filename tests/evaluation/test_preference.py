@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from t2ifb.evaluation.preference import calibration, evaluate_preference
+from t2ifb.evaluation.preference import calibration, evaluate_preference, ordered_pairs
 
 Index = NDArray[np.int64]
 
@@ -130,3 +130,8 @@ def test_calibration_stands_extremes() -> None:
     nothing = calibration([1.0, 2.0], [], [])
     assert nothing.count.size == 0
     assert np.isnan(nothing.error)
+
+
+def test_a_graded_truth_decides_pairs_of_one_prompt_beyond_the_margin() -> None:
+    better, worse, prompt = ordered_pairs([0.5, 0.51, 0.9, 0.1, 0.4], [0, 0, 0, 1, 1], 0.02)
+    assert list(zip(better.tolist(), worse.tolist(), prompt.tolist(), strict=True)) == [(2, 0, 0), (2, 1, 0), (4, 3, 1)]
