@@ -19,13 +19,13 @@ from pathlib import Path
 from tests.learning.worlds import make_training, run_training
 folder, run = Path(sys.argv[1]), Path(sys.argv[2])
 print("ready", flush=True)
-run_training(make_training(folder, epochs=40), run, resume=(run / "checkpoints" / "last.ckpt").exists())
+run_training(make_training(folder, epochs=200), run, resume=(run / "checkpoints" / "last.ckpt").exists())
 """
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
-    run_training(make_training(tmp_path, epochs=40), tmp_path / "whole")
+    run_training(make_training(tmp_path, epochs=200), tmp_path / "whole")
     run, chance = tmp_path / "killed", random.Random(0)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(run)]
     for _ in range(3):
@@ -36,6 +36,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_pat
         process.kill()
         assert process.wait() == -9
         assert not (run / "summary.json").exists()
+    assert (run / "checkpoints" / "last.ckpt").exists()
     subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
     one, other = (load_file(folder / "export" / "reward.safetensors") for folder in (run, tmp_path / "whole"))
     assert one.keys() == other.keys()
