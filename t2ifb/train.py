@@ -22,6 +22,7 @@ def train(parts: Parts) -> None:
         resume=Path(resume) if resume else None,
         config=parts.resolved(),
     )
+    print(f"tables, pictures and export: {parts.run_folder}")
 
 
 main = command("train", train)
