@@ -41,9 +41,11 @@ class RewardModule(LightningModule):
         # Lightning averages gradients over processes, so that each one's share counts world-size times.
         comparisons = max(1, batch.total_comparisons) / self.trainer.world_size
         better, worse = self.compare(batch)
-        loss, accuracy = bradley_terry_loss(better, worse, comparisons), (better > worse).sum() / comparisons
-        self.log("train/loss", loss.detach(), batch_size=1, sync_dist=True)
-        self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
+        loss = bradley_terry_loss(better, worse, comparisons)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # what is not written is not computed
+            self.log("train/loss", loss.detach(), batch_size=1, sync_dist=True)
+            accuracy = (better > worse).sum() / comparisons
+            self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
         return loss
 
     def validation_step(self, batch: RewardBatch, index: int) -> None:

@@ -24,8 +24,8 @@ def fit(folder: Path, processes: int) -> tuple[dict[str, float], dict[str, torch
     trainer = lightning.Trainer(
         accelerator="cpu", devices=processes, strategy="ddp_spawn" if processes > 1 else "auto", max_steps=12,
         max_epochs=-1, val_check_interval=6, check_val_every_n_epoch=None, num_sanity_val_steps=0,
-        use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder,
+        use_distributed_sampler=False, log_every_n_steps=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     trainer.fit(module, data)
     return {k: float(v) for k, v in trainer.callback_metrics.items()}, module.head.state_dict()
