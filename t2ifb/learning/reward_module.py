@@ -42,7 +42,7 @@ class RewardModule(LightningModule):
         comparisons = max(1, batch.total_comparisons) / self.trainer.world_size
         better, worse = self.compare(batch)
         loss = bradley_terry_loss(better, worse, comparisons)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # what is not written is not computed
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss.detach(), batch_size=1, sync_dist=True)
             accuracy = (better > worse).sum() / comparisons
             self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
