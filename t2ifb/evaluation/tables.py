@@ -40,6 +40,8 @@ class Row:
     published: float | None = None
 
 
+LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
+"""Of tables on the screen: narrow enough for 80 columns."""
 HEADINGS = ("scorer", "accuracy %", "by prompt", "difference", "ties", "published %")
 
 
@@ -73,7 +75,7 @@ def _shown(rows: Sequence[Row], reference: str) -> tuple[list[str], list[list[st
 def screen_table(rows: Sequence[Row], title: str, reference: str = "CLIP Score") -> Table:
     """The table for the terminal; names are text, never markup."""
     headings, lines = _shown(rows, reference)
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table = Table(title=title, **LOOK)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for line in lines:
@@ -83,7 +85,7 @@ def screen_table(rows: Sequence[Row], title: str, reference: str = "CLIP Score")
 
 def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
     """Accuracy of each scorer against each part of a truth, for the terminal."""
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table = Table(title=title, **LOOK)
     table.add_column("scorer", no_wrap=True)
     for part in by_part:
         table.add_column(f"{part} %", justify="right", no_wrap=True)

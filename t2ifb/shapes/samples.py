@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SAMPLERS: tuple[tuple[int, float], ...] = ((8, 4.0), (6, 10.0), (4, 8.0), (5, 1.0), (3, 1.0))
 """Denoising steps and guidance scales that the ranked images are drawn with, all equally often: the base model at its
-best, too much guidance (aligned, but stained and merged), none (clean, but off the prompt), and too few steps."""
+best, too much guidance (aligned, but stained and merged), none (off the prompt), and too few steps."""
 CHUNK = 50
 """Prompts whose images are generated and saved together: what an interruption loses at the most."""
 
