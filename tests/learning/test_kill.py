@@ -23,16 +23,25 @@ run_training(make_training(folder, epochs=200), run, resume=(run / "checkpoints"
 """
 
 
+def last_step(run: Path) -> int:
+    """The step up to which a run has written its figures."""
+    metrics = run / "metrics.csv"
+    return int(metrics.read_text().splitlines()[-1].split(",")[0]) if metrics.exists() else 0
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
-    run_training(make_training(tmp_path, epochs=200), tmp_path / "whole")
+    whole = run_training(make_training(tmp_path, epochs=200), tmp_path / "whole")
+    steps = 200 * whole["data"]["steps_per_epoch"]
     run, chance = tmp_path / "killed", random.Random(0)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(run)]
-    for _ in range(3):
+    for least in (0, chance.uniform(0, 0.4) * steps, chance.uniform(0.4, 0.8) * steps):
         process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0.5, 4))
+        while process.poll() is None and last_step(run) < least:  # in steps, as machines are not equally fast
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.2))
         process.kill()
         assert process.wait() == -9
         assert not (run / "summary.json").exists()
