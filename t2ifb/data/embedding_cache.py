@@ -198,7 +198,7 @@ class EmbeddingCache:
     def _image_batches(self, encoder: Encoder, images: dict[bytes, Image]) -> Iterator[Batch]:
         keys, device = list(images), _device(encoder)
         for index, pixels in pixel_batches(list(images.values()), self.batch_size):
-            yield [keys[i] for i in index], encoder.encode_images(pixels.to(device).float() / 255)
+            yield [keys[i] for i in index], encoder.encode_images(pixels.to(device).float().div_(255))
 
     def _prompt_batches(self, encoder: Encoder, prompts: dict[bytes, str]) -> Iterator[Batch]:
         keys, texts = list(prompts), list(prompts.values())

@@ -1,27 +1,21 @@
 """From image files to tensors."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
+from numpy.typing import NDArray
 from torch import Tensor
 
 from t2ifb.data.rankings import Image, open_image
 
+Pixels: TypeAlias = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
 DECODERS = 4
 """Threads that decode ahead of the encoder; Pillow lets go of the interpreter's lock while it decodes."""
-
-
-def to_pixels(picture: PILImage.Image) -> Tensor:
-    """Pixels of a decoded image.
-
-    Returns:
-        (3, H, W), uint8, RGB.
-    """
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def load_image(image: Image) -> Tensor:
@@ -33,7 +27,7 @@ def load_image(image: Image) -> Tensor:
     Raises:
         ValueError: It is missing, empty or cannot be decoded.
     """
-    return to_pixels(open_image(image)).float() / 255
+    return _to_pixels(_decode([image]))[0].float() / 255
 
 
 def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
@@ -52,8 +46,8 @@ def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[li
     Raises:
         ValueError: An image cannot be read; the message names it.
     """
-    waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
-    for index, pixels in enumerate(_decoded(images, ahead=2 * batch_size)):
+    waiting: dict[tuple[int, ...], list[tuple[int, Pixels]]] = defaultdict(list)
+    for index, pixels in enumerate(_decoded(images, batch_size)):
         group = waiting[pixels.shape]
         group.append((index, pixels))
         if len(group) == batch_size:
@@ -62,24 +56,33 @@ def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[li
         yield _stack(group)
 
 
-def _stack(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
-    return [index for index, _ in group], torch.stack([pixels for _, pixels in group])
+def _stack(group: list[tuple[int, Pixels]]) -> tuple[list[int], Tensor]:
+    return [index for index, _ in group], _to_pixels([pixels for _, pixels in group])
 
 
-def _decoded(images: Iterable[Image], ahead: int) -> Iterator[Tensor]:
-    """Pixels in order, decoded by threads that are at most `ahead` images in front."""
+def _to_pixels(decoded: Sequence[Pixels]) -> Tensor:
+    """(B, 3, H, W) from B times (H, W, 3)."""
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
+
+
+def _decoded(images: Sequence[Image], chunk: int) -> Iterator[Pixels]:
+    """Pixels in order, decoded in front of who takes them, a chunk by a thread.
+
+    A thread is handed as much as is taken at once: several at work on small images hinder each other more than they
+    help, and so they only are when decoding is what takes the time.
+    """
     pool = ThreadPoolExecutor(DECODERS)
-    pending: deque[Future[Tensor]] = deque()
+    pending: deque[Future[list[Pixels]]] = deque()
     try:
-        for image in images:
-            pending.append(pool.submit(_pixels, image))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
+        for start in range(0, len(images), chunk):
+            pending.append(pool.submit(_decode, images[start : start + chunk]))
+            if len(pending) > DECODERS:
+                yield from pending.popleft().result()
         while pending:
-            yield pending.popleft().result()
+            yield from pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pixels(image: Image) -> Tensor:
-    return to_pixels(open_image(image))
+def _decode(images: Sequence[Image]) -> list[Pixels]:
+    return [np.asarray(open_image(image)) for image in images]

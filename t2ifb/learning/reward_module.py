@@ -37,7 +37,7 @@ class RewardModule(LightningModule):
 
     def training_step(self, batch: RewardBatch, index: int) -> Tensor:
         """One update: the mean over all comparisons of the batch, whichever process holds them."""
-        torch.manual_seed(dropout_seed(self.seed, self.global_step, self.global_rank))
+        seed_noise(dropout_seed(self.seed, self.global_step, self.global_rank), self.device)
         # Lightning averages gradients over processes, so that each one's share counts world-size times.
         comparisons = max(1, batch.total_comparisons) / self.trainer.world_size
         better, worse = self.compare(batch)
@@ -76,3 +76,13 @@ class RewardModule(LightningModule):
 def dropout_seed(seed: int, step: int, rank: int) -> int:
     """What noise inside the network depends on: nothing else, so that a resumed run repeats it."""
     return ((seed * 1_000_003 + step) * 1_009 + rank) % (1 << 63)
+
+
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Seed what is drawn on a device, and nothing else.
+
+    `torch.manual_seed` also keeps a call with its stack for each accelerator that was not started, at every step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
