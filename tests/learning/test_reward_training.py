@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import signal
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from t2ifb.data.files import StorageError
 from t2ifb.data.images import load_image
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.loggers import no_logger
@@ -167,6 +169,28 @@ def test_a_run_that_was_moved_resumes_to_the_same_weights(whole: tuple[Path, dic
     assert summary["best_step"] == whole[1]["best_step"]
     assert same(weights(folder / "after"), weights(folder / "whole"))
     assert not (folder / "before").exists()
+
+
+class FillDisk(lightning.Callback):
+    """From a step on, no file can grow beyond a kilobyte."""
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == 9:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_full_disk_is_one_message_and_the_run_resumes_when_there_is_space(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    run, limits = folder / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(StorageError, match=f"No space left in {run}.* What was complete is kept"):
+            run_training(make_training(folder), run, callbacks=[FillDisk()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] <= 9
+    assert not list(run.rglob("*.tmp"))
+    run_training(make_training(folder), run, resume=True)
+    assert same(weights(run), weights(folder / "whole"))
 
 
 def test_two_processes_are_not_in_one_run(whole: tuple[Path, dict[str, Any]]) -> None:
