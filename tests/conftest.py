@@ -23,6 +23,18 @@ for name, value in {
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 
+
+def real_data(name: str) -> Path:
+    """A real file that the project does not ship; the test is skipped where it is not.
+
+    Looked for in the folder that `T2IFB_REAL_DATA` names, else in `shared/data` beside the checkout.
+    """
+    folder = Path(os.environ.get("T2IFB_REAL_DATA") or CHECKOUT.parent / "shared" / "data")
+    if not (folder / name).is_file():
+        pytest.skip(f"{folder / name} is not there")
+    return folder / name
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -4,22 +4,42 @@ Every scorer is an `nn.Module`: `scorer(images, prompts)` takes images (B, 3, H,
 (B,) float32, differentiable with respect to the images.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from t2ifb.scorers.aesthetic_score import AestheticScore
+    from t2ifb.scorers.blip_score import BLIPScore
     from t2ifb.scorers.clip_score import CLIPScore
+    from t2ifb.scorers.ensemble import Ensemble
+    from t2ifb.scorers.hps_v2 import HPSv2
+    from t2ifb.scorers.image_reward import ImageReward
+    from t2ifb.scorers.pick_score import PickScore
     from t2ifb.scorers.reward_model import RewardModel
 
-__all__ = ["CLIPScore", "RewardModel"]
+__all__ = [
+    "AestheticScore",
+    "BLIPScore",
+    "CLIPScore",
+    "Ensemble",
+    "HPSv2",
+    "ImageReward",
+    "PickScore",
+    "RewardModel",
+]
+MODULES = {
+    "AestheticScore": "aesthetic_score",
+    "BLIPScore": "blip_score",
+    "CLIPScore": "clip_score",
+    "Ensemble": "ensemble",
+    "HPSv2": "hps_v2",
+    "ImageReward": "image_reward",
+    "PickScore": "pick_score",
+    "RewardModel": "reward_model",
+}
 
 
 def __getattr__(name: str) -> Any:  # the modules behind the names import torch and open_clip
-    if name == "CLIPScore":
-        from t2ifb.scorers.clip_score import CLIPScore
-
-        return CLIPScore
-    if name == "RewardModel":
-        from t2ifb.scorers.reward_model import RewardModel
-
-        return RewardModel
+    if name in MODULES:
+        return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,119 @@
+"""Aesthetic Score: how pleasing an image is, whatever the prompt."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from torch import Tensor, nn
+
+from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.linear_stack import linear_stack
+from t2ifb.scorers.weights import check_names, find_weights, read_state
+
+FILE = "sac+logos+ava1-l14-linearMSE.pth"
+ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{quote(FILE)}"
+
+
+class AestheticHead(nn.Module):
+    """LAION's predictor on an image embedding: D → 1024 → 128 → 64 → 16 → 1, all linear.
+
+    Trained by mean squared error on ratings from 1 to 10 (SAC, LAION-Logos, AVA); source
+    github.com/christophschuhmann/improved-aesthetic-predictor.
+
+    Attributes:
+        width: D.
+    """
+
+    def __init__(self, width: int = 768) -> None:
+        """Build it for embeddings of `width` numbers."""
+        super().__init__()
+        self.width = width
+        self.layers = linear_stack(width)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> "AestheticHead":
+        """Read `sac+logos+ava1-l14-linearMSE.pth`, or a file of the same layout for another width.
+
+        Returns:
+            The head in evaluation mode, in float32, without gradients for its weights.
+
+        Raises:
+            ValueError: It is no such file.
+        """
+        path = Path(path)
+        state = read_state(path)
+        first = state.get("layers.0.weight")
+        head = cls(first.shape[1] if first is not None and first.ndim == 2 else 1)
+        check_names(set(state), set(head.state_dict()), path, "the aesthetic predictor")
+        try:
+            head.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{path} has other shapes than the aesthetic predictor: {error}") from error
+        return head.float().eval().requires_grad_(False)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Predict the rating.
+
+        Args:
+            embeddings: (B, D), L2-normalised.
+
+        Returns:
+            (B,).
+        """
+        ratings: Tensor = self.layers(embeddings)
+        return ratings.squeeze(-1)
+
+
+class AestheticScore(nn.Module):
+    """The predicted rating of an image on CLIP's embedding of it, about 1 to 10; the prompt is not looked at.
+
+    Attributes:
+        name: How tables call it.
+        encoder: Frozen CLIP.
+        head: The predictor.
+    """
+
+    name = "Aesthetic Score"
+
+    def __init__(self, encoder: CLIPEncoder, head: AestheticHead) -> None:
+        """Score with an encoder and a head that was trained on its embeddings.
+
+        Raises:
+            ValueError: The head is for embeddings of another width.
+        """
+        super().__init__()
+        if head.width != encoder.embedding_dim:
+            raise ValueError(
+                f"the aesthetic head takes embeddings of {head.width} numbers, {encoder.source.model} gives "
+                f"{encoder.embedding_dim}; use the encoder that it was trained on (LAION's: ViT-L-14-quickgelu, openai)"
+            )
+        self.encoder, self.head = encoder, head
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = ADDRESS, encoder: CLIPSource | CLIPEncoder | None = None
+    ) -> "AestheticScore":
+        """Load the predictor and its encoder.
+
+        Args:
+            source: The file, a folder that holds it, or its address.
+            encoder: By default OpenAI's ViT-L/14, which LAION's predictor is for.
+
+        Raises:
+            ValueError: The weights are missing or do not fit.
+        """
+        head = AestheticHead.from_checkpoint(find_weights(source, FILE))
+        encoder = encoder or CLIPSource("ViT-L-14-quickgelu", "openai")
+        return cls(encoder if isinstance(encoder, CLIPEncoder) else encoder.load().cpu(), head)
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings, which change nothing.
+
+        Returns:
+            (B,) float32, differentiable with respect to the images.
+        """
+        scores: Tensor = self.head(self.encoder.encode_images(images))
+        return scores

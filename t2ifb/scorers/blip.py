@@ -1,0 +1,255 @@
+"""BLIP's image tower and text tower (arXiv 2201.12086), with the names and settings of the original checkpoints."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from t2ifb.scorers.preprocess import preprocess
+from t2ifb.scorers.weights import check_names
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of the pixels, as in CLIP."""
+MAX_TOKENS = 35
+"""Of a prompt, [CLS] and [SEP] included; what is longer is cut off."""
+VOCABULARY = "google-bert/bert-base-uncased"
+"""Whose tokens the prompts become. [DEC] and [ENC], which the original adds, stand in no prompt that is scored."""
+HEAD_WIDTH = 64
+"""Of an attention head, in both sizes of BLIP's image tower."""
+NAMES = (
+    ("visual_encoder.cls_token", "vision.embeddings.class_embedding"),
+    ("visual_encoder.pos_embed", "vision.embeddings.position_embedding"),
+    ("visual_encoder.patch_embed.proj.", "vision.embeddings.patch_embedding."),
+    ("visual_encoder.norm.", "vision.post_layernorm."),
+    ("visual_encoder.blocks.{n}.norm1.", "vision.encoder.layers.{n}.layer_norm1."),
+    ("visual_encoder.blocks.{n}.norm2.", "vision.encoder.layers.{n}.layer_norm2."),
+    ("visual_encoder.blocks.{n}.attn.qkv.", "vision.encoder.layers.{n}.self_attn.qkv."),
+    ("visual_encoder.blocks.{n}.attn.proj.", "vision.encoder.layers.{n}.self_attn.projection."),
+    ("visual_encoder.blocks.{n}.mlp.", "vision.encoder.layers.{n}.mlp."),
+    ("text_encoder.", "text."),
+)
+"""Beginnings of names in the original checkpoints and here, where the towers are those of `transformers`."""
+DERIVED = "text_encoder.embeddings.position_ids"
+"""A buffer that counts from 0, in files that older versions of `transformers` wrote."""
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """What an original `med_config.json` says and the shapes of the tensors do not.
+
+    The defaults are those of bert-base-uncased; `transformers`' own for BLIP have 8 heads.
+
+    Attributes:
+        heads: Attention heads of the text tower.
+        layer_norm_eps: Of the text tower.
+    """
+
+    heads: int = 12
+    layer_norm_eps: float = 1e-12
+
+    @classmethod
+    def read(cls, path: str | Path | None) -> Self:
+        """From a `med_config.json`; the defaults without one.
+
+        Raises:
+            ValueError: It is missing or no such file.
+        """
+        if path is None:
+            return cls()
+        try:
+            content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            return cls(int(content["num_attention_heads"]), float(content["layer_norm_eps"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a configuration of BERT such as med_config.json: {error!r}") from error
+
+
+class BLIP(nn.Module):
+    """Both towers and their projections; only what scoring needs.
+
+    Attributes:
+        image_size: Side of the square input, in pixels.
+        vision: Image tower, patches and a class token.
+        text: BERT whose layers also attend to the image, when there is one.
+        vision_proj: From the image's class token to the common space.
+        text_proj: From the text's [CLS] to the common space.
+    """
+
+    def __init__(self, vision: Mapping[str, Any], text: Mapping[str, Any], projected: int = 256) -> None:
+        """Build the towers with random weights.
+
+        Args:
+            vision: Arguments of `transformers.BlipVisionConfig`.
+            text: Arguments of `transformers.BlipTextConfig`.
+            projected: Width of the common space.
+        """
+        from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+
+        super().__init__()
+        self.image_size = int(vision["image_size"])
+        self.vision = BlipVisionModel(BlipVisionConfig(**vision))
+        self.text = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False)
+        self.vision_proj = nn.Linear(int(vision["hidden_size"]), projected)
+        self.text_proj = nn.Linear(int(text["hidden_size"]), projected)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], settings: TextSettings, path: Path) -> Self:
+        """Build it from an original checkpoint's tensors, frozen and in evaluation mode.
+
+        Args:
+            state: Tensors by their original names, `visual_encoder.…`, `text_encoder.…`, `vision_proj.…`,
+                `text_proj.…`; their shapes tell all sizes.
+            settings: What they do not tell.
+            path: Where they are from, for messages.
+
+        Raises:
+            ValueError: A tensor is missing, unknown or of another shape.
+        """
+        state = {name: tensor for name, tensor in state.items() if name != DERIVED}
+        try:
+            vision, text = _vision_arguments(state), _text_arguments(state, settings)
+            projected = len(state["vision_proj.weight"])
+        except (KeyError, ValueError, IndexError) as error:
+            raise ValueError(f"{path} is not a checkpoint of BLIP: {error!r} does not lead to its sizes") from error
+        with torch.device("meta"):  # the weights are then not drawn at random first
+            blip = cls(vision, text, projected)
+        check_names(set(state), set(blip.original_state()), path, "BLIP")
+        try:
+            blip.load_state_dict({translate(n): tensor.float() for n, tensor in state.items()}, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit together as BLIP: {error}") from error
+        embeddings: Any = blip.text.embeddings
+        embeddings.position_ids = torch.arange(text["max_position_embeddings"]).expand(1, -1)
+        return blip.eval().requires_grad_(False)
+
+    def original_state(self) -> dict[str, Tensor]:
+        """The tensors by their original names, as `from_state` reads them."""
+        return {translate(name, to_original=True): tensor for name, tensor in self.state_dict().items()}
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Prepare images (B, 3, H, W) in [0, 1] for `image_states`."""
+        return preprocess(images, self.image_size, MEAN, STD)
+
+    def image_states(self, pixel_values: Tensor) -> Tensor:
+        """The image tower.
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised.
+
+        Returns:
+            (B, 1 + patches, W), the class token first.
+        """
+        states: Tensor = self.vision(pixel_values=pixel_values).last_hidden_state
+        return states
+
+    def text_state(self, input_ids: Tensor, attention_mask: Tensor, image_states: Tensor | None = None) -> Tensor:
+        """The text tower's state at [CLS].
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L), 1 for tokens and 0 for padding.
+            image_states: (B, 1 + patches, W), which the layers then attend to; a text alone without it.
+
+        Returns:
+            (B, H).
+        """
+        mask = None if image_states is None else torch.ones(image_states.shape[:2], device=image_states.device)
+        states: Tensor = self.text(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=image_states,
+            encoder_attention_mask=mask,
+            is_decoder=False,
+        ).last_hidden_state
+        return states[:, 0]
+
+
+class BertPrompts:
+    """Turns prompts into token ids with a BERT vocabulary, which is read when the first prompt comes."""
+
+    def __init__(self, vocabulary: str | Path = VOCABULARY) -> None:
+        """Name the vocabulary: a folder with `vocab.txt` or `tokenizer.json`, or a hub id."""
+        self.vocabulary = vocabulary
+        self._tokenizer: Any = None
+
+    @classmethod
+    def near(cls, checkpoint: Path, vocabulary: str | Path | None) -> Self:
+        """The vocabulary that was named, else the one beside a checkpoint, else bert-base-uncased's."""
+        if vocabulary is None and (beside(checkpoint, "vocab.txt") or beside(checkpoint, "tokenizer.json")):
+            vocabulary = checkpoint.parent
+        return cls(VOCABULARY if vocabulary is None else vocabulary)
+
+    def __call__(self, prompts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, (B, L) each, L at most `MAX_TOKENS`.
+
+        Raises:
+            ValueError: The vocabulary is missing.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._load()
+        batch = self._tokenizer(prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        return batch["input_ids"].to(device), batch["attention_mask"].to(device)
+
+    def _load(self) -> Any:
+        from transformers import BertTokenizer
+
+        try:
+            return BertTokenizer.from_pretrained(str(self.vocabulary))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the vocabulary {self.vocabulary} is not on this machine and cannot be downloaded. Where there is a "
+                f"connection: hf download {VOCABULARY} vocab.txt tokenizer.json tokenizer_config.json; then give its "
+                "folder as `vocabulary`."
+            ) from error
+
+
+def beside(path: Path, name: str) -> Path | None:
+    """The file `name` in the same folder, if it is there."""
+    other = path.with_name(name)
+    return other if other.is_file() else None
+
+
+def translate(name: str, to_original: bool = False) -> str:
+    """A tensor's name here from its original name, or the other way."""
+    for pair in NAMES:
+        before, after = reversed(pair) if to_original else pair
+        if found := re.match(re.escape(before).replace(r"\{n\}", r"(\d+)"), name):
+            return after.replace("{n}", found[1] if found.groups() else "") + name[found.end() :]
+    return name
+
+
+def _vision_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sizes of the image tower; its layer norms have the epsilon of the original, 1e-6."""
+    width, _, patch, _ = state["visual_encoder.patch_embed.proj.weight"].shape
+    patches = state["visual_encoder.pos_embed"].shape[1] - 1
+    return {
+        "hidden_size": width,
+        "intermediate_size": len(state["visual_encoder.blocks.0.mlp.fc1.weight"]),
+        "num_hidden_layers": _count(state, r"visual_encoder\.blocks\.(\d+)\."),
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "image_size": round(patches**0.5) * patch,
+        "patch_size": patch,
+        "layer_norm_eps": 1e-6,
+    }
+
+
+def _text_arguments(state: Mapping[str, Tensor], settings: TextSettings) -> dict[str, Any]:
+    vocabulary, width = state["text_encoder.embeddings.word_embeddings.weight"].shape
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "encoder_hidden_size": state["text_encoder.encoder.layer.0.crossattention.self.key.weight"].shape[1],
+        "intermediate_size": len(state["text_encoder.encoder.layer.0.intermediate.dense.weight"]),
+        "num_hidden_layers": _count(state, r"text_encoder\.encoder\.layer\.(\d+)\."),
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": len(state["text_encoder.embeddings.position_embeddings.weight"]),
+        "layer_norm_eps": settings.layer_norm_eps,
+    }
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return 1 + max(int(found[1]) for name in state if (found := re.match(pattern, name)))

@@ -1,0 +1,105 @@
+"""BLIP Score: the cosine of the image's and the prompt's embedding by BLIP."""
+
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from t2ifb.scorers.blip import BLIP, BertPrompts, TextSettings, beside
+from t2ifb.scorers.clip_encoder import DTYPES
+from t2ifb.scorers.weights import find_weights, read_state
+
+ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth"
+PRETRAINING = (
+    "visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.", "text_decoder.", "itm_head.",
+    "image_queue", "text_queue", "queue_ptr", "ptr_queue", "temp",
+)  # fmt: skip
+"""What BLIP's pre-training keeps beside the two towers."""
+
+
+class BLIPScore(nn.Module):
+    """The cosine of BLIP's projected [CLS] embeddings (arXiv 2201.12086), from -1 to 1, as ImageReward's paper has it.
+
+    Attributes:
+        name: How tables call it.
+    """
+
+    name = "BLIP Score"
+
+    def __init__(self, blip: BLIP, prompts: BertPrompts) -> None:
+        """Score with BLIP's towers and the vocabulary that its text tower was trained with."""
+        super().__init__()
+        self.blip, self.prompts = blip, prompts
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = ADDRESS, vocabulary: str | Path | None = None, precision: str = "fp32"
+    ) -> Self:
+        """Load BLIP with the ViT-L image tower.
+
+        Args:
+            source: `model_large.pth`, a folder that holds it, or its address; an `ImageReward.pt` works too.
+            vocabulary: Folder or hub id of BERT's vocabulary; by default what lies beside the file, or else
+                bert-base-uncased.
+            precision: Of the weights: fp32, fp16 or bf16. The score is float32 always.
+
+        Raises:
+            ValueError: The weights are missing or not those of BLIP.
+        """
+        path = find_weights(source, "model_large.pth", "blip.safetensors", "ImageReward.pt")
+        return cls.from_checkpoint(path, beside(path, "med_config.json"), vocabulary, precision)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        med_config: str | Path | None = None,
+        vocabulary: str | Path | None = None,
+        precision: str = "fp32",
+    ) -> Self:
+        """Read an original checkpoint; see `from_pretrained`.
+
+        Args:
+            path: `model_large.pth` or `ImageReward.pt`.
+            med_config: The original's configuration of BERT; bert-base-uncased's without it.
+            vocabulary: See `from_pretrained`.
+            precision: See `from_pretrained`.
+
+        Raises:
+            ValueError: A tensor is missing or unknown, or the file is no checkpoint.
+        """
+        path = Path(path)
+        state = read_state(path, within="model")
+        if any(name.startswith("blip.") for name in state):
+            state = {name.removeprefix("blip."): t for name, t in state.items() if not name.startswith("mlp.")}
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING)}
+        blip = BLIP.from_state(state, TextSettings.read(med_config), path)
+        return cls(blip.to(DTYPES[precision]), BertPrompts.near(path, vocabulary)).eval().requires_grad_(False)
+
+    def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The network behind the preprocessing.
+
+        Args:
+            pixel_values: (B, 3, 224, 224), normalised as CLIP's are.
+            input_ids: (B, L), [CLS] first.
+            attention_mask: (B, L), 1 for tokens and 0 for padding.
+
+        Returns:
+            (B,) float32 in [-1, 1].
+        """
+        image = self.blip.vision_proj(self.blip.image_states(pixel_values)[:, 0])
+        text = self.blip.text_proj(self.blip.text_state(input_ids, attention_mask))
+        return (normalize(image.float(), dim=-1) * normalize(text.float(), dim=-1)).sum(-1)
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images for B prompts.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings; what is longer than 35 tokens is cut off.
+
+        Returns:
+            (B,) float32 in [-1, 1], differentiable with respect to the images.
+        """
+        return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images.device))

@@ -1,0 +1,62 @@
+"""HPSv2: CLIP ViT-H/14 tuned on the preferences of HPDv2 (arXiv 2306.09341)."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from torch import Tensor, nn
+
+from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.weights import find_weights
+
+HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
+
+
+class HPSv2(nn.Module):
+    """The cosine of a tuned CLIP's embeddings, from -1 to 1, not scaled; version 2.1 by default.
+
+    Attributes:
+        name: How tables call it.
+    """
+
+    name = "HPSv2.1"
+
+    def __init__(self, score: CLIPScore) -> None:
+        """Score by the cosine on the tuned encoder."""
+        super().__init__()
+        self.score = score
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = HUB_ID,
+        model: str = "ViT-H-14",
+        precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+        device: str = "auto",
+    ) -> Self:
+        """Name the weights; the network is built when the first image is scored.
+
+        Args:
+            source: `HPS_v2.1_compressed.pt` (or `HPS_v2_compressed.pt`), a folder that holds it, or its hub id.
+            model: `open_clip`'s name of the network; its activation is plain GELU.
+            precision: Of the weights; the score is float32 always.
+            device: Where the network is built.
+
+        Raises:
+            ValueError: The weights are missing.
+        """
+        path = find_weights(source, FILE)
+        return cls(CLIPScore(CLIPSource(model, str(path), precision, quick_gelu=False, device=device)))
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images for B prompts.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings; what is longer than the model's context is cut off.
+
+        Returns:
+            (B,) float32 in [-1, 1], differentiable with respect to the images.
+        """
+        scores: Tensor = self.score(images, prompts)
+        return scores

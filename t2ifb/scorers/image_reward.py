@@ -1,0 +1,113 @@
+"""ImageReward: human preference learned on ImageRewardDB by BLIP with cross-attention (arXiv 2304.05977)."""
+
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor, nn
+
+from t2ifb.scorers.blip import BLIP, BertPrompts, TextSettings, beside
+from t2ifb.scorers.clip_encoder import DTYPES
+from t2ifb.scorers.linear_stack import linear_stack
+from t2ifb.scorers.weights import check_names, find_weights, read_state
+
+HUB_ID, FILE = "zai-org/ImageReward", "ImageReward.pt"
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+"""Of the head's output on the authors' data; the published reward is standardised with them."""
+
+
+class ImageReward(nn.Module):
+    """BLIP's text tower reads the prompt while it looks at the image; a head on its [CLS] gives the reward.
+
+    Attributes:
+        name: How tables call it.
+    """
+
+    name = "ImageReward"
+
+    def __init__(self, blip: BLIP, head: nn.Module, prompts: BertPrompts) -> None:
+        """Put the parts together.
+
+        Args:
+            blip: The towers; the projections are not used.
+            head: From (B, H) to (B, 1), in float32.
+            prompts: The vocabulary that the text tower was trained with.
+        """
+        super().__init__()
+        self.blip, self.head, self.prompts = blip, head, prompts
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = HUB_ID, vocabulary: str | Path | None = None, precision: str = "fp32"
+    ) -> Self:
+        """Load ImageReward v1.0.
+
+        Args:
+            source: `ImageReward.pt`, a folder that holds it, or its hub id.
+            vocabulary: Folder or hub id of BERT's vocabulary; by default what lies beside the file, or else
+                bert-base-uncased.
+            precision: Of the towers' weights: fp32, fp16 or bf16. The head and the reward are float32 always.
+
+        Raises:
+            ValueError: The weights are missing or not those of ImageReward.
+        """
+        path = find_weights(source, FILE, "image_reward.safetensors")
+        return cls.from_checkpoint(path, beside(path, "med_config.json"), vocabulary, precision)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        med_config: str | Path | None = None,
+        vocabulary: str | Path | None = None,
+        precision: str = "fp32",
+    ) -> Self:
+        """Read the original `ImageReward.pt`; see `from_pretrained`.
+
+        Args:
+            path: The file.
+            med_config: The original's configuration of BERT; bert-base-uncased's without it.
+            vocabulary: See `from_pretrained`.
+            precision: See `from_pretrained`.
+
+        Raises:
+            ValueError: A tensor is missing or unknown, or the file is no checkpoint.
+        """
+        path = Path(path)
+        state = read_state(path)
+        towers = {name.removeprefix("blip."): t for name, t in state.items() if name.startswith("blip.")}
+        layers = {name.removeprefix("mlp.layers."): t for name, t in state.items() if not name.startswith("blip.")}
+        blip = BLIP.from_state(towers, TextSettings.read(med_config), path)
+        head = linear_stack(blip.text_proj.in_features)
+        check_names(set(layers), set(head.state_dict()), path, "ImageReward")
+        try:
+            head.load_state_dict(layers)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: the head does not fit the towers: {error}") from error
+        return cls(blip.to(DTYPES[precision]), head, BertPrompts.near(path, vocabulary)).eval().requires_grad_(False)
+
+    def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The network behind the preprocessing.
+
+        Args:
+            pixel_values: (B, 3, 224, 224), normalised as CLIP's are.
+            input_ids: (B, L), [CLS] first.
+            attention_mask: (B, L), 1 for tokens and 0 for padding.
+
+        Returns:
+            (B,) float32, about standard normal on the authors' data.
+        """
+        state = self.blip.text_state(input_ids, attention_mask, self.blip.image_states(pixel_values))
+        raw: Tensor = self.head(state.float()).squeeze(-1)
+        return (raw - MEAN) / STD
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images for B prompts.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings; what is longer than 35 tokens is cut off.
+
+        Returns:
+            (B,) float32, differentiable with respect to the images.
+        """
+        return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images.device))

@@ -1,0 +1,105 @@
+"""PickScore: CLIP ViT-H/14 tuned on the preferences of Pick-a-Pic (arXiv 2305.01569)."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from t2ifb.scorers.clip_encoder import DTYPES
+from t2ifb.scorers.preprocess import preprocess
+
+HUB_ID, PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+
+class PickScore(nn.Module):
+    """The cosine of a tuned CLIP's embeddings times its exp(logit_scale), about 15 to 25.
+
+    Attributes:
+        name: How tables call it.
+    """
+
+    name = "PickScore"
+
+    def __init__(self, model: nn.Module, tokenizer: Any, image_size: int, mean: list[float], std: list[float]) -> None:
+        """Put the parts together.
+
+        Args:
+            model: A `transformers.CLIPModel`.
+            tokenizer: Its tokenizer.
+            image_size: Side of its square input, in pixels.
+            mean: 3 numbers that its pixels are normalised with, in units of [0, 1].
+            std: 3 numbers.
+        """
+        super().__init__()
+        self.model: Any = model
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = HUB_ID, processor: str | Path | None = None, precision: str = "fp32"
+    ) -> Self:
+        """Load the model and its processor.
+
+        Args:
+            source: A folder in `transformers`' form, or a hub id.
+            processor: Folder or hub id of the tokenizer and the image settings; by default the model's own folder if
+                it has them, else the ones that PickScore was trained with.
+            precision: Of the weights: fp32, fp16 or bf16. The score is float32 always.
+
+        Raises:
+            ValueError: Something is missing and cannot be downloaded.
+        """
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+        folder = Path(source).expanduser()
+        own = (folder / "tokenizer_config.json").is_file() and (folder / "preprocessor_config.json").is_file()
+        processor = processor or (folder if own else PROCESSOR)
+        place = str(folder if folder.is_dir() else source)
+        try:
+            model = CLIPModel.from_pretrained(place, dtype=DTYPES[precision])
+            tokenizer = CLIPTokenizer.from_pretrained(str(processor))
+            settings = CLIPImageProcessor.from_pretrained(str(processor))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"PickScore ({source}, {processor}) is not on this machine and cannot be downloaded. Where there is a "
+                f"connection: hf download {HUB_ID}; hf download {PROCESSOR} --exclude '*.bin' '*.safetensors'; then "
+                f"give their folders as `source` and `processor`. [{str(error).splitlines()[0][:160]}]"
+            ) from error
+        size = int(settings.crop_size["height"])
+        scorer = cls(model, tokenizer, size, list(settings.image_mean), list(settings.image_std))
+        return scorer.eval().requires_grad_(False)
+
+    def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The network behind the preprocessing.
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised.
+            input_ids: (B, L).
+            attention_mask: (B, L).
+
+        Returns:
+            (B,) float32.
+        """
+        images = self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
+        texts = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        cosine = (normalize(images.float(), dim=-1) * normalize(texts.float(), dim=-1)).sum(-1)
+        scores: Tensor = self.model.logit_scale.float().exp() * cosine
+        return scores
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images for B prompts.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings; what is longer than the model's context is cut off.
+
+        Returns:
+            (B,) float32, differentiable with respect to the images.
+        """
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        ids, mask = (torch.as_tensor(tokens[key]).to(images.device) for key in ("input_ids", "attention_mask"))
+        return self.score_tokens(preprocess(images, self.image_size, self.mean, self.std), ids, mask)

@@ -1,0 +1,106 @@
+"""Finding published weights: a file, a folder, an address or a hub id."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def find_weights(source: str | Path, filename: str, *others: str) -> Path:
+    """A file of published weights on this machine, fetched if it is not here.
+
+    Args:
+        source: The file itself, a folder that holds it, an address (`https://…/filename`), or a hub id (`owner/name`).
+        filename: How the file is called where it was published.
+        others: What it may be called in a folder besides.
+
+    Raises:
+        ValueError: It is not here and cannot be fetched; the message says how to get it.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if found := [path / name for name in (filename, *others) if (path / name).is_file()]:
+            return found[0]
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        raise ValueError(f"the folder {path} has no {filename}; it holds {there}")
+    text = str(source)
+    if text.startswith("https://"):
+        return _from_address(text, filename)
+    if isinstance(source, Path) or text.count("/") != 1 or text.startswith((".", "~", "/")):
+        raise ValueError(f"{source} does not exist; expected {filename}, a folder that holds it, or a hub id")
+    return _from_hub(text, filename)
+
+
+def read_state(path: Path, within: str | None = None) -> dict[str, Tensor]:
+    """Tensors by name from a checkpoint, without running what is in it.
+
+    Args:
+        path: `.safetensors`, or a file of `torch.save`.
+        within: The entry of the checkpoint that holds them, if it has that entry.
+
+    Raises:
+        ValueError: It is no such checkpoint.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"cannot read {path} as a checkpoint: {first[:200]}") from error
+    if isinstance(content, dict) and within in content:
+        content = content[within]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no tensors by name" + (f", nor has it an entry {within!r}" if within else ""))
+    return content
+
+
+def check_names(found: set[str], expected: set[str], path: Path, what: str) -> None:
+    """Every tensor of a checkpoint is known and none is missing.
+
+    Raises:
+        ValueError: Otherwise, with some of the names.
+    """
+    faults = [
+        f"{word} {', '.join(sorted(names)[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        for word, names in (("it lacks", expected - found), ("it has the unknown", found - expected))
+        if names
+    ]
+    if faults:
+        raise ValueError(f"{path} is not a checkpoint of {what}: {'; '.join(faults)}")
+
+
+def _from_hub(hub_id: str, filename: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(hub_id, filename))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"{filename} is not on this machine and cannot be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}). Where there is a connection: hf download {hub_id} {filename}; then give the "
+            "file or its folder as `source`."
+        ) from error
+
+
+def _from_address(address: str, filename: str) -> Path:
+    from urllib.error import URLError
+
+    target = Path(torch.hub.get_dir()) / "checkpoints" / filename
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(target))
+        except URLError as error:
+            raise ValueError(
+                f"{filename} is not on this machine and cannot be downloaded ({error.reason}). Where there is a "
+                f"connection: curl -LO {address}; then give the file as `source`."
+            ) from error
+    return target

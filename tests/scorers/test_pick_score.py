@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from t2ifb.scorers import PickScore
+
+PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that does not fit into the context"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with its processor in `transformers`' form."""
+    folder = tmp_path_factory.mktemp("pick")
+    symbols = list(bytes_to_unicode().values())
+    words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
+    settings = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    CLIPImageProcessor(**settings).save_pretrained(folder)
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = small | {"vocab_size": len(words), "max_position_embeddings": 24, "eos_token_id": len(words) - 1}
+    torch.manual_seed(0)
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=small | {"image_size": 16, "patch_size": 8}, projection_dim=12)
+    )
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3) if weight.ndim else None
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_it_is_the_models_own_logit_of_image_and_prompt(folder: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
+    pixels = CLIPImageProcessor.from_pretrained(folder)([Image.fromarray(one) for one in levels], return_tensors="pt")
+    tokens = tokenizer(PROMPTS, padding=True, truncation=True, max_length=24, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**pixels, **tokens).logits_per_image.diagonal()
+    scores = PickScore.from_pretrained(folder)(torch.from_numpy(levels).permute(0, 3, 1, 2) / 255, PROMPTS)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    assert scores[0] != scores[1]
+
+
+def test_gradients_reach_the_images_and_not_the_weights(folder: Path) -> None:
+    scorer = PickScore.from_pretrained(folder, precision="bf16")
+    images = torch.rand(2, 3, 21, 30, requires_grad=True)
+    scores = scorer(images, PROMPTS)
+    assert scores.dtype == torch.float32
+    scores.sum().backward()
+    assert images.grad is not None
+    assert images.grad.any()
+    assert all(weight.grad is None for weight in scorer.parameters())
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="hf download yuvalkirstain/PickScore_v1; hf download laion/CLIP-ViT-H-14"):
+        PickScore.from_pretrained(tmp_path)
