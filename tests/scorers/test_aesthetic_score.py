@@ -32,7 +32,9 @@ def test_the_published_head_gives_ratings() -> None:
     embeddings = torch.nn.functional.normalize(torch.randn(64, 768, generator=torch.Generator().manual_seed(0)), dim=1)
     ratings = head(embeddings)
     assert ratings.shape == (64,)
-    torch.testing.assert_close(ratings, by_hand(torch.load(path, "cpu", weights_only=True), embeddings), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ratings, by_hand(torch.load(path, "cpu", weights_only=True), embeddings), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_it_scores_the_images_embedding_whatever_the_prompt(tmp_path: Path) -> None:

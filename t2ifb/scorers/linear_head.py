@@ -1,0 +1,29 @@
+"""The plainest head: one linear map."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Module):
+    """r = w · [image; text].
+
+    Between two images of one prompt the text's part cancels, and so this ranks images alike for every prompt: what it
+    reaches is what can be had without looking at the prompt.
+    """
+
+    def __init__(self, embedding_dim: int) -> None:
+        """Build the map.
+
+        Args:
+            embedding_dim: D, of each embedding.
+        """
+        super().__init__()
+        self.arguments: dict[str, Any] = {"embedding_dim": int(embedding_dim)}
+        self.layer = nn.Linear(2 * embedding_dim, 1)
+
+    def forward(self, image_embeddings: Tensor, prompt_embeddings: Tensor) -> Tensor:
+        """Rewards (B,) of B pairs of L2-normalised embeddings (B, D)."""
+        rewards: Tensor = self.layer(torch.cat([image_embeddings, prompt_embeddings], dim=1))
+        return rewards.squeeze(1)
