@@ -101,7 +101,7 @@ class AestheticScore(nn.Module):
         Raises:
             ValueError: The weights are missing or do not fit.
         """
-        head = AestheticHead.from_checkpoint(find_weights(source, FILE))
+        head = AestheticHead.from_checkpoint(find_weights(source, FILE, "aesthetic.safetensors"))
         encoder = encoder or CLIPSource("ViT-L-14-quickgelu", "openai")
         return cls(encoder if isinstance(encoder, CLIPEncoder) else encoder.load().cpu(), head)
 

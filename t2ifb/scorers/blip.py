@@ -248,6 +248,8 @@ def _text_arguments(state: Mapping[str, Tensor], settings: TextSettings) -> dict
         "num_attention_heads": settings.heads,
         "max_position_embeddings": len(state["text_encoder.embeddings.position_embeddings.weight"]),
         "layer_norm_eps": settings.layer_norm_eps,
+        "bos_token_id": None,  # nothing is generated; transformers warns of ids beyond a small vocabulary
+        "sep_token_id": None,
     }
 
 

@@ -21,6 +21,10 @@ from t2ifb.shapes.weights import PIPELINE
 REPORT = "build.json"
 """What a data set was built with, and what was measured; it is there only when the data set is whole."""
 GOLD_PARTS = ("gold", "alignment", "fidelity")
+NOISE, TIE_WIDTH = 0.105, 0.02
+"""Scale of the annotators' noise, and what they call equal, in units of gold: two of them agree on 77 % of pairs."""
+PROMPTS = {"train": 1200, "validation": 100, "test": 200, "compositional": 100}
+"""How many prompts of each split are ranked."""
 VERSION = 2
 """Of gold and of what annotators do with it: a data set that was built by another version is not taken for this one."""
 
@@ -47,8 +51,8 @@ def build(
     folder: str | Path,
     prompts: dict[str, int] | None = None,
     images_per_prompt: tuple[int, int] = (4, 9),
-    noise: float = 0.105,
-    tie_width: float = 0.02,
+    noise: float = NOISE,
+    tie_width: float = TIE_WIDTH,
     seed: int = 0,
 ) -> dict[str, float]:
     """Build the preference data of the shapes world, or check that it is already there.
@@ -76,7 +80,7 @@ def build(
     folder = Path(folder).expanduser()
     if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).exists():
         return {}
-    counts = dict(prompts or {"train": 1200, "validation": 100, "test": 200, "compositional": 100})
+    counts = dict(prompts or PROMPTS)
     if unknown := set(counts) - set(SPLITS):
         raise ValueError(f"Unknown split {', '.join(sorted(unknown))}; the shapes world has {', '.join(SPLITS)}.")
     low, high = images_per_prompt
@@ -117,9 +121,9 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
     counts, seed = settings.prompts, settings.seed
     jobs = {split: list(chunks(split, count, settings.images_per_prompt, seed)) for split, count in counts.items()}
     make_images([job for some in jobs.values() for job in some], parts)
-    tally = _Tally()
+    tally = Tally()
     for split, some in jobs.items():
-        records = [record for job in some for record in _annotate(job, parts, settings, tally)]
+        records = [record for job in some for record in annotate(job, parts, settings, tally)]
         write_imagereward_db(staging, split, records, images_per_archive=4000)
     figures = tally.figures()
     with atomic_write(staging / REPORT) as file:
@@ -140,7 +144,7 @@ def _begin(parts: Path, settings: WorldSettings) -> None:
 
 
 @dataclass
-class _Tally:
+class Tally:
     """What is counted while annotating."""
 
     same: int = 0
@@ -184,7 +188,7 @@ def rank(opinion: NDArray[np.float64], tie_width: float) -> list[int]:
     return ranks
 
 
-def _annotate(job: Chunk, parts: Path, settings: WorldSettings, tally: _Tally) -> Iterator[Record]:
+def annotate(job: Chunk, parts: Path, settings: WorldSettings, tally: Tally) -> Iterator[Record]:
     """Rank and rate the images of a chunk."""
     with np.load(job.file(parts)) as saved:
         images, gold = saved["images"], {name: saved[name] for name in GOLD_PARTS}

@@ -52,10 +52,16 @@ class Chunk:
         return folder / f"{self.split}_{self.number}.npz"
 
 
-def chunks(split: str, prompts: int, images_per_prompt: tuple[int, int], seed: int) -> Iterator[Chunk]:
-    """Draw the prompts of a split, how many images each has, and how each is sampled."""
+def chunks(
+    split: str,
+    prompts: int,
+    images_per_prompt: tuple[int, int],
+    seed: int,
+    exclude: frozenset[str] = frozenset(),
+) -> Iterator[Chunk]:
+    """Draw the prompts of a split, but none of `exclude`, how many images each has, and how each is sampled."""
     rng = np.random.default_rng([seed, SPLITS.index(split), 1])
-    drawn = scenes(split, prompts, seed)
+    drawn = scenes(split, prompts, seed, exclude)
     low, high = images_per_prompt
     for number, start in enumerate(range(0, prompts, CHUNK)):
         some = drawn[start : start + CHUNK]

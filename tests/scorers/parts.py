@@ -10,17 +10,22 @@ from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
+def byte_tokenizer() -> CLIPTokenizer:
+    """A vocabulary of bytes, without merges."""
+    symbols = list(bytes_to_unicode().values())
+    vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[])
+
+
 def tiny_clip(folder: Path, seed: int = 0, size: int = 16) -> Path:
     """Write a CLIP of some thousand weights: images of `size` pixels, a vocabulary of bytes, 12 numbers out."""
     folder.mkdir(parents=True, exist_ok=True)
-    symbols = list(bytes_to_unicode().values())
-    vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[])
+    tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder)
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()))
     vision = {"image_size": size, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
-    text = {"context_length": 24, "vocab_size": len(vocabulary), "width": 16, "heads": 2, "layers": 1}
+    text = {"context_length": 24, "vocab_size": len(tokenizer), "width": 16, "heads": 2, "layers": 1}
     torch.manual_seed(seed)
     model = CLIP(embed_dim=12, vision_cfg=vision, text_cfg=text)
     for weight in model.parameters():  # random, but such that different inputs give clearly different embeddings

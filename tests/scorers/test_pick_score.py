@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from t2ifb.scorers import PickScore
+from tests.scorers.parts import byte_tokenizer
 
 PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that does not fit into the context"]
 
@@ -16,13 +16,12 @@ PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that doe
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with its processor in `transformers`' form."""
     folder = tmp_path_factory.mktemp("pick")
-    symbols = list(bytes_to_unicode().values())
-    words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[]).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(folder)
     settings = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     CLIPImageProcessor(**settings).save_pretrained(folder)
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = small | {"vocab_size": len(words), "max_position_embeddings": 24, "eos_token_id": len(words) - 1}
+    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
     torch.manual_seed(0)
     model = CLIPModel(
         CLIPConfig(text_config=text, vision_config=small | {"image_size": 16, "patch_size": 8}, projection_dim=12)

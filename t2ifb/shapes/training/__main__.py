@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder
-from t2ifb.shapes.weights import CLIP, PIPELINE, load_pipeline
+from t2ifb.scorers import AestheticScore, BLIPScore, ImageReward
+from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, judges
+from t2ifb.shapes.weights import AESTHETIC, BLIP, CLIP, IMAGE_REWARD, PIPELINE, load_pipeline
 
-PARTS = ("autoencoder", "diffusion", "clip", "cards")
+PARTS = ("autoencoder", "diffusion", "clip", "judges", "cards")
 """In the order in which they are made: each needs those before it."""
 
 
@@ -31,7 +33,7 @@ def make_part(part: str, state: Path, seed: int) -> None:
     """Make one part, or leave it as it is when `state` says that it is finished."""
     finished = state / f"{part}.finished"
     if part == "cards":
-        write_cards(seed)
+        write_cards(state, seed)
         return
     if finished.exists():
         print(f"{part}: finished earlier; delete {state} to train everything anew.")
@@ -43,12 +45,14 @@ def make_part(part: str, state: Path, seed: int) -> None:
         vae = AutoencoderKL.from_pretrained(state / "vae").eval()
         vae.register_to_config(_name_or_path="vae")  # not where it lay on this machine
         diffusion.train(vae, state, seed).to(torch.float16).save_pretrained(PIPELINE)
-    else:
+    elif part == "clip":
         encoder.save(encoder.train(state, seed), CLIP)
+    else:
+        judges.train(state, seed)
     finished.touch()
 
 
-def write_cards(seed: int) -> None:
+def write_cards(state: Path, seed: int) -> None:
     """Measure every part on held-out scenes and write the figures beside the weights."""
     pipeline = load_pipeline(torch.float32)
     parameters = {
@@ -78,6 +82,19 @@ def write_cards(seed: int) -> None:
         cards.clip_figures(CLIP),
         seed,
     )
+    ranked = judges.rankings("validation", state / "ranked", seed)
+    clip = CLIPSource(f"local-dir:{CLIP}", device="cpu")
+    for folder, title, description, scorer in (
+        (BLIP, "The shapes BLIP", "Image and text towers for `BLIPScore`; only these were trained, not the "
+         "cross-attention. Trained on pictures and captions as the shapes CLIP was.", BLIPScore.from_pretrained(BLIP)),
+        (IMAGE_REWARD, "The shapes ImageReward", "The shapes BLIP tuned on rankings, for `ImageReward`.",
+         ImageReward.from_pretrained(IMAGE_REWARD)),
+        (AESTHETIC, "The shapes aesthetic predictor", "Fidelity ratings from the shapes CLIP's embeddings, for "
+         "`AestheticScore`.", AestheticScore.from_pretrained(AESTHETIC, clip)),
+    ):  # fmt: skip
+        parameters_ = sum(p.numel() for p in scorer.parameters())
+        material = cards.RENDERS if folder == BLIP else cards.ANNOTATORS
+        cards.write_card(folder, title, description, parameters_, cards.judge_figures(scorer, ranked), seed, material)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from open_clip import create_model, get_tokenizer
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import scenes
@@ -15,6 +15,7 @@ from t2ifb.shapes.training import distortions
 from t2ifb.shapes.training.autoencoder import encode, psnr
 from t2ifb.shapes.training.captions import corrupt
 from t2ifb.shapes.training.encoder import normalised
+from t2ifb.shapes.training.judges import Ranked
 from t2ifb.shapes.training.loop import generator, rendered
 from t2ifb.shapes.weights import load_pipeline
 
@@ -27,7 +28,7 @@ tags: [t2ifb, shapes]
 {description}
 
 Made from nothing by `make world` (`python -m t2ifb.shapes.training`), seed {seed}, on two CPU cores. Parameters:
-{parameters:,}. Trained on `train` scenes of the shapes grammar only; no gold score was used.
+{parameters:,}. {material}
 
 Held-out figures:
 
@@ -36,13 +37,27 @@ Held-out figures:
 {rows}
 """
 
+RENDERS = "Trained on `train` scenes of the shapes grammar only; no gold score was used."
+ANNOTATORS = (
+    "Trained on rankings or ratings of the simulated annotators for `train` prompts that the reward model's data set "
+    "does not have; the figures are on `validation` prompts that it does not have either."
+)
+
 
 def write_card(
-    folder: Path, title: str, description: str, parameters: int, figures: dict[str, float], seed: int
+    folder: Path,
+    title: str,
+    description: str,
+    parameters: int,
+    figures: dict[str, float],
+    seed: int,
+    material: str = RENDERS,
 ) -> None:
     """Write `README.md` into a folder of weights."""
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
-    text = CARD.format(title=title, description=description, parameters=parameters, rows=rows, seed=seed)
+    text = CARD.format(
+        title=title, description=description, parameters=parameters, rows=rows, seed=seed, material=material
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -111,3 +126,17 @@ def pipeline_figures(count: int = 100, steps: int = 20) -> dict[str, float]:
         for name in ("gold", "alignment", "fidelity", "strict"):
             figures[f"{name} at guidance {guidance:g}, {steps} steps"] = parts[name].float().mean().item()
     return figures
+
+
+@torch.no_grad()
+def judge_figures(scorer: nn.Module, ranked: Ranked) -> dict[str, float]:
+    """How often a judge prefers the image that the annotators preferred, and how it goes with their fidelity rating."""
+    rows = torch.arange(len(ranked.prompts))
+    scores = torch.cat(
+        [scorer(ranked.images[some].float() / 255, [ranked.prompts[row] for row in some]) for some in rows.split(256)]
+    )
+    better, worse = ranked.pairs(rows)
+    return {
+        "preference accuracy": (scores[better] > scores[worse]).float().mean().item(),
+        "correlation with the fidelity rating": torch.corrcoef(torch.stack([scores, ranked.fidelity]))[0, 1].item(),
+    }

@@ -16,11 +16,22 @@ CONTEXT_LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def learn_merges() -> list[tuple[str, str]]:
-    """Byte-pair merges that make every word of the world one token (Sennrich et al., arXiv 1508.07909)."""
+def word_counts() -> Counter[str]:
+    """Every word of prompts and captions, and how often all prompts together have it."""
     sentences = [scene.prompt for family in FAMILY_WEIGHTS for scene in family_scenes(family)]
     counts = Counter(word for sentence in sentences for word in sentence.replace(",", " ,").split())
     counts.update(word for levels in QUALITY_WORDS.values() for level in levels for word in level.split())
+    return counts
+
+
+def bert_words() -> list[str]:
+    """The lines of a BERT vocabulary in which every word of the world is one token."""
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(word_counts())]
+
+
+def learn_merges() -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word of the world one token (Sennrich et al., arXiv 1508.07909)."""
+    counts = word_counts()
     words = {word: (*word[:-1], word[-1] + "</w>") for word in counts}
     merges: list[tuple[str, str]] = []
     while True:

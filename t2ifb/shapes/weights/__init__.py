@@ -11,6 +11,8 @@ PIPELINE = Path(__file__).parent / "pipeline"
 """A `diffusers` folder that `StableDiffusionPipeline.from_pretrained` loads."""
 CLIP = Path(__file__).parent / "clip"
 """An `open_clip` folder that `open_clip.create_model("local-dir:...")` loads."""
+BLIP, IMAGE_REWARD, AESTHETIC = (Path(__file__).parent / name for name in ("blip", "image_reward", "aesthetic"))
+"""Folders that `BLIPScore`, `ImageReward` and `AestheticScore.from_pretrained` load."""
 
 
 def load_pipeline(dtype: "torch.dtype") -> "StableDiffusionPipeline":

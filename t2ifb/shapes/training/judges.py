@@ -1,0 +1,237 @@
+"""The world's independent judges: a small BLIP, a small ImageReward on it, and an aesthetic predictor.
+
+They learn from rankings and ratings of prompts that the reward model is not trained on, and BLIP and ImageReward have
+towers of their own. Saved in the forms of the published checkpoints.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import BertTokenizer
+
+from t2ifb.scorers.aesthetic_score import AestheticHead
+from t2ifb.scorers.blip import BLIP
+from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.image_reward import MEAN, STD
+from t2ifb.scorers.linear_stack import linear_stack
+from t2ifb.shapes import annotators, weights
+from t2ifb.shapes.grammar import scenes
+from t2ifb.shapes.samples import chunks, make_images
+from t2ifb.shapes.training.auxiliary import SceneReader
+from t2ifb.shapes.training.contrastive import CaptionedPictures
+from t2ifb.shapes.training.loop import fit, generator
+from t2ifb.shapes.training.vocabulary import bert_words
+
+PROMPTS = {"train": 1200, "validation": 200}
+"""Ranked for the judges; the validation prompts only for the figures of their cards."""
+IMAGES_PER_PROMPT = (4, 9)
+STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
+PROJECTED = 128
+HEADS = 4
+"""Of the text tower."""
+PROMPTS_A_BATCH = 24
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Rankings of N images in memory.
+
+    Attributes:
+        images: (N, 3, 64, 64) uint8.
+        prompts: N prompts.
+        ranks: (N,), 1 is best within a ranking.
+        fidelity: (N,), ratings from 1 to 7.
+        ranking: (N,), the number of the ranking that an image is in, from 0.
+    """
+
+    images: Tensor
+    prompts: list[str]
+    ranks: Tensor
+    fidelity: Tensor
+    ranking: Tensor
+
+    def pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Comparisons among some rows: positions in `rows` of the better and of the worse images."""
+        ranking, ranks = self.ranking[rows], self.ranks[rows]
+        better = (ranking[:, None] == ranking) & (ranks[:, None] < ranks)
+        first, second = better.nonzero().unbind(1)
+        return first, second
+
+
+def rankings(split: str, folder: Path, seed: int) -> Ranked:
+    """Images of prompts that the reward model's data set does not have, ranked by the annotators."""
+    taken = frozenset(scene.prompt for scene in scenes(split, annotators.PROMPTS[split], seed=0))
+    settings = annotators.WorldSettings(
+        PROMPTS, IMAGES_PER_PROMPT, annotators.NOISE, annotators.TIE_WIDTH, seed=1000 + seed
+    )
+    jobs = list(chunks(split, PROMPTS[split], IMAGES_PER_PROMPT, settings.seed, exclude=taken))
+    make_images(jobs, folder)
+    tally = annotators.Tally()
+    records = [record for job in jobs for record in annotators.annotate(job, folder, settings, tally)]
+    ids = {name: number for number, name in enumerate(dict.fromkeys(record.prompt_id for record in records))}
+    pixels = np.stack([np.asarray(record.image) for record in records])
+    return Ranked(
+        images=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
+        prompts=[record.prompt for record in records],
+        ranks=torch.tensor([record.rank for record in records]),
+        fidelity=torch.tensor([float(record.fidelity_rating) for record in records]),
+        ranking=torch.tensor([ids[record.prompt_id] for record in records]),
+    )
+
+
+class Words:
+    """The world's BERT vocabulary, in which every word is a token."""
+
+    def __init__(self) -> None:
+        self.words = bert_words()
+        self._tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(self.words)})
+
+    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, (B, L) each."""
+        batch = self._tokenizer(texts, padding=True, return_tensors="pt")
+        return batch["input_ids"], batch["attention_mask"]
+
+
+def untrained_blip(words: int) -> BLIP:
+    """About 1.8 million weights, in the proportions of the original; two ids more for [DEC] and [ENC]."""
+    vision = {
+        "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "image_size": 64, "patch_size": 8, "layer_norm_eps": 1e-6, "initializer_range": 0.02,
+    }  # fmt: skip
+    text = {
+        "vocab_size": words + 2, "hidden_size": 128, "encoder_hidden_size": 128, "intermediate_size": 512,
+        "num_hidden_layers": 3, "num_attention_heads": HEADS, "max_position_embeddings": 35, "layer_norm_eps": 1e-12,
+        "bos_token_id": None, "sep_token_id": None,
+    }  # fmt: skip
+    return BLIP(vision, text, PROJECTED)
+
+
+class BLIPPupil(nn.Module):
+    """BLIP while it learns to match images and captions."""
+
+    def __init__(self, words: Words) -> None:
+        """Build untrained towers."""
+        super().__init__()
+        self.blip = untrained_blip(len(words.words))
+        self.reader = SceneReader(PROJECTED)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self._words = words
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Embeddings of images in [0, 1]."""
+        states = self.blip.image_states(self.blip.to_pixels(images))
+        return F.normalize(self.blip.vision_proj(states[:, 0]).float(), dim=-1)
+
+    def embed_captions(self, captions: list[str]) -> Tensor:
+        """Embeddings of texts."""
+        return F.normalize(self.blip.text_proj(self.blip.text_state(*self._words(captions))).float(), dim=-1)
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied with."""
+        return self.log_scale.exp()
+
+
+class RewardPupil(nn.Module):
+    """ImageReward while it learns from rankings."""
+
+    def __init__(self, blip: BLIP, words: Words) -> None:
+        """Begin with BLIP's trained towers and a new head."""
+        super().__init__()
+        self.blip, self.head = blip, linear_stack(blip.text_proj.in_features)
+        self._words = words
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Raw rewards (B,) of images (B, 3, 64, 64), uint8."""
+        states = self.blip.image_states(self.blip.to_pixels(images.float() / 255))
+        rewards: Tensor = self.head(self.blip.text_state(*self._words(prompts), states)).squeeze(-1)
+        return rewards.float()
+
+
+def train_blip(folder: Path, seed: int, scenes_: int = 12_000) -> BLIP:
+    """Match pictures and captions, as the world's CLIP does, with other towers and other captions."""
+    torch.manual_seed(1000 + seed)
+    pupil = BLIPPupil(Words())
+    lesson = CaptionedPictures(folder, seed, scenes_)
+    trained: Any = fit(
+        "blip", pupil, lambda step: lesson.loss(pupil, 1_000_000 + step), folder, steps=STEPS["blip"],
+        learning_rate=1.5e-3, weight_decay=0.05, ema_decay=0.99,
+    )  # fmt: skip
+    return trained.blip.eval()
+
+
+def train_image_reward(blip: BLIP, ranked: Ranked, folder: Path, seed: int) -> RewardPupil:
+    """Tune BLIP on rankings by the Bradley-Terry loss (arXiv 2304.05977, section 3.2); standardise the rewards."""
+    torch.manual_seed(2000 + seed)
+    pupil, count = RewardPupil(blip.train().requires_grad_(True), Words()), int(ranked.ranking.max()) + 1
+
+    def loss_at(step: int) -> Tensor:
+        chosen = torch.randperm(count, generator=generator(seed, 8, step))[:PROMPTS_A_BATCH]
+        rows = torch.isin(ranked.ranking, chosen).nonzero().flatten()
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            rewards = pupil(ranked.images[rows], [ranked.prompts[row] for row in rows.tolist()])
+        better, worse = ranked.pairs(rows)
+        return -F.logsigmoid(rewards[better] - rewards[worse]).mean()
+
+    steps = STEPS["image_reward"]
+    trained: Any = fit("image_reward", pupil, loss_at, folder, steps=steps, learning_rate=3e-4, ema_decay=0.98)
+    return _standardised(trained.eval(), ranked)
+
+
+def train_aesthetic(ranked: Ranked, folder: Path, seed: int) -> AestheticHead:
+    """Predict the annotators' fidelity ratings from the world's CLIP embeddings by least squares."""
+    torch.manual_seed(3000 + seed)
+    encoder = CLIPSource(f"local-dir:{weights.CLIP}", device="cpu").load()
+    with torch.no_grad():
+        embeddings = torch.cat([encoder.encode_images(some.float() / 255) for some in ranked.images.split(256)])
+    head = AestheticHead(encoder.embedding_dim)
+
+    def loss_at(step: int) -> Tensor:
+        rows = torch.randint(len(embeddings), (512,), generator=generator(seed, 9, step))
+        return F.mse_loss(head(embeddings[rows]), ranked.fidelity[rows])
+
+    trained: Any = fit("aesthetic", head, loss_at, folder, steps=STEPS["aesthetic"], learning_rate=1e-3, ema_decay=0.98)
+    return trained.eval()
+
+
+@torch.no_grad()
+def _standardised(pupil: RewardPupil, ranked: Ranked) -> RewardPupil:
+    """Change the last layer so that the published standardisation gives mean 0 and deviation 1 on these images."""
+    batches = torch.arange(len(ranked.prompts)).split(256)
+    rewards = torch.cat([pupil(ranked.images[rows], [ranked.prompts[row] for row in rows]) for rows in batches])
+    last: Any = pupil.head[-1]
+    factor = STD / rewards.std()
+    last.bias.copy_((last.bias - rewards.mean()) * factor + MEAN)
+    last.weight.mul_(factor)
+    return pupil
+
+
+def save(state: Mapping[str, Tensor], file: Path) -> None:
+    """Write a checkpoint in half precision with, for a BERT, its configuration and vocabulary beside it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().half().contiguous() for name, tensor in state.items()}, file)
+    if any("text_encoder." in name for name in state):
+        config = {"num_attention_heads": HEADS, "layer_norm_eps": 1e-12}
+        (file.parent / "med_config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+        (file.parent / "vocab.txt").write_text("\n".join(bert_words()) + "\n", encoding="utf-8")
+
+
+def train(state: Path, seed: int) -> None:
+    """Make all three and install them in the package."""
+    blip = train_blip(state, seed)
+    save(blip.original_state(), weights.BLIP / "blip.safetensors")
+    ranked = rankings("train", state / "ranked", seed)
+    pupil = train_image_reward(blip, ranked, state, seed)
+    tensors = {f"blip.{name}": tensor for name, tensor in pupil.blip.original_state().items()}
+    tensors |= {f"mlp.layers.{name}": tensor for name, tensor in pupil.head.state_dict().items()}
+    save(tensors, weights.IMAGE_REWARD / "image_reward.safetensors")
+    save(train_aesthetic(ranked, state, seed).state_dict(), weights.AESTHETIC / "aesthetic.safetensors")
