@@ -136,7 +136,9 @@ def ranking_sheet(
 
 
 def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Accuracy of each scorer with its interval, from the top down; a diamond where a figure was published.
+    """Accuracy of each scorer with its interval, from the top down, as what it has over chance.
+
+    A diamond stands where a figure was published.
 
     Args:
         rows: Of the table; those without any figure are left out.
@@ -152,7 +154,7 @@ def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
         if row.accuracy is not None:
             percent = row.accuracy.scaled(100)
             color = GRAY if row.name in (RANDOM, CEILING) else BLUE
-            axes.barh(place, percent.mean, color=color, alpha=0.85, height=0.62)
+            axes.barh(place, percent.mean - 50, left=50, color=color, alpha=0.85, height=0.62)
             errors = [[max(0.0, percent.mean - percent.low)], [max(0.0, percent.high - percent.mean)]]
             axes.errorbar(percent.mean, place, xerr=errors, color="black", capsize=3, lw=1)
             values += [percent.low, percent.high]
@@ -163,11 +165,11 @@ def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.annotate(text, (max(values), place), (6, 0), textcoords="offset points", va="center", size=8)
         ends += values
     finite = [end for end in ends if np.isfinite(end)]
-    axes.axvline(50, color=GRAY, lw=0.8, ls="--")
+    axes.axvline(50, color="black", lw=0.8)
     axes.set_xlim(max(0.0, min(finite) - 5), min(100.0, max(finite)) + 6)
     axes.set_yticks(range(len(shown)), [_label(row.name, 32) for row in shown], parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel("preference accuracy %, 95 % interval over prompts; dashed: chance")
+    axes.set_xlabel("preference accuracy %, with its 95 % interval over prompts; bars begin at chance")
     axes.set_title(title, size=10, parse_math=False)
     _finish(axes)
     axes.grid(False, axis="y")

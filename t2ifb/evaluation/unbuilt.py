@@ -136,10 +136,12 @@ def _arguments(part: Unbuilt) -> dict[str, Any]:
     Raises:
         ValueError: It does not take the arguments.
     """
-    if part.func is partial:  # a component that is itself to be a partial
-        return {"partial": list(part.args), **part.keywords}
     try:
-        bound = signature(part.func).bind(*part.args, **part.keywords)
+        takes = signature(part.func)
+    except ValueError:  # built in C, such as `partial` itself: nothing is known about its arguments
+        return {"": list(part.args), **part.keywords}
+    try:
+        bound = takes.bind(*part.args, **part.keywords)
     except TypeError as error:
         raise ValueError(f"{part.func.__qualname__}: {error}") from error
     bound.apply_defaults()
