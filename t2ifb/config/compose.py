@@ -130,8 +130,8 @@ def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
 
 
 def _belongs_elsewhere(command: str, override: str) -> str | None:
-    """What to tell of an experiment or sweep that another command runs; None of any other argument."""
-    if _chosen_group(override) not in ("experiment", "sweep"):
+    """What to tell of an experiment that another command runs; None of any other argument."""
+    if _chosen_group(override) != "experiment":
         return None
     commands = commands_of(override)
     if command in commands or not commands:

@@ -78,7 +78,7 @@ class ScoreCache:
         if len(unscored) > 1 or faults:  # one alone fails at once anyway
             faults |= self._try_out({name: scorers[name] for name in unscored}, images[0], prompts[0])
         if faults:
-            raise UnusableScorers([faults[name] for name in scorers if name in faults])
+            raise UnusableScorers({name: faults[name] for name in scorers if name in faults})
         for name in unscored:
             with file_lock(stores[name].folder / "lock"):
                 if left := stores[name].missing(wanted):
@@ -92,17 +92,17 @@ class ScoreCache:
             try:
                 stores[name] = ScoreStore(self.root, self._identities(part))
             except UNUSABLE as error:
-                faults[name] = f"{name}: {error}"
+                faults[name] = str(error) or type(error).__name__
         return stores, faults
 
     def _try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> dict[str, str]:
         """Build each scorer and let it score one image, so that hours of scoring do not end with a missing file."""
-        faults = {}
+        faults: dict[str, str] = {}
         for name, part in scorers.items():
             try:
                 self._built(name, part, image, prompt)
             except UnusableScorers as error:
-                faults[name] = error.faults[0]
+                faults |= error.faults
         return faults
 
     def _built(self, name: str, part: Unbuilt, image: Image, prompt: str) -> Callable[[Tensor, list[str]], Tensor]:
@@ -114,7 +114,7 @@ class ScoreCache:
             with torch.inference_mode():
                 _checked(scorer(pixels.to(self.device), [prompt]), 1)
         except UNUSABLE as error:
-            raise UnusableScorers([f"{name}: {error}"]) from error
+            raise UnusableScorers({name: str(error) or type(error).__name__}) from error
         return scorer
 
     def _score(self, name: str, part: Unbuilt, store: ScoreStore, wanted: Wanted) -> None:

@@ -22,6 +22,7 @@ class Table1:
 
     Attributes:
         splits: What it needs of the data set.
+        names: What tables call each scorer, by key, in the order of the rows.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class Table1:
         self.dataset, self.split, self.splits = dataset, split, (split,)
         self.cache = ScoreCache(cache_folder, device, batch_size)
         self.published, self.seed = dict(published or {}), seed
-        names = display_names({key: owner(part) for key, part in scorers.items() if key != ceiling})
-        names |= {ceiling: CEILING} if ceiling is not None and ceiling in scorers else {}
-        self.scorers = {name: scorers[key] for key, name in names.items()}
+        self.scorers = dict(scorers)
+        self.names = display_names({key: owner(part) for key, part in scorers.items() if key != ceiling})
+        self.names |= {ceiling: CEILING} if ceiling is not None and ceiling in scorers else {}
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Score what is not scored yet; show the table and write it with its pictures into a folder.
@@ -79,7 +80,7 @@ class Table1:
         images = [image for ranking in rankings for image in ranking.images]
         prompts = [ranking.prompt for ranking in rankings for _ in ranking.images]
         scores = self.cache.fill(self.scorers, images, prompts)
-        scored = {name: scores.of(name) for name in self.scorers}
+        scored = {name: scores.of(key) for key, name in self.names.items()}
         board = Scoreboard(ComparisonIndex.build(rankings), scored, self.published, self.seed)
         self._write(board, scores, len(rankings), folder)
         return {
@@ -90,14 +91,14 @@ class Table1:
             "data": rankings_hash(rankings),
             "table": {name: result.accuracy.mean for name, result in board.results.items()},
             "kendall_tau": {name: tau.mean for name, tau in board.taus.items()},
-            "scorers": {name: scores.identity(name) for name in self.scorers},
+            "scorers": {key: {"name": name} | scores.identity(key) for key, name in self.names.items()},
             "seed": self.seed,
             "wall_seconds": round(time.monotonic() - started, 1),
         }
 
     def _write(self, board: Scoreboard, scores: Scores, prompts: int, folder: Path) -> None:
-        known = {name: speed for name in self.scorers if (speed := scores.speed(name))}
-        rows = board.rows(with_tau=True, speeds={name: speed.per_second for name, speed in known.items()})
+        measured = {name: speed.per_second for key, name in self.names.items() if (speed := scores.speed(key))}
+        rows = board.rows(with_tau=True, speeds=measured)
         names, matrix = board.agreement()
         title = f"Preference accuracy on {prompts} {self.split} prompts"
         rich.print(screen_table(rows, title, REFERENCE))

@@ -24,12 +24,12 @@ class UnusableScorers(ValueError):
     """Scorers that cannot be built or do not score.
 
     Attributes:
-        faults: One line for each, beginning with its name.
+        faults: What is wrong with each, by name.
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(self.faults))
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.faults = dict(faults)
+        super().__init__("\n".join(f"{name}: {fault}" for name, fault in faults.items()))
 
 
 def build(part: Any) -> Any:
