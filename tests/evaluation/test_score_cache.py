@@ -1,7 +1,11 @@
 """Scores are made once, survive interruption, and tell what they were made by."""
 
 import json
+import os
 import resource
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from t2ifb.evaluation import score_cache
 from t2ifb.evaluation.score_cache import ScoreCache
 from t2ifb.evaluation.unbuilt import Unbuilt, UnusableScorers
 from t2ifb.scorers.clip_score import CLIPScore
+from tests.conftest import CHECKOUT
 from tests.evaluation.parts import Brightness, Scripted, refuses, weights
 
 LEVELS = (10, 200, 50, 120, 90, 30, 250)
@@ -116,6 +121,34 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
     speed = scores.speed("one")
     assert speed is not None
     assert speed.images == 7
+
+
+KILLED = """
+import os, signal, sys
+from functools import partial
+from pathlib import Path
+from t2ifb.evaluation import score_cache
+from tests.conftest import CHECKOUT
+from tests.evaluation.parts import Scripted
+
+class Hook:
+    def __eq__(self, batches):  # asked before each batch: the trial and two batches come before the fourth
+        return os.kill(os.getpid(), signal.SIGKILL) if batches == 4 else False
+
+Scripted.killed_at, score_cache.COMMIT_SECONDS = Hook(), 0.0
+folder, *images = map(Path, sys.argv[1:])
+cache = score_cache.ScoreCache(folder / "scores", device="cpu", batch_size=2)
+cache.fill({"one": partial(Scripted)}, images, [*"abababaa"])
+"""
+
+
+def test_a_killed_call_goes_on_where_it_stopped(tmp_path: Path, images: list[Path], prompts: list[str]) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path), *map(str, images)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    scores = cache(tmp_path, batch_size=2).fill({"one": partial(Scripted)}, images, prompts)
+    assert Scripted.batches == 1 + 2
+    np.testing.assert_allclose(scores.of("one"), np.array([*LEVELS, LEVELS[0]]) / 255, rtol=1e-6)
 
 
 def test_nan_is_refused_with_the_scorers_name_and_what_was_complete_is_kept(
