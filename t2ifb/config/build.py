@@ -45,6 +45,9 @@ def check(composed: Composed) -> None:
             continue
         if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
             faults.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+        for name, child in node.items() if isinstance(node, dict) and key in NOT_PARTS else ():
+            if child is not None and child is not ELSEWHERE and not (isinstance(child, dict) and "_target_" in child):
+                faults.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
         faults += [_with_file(fault, config) for fault in component_faults(node, key)]
     if faults:
         raise ConfigError(faults)

@@ -4,9 +4,18 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 from torch import Tensor, nn
 
 from t2ifb.data.content_keys import ImageKeys, prompt_key
@@ -16,6 +25,7 @@ from t2ifb.data.rankings import Image
 from t2ifb.evaluation.score_store import Scores, ScoreStore, Wanted
 from t2ifb.evaluation.unbuilt import Identities, Unbuilt, UnusableScorers, build
 
+Scorer: TypeAlias = Callable[[Tensor, list[str]], Tensor]
 COMMIT_SECONDS = 10.0
 """What an interruption loses at the most, in seconds of scoring."""
 UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
@@ -98,14 +108,14 @@ class ScoreCache:
     def _try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> dict[str, str]:
         """Build each scorer and let it score one image, so that hours of scoring do not end with a missing file."""
         faults: dict[str, str] = {}
-        for name, part in scorers.items():
+        for name, part in track(scorers.items(), "trying the scorers", transient=True):
             try:
                 self._built(name, part, image, prompt)
             except UnusableScorers as error:
                 faults |= error.faults
         return faults
 
-    def _built(self, name: str, part: Unbuilt, image: Image, prompt: str) -> Callable[[Tensor, list[str]], Tensor]:
+    def _built(self, name: str, part: Unbuilt, image: Image, prompt: str) -> Scorer:
         """The scorer on the device; it has scored one image, so that all of it is there."""
         pixels = load_image(image)[None]
         try:
@@ -141,8 +151,7 @@ class ScoreCache:
             try:
                 for chosen, pixels in self._batches(wanted):
                     started = time.monotonic()
-                    batch = scorer(pixels.to(self.device).float() / 255, [prompt for _, prompt in chosen])
-                    scores.append(self._kept(name, batch, chosen))
+                    scores.append(self._scored(name, scorer, pixels, [prompt for _, prompt in chosen]))
                     seconds += time.monotonic() - started
                     keys += [key for key, _ in chosen]
                     if time.monotonic() - last >= COMMIT_SECONDS:
@@ -163,16 +172,20 @@ class ScoreCache:
                 part = pairs[start : start + self.batch_size]
                 yield [pair for _, pair in part], pixels[[row for row, _ in part]]
 
-    def _kept(self, name: str, scores: Tensor, pairs: list[tuple[bytes, str]]) -> Tensor:
-        """Scores on the CPU.
+    def _scored(self, name: str, scorer: Scorer, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Scores of a batch, on the CPU.
 
         Raises:
-            ValueError: There are not as many as pairs, or one is NaN or infinite.
+            ValueError: There are not as many as prompts, one is NaN or infinite, or the device has not the memory.
         """
         try:
-            return _checked(scores, len(pairs))
+            return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; the first prompt of the batch is {pairs[0][1]!r}") from error
+            raise ValueError(f"{name}: {error}; the first prompt of the batch is {prompts[0]!r}") from error
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{name}: {self._device_name} has not the memory for batch_size={self.batch_size}, give a smaller one"
+            ) from error
 
     @property
     def _device_name(self) -> str:

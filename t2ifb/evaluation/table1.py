@@ -102,7 +102,7 @@ class Table1:
         names, matrix = board.agreement()
         title = f"Preference accuracy on {prompts} {self.split} prompts"
         rich.print(screen_table(rows, title, REFERENCE))
-        rich.print(order_table(rows, "Kendall's tau-b with the annotators, mean over prompts"))
+        rich.print(order_table(rows, "Kendall's tau-b, mean over prompts"))
         write_table(rows, folder, "table1", REFERENCE)
         write_matrix(names, matrix, folder / "agreement.csv")
         accuracy_bars(rows, title, folder / "table1.png")

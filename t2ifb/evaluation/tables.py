@@ -182,13 +182,19 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A tabular in the form of the package booktabs."""
-    rows = [" & ".join(escape_latex(cell) for cell in line) + r" \\" for line in (headings, *lines)]
+    minus = re.compile(r"(?<!\S)-(?=\d)|(?<=\[)-(?=\d)")
+    shown = [[name, *(minus.sub("$-$", figure) for figure in figures)] for name, *figures in _escaped(headings, lines)]
+    rows = [" & ".join(line) + r" \\" for line in shown]
     body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
     columns = "l" + "r" * (len(headings) - 1)
     return (
         "\n".join(["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
         + "\n"
     )
+
+
+def _escaped(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape_latex(cell) for cell in line] for line in (headings, *lines)]
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from t2ifb.config.build import check
 from t2ifb.config.compose import commands_of, compose_all, open_conf
+from t2ifb.config.faults import ConfigError
 from t2ifb.config.paths import conf_folder
 
 OPTIONS = {
@@ -85,6 +86,8 @@ def test_scorers_are_added_and_left_out_on_the_command_line() -> None:
     assert scorers(*mine) == ["clip_score", "reward_model", "gold", "mine"]
     assert scorers("~scorers.gold", "~scorers.reward_model") == ["clip_score"]
     assert scorers("domain=sd15")[:1] == ["clip_score"]
+    with pytest.raises(ConfigError, match=r"scorers\.mine: not a component.*give \+scorer@scorers\.mine=<option>"):
+        scorers("+scorers.mine=reward_model")
 
 
 @pytest.mark.parametrize("group", ["head", "logger", "optimizer", "trainer", "dataset", "encoder"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
@@ -159,6 +160,22 @@ def test_nan_is_refused_with_the_scorers_name_and_what_was_complete_is_kept(
         cache(tmp_path, batch_size=2).fill({"my scorer": partial(Scripted)}, images, prompts)
     (record,) = tmp_path.glob("scores/*/scorer.json")
     assert json.loads(record.read_text())["images"] == 2
+
+
+def test_too_little_memory_says_what_to_do(
+    tmp_path: Path, images: list[Path], prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Scripted.forward
+
+    def forward(self: Scripted, pixels: Any, texts: list[str]) -> Any:
+        if len(texts) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, pixels, texts)
+
+    monkeypatch.setattr(Scripted, "forward", forward)
+    with pytest.raises(ValueError, match="big: cpu has not the memory for batch_size=4, give a smaller one"):
+        cache(tmp_path, batch_size=4).fill({"big": partial(Scripted)}, images, prompts)
+    assert len(cache(tmp_path, batch_size=2).fill({"big": partial(Scripted)}, images, prompts).of("big")) == 8
 
 
 def test_all_scorers_that_cannot_be_built_are_told_before_anything_is_scored(

@@ -90,6 +90,12 @@ def test_names_are_text_in_latex(tmp_path: Path) -> None:
     assert lines[5] == escape_latex(WILD) + r" & 50.00 [40.0, 60.0] \\"
 
 
+def test_a_minus_is_a_minus_in_latex(tmp_path: Path) -> None:
+    write_table([Row("a-1", Interval(0.5, 0.4, 0.6), against=Interval(-0.1, -0.2, 0.05))], tmp_path)
+    line = (tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()[5]
+    assert line == r"a-1 & 50.00 [40.0, 60.0] & $-$10.00 [$-$20.0, +5.0] \\"
+
+
 def test_names_are_text_in_markdown(tmp_path: Path) -> None:
     assert escape_markdown(WILD) == (r"$5 &amp; 10% of \#1\_a {b} \~c^ \\d \| &lt;e> \`f\` \*g\* h")
     assert escape_markdown("[bold](x)") == r"\[bold\](x)"
