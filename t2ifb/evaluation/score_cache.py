@@ -130,7 +130,7 @@ class ScoreCache:
     def _score(self, name: str, part: Unbuilt, store: ScoreStore, wanted: Wanted) -> None:
         """Score and keep, several batches at a time, and whatever there is when something goes wrong.
 
-        Only whole batches of images are kept: a resumed run then scores in the same batches.
+        Only whole batches are kept: where each image has one prompt, a resumed run scores in the same batches.
         """
         first, pairs = next(iter(wanted.values()))
         scorer = self._built(name, part, first, pairs[0][1])

@@ -12,7 +12,7 @@ from t2ifb.data.comparison_index import ComparisonIndex
 from t2ifb.evaluation.order import agreement, mean_kendall_tau
 from t2ifb.evaluation.preference import PreferenceResult, evaluate_preference
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.tables import RANDOM, REFERENCE, Row
+from t2ifb.evaluation.tables import CEILING, RANDOM, REFERENCE, Row
 
 
 class Scoreboard:
@@ -97,10 +97,12 @@ def display_names(scorers: Mapping[str, Any]) -> dict[str, str]:
         scorers: Scorers, their classes or whatever else may have a `name`, by key.
 
     Returns:
-        Names by key, in the same order.
+        Names by key, in the same order, all different and none that of a row that is no scorer's.
     """
     names: dict[str, str] = {}
     for key, scorer in scorers.items():
+        taken = {RANDOM, CEILING, *names.values()}
         own = getattr(scorer, "name", None)
-        names[key] = own if isinstance(own, str) and own not in names.values() else key
+        wishes = [own if isinstance(own, str) else key, key, *(f"{key} ({n})" for n in range(2, len(scorers) + 4))]
+        names[key] = next(wish for wish in wishes if wish not in taken)
     return names

@@ -67,3 +67,6 @@ def test_names_are_the_scorers_own_unless_they_are_taken() -> None:
     assert display_names({"a": clip, "b": clip, "c": nameless, "d": object()}) == {
         "a": "CLIP Score", "b": "b", "c": "c", "d": "d"
     }  # fmt: skip
+    assert display_names({"a": clip, "CLIP Score": object(), "random": object()}) == {
+        "a": "CLIP Score", "CLIP Score": "CLIP Score (2)", "random": "random (2)"
+    }  # fmt: skip
