@@ -1,4 +1,4 @@
-"""Every experiment of `conf/`, as typed, on a few pictures in ImageRewardDB's layout: two updates each."""
+"""Every experiment of `conf/`, as typed, by its own command, on a few pictures in ImageRewardDB's layout."""
 
 import json
 import sys
@@ -11,15 +11,26 @@ import torch
 from PIL import Image
 
 from t2ifb.config.command import run
+from t2ifb.config.compose import commands_of, open_conf
 from t2ifb.config.paths import conf_folder
 from t2ifb.data.imagereward_writer import Record, write_imagereward_db
+from t2ifb.evaluate import evaluate
 from t2ifb.scorers import RewardModel
 from t2ifb.shapes.grammar import scenes
 from t2ifb.shapes.renderer import render
 from t2ifb.train import train
 from tests.scorers.parts import tiny_clip
 
-EXPERIMENTS = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
+TASKS = {"train": train, "evaluate": evaluate}
+
+
+def experiments_of(command: str) -> list[str]:
+    names = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
+    with open_conf():
+        return [name for name in names if commands_of(f"+experiment={name}") == [command]]
+
+
+EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +47,42 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def take_two_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Path:
-    """Run `python -m t2ifb.train` in a folder; all comparisons make one batch, two epochs two updates."""
+def go(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, *arguments: str) -> Path:
+    """Run `python -m t2ifb.<command>` in a folder; gives the run's folder."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("T2IFB_DATA", str(folder / "data"))
-    options = ["build=null", "algorithm.batch_size=100", "algorithm.epochs=2", "logger=none", "trainer=cpu"]
-    monkeypatch.setattr(sys, "argv", ["train", *arguments, *options])
-    assert run("train", train) == 0
-    (summary,) = folder.glob("outputs/*/*/*/summary.json")
+    monkeypatch.setattr(sys, "argv", [command, *arguments, "build=null"])
+    before = set(folder.glob("outputs/*/*/*/summary.json"))
+    assert run(command, TASKS[command]) == 0
+    (summary,) = set(folder.glob("outputs/*/*/*/summary.json")) - before
     return summary.parent
 
 
+def take_two_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Path:
+    """Train in a folder; all comparisons make one batch, two epochs two updates."""
+    options = ["algorithm.batch_size=100", "algorithm.epochs=2", "logger=none", "trainer=cpu"]
+    return go(monkeypatch, folder, "train", *arguments, *options)
+
+
+def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
+    """Arguments for a domain on the small data, with a tiny encoder where the real one would be downloaded."""
+    arguments = [f"domain={domain}", f"dataset.source={database}"]
+    if domain == "shapes":
+        return arguments
+    return [*arguments, f"encoder.model=local-dir:{tiny_clip(folder / 'clip')}", "encoder.pretrained=null"]
+
+
+def test_every_experiment_has_its_command() -> None:
+    assert sum(map(len, EXPERIMENTS.values())) == len(list((conf_folder() / "experiment").glob("*.yaml")))
+
+
 @pytest.mark.parametrize("domain", ["shapes", "sd15"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", EXPERIMENTS["train"])
 def test_every_experiment_takes_two_steps(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
 ) -> None:
-    encoder = [] if domain == "shapes" else [f"encoder.model=local-dir:{tiny_clip(tmp_path / 'clip')}"]
-    encoder += [] if domain == "shapes" else ["encoder.pretrained=null"]
-    arguments = [f"+experiment={experiment}", f"domain={domain}", f"dataset.source={database}", *encoder]
-    folder = take_two_steps(monkeypatch, tmp_path, *arguments)
+    arguments = in_domain(domain, tmp_path, database)
+    folder = take_two_steps(monkeypatch, tmp_path, f"+experiment={experiment}", *arguments)
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
     tested = ["test", "compositional"] if domain == "shapes" else ["test"]
@@ -66,6 +93,26 @@ def test_every_experiment_takes_two_steps(
         assert summary["test/table"]["annotator ceiling"] == 1.0
         assert summary["test/by_part"].keys() == {"alignment", "fidelity"}
         assert summary["test/by_part"]["alignment"]["annotator ceiling"] > 0.9  # of clean pictures gold is alignment
+
+
+@pytest.mark.parametrize("domain", ["shapes", "sd15"])
+@pytest.mark.parametrize("experiment", EXPERIMENTS["evaluate"])
+def test_every_evaluation_judges_a_reward_run(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
+) -> None:
+    arguments = in_domain(domain, tmp_path, database)
+    trained = take_two_steps(monkeypatch, tmp_path, "+experiment=reward_mlp", *arguments)
+    folder = go(monkeypatch, tmp_path, "evaluate", f"+experiment={experiment}", "device=cpu", *arguments)
+    assert folder.parent == tmp_path / "outputs" / domain / experiment
+    assert not (folder / "checkpoints").exists()
+    table, summary = (json.loads((run / "summary.json").read_text()) for run in (folder, trained))
+    assert table["sources"] == {"reward_model": str(trained)}
+    assert table["data"] == summary["data"]["splits"]["test"]
+    ours = table["table"]
+    assert ours["reward model"] == pytest.approx(summary["test/accuracy"], abs=0.1)
+    assert ours["random"] == summary["test/table"]["random"]
+    assert ("annotator ceiling" in ours) == (domain == "shapes")
+    assert ("57.76" in (folder / "table1.md").read_text()) == (domain == "sd15")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """From a composed configuration to objects: the only code that calls `instantiate`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from t2ifb.config.compose import Composed, files_setting, flatten
 from t2ifb.config.faults import ConfigError
-from t2ifb.config.signatures import ELSEWHERE, component_faults
+from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_faults, locate
 
-NOT_PARTS = ("baselines",)
+NOT_PARTS = ("baselines", "scorers")
 """Keys of the schema that hold a mapping from names to components, not a component."""
 
 
@@ -44,6 +45,9 @@ def check(composed: Composed) -> None:
             continue
         if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
             faults.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+        for name, child in node.items() if isinstance(node, dict) and key in NOT_PARTS else ():
+            if child is not None and child is not ELSEWHERE and not (isinstance(child, dict) and "_target_" in child):
+                faults.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
         faults += [_with_file(fault, config) for fault in component_faults(node, key)]
     if faults:
         raise ConfigError(faults)
@@ -85,9 +89,36 @@ class Parts:
         return {key: self.value(key) for key in _raw(self._config)}
 
     @property
+    def arguments(self) -> list[str]:
+        """The arguments as typed."""
+        return [str(argument) for argument in HydraConfig.get().overrides.task]
+
+    @property
     def run_folder(self) -> Path:
         """Where Hydra put this run."""
         return Path(HydraConfig.get().runtime.output_dir)
+
+
+def unbuilt(node: Any) -> Any:
+    """A component as a `partial` that makes it when called, and so are the components among its arguments.
+
+    What gets it can tell what would be built without building it. A component that the configuration already gives as
+    a partial becomes a partial of `partial`.
+
+    Args:
+        node: Plain containers, checked.
+    """
+    if isinstance(node, dict) and "_target_" in node:
+        target = locate(str(node["_target_"]))
+        assert callable(target), target
+        arguments = {name: unbuilt(value) for name, value in node.items() if name not in RESERVED}
+        positional = [unbuilt(value) for value in node.get("_args_", ())]
+        if node.get("_partial_"):
+            return partial(partial, target, *positional, **arguments)
+        return partial(target, *positional, **arguments)
+    if isinstance(node, dict):
+        return {name: unbuilt(value) for name, value in node.items()}
+    return [unbuilt(value) for value in node] if isinstance(node, list) else node
 
 
 def _plain(config: DictConfig, key: str) -> Any:

@@ -1,6 +1,7 @@
 """Composition with every fault collected, before Hydra itself starts: no part is imported here."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def compose_all(
     value in the last job before the first job starts, without composing the whole product.
 
     Args:
-        command: Which primary configuration: `train`, `prepare` or `score`.
+        command: Which primary configuration, a key of `SCHEMAS`.
         overrides: The arguments as typed.
         multirun: `-m` was given; a sweep file has the same effect.
         config_dir: A further folder with groups and options, `--config-dir`.
@@ -110,6 +111,8 @@ def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
         config = compose(command, return_hydra_config=True)
     except _COMPOSITION_ERRORS as error:
         raise ConfigError([explain_override(f"conf/{command}.yaml", error, [], groups)]) from error
+    if foreign := [fault for override in overrides if (fault := _belongs_elsewhere(command, override))]:
+        return Composed(config, tuple(foreign), choices_hold=False)  # then the others are that command's too
     accepted: list[str] = []
     faults: list[str] = []
     choices_hold = True
@@ -124,6 +127,27 @@ def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
             faults.append(explain_override(override, error, _keys(config), groups))
             choices_hold = choices_hold and _chosen_group(override) not in groups
     return Composed(config, (*faults, *_unknown_keys(command, config)), choices_hold)
+
+
+def _belongs_elsewhere(command: str, override: str) -> str | None:
+    """What to tell of an experiment that another command runs; None of any other argument."""
+    if _chosen_group(override) != "experiment":
+        return None
+    commands = commands_of(override)
+    if command in commands or not commands:
+        return None
+    right = " or ".join(f"python -m t2ifb.{name} {override}" for name in commands)
+    return f"{override}: this is not for t2ifb.{command}; run {right}"
+
+
+def commands_of(override: str) -> list[str]:
+    """The commands that an argument such as `+experiment=table1` composes with; needs `open_conf`."""
+    found = []
+    for command in SCHEMAS:
+        with suppress(*_COMPOSITION_ERRORS):
+            compose(command, overrides=[override])
+            found.append(command)
+    return found
 
 
 def _chosen_group(override: str) -> str:

@@ -68,7 +68,29 @@ class ScoreConfig:
     scorer: Part = field(default_factory=dict)
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "prepare": PrepareConfig, "score": ScoreConfig}
+@dataclass
+class EvaluateConfig:
+    """`python -m t2ifb.evaluate`."""
+
+    domain: str = MISSING
+    seed: int = 0
+    data_folder: str = "${data_folder:}"
+    split: str = "test"
+    batch_size: int = 32
+    device: str = "auto"
+    dataset: Part = field(default_factory=dict)
+    build: Part | None = None
+    encoder: Part = field(default_factory=dict)
+    scorers: dict[str, Any] = field(default_factory=dict)
+    evaluation: Part = field(default_factory=dict)
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "prepare": PrepareConfig,
+    "score": ScoreConfig,
+}
 
 
 def register() -> None:

@@ -17,7 +17,8 @@ from t2ifb.config.faults import nearest
 ELSEWHERE = object()
 """Stands for a component that an interpolation brings in from another place, where it is checked."""
 
-_RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+"""Keys of a component that are Hydra's and no arguments."""
 _SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
@@ -67,7 +68,7 @@ def _argument_faults(node: Mapping[str, Any], key: str, target: Callable[..., An
         return []
     hints = _hints(target)
     name = _name_of(target)
-    given = {argument: value for argument, value in node.items() if argument not in _RESERVED}
+    given = {argument: value for argument, value in node.items() if argument not in RESERVED}
     keyword = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     faults: list[str] = []

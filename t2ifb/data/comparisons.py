@@ -1,14 +1,14 @@
 """Batches of comparisons for training and evaluating a reward model on cached embeddings."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
+from t2ifb.data.comparison_index import Index, rankings_hash
 from t2ifb.data.embedding_cache import EmbeddingCache
-from t2ifb.data.encoded_rankings import EncodedRankings, Index, RewardBatch
+from t2ifb.data.encoded_rankings import EncodedRankings, RewardBatch
 from t2ifb.data.order import TrainingOrder, cuts
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
 
@@ -137,8 +137,7 @@ class RewardDataModule(LightningDataModule):
 
     def hashes(self) -> dict[str, str]:
         """What figures stand on: a hash of ids, prompts and ranks, by split."""
-        records = {split: [(r.prompt_id, r.prompt, r.ranks) for r in self.rankings(split)] for split in self.splits}
-        return {split: hashlib.sha256(repr(content).encode()).hexdigest()[:16] for split, content in records.items()}
+        return {split: rankings_hash(self.rankings(split)) for split in self.splits}
 
     @property
     def steps_per_epoch(self) -> int:

@@ -7,13 +7,11 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from t2ifb.data.comparison_index import ComparisonIndex, Index
 from t2ifb.data.embedding_cache import EmbeddingCache, Embeddings
 from t2ifb.data.rankings import Image, RankedPrompt
-
-Index = NDArray[np.int64]
 
 
 @dataclass
@@ -78,21 +76,16 @@ class EncodedRankings:
             ValueError: Some are not in the cache.
         """
         images: list[Image] = [image for ranking in rankings for image in ranking.images]
-        counts = np.array([len(ranking.images) for ranking in rankings], np.int64)
-        pairs = [np.array(ranking.comparisons(), np.int64).reshape(-1, 2) for ranking in rankings]
-        pair_counts = np.array([len(pair) for pair in pairs], np.int64)
-        numbers = np.arange(len(rankings))
-        comparisons = np.concatenate([np.empty((0, 2), np.int64), *pairs])
-        comparisons += np.repeat(np.cumsum(counts) - counts, pair_counts)[:, None]
+        index = ComparisonIndex.build(rankings)
         return cls(
             images=cache.images(images),
             prompts=cache.prompts([ranking.prompt for ranking in rankings]),
             prompt_ids=tuple(ranking.prompt_id for ranking in rankings),
-            ranks=torch.tensor([rank for ranking in rankings for rank in ranking.ranks], dtype=torch.int64),
-            better=torch.from_numpy(comparisons[:, 0].copy()),
-            worse=torch.from_numpy(comparisons[:, 1].copy()),
-            prompt_of_image=torch.from_numpy(np.repeat(numbers, counts)),
-            prompt_of_comparison=torch.from_numpy(np.repeat(numbers, pair_counts)),
+            ranks=torch.from_numpy(index.ranks),
+            better=torch.from_numpy(index.better),
+            worse=torch.from_numpy(index.worse),
+            prompt_of_image=torch.from_numpy(index.prompt_of_image),
+            prompt_of_comparison=torch.from_numpy(index.prompt_of_comparison),
         )
 
     def __len__(self) -> int:

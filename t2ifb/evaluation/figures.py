@@ -1,4 +1,4 @@
-"""Pictures of a reward run, written as PNG files."""
+"""Pictures that judge scorers, written as PNG files."""
 
 import csv
 import textwrap
@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from t2ifb.data.files import atomic_write
 from t2ifb.evaluation.preference import Calibration
+from t2ifb.evaluation.tables import CEILING, RANDOM, Row
 
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#7F7F7F"
 """From the colour-blind safe palette of Okabe and Ito."""
@@ -132,6 +133,75 @@ def ranking_sheet(
             )  # fmt: skip
     figure.supxlabel("reward under each image; orange: at least that of an image ranked better", size=8)
     _save(figure, path)
+
+
+def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Accuracy of each scorer with its interval, from the top down, as what it has over chance.
+
+    A diamond stands where a figure was published.
+
+    Args:
+        rows: Of the table; those without any figure are left out.
+        title: Above the picture.
+        path: The PNG to write.
+    """
+    shown = [row for row in rows if row.accuracy is not None or row.published is not None]
+    figure = _figure(7.5, 1.3 + 0.42 * len(shown))
+    axes = figure.subplots()
+    ends = [50.0]
+    for place, row in enumerate(shown):
+        values = [row.published] if row.published is not None else []
+        if row.accuracy is not None:
+            percent = row.accuracy.scaled(100)
+            color = GRAY if row.name in (RANDOM, CEILING) else BLUE
+            axes.barh(place, percent.mean - 50, left=50, color=color, alpha=0.85, height=0.62)
+            errors = [[max(0.0, percent.mean - percent.low)], [max(0.0, percent.high - percent.mean)]]
+            axes.errorbar(percent.mean, place, xerr=errors, color="black", capsize=3, lw=1)
+            values += [percent.low, percent.high]
+        if row.published is not None:
+            label = None if any(other.published is not None for other in shown[:place]) else "published"
+            axes.plot(row.published, place, "D", color=ORANGE, ms=6, label=label, zorder=3)
+        text = f"{percent.mean if row.accuracy is not None else values[0]:.1f}"
+        axes.annotate(text, (max(values), place), (6, 0), textcoords="offset points", va="center", size=8)
+        ends += values
+    finite = [end for end in ends if np.isfinite(end)]
+    axes.axvline(50, color="black", lw=0.8)
+    axes.set_xlim(max(0.0, min(finite) - 5), min(100.0, max(finite)) + 6)
+    axes.set_yticks(range(len(shown)), [_label(row.name, 32) for row in shown], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("preference accuracy %, with its 95 % interval over prompts; bars begin at chance")
+    axes.set_title(title, size=10, parse_math=False)
+    _finish(axes)
+    axes.grid(False, axis="y")
+    _save(figure, path)
+
+
+def agreement_map(names: Sequence[str], matrix: NDArray[np.float64], path: Path) -> None:
+    """Share of comparisons that each two scorers order alike, in per cent.
+
+    Args:
+        names: S scorers.
+        matrix: (S, S) in [0, 1].
+        path: The PNG to write.
+    """
+    percent = 100 * matrix
+    figure = _figure(3.4 + 0.75 * len(names), 2.2 + 0.65 * len(names))
+    axes = figure.subplots()
+    image = axes.imshow(percent, cmap="cividis", vmin=50, vmax=100)
+    labels = [_label(name, 24) for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(len(names)), labels, parse_math=False)
+    for (row, column), value in np.ndenumerate(percent):
+        color = "black" if value > 72 else "white"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", size=9, color=color)
+    axes.set_title("comparisons that two scorers order alike, %", size=10)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, shrink=0.8, extend="min")
+    _save(figure, path)
+
+
+def _label(name: str, width: int) -> str:
+    return textwrap.shorten(name, width, placeholder=" …") or name[:width]
 
 
 def _figure(width: float, height: float) -> Figure:

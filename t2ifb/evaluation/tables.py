@@ -1,14 +1,17 @@
-"""The table at the end of a reward run: scorers, their accuracies, their intervals."""
+"""The tables that judge scorers, on the screen and as Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +30,9 @@ class Row:
         by_prompt: Mean over prompts, in [0, 1].
         ties: Comparisons that the scorer could not decide.
         comparisons: How many it was asked.
-        against: Paired difference to `against_name`, if there is one.
+        against: Paired difference to the scorer that the others are compared with, if there is one.
+        tau: Mean of Kendall's tau-b over prompts, if it was asked for.
+        images_per_second: How fast it scores, if that was measured.
         published: The published accuracy in per cent, if there is one.
     """
 
@@ -37,22 +42,35 @@ class Row:
     ties: int | None = None
     comparisons: int | None = None
     against: Interval | None = None
+    tau: Interval | None = None
+    images_per_second: float | None = None
     published: float | None = None
 
 
+REFERENCE = "CLIP Score"
+"""What the others are compared with."""
+RANDOM, CEILING = "random", "annotator ceiling"
+"""Names of the rows for scores that mean nothing, and for the truth that the annotators follow with noise."""
 LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
 """Of tables on the screen: narrow enough for 80 columns."""
-HEADINGS = ("scorer", "accuracy %", "by prompt", "difference", "ties", "published %")
+HEADINGS = ("scorer", "accuracy %", "by prompt", "difference", "ties", "tau", "images/s", "published %")
 
 
-def cells(row: Row) -> list[str]:
-    """The row as text, in the order of `HEADINGS`; intervals in brackets."""
+def cells(row: Row, wide: bool = False) -> list[str]:
+    """The row as text, in the order of `HEADINGS`; intervals in brackets, with `wide` those of all columns."""
+    by_prompt = row.by_prompt.scaled(100) if row.by_prompt else None
     return [
         row.name,
         _with_interval(row.accuracy, ""),
-        f"{100 * row.by_prompt.mean:.2f}" if row.by_prompt else "",
+        (_with_interval(row.by_prompt, "") if wide else f"{by_prompt.mean:.2f}") if by_prompt else "",
         _with_interval(row.against, "+"),
         "" if row.ties is None else str(row.ties),
+        ""
+        if row.tau is None
+        else f"{row.tau.mean:.3f}" + (f" [{row.tau.low:.3f}, {row.tau.high:.3f}]" if wide else ""),
+        ""
+        if row.images_per_second is None
+        else f"{row.images_per_second:,.{0 if row.images_per_second >= 100 else 1}f}",
         "" if row.published is None else f"{row.published:.2f}",
     ]
 
@@ -64,17 +82,28 @@ def _with_interval(value: Interval | None, sign: str) -> str:
     return f"{percent.mean:{sign}.2f} [{percent.low:{sign}.1f}, {percent.high:{sign}.1f}]"
 
 
-def _shown(rows: Sequence[Row], reference: str) -> tuple[list[str], list[list[str]]]:
+def _shown(
+    rows: Sequence[Row], reference: str, wide: bool = False, only: Sequence[str] = HEADINGS
+) -> tuple[list[str], list[list[str]]]:
     """Headings and cells without the columns that are empty everywhere."""
-    table = [cells(row) for row in rows]
-    used = [column for column in range(len(HEADINGS)) if any(line[column] for line in table)]
+    table = [cells(row, wide) for row in rows]
+    used = [c for c, heading in enumerate(HEADINGS) if heading in only and any(line[c] for line in table)]
     headings = [f"minus {reference}" if HEADINGS[c] == "difference" else HEADINGS[c] for c in used]
     return headings, [[line[column] for column in used] for line in table]
 
 
-def screen_table(rows: Sequence[Row], title: str, reference: str = "CLIP Score") -> Table:
-    """The table for the terminal; names are text, never markup."""
-    headings, lines = _shown(rows, reference)
+def screen_table(rows: Sequence[Row], title: str, reference: str = REFERENCE) -> Table:
+    """Accuracies for the terminal; names are text, never markup."""
+    return _screen(title, *_shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")]))
+
+
+def order_table(rows: Sequence[Row], title: str) -> Table:
+    """Kendall's tau and speed, for the terminal."""
+    measured = [row for row in rows if row.tau is not None]
+    return _screen(title, *_shown(measured, "", wide=True, only=("scorer", "tau", "images/s")))
+
+
+def _screen(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, **LOOK)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
@@ -94,19 +123,99 @@ def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Ta
     return table
 
 
-def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", reference: str = "CLIP Score") -> None:
-    """Write `<stem>.md`, `<stem>.csv` and `<stem>.json` into a folder, each whole or not at all."""
-    headings, lines = _shown(rows, reference)
-    text = [" | ".join(["", *headings, ""]).strip(), "|" + "---|" * len(headings)]
-    text += [" | ".join(["", *(cell.replace("|", r"\|") for cell in line), ""]).strip() for line in lines]
-    with atomic_write(folder / f"{stem}.md") as file:
-        file.write(("\n".join(text) + "\n").encode())
-    with atomic_write(folder / f"{stem}.json") as file:
-        file.write(json.dumps([_without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False).encode())
-    with atomic_write(folder / f"{stem}.csv") as file:
+def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", reference: str = REFERENCE) -> None:
+    """Write `<stem>.md`, `.csv`, `.json` and `.tex` into a folder, each whole or not at all.
+
+    Markdown and LaTeX show names as they are, whatever is in them. CSV and JSON have the numbers unrounded, accuracies
+    in [0, 1].
+    """
+    headings, lines = _shown(rows, reference, wide=any(row.tau for row in rows))
+    for suffix, text in (
+        ("md", _markdown(headings, lines)),
+        ("tex", _latex(headings, lines)),
+        ("csv", _csv(rows)),
+        ("json", json.dumps([_without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False)),
+    ):
+        with atomic_write(folder / f"{stem}.{suffix}") as file:
+            file.write(text.encode())
+
+
+def write_matrix(names: Sequence[str], matrix: NDArray[np.float64], path: Path) -> None:
+    """Write a square matrix as CSV, each row and column under its name."""
+    lines = [["scorer", *names], *([name, *map(repr, row.tolist())] for name, row in zip(names, matrix, strict=True))]
+    with atomic_write(path) as file:
         buffer = io.StringIO()
-        csv.writer(buffer).writerows([headings, *lines])
+        csv.writer(buffer).writerows(lines)
         file.write(buffer.getvalue().encode())
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, also in a table's cell."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(text).replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX shows as it is."""
+    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
+
+
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    shown = [headings, *([escape_markdown(name), *figures] for name, *figures in lines)]
+    text = ["| " + " | ".join(line) + " |" for line in shown]
+    return "\n".join([text[0], "|" + "---|" * len(headings), *text[1:]]) + "\n"
+
+
+def _latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A tabular in the form of the package booktabs."""
+    minus = re.compile(r"(?<!\S)-(?=\d)|(?<=\[)-(?=\d)")
+    shown = [[name, *(minus.sub("$-$", figure) for figure in figures)] for name, *figures in _escaped(headings, lines)]
+    rows = [" & ".join(line) + r" \\" for line in shown]
+    body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    columns = "l" + "r" * (len(headings) - 1)
+    return (
+        "\n".join(["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
+        + "\n"
+    )
+
+
+def _escaped(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[escape_latex(cell) for cell in line] for line in (headings, *lines)]
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """One column per number: `accuracy`, `accuracy_low`, `accuracy_high` and so on; those empty everywhere left out."""
+    lines = [_flat(row) for row in rows]
+    names = ["scorer", *(f.name + end for f in fields(Row) for end in ("", "_low", "_high") if f.name != "name")]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [name for name in names if any(name in line for line in lines)], restval="")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {"scorer": row.name}
+    for name, value in vars(row).items():
+        if isinstance(value, Interval):
+            line |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
+        elif name != "name" and value is not None:
+            line[name] = value
+    return line
 
 
 def _without_nan(value: Any) -> Any:

@@ -8,19 +8,21 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from t2ifb.data.comparison_index import ComparisonIndex
 from t2ifb.data.comparisons import RewardDataModule
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import open_image
 from t2ifb.evaluation import figures
-from t2ifb.evaluation.preference import PreferenceResult, calibration, evaluate_preference, ordered_pairs
+from t2ifb.evaluation.preference import calibration, evaluate_preference, ordered_pairs
+from t2ifb.evaluation.scoreboard import Scoreboard, display_names
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.tables import Row, parts_table, screen_table, write_table
+from t2ifb.evaluation.tables import CEILING, REFERENCE, parts_table, screen_table, write_table
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_score import CLIPScore
 
 SHEET = 8
 """Rankings in the picture and in the table of examples."""
-REFERENCE = "CLIP Score"
+MINE = "this model"
 MARGIN = 0.02
 """Difference of two grades from which the parts of a truth order two images, in units of the grade (0 to 1)."""
 BATCH = 64
@@ -50,7 +52,7 @@ class RewardVerdict:
         """Score everything; see `RewardTraining` for the arguments."""
         self.split = split
         self.rankings, self.encoded = data.rankings(split), data.encoded(split)
-        self.seed, self.published = seed, dict(published)
+        self.seed = seed
         self.fingerprint = data.cache.source.fingerprint()
         self.images = self.encoded.images.gather()
         self.prompts = self.encoded.prompts.gather(self.encoded.prompt_of_image.numpy())
@@ -58,27 +60,25 @@ class RewardVerdict:
             self.rewards = head(self.images, self.prompts).float()
             exact = data.cache.storage == "fp32"  # otherwise what would be rounded is rounded already
             self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()} if exact else None
-        noise = torch.rand(len(self.images), generator=torch.Generator().manual_seed(seed))
-        scores = {"random": noise}
-        for key, scorer in baselines.items():
-            name = getattr(scorer, "name", key)
-            scores[key if name in scores else name] = self._baseline(scorer)
-        scores["this model"] = self.rewards
+        names = display_names(baselines)
+        scores = {names[key]: self._baseline(scorer) for key, scorer in baselines.items()}
+        scores[MINE] = self.rewards
         if ceiling is not None:
-            scores["annotator ceiling"] = self._from_pixels(ceiling)
-        self.results = {name: self._judge(score) for name, score in scores.items()}
-        self.by_part = {part: self._judge_by(ceiling, part, scores) for part in ceiling_parts}
-        better, worse = self.encoded.better.numpy(), self.encoded.worse.numpy()
-        self.calibration = calibration(self.rewards.numpy(), better, worse, seed=seed)
+            scores[CEILING] = self._from_pixels(ceiling)
+        index = ComparisonIndex.build(self.rankings)
+        self.board = Scoreboard(index, {name: score.numpy() for name, score in scores.items()}, published, seed)
+        self.results = self.board.results
+        self.by_part = {part: self._judge_by(ceiling, part) for part in ceiling_parts}
+        self.calibration = calibration(self.rewards.numpy(), index.better, index.worse, seed=seed)
 
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save the table; give the figures for `summary.json`."""
-        rows = self.rows()
+        rows = self.board.rows()
         rich.print(screen_table(rows, f"Preference accuracy on {len(self.rankings)} {self.split} prompts", REFERENCE))
         write_table(rows, run.path, f"table_{self.split}", REFERENCE)
         if self.by_part:
             rich.print(parts_table(self.by_part, "Agreement with the order by each part of the truth"))
-        mine = self.results["this model"]
+        mine = self.results[MINE]
         measured = {
             "accuracy": mine.accuracy.mean,
             "accuracy_interval": [mine.accuracy.low, mine.accuracy.high],
@@ -99,23 +99,6 @@ class RewardVerdict:
         figures.calibration_plot(self.calibration, run.path / "calibration.png")
         shown = [(r.prompt, [open_image(image) for image in r.images], r.ranks) for r in self.rankings[:SHEET]]
         figures.ranking_sheet(shown, self._by_ranking()[:SHEET], run.samples / "rankings.png")
-
-    def rows(self) -> list[Row]:
-        """The table: what was measured, then what was published."""
-        reference = self.results.get(REFERENCE)
-        measured = [
-            Row(
-                name=name,
-                accuracy=result.accuracy,
-                by_prompt=result.accuracy_by_prompt,
-                ties=result.ties,
-                comparisons=result.comparisons,
-                against=result.difference(reference, self.seed) if reference and result is not reference else None,
-                published=self.published.get(name),
-            )
-            for name, result in self.results.items()
-        ]
-        return measured + [Row(name, published=v) for name, v in self.published.items() if name not in self.results]
 
     def card(self) -> str:
         """The figures for the model card."""
@@ -139,18 +122,12 @@ class RewardVerdict:
         sizes = [len(ranking.images) for ranking in self.rankings]
         return [part.tolist() for part in self.rewards.split(sizes)]
 
-    def _judge(self, scores: Tensor) -> PreferenceResult:
-        e = self.encoded
-        better, worse, prompts = e.better.numpy(), e.worse.numpy(), e.prompt_of_comparison.numpy()
-        return evaluate_preference(scores.numpy(), better, worse, prompts, seed=self.seed)
-
-    def _judge_by(self, ceiling: Any, part: str, scores: Mapping[str, Tensor]) -> dict[str, Interval]:
+    def _judge_by(self, ceiling: Any, part: str) -> dict[str, Interval]:
         """How often each scorer orders two images of a prompt as one part of the truth does."""
         truth = self._from_pixels(lambda images, prompts: ceiling.parts(images, prompts)[part], part)
         pairs = ordered_pairs(truth.numpy(), self.encoded.prompt_of_image.numpy(), MARGIN)
-        return {
-            name: evaluate_preference(score.numpy(), *pairs, seed=self.seed).accuracy for name, score in scores.items()
-        }
+        scores = self.board.scores
+        return {name: evaluate_preference(score, *pairs, seed=self.seed).accuracy for name, score in scores.items()}
 
     def _baseline(self, scorer: nn.Module) -> Tensor:
         """From the cached embeddings if the scorer is on the same encoder, otherwise from pixels."""

@@ -38,10 +38,10 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Make the folder and those in it."""
+        """Make the folder; those in it are made when something is written into them."""
         self.path = make_folder(Path(path))
         self.checkpoints, self.samples, self.export = (
-            make_folder(self.path / name) for name in ("checkpoints", "samples", "export")
+            self.path / name for name in ("checkpoints", "samples", "export")
         )
         self.metrics = self.path / "metrics.csv"
 

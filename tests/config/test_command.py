@@ -96,7 +96,7 @@ HEAVY = ("torch", "lightning", "transformers", "diffusers", "open_clip", "wandb"
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job", "domain=sd15")])
-@pytest.mark.parametrize("command", ["train", "prepare", "score"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare", "score"])
 def test_help_and_cfg_import_nothing_heavy(run_module: Command, command: str, arguments: tuple[str, ...]) -> None:
     done = run_module(f"t2ifb.{command}", *arguments, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
@@ -109,6 +109,7 @@ def test_help_says_what_exists_and_shows_examples(run_module: Command) -> None:
     text = run_module("t2ifb.train", "--help").stdout
     for words in ("python -m t2ifb.train +experiment=reward_mlp", "domain: sd15, shapes", "optimizer: adam, adamw"):
         assert words in text
+    assert "python -m t2ifb.evaluate +experiment=table1" in run_module("t2ifb.evaluate", "--help").stdout
     assert "python -m t2ifb.score" in run_module("t2ifb.score", "--help").stdout
     assert "python -m t2ifb.prepare" in run_module("t2ifb.prepare", "--help").stdout
 

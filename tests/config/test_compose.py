@@ -117,3 +117,18 @@ def test_files_setting_finds_the_file_that_wins() -> None:
 
 def test_flatten_keeps_inner_nodes_and_empty_ones() -> None:
     assert flatten({"a": {"b": 1, "c": {}}}) == {"a": None, "a.b": 1, "a.c": {}}
+
+
+@pytest.mark.parametrize(
+    ("command", "experiment", "right"),
+    [
+        ("train", "table1", "python -m t2ifb.evaluate +experiment=table1"),
+        ("evaluate", "reward_mlp", "python -m t2ifb.train +experiment=reward_mlp"),
+        ("score", "reward_mlp", "python -m t2ifb.train +experiment=reward_mlp"),
+        ("prepare", "table1", "python -m t2ifb.evaluate +experiment=table1"),
+    ],
+)
+def test_an_experiment_of_another_command_names_that_command(command: str, experiment: str, right: str) -> None:
+    others = ("split=test", "optimizer.lr=1", "batch_size=3")  # right or not, they belong to the other command
+    (fault,) = faults(f"+experiment={experiment}", *others, command=command)
+    assert fault == f"+experiment={experiment}: this is not for t2ifb.{command}; run {right}"

@@ -6,13 +6,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from t2ifb.config.build import check
-from t2ifb.config.compose import compose_all
+from t2ifb.config.compose import commands_of, compose_all, open_conf
+from t2ifb.config.faults import ConfigError
 from t2ifb.config.paths import conf_folder
 
 OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
-    for group in ("domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer")
-}
+    for group in (
+        "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer", "evaluation"
+    )
+}  # fmt: skip
 
 
 def test_sd15_has_the_reports_values() -> None:
@@ -51,7 +54,40 @@ def test_the_domains_share_the_algorithm_and_the_head() -> None:
 @pytest.mark.parametrize("domain", OPTIONS["domain"])
 @pytest.mark.parametrize("experiment", OPTIONS["experiment"])
 def test_every_experiment_is_right_in_every_domain(domain: str, experiment: str) -> None:
-    check(compose_all("train", [f"+experiment={experiment}", f"domain={domain}"])[0])
+    with open_conf():
+        commands = commands_of(f"+experiment={experiment}")
+    assert len(commands) == 1
+    check(compose_all(commands[0], [f"+experiment={experiment}", f"domain={domain}"])[0])
+
+
+@pytest.mark.parametrize("domain", OPTIONS["domain"])
+@pytest.mark.parametrize("evaluation", OPTIONS["evaluation"])
+def test_every_evaluation_is_right_in_every_domain(domain: str, evaluation: str) -> None:
+    check(compose_all("evaluate", [f"evaluation={evaluation}", f"domain={domain}"])[0])
+
+
+def test_the_published_figures_stand_beside_the_table_too() -> None:
+    train, table = (
+        compose_all(command, [f"+experiment={experiment}", "domain=sd15"])[0].config
+        for command, experiment in (("train", "reward_mlp"), ("evaluate", "table1"))
+    )
+    assert train.algorithm.published == table.evaluation.published
+    assert "published" not in compose_all("evaluate", [])[0].config.evaluation
+
+
+def test_scorers_are_added_and_left_out_on_the_command_line() -> None:
+    def scorers(*overrides: str) -> list[str]:
+        composed = compose_all("evaluate", ["+experiment=table1", *overrides])[0]
+        check(composed)
+        return list(composed.config.scorers)
+
+    assert scorers() == ["clip_score", "reward_model", "gold"]
+    mine = ("+scorer@scorers.mine=reward_model", "scorers.mine.source=somewhere")
+    assert scorers(*mine) == ["clip_score", "reward_model", "gold", "mine"]
+    assert scorers("~scorers.gold", "~scorers.reward_model") == ["clip_score"]
+    assert scorers("domain=sd15")[:1] == ["clip_score"]
+    with pytest.raises(ConfigError, match=r"scorers\.mine: not a component.*give \+scorer@scorers\.mine=<option>"):
+        scorers("+scorers.mine=reward_model")
 
 
 @pytest.mark.parametrize("group", ["head", "logger", "optimizer", "trainer", "dataset", "encoder"])

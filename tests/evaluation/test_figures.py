@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ifb.evaluation.figures import calibration_plot, learning_curves, ranking_sheet, reward_by_rank
+from t2ifb.evaluation.figures import (
+    accuracy_bars,
+    agreement_map,
+    calibration_plot,
+    learning_curves,
+    ranking_sheet,
+    reward_by_rank,
+)
 from t2ifb.evaluation.preference import calibration
+from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.tables import Row
 
 ROWS = [
     {"step": step, "train/loss": 0.7 / step, "val/loss": 0.6 if step % 5 == 0 else "", "val/accuracy": ""}
@@ -85,3 +94,24 @@ def test_no_figure_touches_pyplot() -> None:
     assert "t2ifb.evaluation.figures" in sys.modules
     source = Path(sys.modules["t2ifb.evaluation.figures"].__file__ or "").read_text(encoding="utf-8")
     assert "pyplot" not in source
+
+
+NAMES = ["CLIP Score", r"\frac{1 $x_{$", "a very long name of a scorer that nobody would give it " * 3, ""]
+
+
+def test_accuracy_bars(tmp_path: Path) -> None:
+    rows = [Row(name, Interval(0.4 + 0.1 * i, 0.38 + 0.1 * i, 0.43 + 0.1 * i)) for i, name in enumerate(NAMES)]
+    rows += [Row("ImageReward", published=65.14), Row("nothing", Interval(np.nan, np.nan, np.nan)), Row("empty")]
+    accuracy_bars(rows, "$ of {", tmp_path / "bars.png")
+    accuracy_bars([], "", tmp_path / "none.png")
+    assert_picture(tmp_path / "bars.png")
+    assert_picture(tmp_path / "none.png", min_colors=2)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_agreement_map(tmp_path: Path, count: int) -> None:
+    matrix = np.full((count, count), 0.61)
+    np.fill_diagonal(matrix, 1)
+    agreement_map(NAMES[:count], matrix, tmp_path / "map.png")
+    assert_picture(tmp_path / "map.png")
+    agreement_map(NAMES[:count], np.full((count, count), np.nan), tmp_path / "nan.png")

@@ -9,7 +9,17 @@ import pytest
 from rich.console import Console
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.tables import HEADINGS, Row, cells, screen_table, write_table
+from t2ifb.evaluation.tables import (
+    HEADINGS,
+    Row,
+    cells,
+    escape_latex,
+    escape_markdown,
+    order_table,
+    screen_table,
+    write_matrix,
+    write_table,
+)
 
 ROWS = [
     Row("random", Interval(0.5, 0.45, 0.55), Interval(0.51, 0.4, 0.6), 0, 800),
@@ -52,6 +62,62 @@ def test_files_hold_every_row(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
     assert data[1]["accuracy"] == {"mean": 0.62, "low": 0.58, "high": 0.66}
     assert data[3]["accuracy"] is None
+
+
+def test_csv_has_the_numbers(tmp_path: Path) -> None:
+    row = Row("a", Interval(0.5, 0.4, 0.6), tau=Interval(0.1, -0.2, 0.3), images_per_second=12.345)
+    write_table([Row("published", published=3.0), row], tmp_path)
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert lines[1] == {
+        "scorer": "a", "accuracy": "0.5", "accuracy_low": "0.4", "accuracy_high": "0.6", "tau": "0.1",
+        "tau_low": "-0.2", "tau_high": "0.3", "images_per_second": "12.345", "published": "",
+    }  # fmt: skip
+
+
+WILD = "$5 & 10% of #1_a {b} ~c^ \\d | <e> `f` *g*\nh"
+
+
+def test_names_are_text_in_latex(tmp_path: Path) -> None:
+    assert escape_latex(WILD) == (
+        r"\$5 \& 10\% of \#1\_a \{b\} \textasciitilde{}c\textasciicircum{} \textbackslash{}d \textbar{} "
+        r"\textless{}e\textgreater{} `f` *g* h"
+    )
+    write_table([Row(WILD, Interval(0.5, 0.4, 0.6))], tmp_path)
+    lines = (tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == r"\begin{tabular}{lr}"
+    assert lines[3] == r"scorer & accuracy \% \\"
+    assert lines[5] == escape_latex(WILD) + r" & 50.00 [40.0, 60.0] \\"
+
+
+def test_a_minus_is_a_minus_in_latex(tmp_path: Path) -> None:
+    write_table([Row("a-1", Interval(0.5, 0.4, 0.6), against=Interval(-0.1, -0.2, 0.05))], tmp_path)
+    line = (tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()[5]
+    assert line == r"a-1 & 50.00 [40.0, 60.0] & $-$10.00 [$-$20.0, +5.0] \\"
+
+
+def test_names_are_text_in_markdown(tmp_path: Path) -> None:
+    assert escape_markdown(WILD) == (r"$5 &amp; 10% of \#1\_a {b} \~c^ \\d \| &lt;e> \`f\` \*g\* h")
+    assert escape_markdown("[bold](x)") == r"\[bold\](x)"
+    write_table([Row(WILD, Interval(0.5, 0.4, 0.6))], tmp_path)
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[2] == (
+        f"| {escape_markdown(WILD)} | 50.00 [40.0, 60.0] |"
+    )
+
+
+def test_tau_and_speed_have_their_own_table_on_the_screen() -> None:
+    row = Row("a", Interval(0.5, 0.4, 0.6), tau=Interval(0.1, -0.2, 0.3), images_per_second=1234.5)
+    assert [column.header for column in screen_table([row], "").columns] == ["scorer", "accuracy %"]
+    table = order_table([row, Row("published", published=1.0)], "")
+    assert [[str(cell) for cell in column.cells] for column in table.columns] == [
+        ["a"], ["0.100 [-0.200, 0.300]"], ["1,234"]
+    ]  # fmt: skip
+
+
+def test_a_matrix_has_its_names(tmp_path: Path) -> None:
+    write_matrix(["a,b", "c"], np.array([[1, 0.25], [0.25, 1]]), tmp_path / "m.csv")
+    with (tmp_path / "m.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["scorer", "a,b", "c"], ["a,b", "1.0", "0.25"], ["c", "0.25", "1.0"]]
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Which image of a split is compared with which, as numbers."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t2ifb.data.rankings import RankedPrompt
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ComparisonIndex:
+    """P rankings with N images and C comparisons. A ranking's images and comparisons are consecutive.
+
+    Attributes:
+        ranks: (N,), 1 is best.
+        better: (C,), the number of the better image in the split.
+        worse: (C,).
+        prompt_of_image: (N,), from 0 to P - 1.
+        prompt_of_comparison: (C,).
+    """
+
+    ranks: Index
+    better: Index
+    worse: Index
+    prompt_of_image: Index
+    prompt_of_comparison: Index
+
+    @classmethod
+    def build(cls, rankings: Sequence[RankedPrompt]) -> Self:
+        """Number the images and comparisons of rankings."""
+        counts = np.array([len(ranking.images) for ranking in rankings], np.int64)
+        pairs = [np.array(ranking.comparisons(), np.int64).reshape(-1, 2) for ranking in rankings]
+        pair_counts = np.array([len(pair) for pair in pairs], np.int64)
+        numbers = np.arange(len(rankings))
+        comparisons = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+        comparisons += np.repeat(np.cumsum(counts) - counts, pair_counts)[:, None]
+        return cls(
+            ranks=np.array([rank for ranking in rankings for rank in ranking.ranks], np.int64),
+            better=comparisons[:, 0].copy(),
+            worse=comparisons[:, 1].copy(),
+            prompt_of_image=np.repeat(numbers, counts),
+            prompt_of_comparison=np.repeat(numbers, pair_counts),
+        )
+
+
+def rankings_hash(rankings: Sequence[RankedPrompt]) -> str:
+    """What figures stand on: a hash of ids, prompts and ranks."""
+    records = [(ranking.prompt_id, ranking.prompt, ranking.ranks) for ranking in rankings]
+    return hashlib.sha256(repr(records).encode()).hexdigest()[:16]

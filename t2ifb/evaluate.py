@@ -1,0 +1,45 @@
+"""`python -m t2ifb.evaluate`: a table or figure that judges scorers or generators; `--help` says what exists."""
+
+import sys
+from typing import Any
+
+from t2ifb.config.build import Parts, unbuilt
+from t2ifb.config.command import command
+from t2ifb.config.faults import ConfigError
+from t2ifb.config.latest import find_latest
+from t2ifb.prepare import ready_dataset
+
+
+def evaluate(parts: Parts) -> None:
+    """Make the data if need be, then evaluate into the run's folder."""
+    from t2ifb.evaluation.unbuilt import UnusableScorers
+    from t2ifb.learning.run_folder import RunFolder
+
+    scorers = _scorers(parts)
+    evaluation = parts.build("evaluation")(scorers={name: unbuilt(node) for name, node in scorers.items()})
+    ready_dataset(parts, evaluation.splits)
+    run = RunFolder(parts.run_folder)
+    with run.held():
+        try:
+            figures = evaluation.run(run.path)
+        except UnusableScorers as error:
+            faults = [f"scorers.{key}: {fault} (without it: ~scorers.{key})" for key, fault in error.faults.items()]
+            raise ConfigError(faults) from error
+        sources = {name: node["source"] for name, node in scorers.items() if isinstance(node.get("source"), str)}
+        run.write_summary(figures | {"sources": sources})
+    print(f"tables and pictures: {run.path}")
+
+
+def _scorers(parts: Parts) -> dict[str, dict[str, Any]]:
+    """The wished scorers by name; without those that are null, or a reward model that is not there yet."""
+    wished = {name: node for name, node in parts.value("scorers").items() if node is not None}
+    found, notes = find_latest(wished, "scorers", parts.value("domain"), parts.arguments)
+    for note in notes:
+        print(f"left out: {note}", file=sys.stderr)
+    return found
+
+
+main = command("evaluate", evaluate)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""How far two orders of the same images are alike: Kendall's tau, and agreement between scorers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2ifb.evaluation.statistics import Interval, bootstrap_interval
+
+Index = NDArray[np.int64]
+
+
+def kendall_tau_b(
+    scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Kendall's tau-b of scores against ranks, for each prompt on its own.
+
+    tau_b = (C - D) / sqrt((C + D + X) (C + D + Y)) over all pairs of a prompt's images: C of them both order alike, D
+    in opposite ways, X are tied in the ranks only, Y in the scores only (M. G. Kendall, "The treatment of ties in
+    ranking problems", Biometrika 33, 1945). 1 is the annotators' order, -1 its reverse.
+
+    A prompt whose ranks are all tied has no order to be compared with. Where a scorer gives all images of a prompt the
+    same score, tau is 0 over 0; it counts as 0, so that a scorer gains nothing by not deciding.
+
+    Args:
+        scores: (N,), higher is better.
+        ranks: (N,), 1 is best.
+        prompt_of_image: (N,) number of the prompt, from 0.
+
+    Returns:
+        (P,) tau of each prompt, and (P,) whether its ranks have an order; tau is 0 where they have none.
+    """
+    score, rank, prompt = np.asarray(scores), np.asarray(ranks), np.asarray(prompt_of_image, np.int64)
+    first, second = pairs_within(prompt)
+    by_score = np.sign(score[first] - score[second])
+    by_rank = np.sign(rank[second] - rank[first])
+    prompts = int(prompt.max(initial=-1)) + 1
+
+    def total(values: NDArray[np.generic]) -> NDArray[np.float64]:
+        return np.bincount(prompt[first], values.astype(np.float64), prompts).astype(np.float64)
+
+    below = np.sqrt(total(by_score != 0) * total(by_rank != 0))
+    return total(by_score * by_rank) / np.where(below > 0, below, 1), total(by_rank != 0) > 0
+
+
+def mean_kendall_tau(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike, seed: int = 0) -> Interval:
+    """Mean of `kendall_tau_b` over the prompts whose ranks have an order, with its bootstrap interval over prompts."""
+    tau, ordered = kendall_tau_b(scores, ranks, prompt_of_image)
+    return bootstrap_interval(tau[ordered], seed)
+
+
+def pairs_within(prompt_of_image: Index) -> tuple[Index, Index]:
+    """All pairs of images of one prompt, each once: two index arrays, the first image before the second."""
+    order = np.argsort(prompt_of_image, kind="stable")
+    sizes = np.bincount(prompt_of_image) if len(prompt_of_image) else np.empty(0, np.int64)
+    starts = np.cumsum(sizes) - sizes
+    found = [np.array(np.triu_indices(size, 1)) + start for size, start in zip(sizes, starts, strict=True)]
+    first, second = np.concatenate([np.empty((2, 0), np.int64), *found], axis=1)
+    return order[first], order[second]
+
+
+def agreement(scores: Sequence[ArrayLike], better: ArrayLike, worse: ArrayLike) -> NDArray[np.float64]:
+    """Share of comparisons that two scorers order alike, for all pairs of scorers.
+
+    A comparison in which one scorer gives both images the same score and the other does not is not ordered alike; one
+    that both leave undecided is.
+
+    Args:
+        scores: S times (N,).
+        better: (C,) index of one image of each comparison.
+        worse: (C,) index of the other one.
+
+    Returns:
+        (S, S), symmetric, 1 on the diagonal; NaN without comparisons.
+    """
+    first, second = np.asarray(better, np.int64), np.asarray(worse, np.int64)
+    if not len(first):
+        return np.full((len(scores), len(scores)), np.nan)
+    signs = np.array([np.sign(np.asarray(score)[first] - np.asarray(score)[second]) for score in scores])
+    return np.array([[(one == other).mean() for other in signs] for one in signs])

@@ -1,0 +1,206 @@
+"""Scores of images for prompts, made once per scorer and kept on disk."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from torch import Tensor, nn
+
+from t2ifb.data.content_keys import ImageKeys, prompt_key
+from t2ifb.data.files import file_lock
+from t2ifb.data.images import load_image, pixel_batches
+from t2ifb.data.rankings import Image
+from t2ifb.evaluation.score_store import Scores, ScoreStore, Wanted
+from t2ifb.evaluation.unbuilt import Identities, Unbuilt, UnusableScorers, build
+
+Scorer: TypeAlias = Callable[[Tensor, list[str]], Tensor]
+COMMIT_SECONDS = 10.0
+"""What an interruption loses at the most, in seconds of scoring."""
+UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
+"""What a scorer may raise that cannot be built here or refuses what it is to score."""
+
+
+class ScoreCache:
+    """Each pair of image (by its file's content) and prompt is scored once by each scorer.
+
+    Filling goes on where an interrupted run stopped; jobs that need the same scorer wait for each other; a scorer
+    whose scores are all there is not built and nothing is written.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "auto", batch_size: int = 32) -> None:
+        """Name the cache; nothing is read yet.
+
+        Args:
+            folder: Where scores are kept.
+            device: What scorers run on; `auto` is the GPU if there is one.
+            batch_size: Images that a scorer gets at a time.
+
+        Raises:
+            ValueError: `batch_size` is none, or there is no such device.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self.root, self.batch_size = Path(folder).expanduser(), batch_size
+        try:
+            self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        except RuntimeError as error:
+            raise ValueError(f"device={device} is none; give auto, cpu or cuda") from error
+        self._image_keys = ImageKeys(self.root / "image_keys.npy")
+        self._identities = Identities(self.root / "file_keys.npy")
+
+    def fill(self, scorers: Mapping[str, Unbuilt], images: Sequence[Image], prompts: Sequence[str]) -> Scores:
+        """Score what is not there yet, one scorer after the other.
+
+        Args:
+            scorers: By the names that faults and progress call them by.
+            images: N images; those of one content are scored for a prompt once.
+            prompts: N texts.
+
+        Returns:
+            All scores.
+
+        Raises:
+            UnusableScorers: Some cannot be built or do not score; all of them are named, and nothing was scored.
+            ValueError: An image cannot be read, or a scorer gives NaN or infinity.
+            StorageError: The disk is full or the folder is read-only; what was complete is kept.
+        """
+        image_keys = self._image_keys(images)
+        pair_keys = [hashlib.sha256(i + prompt_key(p)).digest() for i, p in zip(image_keys, prompts, strict=True)]
+        wanted: Wanted = {}
+        for image_key, pair, image, prompt in zip(image_keys, pair_keys, images, prompts, strict=True):
+            pairs = wanted.setdefault(image_key, (image, []))[1]
+            if (pair, prompt) not in pairs:
+                pairs.append((pair, prompt))
+        stores, faults = self._stores(scorers)
+        unscored = [name for name, store in stores.items() if store.missing(wanted)]
+        if len(unscored) > 1 or faults:  # one alone fails at once anyway
+            faults |= self._try_out({name: scorers[name] for name in unscored}, images[0], prompts[0])
+        if faults:
+            raise UnusableScorers({name: faults[name] for name in scorers if name in faults})
+        for name in unscored:
+            with file_lock(stores[name].folder / "lock"):
+                if left := stores[name].missing(wanted):
+                    self._score(name, scorers[name], stores[name], left)
+        return Scores(stores, pair_keys)
+
+    def _stores(self, scorers: Mapping[str, Unbuilt]) -> tuple[dict[str, ScoreStore], dict[str, str]]:
+        """Where each scorer's scores are, and what is wrong with those whose files are not there."""
+        stores, faults = {}, {}
+        for name, part in scorers.items():
+            try:
+                stores[name] = ScoreStore(self.root, self._identities(part))
+            except UNUSABLE as error:
+                faults[name] = str(error) or type(error).__name__
+        return stores, faults
+
+    def _try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> dict[str, str]:
+        """Build each scorer and let it score one image, so that hours of scoring do not end with a missing file."""
+        faults: dict[str, str] = {}
+        for name, part in track(scorers.items(), "trying the scorers", transient=True):
+            try:
+                self._built(name, part, image, prompt)
+            except UnusableScorers as error:
+                faults |= error.faults
+        return faults
+
+    def _built(self, name: str, part: Unbuilt, image: Image, prompt: str) -> Scorer:
+        """The scorer on the device; it has scored one image, so that all of it is there."""
+        pixels = load_image(image)[None]
+        try:
+            scorer = build(part)
+            scorer = scorer.to(self.device).eval() if isinstance(scorer, nn.Module) else scorer
+            with torch.inference_mode():
+                _checked(scorer(pixels.to(self.device), [prompt]), 1)
+        except UNUSABLE as error:
+            raise UnusableScorers({name: str(error) or type(error).__name__}) from error
+        return scorer
+
+    def _score(self, name: str, part: Unbuilt, store: ScoreStore, wanted: Wanted) -> None:
+        """Score and keep, several batches at a time, and whatever there is when something goes wrong.
+
+        Only whole batches are kept: where each image has one prompt, a resumed run scores in the same batches.
+        """
+        first, pairs = next(iter(wanted.values()))
+        scorer = self._built(name, part, first, pairs[0][1])
+        keys: list[bytes] = []
+        scores: list[Tensor] = []
+        seconds, last = 0.0, time.monotonic()
+
+        def commit() -> None:
+            nonlocal keys, scores, seconds, last
+            done, keys, made, scores, took, seconds = keys, [], scores, [], seconds, 0.0
+            if done:
+                store.add(done, torch.cat(made), took, self._device_name)
+            last = time.monotonic()
+
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar, torch.inference_mode():
+            task = bar.add_task(f"scoring with {name}", total=sum(len(pairs) for _, pairs in wanted.values()))
+            try:
+                for chosen, pixels in self._batches(wanted):
+                    started = time.monotonic()
+                    scores.append(self._scored(name, scorer, pixels, [prompt for _, prompt in chosen]))
+                    seconds += time.monotonic() - started
+                    keys += [key for key, _ in chosen]
+                    if time.monotonic() - last >= COMMIT_SECONDS:
+                        commit()
+                    bar.update(task, advance=len(chosen))
+            finally:
+                commit()
+        del scorer
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _batches(self, wanted: Wanted) -> Iterator[tuple[list[tuple[bytes, str]], Tensor]]:
+        """Pairs and their pixels; an image that stands with several prompts is decoded once."""
+        items = list(wanted.values())
+        for index, pixels in pixel_batches([image for image, _ in items], self.batch_size):
+            pairs = [(row, pair) for row, number in enumerate(index) for pair in items[number][1]]
+            for start in range(0, len(pairs), self.batch_size):
+                part = pairs[start : start + self.batch_size]
+                yield [pair for _, pair in part], pixels[[row for row, _ in part]]
+
+    def _scored(self, name: str, scorer: Scorer, pixels: Tensor, prompts: list[str]) -> Tensor:
+        """Scores of a batch, on the CPU.
+
+        Raises:
+            ValueError: There are not as many as prompts, one is NaN or infinite, or the device has not the memory.
+        """
+        try:
+            return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; the first prompt of the batch is {prompts[0]!r}") from error
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{name}: {self._device_name} has not the memory for batch_size={self.batch_size}, give a smaller one"
+            ) from error
+
+    @property
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
+
+def _checked(scores: Tensor, count: int) -> Tensor:
+    """One finite number each, on the CPU in float32.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    if scores.shape != (count,):
+        raise ValueError(f"expected {count} scores, got numbers of shape {tuple(scores.shape)}")
+    scores = scores.detach().float().cpu()
+    if wrong := int((~scores.isfinite()).sum()):
+        raise ValueError(f"{wrong} of {count} scores are NaN or infinite; are its weights whole?")
+    return scores

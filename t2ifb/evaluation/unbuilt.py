@@ -1,0 +1,155 @@
+"""Scorers before they are built: what they are, what tables call them, and how to make them.
+
+A scorer that is not built is a `functools.partial` whose call makes it, such as
+`partial(CLIPScore.from_pretrained, source=CLIPSource("ViT-L-14-quickgelu", "openai"))`; a partial among the arguments
+is a component that is made first.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import isroutine, signature
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from t2ifb.data.content_keys import ImageKeys
+from t2ifb.data.files import sha256_file
+from t2ifb.evaluation.code_hash import code_hash
+from t2ifb.scorers.reward_files import export_hash, read_export
+
+Unbuilt: TypeAlias = partial[Any]
+
+
+class UnusableScorers(ValueError):
+    """Scorers that cannot be built or do not score.
+
+    Attributes:
+        faults: What is wrong with each, by name.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        self.faults = dict(faults)
+        super().__init__("\n".join(f"{name}: {fault}" for name, fault in faults.items()))
+
+
+def build(part: Any) -> Any:
+    """Make a component and those among its arguments; anything else is given back as it is."""
+    if isinstance(part, partial):
+        return part.func(*map(build, part.args), **{name: build(value) for name, value in part.keywords.items()})
+    if isinstance(part, dict):
+        return {name: build(value) for name, value in part.items()}
+    return [build(value) for value in part] if isinstance(part, list) else part
+
+
+def owner(part: Unbuilt) -> Any:
+    """The class that a component will be of, as far as its maker tells: it knows the name that tables call it by."""
+    return getattr(part.func, "__self__", part.func)
+
+
+class Identities:
+    """Tells scorers apart without building them.
+
+    A scorer is its class, the code behind it, and its arguments, defaults included. A file or folder counts by its
+    content, wherever it is; an exported reward model by the hash of its weights and by its encoder; whatever has a
+    `fingerprint()`, such as a `CLIPSource`, by that. A hub id or an address counts as it is written.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        """Remember hashes of files, by path, time and size, in the file `memory`."""
+        self._hashes = ImageKeys(memory)
+
+    def __call__(self, part: Unbuilt) -> str:
+        """The identity as JSON.
+
+        Raises:
+            ValueError: A component refuses its arguments, or an argument is something that cannot be told apart from
+                others of its kind.
+        """
+        return json.dumps(self._of(part, "scorer"), sort_keys=True)
+
+    def _of(self, part: Any, where: str) -> Any:
+        if isinstance(part, partial):
+            made_by = part.func
+            if hasattr(made_by, "fingerprint"):  # cheap to make, and it knows best what matters
+                return {"fingerprint": build(part).fingerprint()}
+            return {**_code(made_by), "arguments": self._of(_arguments(part), where)}
+        if callable(fingerprint := getattr(part, "fingerprint", None)):
+            return {"fingerprint": fingerprint()}
+        if isinstance(part, Mapping):
+            return {str(name): self._of(value, f"{where}.{name}") for name, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [self._of(value, f"{where}.{number}") for number, value in enumerate(part)]
+        if isinstance(part, (str, Path)):
+            return self._content(part)
+        if part is None or isinstance(part, (bool, int, float)):
+            return part
+        if isroutine(part) or isinstance(part, type):
+            return _code(part)
+        raise ValueError(
+            f"{where} is a {type(part).__name__}, which has no fingerprint(); give a plain value, a path, or the "
+            "component unbuilt, as a functools.partial"
+        )
+
+    def _content(self, value: str | Path) -> Any:
+        """A file's or folder's content; the text itself if there is none of that name."""
+        try:
+            path = Path(value).expanduser()
+            kind = "file" if path.is_file() else "folder" if str(value).strip() and path.is_dir() else ""
+        except (OSError, ValueError, RuntimeError):  # too long for a path, a null byte, no home
+            kind = ""
+        if not kind:
+            return str(value)
+        if kind == "file":
+            return {"file": self._hash([path])[0]}
+        try:
+            export = read_export(path)
+        except ValueError:
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            names = [file.relative_to(path).as_posix() for file in files]
+            return {"files": dict(zip(names, self._hash(files), strict=True))}
+        return {"export": export_hash(export.folder), "head": export.head, "encoder": export.fingerprint}
+
+    def _hash(self, files: Sequence[Path]) -> list[str]:
+        return [key.hex() for key in self._hashes([_HashedFile(file) for file in files])]
+
+
+class _HashedFile:
+    """Lets `ImageKeys` remember the hash of any file, also of one that is larger than the memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def identity(self) -> str:
+        status = self.path.stat()
+        return f"hashed|{self.path.absolute()}|{status.st_mtime_ns}|{status.st_size}"
+
+    def read(self) -> bytes:
+        return sha256_file(self.path).encode()
+
+    def open(self) -> Any:
+        raise ValueError(f"{self.path} is a file of weights and no image")
+
+
+def _arguments(part: Unbuilt) -> dict[str, Any]:
+    """A component's arguments by name, those that it takes by default too.
+
+    Raises:
+        ValueError: It does not take the arguments.
+    """
+    try:
+        takes = signature(part.func)
+    except ValueError:  # built in C, such as `partial` itself: nothing is known about its arguments
+        return {"": list(part.args), **part.keywords}
+    try:
+        bound = takes.bind(*part.args, **part.keywords)
+    except TypeError as error:
+        raise ValueError(f"{part.func.__qualname__}: {error}") from error
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _code(made_by: Callable[..., Any]) -> dict[str, str]:
+    """A class or function by its name and code."""
+    module = str(getattr(made_by, "__module__", ""))
+    name = getattr(made_by, "__qualname__", type(made_by).__qualname__)
+    return {"class": f"{module}.{name}", "code": code_hash(module)}
