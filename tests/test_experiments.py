@@ -20,6 +20,7 @@ from t2ifb.shapes.grammar import scenes
 from t2ifb.shapes.renderer import render
 from t2ifb.train import train
 from tests.scorers.parts import tiny_clip
+from tests.scorers.published_parts import write_published
 
 TASKS = {"train": train, "evaluate": evaluate}
 
@@ -102,15 +103,18 @@ def test_every_evaluation_judges_a_reward_run(
 ) -> None:
     arguments = in_domain(domain, tmp_path, database)
     trained = take_two_steps(monkeypatch, tmp_path, "+experiment=reward_mlp", *arguments)
+    arguments += write_published(tmp_path / "published") if domain == "sd15" else []
     folder = go(monkeypatch, tmp_path, "evaluate", f"+experiment={experiment}", "device=cpu", *arguments)
     assert folder.parent == tmp_path / "outputs" / domain / experiment
     assert not (folder / "checkpoints").exists()
     table, summary = (json.loads((run / "summary.json").read_text()) for run in (folder, trained))
-    assert table["sources"] == {"reward_model": str(trained)}
+    assert table["sources"]["reward_model"] == str(trained)
     assert table["data"] == summary["data"]["splits"]["test"]
     ours = table["table"]
     assert ours["reward model"] == pytest.approx(summary["test/accuracy"], abs=0.1)
     assert ours["random"] == summary["test/table"]["random"]
+    assert ours.keys() >= {"CLIP Score", "Aesthetic Score", "BLIP Score", "ImageReward"}
+    assert (ours.keys() >= {"PickScore", "HPSv2.1"}) == (domain == "sd15")
     assert ("annotator ceiling" in ours) == (domain == "shapes")
     assert ("57.76" in (folder / "table1.md").read_text()) == (domain == "sd15")
 

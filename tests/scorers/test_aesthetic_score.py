@@ -8,13 +8,7 @@ from t2ifb.scorers.aesthetic_score import AestheticHead
 from t2ifb.scorers.clip_encoder import CLIPSource
 from tests.conftest import real_data
 from tests.scorers.parts import tiny_clip
-
-
-def write_head(path: Path, width: int) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    state = AestheticHead(width).state_dict()
-    torch.save(state, path)
-    return state
+from tests.scorers.published_parts import write_aesthetic_head
 
 
 def by_hand(state: dict[str, torch.Tensor], embeddings: torch.Tensor) -> torch.Tensor:
@@ -38,9 +32,9 @@ def test_the_published_head_gives_ratings() -> None:
 
 
 def test_it_scores_the_images_embedding_whatever_the_prompt(tmp_path: Path) -> None:
-    state = write_head(tmp_path / "head.pth", 12)
+    state = write_aesthetic_head(tmp_path)
     encoder = CLIPSource(f"local-dir:{tiny_clip(tmp_path / 'clip')}", device="cpu")
-    scorer = AestheticScore.from_pretrained(tmp_path / "head.pth", encoder)
+    scorer = AestheticScore.from_pretrained(tmp_path, encoder)
     images = torch.rand(3, 3, 20, 16, requires_grad=True)
     scores = scorer(images, ["a", "b", "c"])
     torch.testing.assert_close(scores, by_hand(state, encoder.load().encode_images(images)))
@@ -52,10 +46,10 @@ def test_it_scores_the_images_embedding_whatever_the_prompt(tmp_path: Path) -> N
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    write_head(tmp_path / "head.pth", 13)
+    write_aesthetic_head(tmp_path, 13)
     encoder = CLIPSource(f"local-dir:{tiny_clip(tmp_path / 'clip')}", device="cpu").load()
     with pytest.raises(ValueError, match=r"takes embeddings of 13 numbers, .* gives 12"):
-        AestheticScore.from_pretrained(tmp_path / "head.pth", encoder)
+        AestheticScore.from_pretrained(tmp_path, encoder)
     torch.save({"layers.0.weight": torch.ones(1024, 12), "extra": torch.ones(1)}, tmp_path / "head.pth")
     with pytest.raises(ValueError, match=r"lacks layers\.0\.bias.* unknown extra"):
         AestheticHead.from_checkpoint(tmp_path / "head.pth")

@@ -4,32 +4,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2ifb.scorers import PickScore
-from tests.scorers.parts import byte_tokenizer
+from tests.scorers.published_parts import write_pick_score
 
 PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that does not fit into the context"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with its processor in `transformers`' form."""
-    folder = tmp_path_factory.mktemp("pick")
-    tokenizer = byte_tokenizer()
-    tokenizer.save_pretrained(folder)
-    settings = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    CLIPImageProcessor(**settings).save_pretrained(folder)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 24, "eos_token_id": len(tokenizer) - 1}
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(text_config=text, vision_config=small | {"image_size": 16, "patch_size": 8}, projection_dim=12)
-    )
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3) if weight.ndim else None
-    model.save_pretrained(folder)
-    return folder
+    return write_pick_score(tmp_path_factory.mktemp("pick"))
 
 
 def test_it_is_the_models_own_logit_of_image_and_prompt(folder: Path) -> None:
