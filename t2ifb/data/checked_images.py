@@ -50,8 +50,12 @@ def memory_file(folder: Path, source: str | Path, *parts: str) -> Path:
         source: The data set.
         parts: The split, and what else decides which rankings there are; they become part of the file's name.
     """
-    owner = hashlib.sha256(str(source).encode()).hexdigest()[:12]
-    return folder / ".checked" / f"{'-'.join([owner, *parts])}.json"
+    return folder / ".checked" / f"{'-'.join([short_name(source), *parts])}.json"
+
+
+def short_name(source: str | Path) -> str:
+    """12 letters and digits that stand for a data set in file names."""
+    return hashlib.sha256(str(source).encode()).hexdigest()[:12]
 
 
 def _key(rankings: list[RankedPrompt], files: Iterable[Path]) -> str:

@@ -1,7 +1,7 @@
 """What can be wrong with data, and what is done about it."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -58,12 +58,12 @@ def settle(
 
 
 def parse_entries(
-    entries: Sequence[Any], parse: Callable[[int, dict[str, Any]], Record], place: str
+    entries: Iterable[tuple[int, Any]], parse: Callable[[int, dict[str, Any]], Record], place: str
 ) -> tuple[list[Record], list[Fault]]:
     """Make records of the objects of a JSON list.
 
     Args:
-        entries: Of the list.
+        entries: Entries of the list, each with its number.
         parse: Makes a record of an entry's number and content; a `TypeError`, `ValueError` or `KeyError` says what is
             wrong with it.
         place: Where the entries come from.
@@ -73,7 +73,7 @@ def parse_entries(
     """
     records: list[Record] = []
     faults: list[Fault] = []
-    for number, entry in enumerate(entries):
+    for number, entry in entries:
         try:
             if not isinstance(entry, dict):
                 raise TypeError(f"expected an object, got {type(entry).__name__}")

@@ -218,7 +218,7 @@ def load_rankings(
         ranks = tuple(check_numbers(entry["ranking"], "ranking"))
         return RankedPrompt(str(entry["id"]), check_text(entry["prompt"], "prompt"), images, ranks)
 
-    rankings, faults = parse_entries(entries, parse, str(path))
+    rankings, faults = parse_entries(enumerate(entries), parse, str(path))
     good, more = find_faults(rankings, decode=False, place=str(path))
     settle(faults + more, on_fault, str(path), len(entries) - len(good), len(entries))
     return good
