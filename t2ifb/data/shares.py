@@ -1,14 +1,14 @@
-"""Splitting prompts by a hash: which split a prompt is in depends on the prompt and the seed alone."""
+"""Which prompts are the same, and splitting prompts by a hash of them and a seed alone."""
 
 import hashlib
 
 
-def position(prompt: str, seed: int) -> float:
-    """Where a prompt falls in [0, 1), as if drawn at random.
+def spelled_alike(prompt: str) -> str:
+    """What is common to spellings that make no other prompt: no letter case, single spaces."""
+    return " ".join(prompt.split()).casefold()
 
-    Spelling that makes no other prompt (letter case, white space) makes no other position either, so that such
-    variants stay in one split.
-    """
-    text = " ".join(prompt.split()).casefold()
-    digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+
+def position(prompt: str, seed: int) -> float:
+    """Where a prompt falls in [0, 1), as if drawn at random; prompts that are spelled alike fall together."""
+    digest = hashlib.sha256(f"{seed}\0{spelled_alike(prompt)}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
