@@ -146,10 +146,11 @@ def test_evaluation_is_on_all_or_on_some(sets: dict[str, FolderDataset]) -> None
 def test_prompts_that_are_evaluated_on_are_not_trained_on(
     sets: dict[str, FolderDataset], caplog: pytest.LogCaptureFixture
 ) -> None:
-    train, test = sets["one"].rankings("train"), sets["one"].rankings("test")
+    train = [replace(r, prompt=r.prompt.title()) for r in sets["one"].rankings("train")]
+    test = sets["one"].rankings("test")
     leaked = replace(train[0], prompt=f" {train[3].prompt.upper()}  ")
     other = FolderDataset({"test": [leaked], "validation": [replace(test[0], prompt=train[4].prompt)]})
-    mixture = Mixture({"one": sets["one"], "other": other}, {"other": 0}, evaluated=["other"])
+    mixture = Mixture({"one": FolderDataset({"train": train}), "other": other}, {"other": 0}, evaluated=["other"])
     assert [r.prompt_id for r in mixture.rankings("train")] == [f"one/train-{n}" for n in (0, 1, 2, 5, 6, 7)]
     assert mixture.multiplicities("train") == [(6, 1.0)]
     assert "one: 2 of 8 training rankings left out" in caplog.text
