@@ -188,7 +188,7 @@ def files_setting(key: str, config: DictConfig) -> Iterable[Path]:
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     assert isinstance(choices, dict)
     folders = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
-    last = ("domain", "recipe", "experiment", "sweep")  # merged after all other groups, in this order
+    last = ("domain", "recipe", "recipe/data", "experiment", "sweep")  # merged after all other groups, in this order
     for choice in sorted(choices, key=lambda name: last.index(name) if name in last else -1):
         option = choices[choice]
         group, _, package = str(choice).partition("@")

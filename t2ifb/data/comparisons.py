@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from t2ifb.data.comparison_index import Index, rankings_hash
 from t2ifb.data.embedding_cache import EmbeddingCache
 from t2ifb.data.encoded_rankings import EncodedRankings, RewardBatch
-from t2ifb.data.order import TrainingOrder, cuts
+from t2ifb.data.order import Part, TrainingOrder, cuts
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
 
 __all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
@@ -49,8 +49,9 @@ class RewardDataModule(LightningDataModule):
     """Comparisons of a preference data set, batched over embeddings that the cache holds.
 
     The training loader is endless. Its batch at a position is a function of (seed, position) alone; epoch e is a
-    permutation of all comparisons that is drawn from (seed, e), so that each comparison comes once an epoch. In
-    several processes each batch is divided among them, and together they hold what one process would.
+    permutation of all comparisons that is drawn from (seed, e), so that each comparison comes once an epoch, or as
+    often as the data set's `multiplicities` say (`Mixture`). In several processes each batch is divided among them, and
+    together they hold what one process would.
 
     The position in `state_dict` counts the batches that were trained on, not those that were fetched (Lightning fetches
     one ahead): it is the trainer's own count of processed batches, plus the shift that a checkpoint whose loops were
@@ -209,6 +210,7 @@ class RewardDataModule(LightningDataModule):
             "batch_size": self.batch_size,
             "comparisons": int(order.weights.sum()),
             "steps_per_epoch": order.steps_per_epoch,
+            "draws": order.draws,
         }
 
     def _training_order(self) -> TrainingOrder:
@@ -219,8 +221,18 @@ class RewardDataModule(LightningDataModule):
             by_prompt = self.grouping == "prompt"
             self._units = np.flatnonzero(counts) if by_prompt else np.arange(int(counts.sum()))
             weights = counts[self._units] if by_prompt else np.ones(len(self._units), np.int64)
-            self._order = TrainingOrder(weights, self.batch_size, self.seed)
+            ranking = self._units if by_prompt else encoded.prompt_of_comparison.numpy()
+            self._order = TrainingOrder(weights, self.batch_size, self.seed, self._parts(ranking))
         return self._order
+
+    def _parts(self, ranking: Index) -> list[Part] | None:
+        """How often units come, if the data set says so (`Mixture`); `ranking` (U,) is where each unit comes from."""
+        if not hasattr(self.dataset, "multiplicities"):
+            return None
+        blocks = self.dataset.multiplicities(self.splits[0])
+        block = np.repeat(np.arange(len(blocks)), [count for count, _ in blocks])[ranking]
+        members = [np.flatnonzero(block == number) for number in range(len(blocks))]
+        return [Part.of(units, times) for units, (_, times) in zip(members, blocks, strict=True) if len(units)]
 
     def _share(self) -> slice:
         """Every world-size-th unit of a batch, from this process's rank on."""

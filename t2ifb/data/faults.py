@@ -1,12 +1,13 @@
 """What can be wrong with data, and what is done about it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 logger = logging.getLogger(__name__)
 
+Record = TypeVar("Record")
 OnFault: TypeAlias = Literal["error", "skip"]
 SHOWN_FAULTS = 50
 """Faults that a message spells out; the rest is counted."""
@@ -54,3 +55,63 @@ def settle(
             f"leave these {noun} out:\n{listing}"
         )
     logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing)
+
+
+def parse_entries(
+    entries: Iterable[tuple[int, Any]], parse: Callable[[int, dict[str, Any]], Record], place: str
+) -> tuple[list[Record], list[Fault]]:
+    """Make records of the objects of a JSON list.
+
+    Args:
+        entries: Entries of the list, each with its number.
+        parse: Makes a record of an entry's number and content; a `TypeError`, `ValueError` or `KeyError` says what is
+            wrong with it.
+        place: Where the entries come from.
+
+    Returns:
+        The records of the entries that could be parsed, and the faults of the others.
+    """
+    records: list[Record] = []
+    faults: list[Fault] = []
+    for number, entry in entries:
+        try:
+            if not isinstance(entry, dict):
+                raise TypeError(f"expected an object, got {type(entry).__name__}")
+            records.append(parse(number, entry))
+        except (TypeError, ValueError, KeyError) as error:
+            what = f"no key {error}" if isinstance(error, KeyError) else str(error)
+            faults.append(Fault(f"{place}, entry {number}", what))
+    return records, faults
+
+
+def check_text(value: Any, name: str) -> str:
+    """The value, a text.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a text")
+    return value
+
+
+def check_paths(value: Any, name: str) -> list[str]:
+    """The value, a list of texts that are paths.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"`{name}` must be a list of relative paths")
+    return value
+
+
+def check_numbers(value: Any, name: str) -> list[int]:
+    """The value, a list of whole numbers.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, list) or not all(type(number) is int for number in value):
+        raise TypeError(f"`{name}` must be a list of whole numbers")
+    return value

@@ -1,11 +1,6 @@
 """ImageRewardDB (arXiv 2304.05977), read from its own files: metadata in parquet, images in zip archives."""
 
-import hashlib
-import json
-import logging
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,15 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from t2ifb.data.archives import ArchiveImage, archive_members, leaves_folder
+from t2ifb.data.checked_images import check_once, memory_file
 from t2ifb.data.faults import Fault, OnFault, settle
-from t2ifb.data.files import atomic_write
-from t2ifb.data.imagereward_hub import FolderFiles, files_of
+from t2ifb.data.hub_files import FolderFiles, files_of
 from t2ifb.data.imagereward_writer import Record, write_imagereward_db
-from t2ifb.data.rankings import Image, RankedPrompt, find_faults
+from t2ifb.data.rankings import Image, RankedPrompt
 
 __all__ = ["ImageRewardDB", "Record", "write_imagereward_db"]
-
-logger = logging.getLogger(__name__)
 
 SUBSETS = {"1k": 4, "2k": 8, "4k": 16, "8k": 32}
 """Training archives of each subset, the first of those there are."""
@@ -104,7 +97,8 @@ class ImageRewardDB:
         stray = [fault for path in archives if path.suffix == ".zip" for fault in _stray_members(path)]
         flawed = {fault.place for fault in faults}
         candidates = [r for r in rankings if f"{place}, ranking {r.prompt_id}" not in flawed]
-        good, more = self._checked(candidates, place, split, archives)
+        memory = memory_file(self.cache_folder or self._files.home, self.source, split, self.subset)
+        good, more = check_once(candidates, place, archives, memory)
         self.faults[split] = [*stray, *faults, *more]
         settle(self.faults[split], self.on_fault, place, len(rankings) - len(good), len(rankings))
         return good
@@ -179,33 +173,6 @@ class ImageRewardDB:
         size = sizes.get(path.name)
         what = "is missing in its archive" if size is None else "is empty (0 bytes)" if size == 0 else None
         return ArchiveImage(holder, path.name), what
-
-    def _checked(
-        self, rankings: list[RankedPrompt], place: str, split: str, archives: list[Path]
-    ) -> tuple[list[RankedPrompt], list[Fault]]:
-        """The rankings whose every image decodes; remembered for as long as the archives stay the same."""
-        key = hashlib.sha256(json.dumps([[str(p), p.stat().st_mtime_ns, p.stat().st_size] for p in archives]).encode())
-        for ranking in rankings:
-            key.update(f"{ranking.prompt_id}\0{ranking.prompt}\0{ranking.ranks}\0{len(ranking.images)}\n".encode())
-        memory = self._memory_file(split)
-        with suppress(OSError, ValueError, KeyError):
-            known = json.loads(memory.read_text(encoding="utf-8"))
-            if known["key"] == key.hexdigest():
-                bad = set(known["bad"])
-                return [r for r in rankings if r.prompt_id not in bad], [Fault(**fault) for fault in known["faults"]]
-        good, faults = find_faults(rankings, decode=True, place=place)
-        bad = {r.prompt_id for r in rankings} - {r.prompt_id for r in good}
-        content = {"key": key.hexdigest(), "bad": sorted(bad), "faults": [asdict(fault) for fault in faults]}
-        with suppress(OSError), atomic_write(memory) as file:  # a read-only folder only costs time
-            file.write(json.dumps(content, indent=2).encode())
-        return good, faults
-
-    def _memory_file(self, split: str) -> Path:
-        folder = self.cache_folder or (
-            self._files.folder if isinstance(self._files, FolderFiles) else Path("~/.cache/t2ifb").expanduser()
-        )
-        owner = hashlib.sha256(str(self.source).encode()).hexdigest()[:12]
-        return folder / ".checked" / f"{owner}-{split}-{self.subset}.json"
 
 
 def _metadata_name(split: str) -> str:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from t2ifb.data.faults import Fault, OnFault
-from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings
+from t2ifb.data.checked_images import check_once, memory_file
+from t2ifb.data.faults import Fault, OnFault, settle
+from t2ifb.data.rankings import RankedPrompt, load_rankings
 
 
 class RankingFiles:
@@ -34,7 +35,7 @@ class RankingFiles:
         return split in self.files and self.files[split].is_file()
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings, every image decoded once to find bad ones.
+        """The split's rankings, every image decoded once, ever, to find bad ones.
 
         Raises:
             ValueError: There is no such split, or it has faults and `on_fault` is `error`.
@@ -43,5 +44,9 @@ class RankingFiles:
             raise ValueError(f"no split {split!r}; there is {', '.join(self.files) or 'none'}")
         path = self.files[split]
         loaded = load_rankings(path, self.image_root, self.on_fault)
-        good, self.faults[split] = check_rankings(loaded, self.on_fault, decode=True, place=str(path))
+        images = [image for ranking in loaded for image in ranking.images if isinstance(image, Path)]
+        good, self.faults[split] = check_once(
+            loaded, str(path), images, memory_file(path.parent, path.absolute(), split)
+        )
+        settle(self.faults[split], self.on_fault, str(path), len(loaded) - len(good), len(loaded))
         return good

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 from PIL import Image as PILImage
+from rich.progress import track
 
-from t2ifb.data.faults import Fault, OnFault, settle
+from t2ifb.data.faults import Fault, OnFault, check_numbers, check_paths, check_text, parse_entries, settle
 from t2ifb.data.files import read_json_list
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 
 
 class ImageSource(Protocol):
-    """An image that is opened when needed.
+    """An image that is opened when needed; hashable.
 
     It may also have `read() -> bytes`, its encoded file, and `identity() -> str`, which changes when the content does:
     with them the embedding cache need not decode or even read it to know it.
@@ -39,6 +40,11 @@ class ImageSource(Protocol):
 
 
 Image: TypeAlias = Path | ImageSource
+
+CHUNK = 16
+"""Images that a thread checks at once."""
+ANNOUNCED = 2000
+"""From so many images on, checking shows its progress."""
 
 
 @dataclass(frozen=True)
@@ -171,17 +177,23 @@ def _structure_faults(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
 
 
 def _broken_images(rankings: list[RankedPrompt], decode: bool) -> Iterator[list[tuple[int, str]]]:
-    """Index and fault of the broken images of each ranking."""
+    """Index and fault of the broken images of each ranking. Images that are equal are decoded once."""
     if not decode:
         yield from ([] for _ in rankings)
         return
+    distinct = list(dict.fromkeys(image for ranking in rankings for image in ranking.images))
+    chunks = [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
     with ThreadPoolExecutor() as pool:
-        for ranking, found in zip(rankings, pool.map(_faults_of, rankings), strict=True):
-            yield [(index, what) for index, what in zip(range(len(ranking.images)), found, strict=True) if what]
+        found = pool.map(_faults_of, chunks)
+        shown = track(found, "checking images", total=len(chunks)) if len(distinct) >= ANNOUNCED else found
+        faults = dict(zip(distinct, (what for chunk in shown for what in chunk), strict=True))
+    for ranking in rankings:
+        whats = (faults[image] for image in ranking.images)
+        yield [(index, what) for index, what in enumerate(whats) if what]
 
 
-def _faults_of(ranking: RankedPrompt) -> list[str | None]:
-    return [image_fault(image) for image in ranking.images]
+def _faults_of(images: list[Image]) -> list[str | None]:
+    return [image_fault(image) for image in images]
 
 
 def load_rankings(
@@ -199,30 +211,14 @@ def load_rankings(
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
-    rankings: list[RankedPrompt] = []
-    faults: list[Fault] = []
     entries = read_json_list(path)
-    for number, entry in enumerate(entries):
-        try:
-            rankings.append(_parse_entry(entry, root))
-        except (TypeError, ValueError, KeyError) as error:
-            what = f"no key {error}" if isinstance(error, KeyError) else str(error)
-            faults.append(Fault(f"{path}, entry {number}", what))
+
+    def parse(number: int, entry: dict[str, Any]) -> RankedPrompt:
+        images = tuple(root / name for name in check_paths(entry["generations"], "generations"))
+        ranks = tuple(check_numbers(entry["ranking"], "ranking"))
+        return RankedPrompt(str(entry["id"]), check_text(entry["prompt"], "prompt"), images, ranks)
+
+    rankings, faults = parse_entries(enumerate(entries), parse, str(path))
     good, more = find_faults(rankings, decode=False, place=str(path))
     settle(faults + more, on_fault, str(path), len(entries) - len(good), len(entries))
     return good
-
-
-def _parse_entry(entry: Any, root: Path) -> RankedPrompt:
-    if not isinstance(entry, dict):
-        raise TypeError(f"expected an object, got {type(entry).__name__}")
-    generations, ranking = entry["generations"], entry["ranking"]
-    if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
-        raise TypeError("`generations` must be a list of relative paths")
-    if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
-        raise TypeError("`ranking` must be a list of whole numbers")
-    if not isinstance(entry["prompt"], str):
-        raise TypeError("`prompt` must be a text")
-    return RankedPrompt(
-        str(entry["id"]), entry["prompt"], tuple(root / generation for generation in generations), tuple(ranking)
-    )

@@ -96,6 +96,28 @@ def test_every_option_is_right(group: str) -> None:
         check(compose_all("train", [f"{group}={option}"])[0])
 
 
+@pytest.mark.parametrize("domain", OPTIONS["domain"])
+@pytest.mark.parametrize("dataset", [name for name in OPTIONS["dataset"] if name not in ("shapes", "imagereward_db")])
+def test_what_belongs_to_a_data_set_does_not_come_with_another(domain: str, dataset: str) -> None:
+    """Neither another set's test splits, nor its truth, nor what was published about it."""
+    own = compose_all("train", [f"domain={domain}"])[0].config.algorithm
+    other = compose_all("train", [f"domain={domain}", f"dataset={dataset}"])[0].config.algorithm
+    assert (
+        set(own) - set(other) == {"shapes": {"test_splits", "ceiling", "ceiling_parts"}, "sd15": {"published"}}[domain]
+    )
+    prepared = compose_all("prepare", [f"domain={domain}", f"dataset={dataset}"])[0].config
+    assert list(prepared.splits) == ["train", "validation", "test"]
+
+
+def test_a_mixture_is_put_together_on_the_command_line() -> None:
+    sets = ["+dataset@dataset.datasets.a=hpdv2", "+dataset@dataset.datasets.b=own_rankings"]
+    values = ["dataset.datasets.b.source=somewhere", "+dataset.weights.b=0.25", "dataset.evaluated=[a]"]
+    composed = compose_all("train", ["+experiment=reward_mlp", "dataset=mixture", *sets, *values])[0]
+    check(composed)
+    assert composed.config.dataset.datasets.a == compose_all("train", ["dataset=hpdv2"])[0].config.dataset
+    assert composed.config.dataset.datasets.b.source == "somewhere"
+
+
 @pytest.mark.parametrize("scorer", OPTIONS["scorer"])
 def test_every_scorer_is_right(scorer: str) -> None:
     source = ["scorer.source=somewhere"] if scorer == "reward_model" else []

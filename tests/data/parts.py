@@ -1,6 +1,8 @@
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from t2ifb.data.rankings import RankedPrompt
+from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
+from tests.learning.worlds import make_training, run_training
 
 
 class PooledPixels:
@@ -76,3 +79,16 @@ def make_split(folder: Path, split: str, ranks: list[tuple[int, ...]]) -> list[R
 
 
 RANKS = [(1, 2, 3, 4), (1, 1, 2, 3, 2), (2, 1), (1, 1, 1), (3, 1, 2, 4, 5, 5, 1, 6), (1, 2, 2), (4, 3, 2, 1), (1, 2)]
+
+
+def encoded_picture(seed: int, form: str = "JPEG") -> bytes:
+    """The file of a random picture."""
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, form)
+    return buffer.getvalue()
+
+
+def two_steps(dataset: PreferenceDataset, folder: Path) -> dict[str, Any]:
+    """Train a small head on a data set for two steps, in a folder, with a real encoder; gives the summary."""
+    training = make_training(folder, dataset=dataset, epochs=2, batch_size=10_000, baselines={})
+    return run_training(training, folder / "run")

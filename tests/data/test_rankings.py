@@ -126,13 +126,16 @@ def test_an_image_may_be_any_object_that_opens() -> None:
     assert read_bytes(one) == read_bytes(same) != read_bytes(other)
 
 
-def test_ranking_files_are_a_data_set(tmp_path: Path) -> None:
+def test_ranking_files_are_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png"):
         picture(0).save(tmp_path / name)
     files = RankingFiles({"test": write(tmp_path / "test.json", [entry(0)])})
     assert files.available("test")
     assert not files.available("train")
     assert len(files.rankings("test")) == 1
+    with monkeypatch.context() as patch:  # what was decoded once is known
+        patch.setattr(Image, "open", lambda *_: pytest.fail("decoded again"))
+        assert len(files.rankings("test")) == 1
     with pytest.raises(ValueError, match="no split 'train'; there is test"):
         files.rankings("train")
     (tmp_path / "a.png").unlink()

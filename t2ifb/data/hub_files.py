@@ -1,5 +1,6 @@
-"""Where ImageRewardDB's files are: a folder, or the hub and its cache on this machine."""
+"""Where a data set's files are: a folder, or the hub and its cache on this machine."""
 
+import fnmatch
 import logging
 import os
 import re
@@ -13,10 +14,24 @@ logger = logging.getLogger(__name__)
 
 
 class Files(Protocol):
-    """Files of a data set by their relative path."""
+    """Files of a data set by their relative path.
+
+    Attributes:
+        home: A folder for what is found out about the files, if no other is given.
+    """
+
+    home: Path
 
     def find(self, name: str) -> Path | None:
         """The file on this machine, None if it is not here."""
+        ...
+
+    def here(self, pattern: str) -> list[str]:
+        """Names on this machine that match a pattern such as `data/train-*.parquet`, sorted."""
+        ...
+
+    def offered(self, pattern: str) -> list[str]:
+        """Names that there are at all, on the hub too, sorted."""
         ...
 
     def fetch(self, names: Iterable[str]) -> None:
@@ -37,6 +52,7 @@ class FolderFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.home = folder
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -45,6 +61,14 @@ class FolderFiles:
         """The file, None if it is missing."""
         path = self.folder / name
         return path if path.exists() else None
+
+    def here(self, pattern: str) -> list[str]:
+        """Names in the folder that match."""
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern))
+
+    def offered(self, pattern: str) -> list[str]:
+        """The same: there is nowhere else to look."""
+        return self.here(pattern)
 
     def fetch(self, names: Iterable[str]) -> None:
         """Check that the files are there.
@@ -68,6 +92,7 @@ class HubFiles:
         """
         self.repository = repository
         self.cache_folder = cache_folder
+        self.home = cache_folder or Path("~/.cache/t2ifb").expanduser()
 
     def __str__(self) -> str:
         return f"hub data set {self.repository}"
@@ -78,6 +103,39 @@ class HubFiles:
 
         found = try_to_load_from_cache(self.repository, name, cache_dir=self.cache_folder, repo_type="dataset")
         return Path(found) if isinstance(found, str) else None
+
+    def here(self, pattern: str) -> list[str]:
+        """Names in the cache that match; the network is not used."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            folder = snapshot_download(
+                self.repository, repo_type="dataset", cache_dir=self.cache_folder, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            return []
+        return FolderFiles(Path(folder)).here(pattern)
+
+    def offered(self, pattern: str) -> list[str]:
+        """Names on the hub that match; the pattern's folder has to be a plain name.
+
+        Raises:
+            ValueError: The hub cannot be reached.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
+
+        folder = pattern.rpartition("/")[0] or None
+        try:
+            entries = list(HfApi().list_repo_tree(self.repository, folder, repo_type="dataset"))
+        except _hub_errors() as error:
+            raise ValueError(
+                f"Could not ask the hub what {self.repository} holds: {error}. Check the network and try again, or "
+                "give a local folder with the same files."
+            ) from error
+        names = [entry.path for entry in entries if isinstance(entry, RepoFile)]
+        return sorted(fnmatch.filter(names, pattern))
 
     def fetch(self, names: Iterable[str]) -> None:
         """Download the files that are not here yet, after telling how large they are; interrupted downloads go on.
@@ -94,7 +152,7 @@ class HubFiles:
             self._announce(self._sizes(missing))
             for name in missing:
                 hf_hub_download(self.repository, name, repo_type="dataset", cache_dir=self.cache_folder)
-        except OSError as error:  # the hub library's network and missing-file errors are OSErrors
+        except _hub_errors() as error:
             raise ValueError(
                 f"Could not download {len(missing)} files of {self.repository} from the hub: {error}. Check the "
                 "network and try again (what has arrived is kept), or give a local folder with the same files."
@@ -108,7 +166,7 @@ class HubFiles:
         found = HfApi().get_paths_info(self.repository, names, repo_type="dataset")
         sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
         if lacking := [name for name in names if name not in sizes]:
-            raise ValueError(f"{self.repository} has no file {', '.join(lacking)}; is it in ImageRewardDB's layout?")
+            raise ValueError(f"{self.repository} has no file {', '.join(lacking)}; is it laid out as expected?")
         return sizes
 
     def _announce(self, sizes: dict[str, int]) -> None:
@@ -120,7 +178,16 @@ class HubFiles:
             f"{len(sizes)} files, {needed / 1e9:.2f} GB, of {self.repository} into {folder} ({free / 1e9:.0f} GB free)"
         )
         if needed > free:
-            raise ValueError(
-                f"No space to download {text}. Free some, choose a smaller subset or another cache_folder."
-            )
+            raise ValueError(f"No space to download {text}. Free some, ask for less, or choose another cache_folder.")
         logger.warning("Downloading %s", text)
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub library raises without network, for missing files and when a connection breaks off.
+
+    The last is an error of the library that it talks to the network with, which is another one in other versions; the
+    base of its own error class tells which.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))

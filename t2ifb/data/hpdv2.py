@@ -1,0 +1,173 @@
+"""HPDv2, the Human Preference Dataset v2 (arXiv 2306.09341): JSON annotations, images in tar archives."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from t2ifb.data.archives import leaves_folder
+from t2ifb.data.checked_images import check_once, memory_file, short_name
+from t2ifb.data.faults import Fault, OnFault, check_numbers, check_paths, check_text, parse_entries, settle
+from t2ifb.data.files import read_json_list
+from t2ifb.data.hub_files import FolderFiles, files_of
+from t2ifb.data.rankings import RankedPrompt
+from t2ifb.data.shares import position
+from t2ifb.data.unpacking import unpack_once
+
+STORED_IN = {"train": "train", "validation": "train", "test": "test"}
+"""The part of the data set that each split is read from."""
+
+
+class HPDv2:
+    """A data set in HPDv2's layout, in a folder or on the hub.
+
+    - `train.json`: a list of `{"prompt", "file_path": [2 paths], "human_preference": [1 for the preferred image]}`.
+      Each entry, a choice of one person, is a ranking of its own; many share a prompt or even both images.
+    - `test.json`: a list of `{"prompt", "image_path": [k paths], "rank": [k ints]}`, one entry a prompt; `rank` is the
+      ranking averaged over the annotators, their own rankings (`raw_annotations`) are not read. The lower rank is the
+      better: the authors' evaluation (github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, `evaluate_rank`) compares it
+      with the images' places by falling score. Whether it starts at 0 or at 1 makes no comparison different; here it
+      is moved to start at 1.
+    - Paths are relative to the folders `train/` and `test/`, unpacked from `train.tar.gz` and `test.tar.gz`. Both
+      names of the key with the paths are read.
+
+    There is no validation split; a share of the training prompts, chosen by a hash, is made one.
+
+    Attributes:
+        faults: By split, what was found; filled by `rankings`.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        validation_share: float = 0.05,
+        seed: int = 0,
+        cache_folder: str | Path | None = None,
+        on_fault: OnFault = "error",
+    ) -> None:
+        """Name the data set; nothing is read or downloaded yet.
+
+        Args:
+            source: A folder, or a hub id such as `ymhao/HPDv2`.
+            validation_share: About which part of the training prompts is the validation split, from 0 to below 1.
+            seed: Of that choice; with the same seed and share, a prompt is always in the same split.
+            cache_folder: Where downloads, unpacked images and what is known of checked images go; a folder's own are
+                unpacked into it by default.
+            on_fault: `error` stops on bad data, `skip` leaves out the rankings that have it.
+
+        Raises:
+            ValueError: `validation_share` is out of range.
+        """
+        if not 0 <= validation_share < 1:
+            raise ValueError(f"validation_share must be from 0 to below 1, not {validation_share}")
+        self.source = source
+        self.validation_share = validation_share
+        self.seed = seed
+        self.on_fault = on_fault
+        self.faults: dict[str, list[Fault]] = {}
+        self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
+        self._files = files_of(source, self.cache_folder)
+
+    @property
+    def missing_message(self) -> str:
+        """What to tell when a split is not available."""
+        if isinstance(self._files, FolderFiles):
+            return (
+                f"{self.source} is not a complete data set: expected train.json and test.json, each with its images in "
+                "train.tar.gz and test.tar.gz or in the folders train/ and test/. Name another folder."
+            )
+        return f"{self._files} is not on this machine. Download it with `python -m t2ifb.prepare dataset=hpdv2`."
+
+    def available(self, split: str) -> bool:
+        """Whether annotations and images are on this machine, unpacked or not; the network is not used."""
+        if (part := STORED_IN.get(split)) is None:
+            return False
+        names = (part, f"{part}.tar.gz")
+        return self._files.find(f"{part}.json") is not None and any(self._files.find(name) for name in names)
+
+    def download(self, splits: Iterable[str]) -> None:
+        """Download what the splits need and this machine lacks, and unpack it. A folder is only checked and unpacked.
+
+        Raises:
+            ValueError: A split is none, the hub cannot be reached, the disk has too little space, or files are missing.
+        """
+        parts = list(dict.fromkeys(_part(split) for split in splits))
+        packed = [part for part in parts if self._files.find(part) is None]
+        self._files.fetch([*(f"{part}.json" for part in parts), *(f"{part}.tar.gz" for part in packed)])
+        for part in parts:
+            self._image_folder(part)
+
+    def rankings(self, split: str) -> list[RankedPrompt]:
+        """The split's rankings in the order of the annotations. Every image is decoded once, ever, to find bad ones.
+
+        Raises:
+            ValueError: The split is not on this machine, or has faults and `on_fault` is `error`.
+        """
+        if not self.available(split):
+            raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
+        part = _part(split)
+        annotations = self._files.find(f"{part}.json")
+        assert annotations is not None
+        folder, refused = self._image_folder(part)
+
+        def parse(number: int, entry: dict[str, Any]) -> RankedPrompt:
+            names = check_paths(entry["file_path" if "file_path" in entry else "image_path"], "file_path")
+            if outside := [name for name in names if leaves_folder(name)]:
+                raise ValueError(f"image {outside[0]} leaves the data set's folder")
+            if len(set(names)) < len(names):
+                raise ValueError("the same image twice")
+            ranks = _averaged_ranks(entry) if part == "test" else _choice(entry)
+            images = tuple(folder / name for name in names)
+            return RankedPrompt(f"{part}-{number}", check_text(entry["prompt"], "prompt"), images, ranks)
+
+        entries = self._entries(annotations, split)
+        place = f"{self._files}, {split}"
+        parsed, faults = parse_entries(entries, parse, str(annotations))
+        images = sorted({image for ranking in parsed for image in ranking.images if isinstance(image, Path)})
+        memory = memory_file(self.cache_folder or self._files.home, self.source, split)
+        good, more = check_once(parsed, place, images, memory)
+        self.faults[split] = [*refused, *faults, *more]
+        settle(self.faults[split], self.on_fault, place, len(entries) - len(good), len(entries))
+        return good
+
+    def _entries(self, annotations: Path, split: str) -> list[tuple[int, Any]]:
+        """The annotations that belong to the split, with their numbers in the file. What has no prompt is training."""
+        entries = list(enumerate(read_json_list(annotations)))
+        if _part(split) == "test":
+            return entries
+        return [(number, e) for number, e in entries if self._is_validation(e) == (split == "validation")]
+
+    def _is_validation(self, entry: Any) -> bool:
+        prompt = entry.get("prompt") if isinstance(entry, dict) else None
+        return isinstance(prompt, str) and position(prompt, self.seed) < self.validation_share
+
+    def _image_folder(self, part: str) -> tuple[Path, list[Fault]]:
+        """The folder that a part's paths are relative to, unpacked if need be, and what was refused in unpacking."""
+        if (folder := self._files.find(part)) is not None:
+            return folder, []
+        if (archive := self._files.find(f"{part}.tar.gz")) is None:
+            raise ValueError(f"The images of {part} are missing. {self.missing_message}")
+        unpacked = (self.cache_folder or self._files.home) / "unpacked" / f"{short_name(self.source)}-{part}"
+        refused = unpack_once(archive, unpacked)
+        return (unpacked / part if (unpacked / part).is_dir() else unpacked), refused
+
+
+def _part(split: str) -> str:
+    if split not in STORED_IN:
+        raise ValueError(f"no split {split!r} of HPDv2; there is {', '.join(STORED_IN)}")
+    return STORED_IN[split]
+
+
+def _choice(entry: dict[str, Any]) -> tuple[int, ...]:
+    """Ranks of a person's choice: 1 for the preferred image, 2 for the other."""
+    preference = check_numbers(entry["human_preference"], "human_preference")
+    if sorted(preference) != [0, 1]:
+        raise ValueError(f"human_preference must be [1, 0] or [0, 1], found {preference}")
+    return tuple(2 - chosen for chosen in preference)
+
+
+def _averaged_ranks(entry: dict[str, Any]) -> tuple[int, ...]:
+    """The ranks of a test prompt's images, moved so that the best has 1."""
+    ranks = check_numbers(entry["rank"], "rank")
+    if any(rank < 0 for rank in ranks):
+        raise ValueError(f"ranks must not be negative, found {ranks}")
+    return tuple(rank - min(ranks) + 1 for rank in ranks)

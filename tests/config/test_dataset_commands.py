@@ -1,0 +1,110 @@
+"""`prepare` and `train` on each of the other data sets, from their arguments to a finished run."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from t2ifb.config.command import run
+from t2ifb.data.imagereward_writer import write_imagereward_db
+from t2ifb.data.shares import position
+from t2ifb.prepare import prepare
+from t2ifb.train import train
+from tests.data import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic
+from tests.scorers.parts import tiny_clip
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "160")
+    clip = tiny_clip(tmp_path / "clip")
+
+    def go(name: str, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", [name, f"encoder.model=local-dir:{clip}", *arguments])
+        try:
+            return run(name, {"prepare": prepare, "train": train}[name])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return go
+
+
+def pickapic(folder: Path) -> list[str]:
+    return ["dataset=pickapic", f"dataset.source={test_pickapic.write_set(folder)}"]
+
+
+def hpdv2(folder: Path) -> list[str]:
+    return ["dataset=hpdv2", f"dataset.source={test_hpdv2.write_set(folder)}", "dataset.validation_share=0.25"]
+
+
+def own(folder: Path) -> list[str]:
+    test_own_rankings.write(folder / "rankings.csv", test_own_rankings.rows(40))
+    return ["dataset=own_rankings", f"dataset.source={folder}"]
+
+
+def mixture(folder: Path) -> list[str]:
+    test_pickapic.write_set(folder / "pickapic")
+    for split in ("train", "validation", "test"):
+        write_imagereward_db(folder / "db", split, test_imagereward_db.records())
+    sets = ["+dataset@dataset.datasets.a=pickapic", "+dataset@dataset.datasets.b=imagereward_db"]
+    sources = [f"dataset.datasets.a.source={folder / 'pickapic'}", f"dataset.datasets.b.source={folder / 'db'}"]
+    return [
+        "dataset=mixture",
+        *sets,
+        *sources,
+        "+dataset.weights.a=0.5",
+        "dataset.held_out=[]",
+        "dataset.evaluated=[b]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "counts", "comparisons"),
+    [
+        (pickapic, ["7", "14", "6", "1", "0"], 6),
+        (hpdv2, None, 44),
+        (own, None, 3 * sum(position(row["prompt"], 0) < 0.8 for row in test_own_rankings.rows(40, 1))),
+        (mixture, ["11", "25", "15", "3", "0"], 15),
+    ],
+)
+def test_prepare_and_train(
+    go: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make: Callable[[Path], list[str]],
+    counts: list[str] | None,
+    comparisons: int,
+) -> None:
+    arguments = make(tmp_path / "set")
+    assert go("prepare", *arguments) == 0
+    printed = capsys.readouterr()
+    lines = (line.replace("│", " ").split() for line in printed.out.splitlines() if line.startswith("│"))
+    table = {line[0]: line[1:] for line in lines}
+    assert list(table) == ["train", "validation", "test"]
+    assert counts is None or table["train"] == counts
+    assert int(table["train"][2]) == comparisons
+    assert go("train", "+experiment=reward_mlp", *arguments, "logger=none", "algorithm.epochs=2", "baselines={}") == 0
+    (summary,) = (tmp_path / "outputs").rglob("summary.json")
+    assert json.loads(summary.read_text())["data"]["comparisons"] == comparisons
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dataset=pickapic"], "python -m t2ifb.prepare dataset=pickapic"),
+        (["dataset=hpdv2"], "python -m t2ifb.prepare dataset=hpdv2"),
+        (["dataset=own_rankings", "dataset.source=nowhere"], "Expected a table nowhere/<split>.csv"),
+        (["dataset=mixture"], "a mixture needs data sets: +dataset@dataset.datasets.<name>=<option>"),
+    ],
+)
+def test_what_is_missing_is_said(go: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
+    assert go("train", "+experiment=reward_mlp", *arguments, "logger=none") != 0
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
