@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,6 +121,8 @@ def main() -> None:
     naive = partial(train, by_comparison, by_comparison.steps_per_epoch)
     row("grouping=comparison", "grouping=prompt", ratios(naive, epoch), "at least 3")
     row("filling the cache, images a second", "the bare encoder", _filling(), "at least 0.85")
+    for name, measured in _scoring():
+        row(f"{name}, images a second", "its bare network", measured, "")
     hydra = partial(_run, "-c", "import hydra")
     hydra()
     for flags in (["--help"], ["+experiment=reward_mlp", "--cfg", "job"]):
@@ -152,6 +154,35 @@ def _filling(count: int = 3000) -> list[float]:
         empty = (EmbeddingCache(Path(folder) / f"cache-{number}", source) for number in itertools.count())
         [encoder.encode_images(batch) for batch in ready[:4]]
         return ratios(lambda: [encoder.encode_images(batch) for batch in ready], lambda: next(empty).fill(paths, []))
+
+
+def _scoring(count: int = 256) -> Iterator[tuple[str, list[float]]]:
+    """Rates of the scorers of the embedded world over rates of their networks on prepared pixels and tokens."""
+    from t2ifb.scorers import AestheticScore, BLIPScore, CLIPScore, ImageReward
+    from t2ifb.scorers.preprocess import preprocess
+    from t2ifb.shapes.training.loop import rendered
+    from t2ifb.shapes.weights import AESTHETIC, BLIP, IMAGE_REWARD
+
+    seen = rendered("test", count, seed=0)
+    prompts = [[scene.prompt for scene in seen.scenes[start : start + 64]] for start in range(0, count, 64)]
+    batches = list(zip((pixels.float() / 255 for pixels in seen.images.split(64)), prompts, strict=True))
+    encoder = CLIPSource(f"local-dir:{CLIP}").load()
+    clip: Any = encoder.model
+    aesthetic = AestheticScore.from_pretrained(AESTHETIC, encoder)
+    seen_by_clip = [preprocess(images, encoder.image_size, encoder._mean, encoder._std) for images, _ in batches]
+    tokens = [encoder._tokenizer(texts) for _, texts in batches]
+    networks: dict[Any, Callable[[], Any]] = {
+        CLIPScore(encoder): lambda: [
+            (clip.encode_image(pixels), clip.encode_text(ids)) for pixels, ids in zip(seen_by_clip, tokens, strict=True)
+        ],
+        aesthetic: lambda: [aesthetic.head(clip.encode_image(pixels)) for pixels in seen_by_clip],
+    }
+    for scorer in (BLIPScore.from_pretrained(BLIP), ImageReward.from_pretrained(IMAGE_REWARD)):
+        ready = [(scorer.blip.to_pixels(images), *scorer.prompts(texts, images.device)) for images, texts in batches]
+        networks[scorer] = lambda scorer=scorer, ready=ready: [scorer.score_tokens(*batch) for batch in ready]
+    for scorer, network in networks.items():
+        with torch.inference_mode():
+            yield scorer.name, ratios(network, lambda scorer=scorer: [scorer(*batch) for batch in batches])
 
 
 if __name__ == "__main__":
