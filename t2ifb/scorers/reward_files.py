@@ -119,7 +119,7 @@ def _find(source: str | Path) -> Path:
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
     if path.exists():
-        unfinished = (path / ".hydra").is_dir()
+        unfinished = any((path / name).is_dir() for name in (".hydra", "checkpoints"))
         hint = " The run is not finished: continue it with resume." if unfinished else ""
         raise ValueError(
             f"{source} is not a reward model: neither it nor its export/ has {CONFIG} and {WEIGHTS}.{hint}"

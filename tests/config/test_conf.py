@@ -81,11 +81,13 @@ def test_scorers_are_added_and_left_out_on_the_command_line() -> None:
         check(composed)
         return list(composed.config.scorers)
 
-    assert scorers() == ["clip_score", "reward_model", "gold"]
+    published = ["clip_score", "aesthetic_score", "blip_score", "image_reward"]
+    assert scorers() == [*published, "reward_model", "gold"]
     mine = ("+scorer@scorers.mine=reward_model", "scorers.mine.source=somewhere")
-    assert scorers(*mine) == ["clip_score", "reward_model", "gold", "mine"]
-    assert scorers("~scorers.gold", "~scorers.reward_model") == ["clip_score"]
-    assert scorers("domain=sd15")[:1] == ["clip_score"]
+    assert scorers(*mine) == [*published, "reward_model", "gold", "mine"]
+    assert scorers("~scorers.gold", "~scorers.reward_model") == published
+    assert scorers("dataset=hpdv2") == [*published, "reward_model"]  # the truth knows its own prompts only
+    assert scorers("domain=sd15") == [*published, "pick_score", "hps_v2", "reward_model"]
     with pytest.raises(ConfigError, match=r"scorers\.mine: not a component.*give \+scorer@scorers\.mine=<option>"):
         scorers("+scorers.mine=reward_model")
 
@@ -120,7 +122,8 @@ def test_a_mixture_is_put_together_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("scorer", OPTIONS["scorer"])
 def test_every_scorer_is_right(scorer: str) -> None:
-    source = ["scorer.source=somewhere"] if scorer == "reward_model" else []
+    needed = {"reward_model": ["scorer.source=somewhere"], "ensemble": ["scorer.sources=[one,two]"]}
+    source = needed.get(scorer, [])
     check(compose_all("score", [f"scorer={scorer}", *source])[0])
 
 

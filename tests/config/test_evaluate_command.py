@@ -35,7 +35,9 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Go:
     fixed = ["+experiment=table1", "dataset=ranking_files", "+dataset.files.test=test.json", "build=null", "device=cpu"]
 
     def go(*arguments: str, gold: bool = False) -> int:
-        given = [*fixed, f"encoder.model=local-dir:{clip}", *([] if gold else ["~scorers.gold"]), *arguments]
+        shipped = [f"~scorers.{name}" for name in ("aesthetic_score", "blip_score", "image_reward")]
+        truth = ["+scorer@scorers.gold=gold"] if gold else []
+        given = [*fixed, f"encoder.model=local-dir:{clip}", *shipped, *truth, *arguments]
         monkeypatch.setattr(sys, "argv", ["evaluate", *given])
         try:
             return run("evaluate", evaluate)

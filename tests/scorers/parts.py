@@ -23,7 +23,7 @@ def tiny_clip(folder: Path, seed: int = 0, size: int = 16) -> Path:
     tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder)
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    (folder / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()))
+    (folder / "vocab.json").write_text(json.dumps(tokenizer.get_vocab(), sort_keys=True))
     vision = {"image_size": size, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
     text = {"context_length": 24, "vocab_size": len(tokenizer), "width": 16, "heads": 2, "layers": 1}
     torch.manual_seed(seed)
