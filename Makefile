@@ -40,7 +40,7 @@ lint: $(STAMP) ## style, formatting and types
 bench: $(STAMP) ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
 
-world: $(STAMP) ## train the embedded domain's models from nothing (an hour or somewhat more)
+world: $(STAMP) ## train the embedded domain's models from nothing (about 80 minutes)
 	$(BIN)/python -m t2ifb.shapes.training
 
 clean: ## remove .venv, caches and builds; outputs/ stays
