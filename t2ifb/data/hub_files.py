@@ -129,7 +129,7 @@ class HubFiles:
         folder = pattern.rpartition("/")[0] or None
         try:
             entries = list(HfApi().list_repo_tree(self.repository, folder, repo_type="dataset"))
-        except _hub_errors() as error:
+        except hub_errors() as error:
             raise ValueError(
                 f"Could not ask the hub what {self.repository} holds: {error}. Check the network and try again, or "
                 "give a local folder with the same files."
@@ -152,7 +152,7 @@ class HubFiles:
             self._announce(self._sizes(missing))
             for name in missing:
                 hf_hub_download(self.repository, name, repo_type="dataset", cache_dir=self.cache_folder)
-        except _hub_errors() as error:
+        except hub_errors() as error:
             raise ValueError(
                 f"Could not download {len(missing)} files of {self.repository} from the hub: {error}. Check the "
                 "network and try again (what has arrived is kept), or give a local folder with the same files."
@@ -182,7 +182,7 @@ class HubFiles:
         logger.warning("Downloading %s", text)
 
 
-def _hub_errors() -> tuple[type[Exception], ...]:
+def hub_errors() -> tuple[type[Exception], ...]:
     """What the hub library raises without network, for missing files and when a connection breaks off.
 
     The last is an error of the library that it talks to the network with, which is another one in other versions; the

@@ -16,6 +16,7 @@ from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.files import sha256_file
 from t2ifb.evaluation.code_hash import code_hash
 from t2ifb.scorers.reward_files import export_hash, read_export
+from t2ifb.scorers.weights import BESIDE
 
 Unbuilt: TypeAlias = partial[Any]
 
@@ -99,8 +100,9 @@ class Identities:
             kind = ""
         if not kind:
             return str(value)
-        if kind == "file":
-            return {"file": self._hash([path])[0]}
+        if kind == "file":  # and what is read beside it
+            files = [path, *(other for name in BESIDE if (other := path.with_name(name)).is_file())]
+            return {"files": self._hash(files)}
         try:
             export = read_export(path)
         except ValueError:

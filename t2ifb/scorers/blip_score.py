@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from t2ifb.scorers.blip import BLIP, BertPrompts, TextSettings, beside
-from t2ifb.scorers.clip_encoder import DTYPES
+from t2ifb.scorers.clip_encoder import dtype_of
 from t2ifb.scorers.weights import find_weights, read_state
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth"
@@ -39,7 +39,7 @@ class BLIPScore(nn.Module):
         """Load BLIP with the ViT-L image tower.
 
         Args:
-            source: `model_large.pth`, a folder that holds it, or its address; an `ImageReward.pt` works too.
+            source: `model_large.pth`, a folder that holds it, or its address.
             vocabulary: Folder or hub id of BERT's vocabulary; by default what lies beside the file, or else
                 bert-base-uncased.
             precision: Of the weights: fp32, fp16 or bf16. The score is float32 always.
@@ -47,7 +47,7 @@ class BLIPScore(nn.Module):
         Raises:
             ValueError: The weights are missing or not those of BLIP.
         """
-        path = find_weights(source, "model_large.pth", "blip.safetensors", "ImageReward.pt")
+        path = find_weights(source, "model_large.pth", "blip.safetensors")
         return cls.from_checkpoint(path, beside(path, "med_config.json"), vocabulary, precision)
 
     @classmethod
@@ -61,7 +61,8 @@ class BLIPScore(nn.Module):
         """Read an original checkpoint; see `from_pretrained`.
 
         Args:
-            path: `model_large.pth` or `ImageReward.pt`.
+            path: `model_large.pth`. The towers of an `ImageReward.pt` are read too, but they were tuned without the
+                projections that this score needs: it is then not the published BLIP Score.
             med_config: The original's configuration of BERT; bert-base-uncased's without it.
             vocabulary: See `from_pretrained`.
             precision: See `from_pretrained`.
@@ -69,13 +70,13 @@ class BLIPScore(nn.Module):
         Raises:
             ValueError: A tensor is missing or unknown, or the file is no checkpoint.
         """
-        path = Path(path)
+        path, dtype = Path(path), dtype_of(precision)
         state = read_state(path, within="model")
         if any(name.startswith("blip.") for name in state):
             state = {name.removeprefix("blip."): t for name, t in state.items() if not name.startswith("mlp.")}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING)}
         blip = BLIP.from_state(state, TextSettings.read(med_config), path)
-        return cls(blip.to(DTYPES[precision]), BertPrompts.near(path, vocabulary)).eval().requires_grad_(False)
+        return cls(blip.to(dtype), BertPrompts.near(path, vocabulary, blip)).eval().requires_grad_(False)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.
@@ -102,4 +103,4 @@ class BLIPScore(nn.Module):
         Returns:
             (B,) float32 in [-1, 1], differentiable with respect to the images.
         """
-        return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images.device))
+        return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images))

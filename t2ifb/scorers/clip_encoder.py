@@ -39,8 +39,7 @@ class CLIPSource:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise ValueError(f"precision must be fp32, fp16 or bf16, not {self.precision!r}")
+        dtype_of(self.precision)
         if self.folder is not None and self.pretrained is not None:
             raise ValueError(f"{self.model} has its own weights; leave pretrained={self.pretrained} out")
 
@@ -198,7 +197,7 @@ class CLIPEncoder(nn.Module):
         Returns:
             (B, D) float32, L2-normalised, differentiable with respect to the images.
         """
-        pixels = preprocess(images, self.image_size, self._mean, self._std).to(DTYPES[self.source.precision])
+        pixels = preprocess(images, self.image_size, self._mean, self._std).to(dtype_of(self.source.precision))
         return normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
@@ -209,6 +208,17 @@ class CLIPEncoder(nn.Module):
         """
         tokens = self._tokenizer(prompts).to(self.model.logit_scale.device)
         return normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of weights that are kept in `precision`.
+
+    Raises:
+        ValueError: It is none of fp32, fp16, bf16.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"precision must be fp32, fp16 or bf16, not {precision!r}")
+    return DTYPES[precision]
 
 
 def _sides(size: int | tuple[int, ...] | list[int]) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from t2ifb.data.encoder import Encoder, EncoderSource
 from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.preprocess import check_counts
 
 
 class CLIPScore(nn.Module):
@@ -70,6 +71,7 @@ class CLIPScore(nn.Module):
         Returns:
             (B,) float32 in [-1, 1], differentiable with respect to the images.
         """
+        check_counts(images, prompts)
         return self.score_embeddings(self.encoder.encode_images(images), self.encoder.encode_prompts(prompts))
 
     @staticmethod

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from t2ifb.scorers.clip_encoder import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
@@ -13,7 +14,10 @@ HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
 
 class HPSv2(nn.Module):
-    """The cosine of a tuned CLIP's embeddings, from -1 to 1, not scaled; version 2.1 by default.
+    """The cosine of a tuned CLIP's embeddings, from -1 to 1, not scaled; version 2.1.
+
+    As in its authors' code (github.com/tgxs002/HPSv2), the long side of an image is brought to the network's size and
+    the rest is black, where CLIP crops. Here the black is added before the resizing.
 
     Attributes:
         name: How tables call it.
@@ -32,21 +36,19 @@ class HPSv2(nn.Module):
         source: str | Path = HUB_ID,
         model: str = "ViT-H-14",
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
-        device: str = "auto",
     ) -> Self:
         """Name the weights; the network is built when the first image is scored.
 
         Args:
-            source: `HPS_v2.1_compressed.pt` (or `HPS_v2_compressed.pt`), a folder that holds it, or its hub id.
+            source: `HPS_v2.1_compressed.pt`, a folder that holds it, or its hub id.
             model: `open_clip`'s name of the network; its activation is plain GELU.
             precision: Of the weights; the score is float32 always.
-            device: Where the network is built.
 
         Raises:
             ValueError: The weights are missing.
         """
         path = find_weights(source, FILE)
-        return cls(CLIPScore(CLIPSource(model, str(path), precision, quick_gelu=False, device=device)))
+        return cls(CLIPScore(CLIPSource(model, str(path), precision, quick_gelu=False)))
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.
@@ -58,5 +60,12 @@ class HPSv2(nn.Module):
         Returns:
             (B,) float32 in [-1, 1], differentiable with respect to the images.
         """
-        scores: Tensor = self.score(images, prompts)
+        scores: Tensor = self.score(square(images), prompts)
         return scores
+
+
+def square(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in the middle of black squares (B, 3, S, S), S the longer of H and W."""
+    height, width = images.shape[2:]
+    more = [max(height, width) - side for side in (width, height)]
+    return pad(images, [more[0] // 2, more[0] - more[0] // 2, more[1] // 2, more[1] - more[1] // 2])

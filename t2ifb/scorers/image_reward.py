@@ -6,7 +6,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from t2ifb.scorers.blip import BLIP, BertPrompts, TextSettings, beside
-from t2ifb.scorers.clip_encoder import DTYPES
+from t2ifb.scorers.clip_encoder import dtype_of
 from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.scorers.weights import check_names, find_weights, read_state
 
@@ -72,7 +72,7 @@ class ImageReward(nn.Module):
         Raises:
             ValueError: A tensor is missing or unknown, or the file is no checkpoint.
         """
-        path = Path(path)
+        path, dtype = Path(path), dtype_of(precision)
         state = read_state(path)
         towers = {name.removeprefix("blip."): t for name, t in state.items() if name.startswith("blip.")}
         layers = {name.removeprefix("mlp.layers."): t for name, t in state.items() if not name.startswith("blip.")}
@@ -83,7 +83,7 @@ class ImageReward(nn.Module):
             head.load_state_dict(layers)
         except RuntimeError as error:
             raise ValueError(f"{path}: the head does not fit the towers: {error}") from error
-        return cls(blip.to(DTYPES[precision]), head, BertPrompts.near(path, vocabulary)).eval().requires_grad_(False)
+        return cls(blip.to(dtype), head, BertPrompts.near(path, vocabulary, blip)).eval().requires_grad_(False)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.
@@ -110,4 +110,4 @@ class ImageReward(nn.Module):
         Returns:
             (B,) float32, differentiable with respect to the images.
         """
-        return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images.device))
+        return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images))

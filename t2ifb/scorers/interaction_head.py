@@ -11,7 +11,7 @@ class InteractionHead(nn.Module):
     """An MLP on [image; text; image · text; |image - text|], element by element.
 
     The report's head has to learn by itself that an image is to be compared with its prompt; here the comparison is
-    an input. All four parts are brought to unit mean square, as embeddings of length 1 have elements of 1/√D.
+    an input. The embeddings are first brought to unit mean square, as those of length 1 have elements of 1/√D.
     """
 
     def __init__(self, embedding_dim: int, hidden: Sequence[int] = (512, 128), dropout: float = 0.2) -> None:

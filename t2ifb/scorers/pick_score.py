@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.scorers.clip_encoder import DTYPES
-from t2ifb.scorers.preprocess import preprocess
+from t2ifb.scorers.clip_encoder import dtype_of
+from t2ifb.scorers.preprocess import check_counts, preprocess
 
 HUB_ID, PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
@@ -35,6 +36,7 @@ class PickScore(nn.Module):
         super().__init__()
         self.model: Any = model
         self.image_size, self.mean, self.std = image_size, mean, std
+        self.scale = float(self.model.state_dict()["logit_scale"].float().exp())  # before the weights are rounded
         self._tokenizer = tokenizer
 
     @classmethod
@@ -54,22 +56,30 @@ class PickScore(nn.Module):
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-        folder = Path(source).expanduser()
+        dtype, folder = dtype_of(precision), Path(source).expanduser()
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise ValueError(f"the folder {folder} has no config.json; expected PickScore in transformers' form")
         own = (folder / "tokenizer_config.json").is_file() and (folder / "preprocessor_config.json").is_file()
         processor = processor or (folder if own else PROCESSOR)
-        place = str(folder if folder.is_dir() else source)
         try:
-            model = CLIPModel.from_pretrained(place, dtype=DTYPES[precision])
+            loaded: Any = CLIPModel.from_pretrained(
+                str(folder if folder.exists() else source), dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = CLIPTokenizer.from_pretrained(str(processor))
             settings = CLIPImageProcessor.from_pretrained(str(processor))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ValueError(_failure(folder, source, processor, error)) from error
+        model, report = loaded
+        if absent := [*report["missing_keys"], *map(str, report["mismatched_keys"])]:
+            raise ValueError(f"{source} is not a whole CLIP: {', '.join(sorted(absent)[:4])} is missing or misshapen")
+        if len(tokenizer) != model.config.text_config.vocab_size:
             raise ValueError(
-                f"PickScore ({source}, {processor}) is not on this machine and cannot be downloaded. Where there is a "
-                f"connection: hf download {HUB_ID}; hf download {PROCESSOR} --exclude '*.bin' '*.safetensors'; then "
-                f"give their folders as `source` and `processor`. [{str(error).splitlines()[0][:160]}]"
-            ) from error
+                f"the vocabulary in {processor} has {len(tokenizer)} tokens, {source} has "
+                f"{model.config.text_config.vocab_size}; give the one it was trained with as `processor`"
+            )
         size = int(settings.crop_size["height"])
         scorer = cls(model, tokenizer, size, list(settings.image_mean), list(settings.image_std))
+        scorer.model.to(dtype)
         return scorer.eval().requires_grad_(False)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -86,8 +96,7 @@ class PickScore(nn.Module):
         images = self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
         texts = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         cosine = (normalize(images.float(), dim=-1) * normalize(texts.float(), dim=-1)).sum(-1)
-        scores: Tensor = self.model.logit_scale.float().exp() * cosine
-        return scores
+        return self.scale * cosine
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.
@@ -99,7 +108,20 @@ class PickScore(nn.Module):
         Returns:
             (B,) float32, differentiable with respect to the images.
         """
+        check_counts(images, prompts)
         length = self.model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         ids, mask = (torch.as_tensor(tokens[key]).to(images.device) for key in ("input_ids", "attention_mask"))
         return self.score_tokens(preprocess(images, self.image_size, self.mean, self.std), ids, mask)
+
+
+def _failure(folder: Path, source: str | Path, processor: str | Path, error: Exception) -> str:
+    """What to tell when something cannot be loaded."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if folder.exists() and Path(processor).expanduser().exists():
+        return f"cannot load PickScore from {folder}: {first}"
+    return (
+        f"PickScore ({source}, {processor}) is not on this machine and cannot be downloaded. Where there is a "
+        f"connection: hf download {HUB_ID}; hf download {PROCESSOR} --exclude '*.bin' '*.safetensors'; then give their "
+        f"folders as `source` and `processor`. [{first}]"
+    )

@@ -10,6 +10,16 @@ VERSION = 1
 """Raised whenever the function below gives other numbers: embeddings made before are then not used any more."""
 
 
+def check_counts(images: Tensor, prompts: Sequence[str]) -> None:
+    """There are as many prompts as images.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    if len(images) != len(prompts):
+        raise ValueError(f"expected a prompt for each image, got {len(images)} images and {len(prompts)} prompts")
+
+
 def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Antialiased bicubic resize of the short side, centre crop, clamp to [0, 1], normalise.
 

@@ -1,11 +1,20 @@
 """Finding published weights: a file, a folder, an address or a hub id."""
 
+import hashlib
 import pickle
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+
+from t2ifb.data.hub_files import hub_errors
+
+BESIDE = ("med_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+"""What scorers read beside a file of weights."""
 
 
 def find_weights(source: str | Path, filename: str, *others: str) -> Path:
@@ -47,11 +56,9 @@ def read_state(path: Path, within: str | None = None) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, OSError, EOFError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"cannot read {path} as a checkpoint: {first[:200]}") from error
     if isinstance(content, dict) and within in content:
@@ -78,11 +85,11 @@ def check_names(found: set[str], expected: set[str], path: Path, what: str) -> N
 
 def _from_hub(hub_id: str, filename: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    refusals: tuple[type[Exception], ...] = (ValueError, *hub_errors())
     try:
         return Path(hf_hub_download(hub_id, filename))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+    except refusals as error:
         raise ValueError(
             f"{filename} is not on this machine and cannot be downloaded from the Hugging Face hub "
             f"({type(error).__name__}). Where there is a connection: hf download {hub_id} {filename}; then give the "
@@ -91,16 +98,15 @@ def _from_hub(hub_id: str, filename: str) -> Path:
 
 
 def _from_address(address: str, filename: str) -> Path:
-    from urllib.error import URLError
-
-    target = Path(torch.hub.get_dir()) / "checkpoints" / filename
+    named = f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{filename}"  # one name may stand at two addresses
+    target = Path(torch.hub.get_dir()) / "checkpoints" / named
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(address, str(target))
-        except URLError as error:
+        except (OSError, HTTPException) as error:
             raise ValueError(
-                f"{filename} is not on this machine and cannot be downloaded ({error.reason}). Where there is a "
-                f"connection: curl -LO {address}; then give the file as `source`."
+                f"{filename} is not on this machine and cannot be downloaded ({error}). Where there is a connection: "
+                f"curl -LO {address}; then give the file as `source`."
             ) from error
     return target

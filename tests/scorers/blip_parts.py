@@ -76,9 +76,12 @@ def image_reward_shapes(
 
 
 def write_small(folder: Path, seed: int = 0, heads: int = 4) -> Path:
-    """A small `ImageReward.pt` with its `med_config.json` and `vocab.txt`."""
+    """A small `ImageReward.pt` and the `model_large.pth` with its towers, `med_config.json` and `vocab.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(random_state(image_reward_shapes(), seed), folder / "ImageReward.pt")
+    state = random_state(image_reward_shapes(), seed)
+    torch.save(state, folder / "ImageReward.pt")
+    towers = {name.removeprefix("blip."): tensor for name, tensor in state.items() if name.startswith("blip.")}
+    torch.save({"model": towers}, folder / "model_large.pth")
     (folder / "med_config.json").write_text(json.dumps({"num_attention_heads": heads, "layer_norm_eps": 1e-12}))
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     return folder / "ImageReward.pt"

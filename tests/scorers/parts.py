@@ -10,10 +10,12 @@ from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
-def byte_tokenizer() -> CLIPTokenizer:
-    """A vocabulary of bytes, without merges."""
+def byte_tokenizer(size: int = 514) -> CLIPTokenizer:
+    """A vocabulary of bytes, without merges, filled up with what no text has."""
     symbols = list(bytes_to_unicode().values())
-    vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    words = [*symbols, *(symbol + "</w>" for symbol in symbols)]
+    words += [f"<{number}>" for number in range(len(words), size - 2)]
+    vocabulary = [*words, "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}, merges=[])
 
 

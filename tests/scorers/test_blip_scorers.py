@@ -10,6 +10,7 @@ from torch import Tensor
 
 from t2ifb.scorers import BLIPScore, ImageReward
 from t2ifb.scorers.blip import translate
+from t2ifb.scorers.weights import find_weights
 from tests.conftest import real_data
 from tests.scorers.blip_parts import (
     image_reward_shapes,
@@ -66,7 +67,7 @@ def test_from_a_folder_with_prompts_and_images_of_any_size(
 @pytest.mark.parametrize("scorer", [ImageReward, BLIPScore])
 def test_half_precision_is_near(checkpoint: Path, scorer: type[ImageReward | BLIPScore]) -> None:
     images, prompts = torch.rand(4, 3, 24, 24), ["a red circle", "a square", "two circles", "a blue square"]
-    full, half = (scorer.from_pretrained(checkpoint, precision=p)(images, prompts) for p in ("fp32", "bf16"))
+    full, half = (scorer.from_pretrained(checkpoint.parent, precision=p)(images, prompts) for p in ("fp32", "bf16"))
     assert half.dtype == torch.float32
     assert torch.corrcoef(torch.stack([full, half]))[0, 1] > 0.9
 
@@ -112,14 +113,56 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(checkpoint: Path, tmp
 def test_what_is_missing_is_said_with_the_command_that_gets_it(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="hf download zai-org/ImageReward ImageReward.pt"):
         ImageReward.from_pretrained()
     with pytest.raises(ValueError, match=f"the folder {tmp_path} has no ImageReward.pt"):
         ImageReward.from_pretrained(tmp_path)
-    scorer = ImageReward.from_pretrained(checkpoint, vocabulary=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="hf download google-bert/bert-base-uncased"):
+    for vocabulary in (tmp_path / "nowhere", tmp_path, "google-bert/bert-base-uncased"):
+        scorer = ImageReward.from_pretrained(checkpoint, vocabulary=vocabulary)
+        with pytest.raises(ValueError, match="hf download google-bert/bert-base-uncased"):
+            scorer(torch.rand(1, 3, 24, 24), ["a red circle"])
+
+
+def test_another_vocabulary_a_precision_and_a_count_that_do_not_fit_are_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
+    scorer = ImageReward.from_pretrained(checkpoint, vocabulary=tmp_path)
+    with pytest.raises(ValueError, match="found 6 tokens, the text tower has 15"):
         scorer(torch.rand(1, 3, 24, 24), ["a red circle"])
+    with pytest.raises(ValueError, match="precision must be fp32, fp16 or bf16, not 'fp8'"):
+        BLIPScore.from_pretrained(checkpoint.parent, precision="fp8")
+    with pytest.raises(ValueError, match="got 2 images and 1 prompts"):
+        ImageReward.from_pretrained(checkpoint)(torch.rand(2, 3, 24, 24), ["a red circle"])
+
+
+def test_a_broken_configuration_or_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    for heads in (0, 7):
+        (tmp_path / "med_config.json").write_text(json.dumps({"num_attention_heads": heads, "layer_norm_eps": 1e-12}))
+        with pytest.raises(ValueError, match=f"{checkpoint} is not a checkpoint of BLIP"):
+            ImageReward.from_checkpoint(checkpoint, tmp_path / "med_config.json")
+    (tmp_path / "image_reward.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot read .* as a checkpoint"):
+        ImageReward.from_pretrained(tmp_path)
+
+
+def test_a_file_at_another_address_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetch(address: str, target: str) -> None:
+        asked.append(address)
+        if "broken" in address:
+            raise TimeoutError("timed out")
+        Path(target).write_text(address)
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
+    places = [find_weights(f"https://{host}/model.pth", "model.pth") for host in ("one", "other", "one")]
+    assert places[0] == places[2] != places[1]
+    assert asked == ["https://one/model.pth", "https://other/model.pth"]
+    with pytest.raises(ValueError, match=r"timed out\).*curl -LO https://broken/model.pth"):
+        find_weights("https://broken/model.pth", "model.pth")
 
 
 @pytest.mark.slow
@@ -132,5 +175,5 @@ def test_at_full_geometry_from_a_file_in_the_original_layout(
     torch.save(state, tmp_path / "ImageReward.pt")
     pixels, (ids, mask) = torch.randn(2, 3, 224, 224), tokens(2, 30_522, 35)
     with torch.inference_mode():
-        scores = scorer.from_pretrained(tmp_path).score_tokens(pixels, ids, mask)
+        scores = scorer.from_checkpoint(tmp_path / "ImageReward.pt").score_tokens(pixels, ids, mask)
         torch.testing.assert_close(scores, reference(state, 12, pixels, ids, mask), rtol=1e-4, atol=1e-5)

@@ -1,12 +1,15 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2ifb.scorers import PickScore
+from tests.scorers.parts import byte_tokenizer
 from tests.scorers.published_parts import write_pick_score
 
 PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that does not fit into the context"]
@@ -40,6 +43,25 @@ def test_gradients_reach_the_images_and_not_the_weights(folder: Path) -> None:
     assert all(weight.grad is None for weight in scorer.parameters())
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="hf download yuvalkirstain/PickScore_v1; hf download laion/CLIP-ViT-H-14"):
+        PickScore.from_pretrained()
+    with pytest.raises(ValueError, match=r"has no config\.json"):
         PickScore.from_pretrained(tmp_path)
+
+
+def test_weights_that_are_not_whole_and_another_vocabulary_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(folder / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"visual_projection\.weight is missing or misshapen"):
+        PickScore.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=f"cannot load PickScore from {tmp_path}"):
+        PickScore.from_pretrained(tmp_path)
+    other = byte_tokenizer(600)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has 600 tokens"):
+        PickScore.from_pretrained(folder, processor=tmp_path)
