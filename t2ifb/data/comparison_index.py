@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t2ifb.data.rankings import RankedPrompt
+from t2ifb.data.shares import spelled_alike
 
 Index = NDArray[np.int64]
 
@@ -23,6 +24,8 @@ class ComparisonIndex:
         worse: (C,).
         prompt_of_image: (N,), from 0 to P - 1.
         prompt_of_comparison: (C,).
+        text_of_prompt: (P,), the number of the prompt's text, from 0; several rankings may have one text. Statistics
+            that take prompts for independent draws go by this.
     """
 
     ranks: Index
@@ -30,6 +33,7 @@ class ComparisonIndex:
     worse: Index
     prompt_of_image: Index
     prompt_of_comparison: Index
+    text_of_prompt: Index
 
     @classmethod
     def build(cls, rankings: Sequence[RankedPrompt]) -> Self:
@@ -38,6 +42,8 @@ class ComparisonIndex:
         pairs = [np.array(ranking.comparisons(), np.int64).reshape(-1, 2) for ranking in rankings]
         pair_counts = np.array([len(pair) for pair in pairs], np.int64)
         numbers = np.arange(len(rankings))
+        texts: dict[str, int] = {}
+        text_of_prompt = [texts.setdefault(spelled_alike(ranking.prompt), len(texts)) for ranking in rankings]
         comparisons = np.concatenate([np.empty((0, 2), np.int64), *pairs])
         comparisons += np.repeat(np.cumsum(counts) - counts, pair_counts)[:, None]
         return cls(
@@ -46,7 +52,13 @@ class ComparisonIndex:
             worse=comparisons[:, 1].copy(),
             prompt_of_image=np.repeat(numbers, counts),
             prompt_of_comparison=np.repeat(numbers, pair_counts),
+            text_of_prompt=np.array(text_of_prompt, np.int64),
         )
+
+    @property
+    def texts(self) -> int:
+        """How many different prompts there are."""
+        return int(self.text_of_prompt.max(initial=-1)) + 1
 
 
 def rankings_hash(rankings: Sequence[RankedPrompt]) -> str:

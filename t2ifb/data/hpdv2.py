@@ -75,7 +75,10 @@ class HPDv2:
                 f"{self.source} is not a complete data set: expected train.json and test.json, each with its images in "
                 "train.tar.gz and test.tar.gz or in the folders train/ and test/. Name another folder."
             )
-        return f"{self._files} is not on this machine. Download it with `python -m t2ifb.prepare dataset=hpdv2`."
+        return (
+            f"{self._files} is not on this machine. Download it with "
+            f"`python -m t2ifb.prepare domain=sd15 dataset=hpdv2 dataset.source={self.source}`."
+        )
 
     def available(self, split: str) -> bool:
         """Whether annotations and images are on this machine, unpacked or not; the network is not used."""

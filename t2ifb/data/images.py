@@ -14,6 +14,8 @@ from t2ifb.data.rankings import Image, open_image
 
 Pixels: TypeAlias = NDArray[np.uint8]
 """(H, W, 3), RGB."""
+WAITING = 8
+"""Batches of decoded images of different sizes that are in memory at the most."""
 DECODERS = 4
 """Threads that decode ahead of the encoder; Pillow lets go of the interpreter's lock while it decodes."""
 
@@ -34,7 +36,7 @@ def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[li
     """Decode images, some ahead, into batches of one size each.
 
     The images of each size form consecutive batches in their order, so that taking whole batches away from the front
-    leaves the other batches as they were.
+    leaves the other batches as they were, unless there are so many sizes that some have to go before they are full.
 
     Args:
         images: The images.
@@ -52,6 +54,8 @@ def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[li
         group.append((index, pixels))
         if len(group) == batch_size:
             yield _stack(waiting.pop(pixels.shape))
+        elif sum(map(len, waiting.values())) >= WAITING * batch_size:
+            yield _stack(waiting.pop(next(iter(waiting))))  # the size that has waited longest
     for group in waiting.values():
         yield _stack(group)
 

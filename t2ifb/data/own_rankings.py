@@ -94,6 +94,11 @@ class OwnRankings:
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
         path = self._file(split) or self._file("rankings")
         assert path is not None
+        if path.stem == split and (other := self._file("rankings")) is not None:
+            raise ValueError(
+                f"{self.source} has both {other.name} and {path.name}, and a prompt could be trained and tested on; "
+                f"leave one of them, or add a column split to {other.name}"
+            )
         rows = self._rows(path) if path.stem == split else self._part(path, split)
         parsed, faults, total = group_rows(rows, path.parent)
         place = f"{path}, {split}"

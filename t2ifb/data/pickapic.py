@@ -74,7 +74,8 @@ class PickAPic:
             )
         return (
             f"Of {self._files}, {wanted} shards of a split are not on this machine. Download them with "
-            "`python -m t2ifb.prepare dataset=pickapic dataset.max_shards=<number of shards>`."
+            f"`python -m t2ifb.prepare domain=sd15 dataset=pickapic dataset.source={self.source} "
+            "dataset.max_shards=<number of shards>`."
         )
 
     def available(self, split: str) -> bool:

@@ -43,10 +43,22 @@ def kendall_tau_b(
     return total(by_score * by_rank) / np.where(below > 0, below, 1), total(by_rank != 0) > 0
 
 
-def mean_kendall_tau(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike, seed: int = 0) -> Interval:
-    """Mean of `kendall_tau_b` over the prompts whose ranks have an order, with its bootstrap interval over prompts."""
+def mean_kendall_tau(
+    scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike, text_of_prompt: ArrayLike, seed: int = 0
+) -> Interval:
+    """Mean of `kendall_tau_b` over the rankings whose ranks have an order, with its bootstrap interval over prompts.
+
+    Args:
+        scores: (N,).
+        ranks: (N,), 1 is best.
+        prompt_of_image: (N,) number of the ranking, from 0 to P - 1.
+        text_of_prompt: (P,) number of the ranking's text; rankings of one text count as their mean.
+        seed: Of the bootstrap.
+    """
     tau, ordered = kendall_tau_b(scores, ranks, prompt_of_image)
-    return bootstrap_interval(tau[ordered], seed)
+    text = np.asarray(text_of_prompt, np.int64)[ordered]
+    counts = np.bincount(text)
+    return bootstrap_interval((np.bincount(text, tau[ordered]) / np.maximum(counts, 1))[counts > 0], seed)
 
 
 def pairs_within(prompt_of_image: Index) -> tuple[Index, Index]:

@@ -55,8 +55,9 @@ class ScoreCache:
         self.root, self.batch_size = Path(folder).expanduser(), batch_size
         try:
             self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        except RuntimeError as error:
-            raise ValueError(f"device={device} is none; give auto, cpu or cuda") from error
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={device} is not on this machine; give auto, cpu or cuda [{error}]") from error
         self._image_keys = ImageKeys(self.root / "image_keys.npy")
         self._identities = Identities(self.root / "file_keys.npy")
 

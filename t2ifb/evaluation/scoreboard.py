@@ -44,16 +44,17 @@ class Scoreboard:
         self.index, self.published, self.seed = index, dict(published or {}), seed
         self.scores: dict[str, NDArray[Any]] = {RANDOM: random_scores(len(index.ranks), seed)}
         self.scores |= {name: np.asarray(score) for name, score in scores.items()}
+        texts = index.text_of_prompt[index.prompt_of_comparison]
         self.results: dict[str, PreferenceResult] = {
-            name: evaluate_preference(score, index.better, index.worse, index.prompt_of_comparison, seed)
+            name: evaluate_preference(score, index.better, index.worse, texts, seed)
             for name, score in self.scores.items()
         }
 
     @cached_property
     def taus(self) -> dict[str, Interval]:
         """Kendall's tau by scorer, see `mean_kendall_tau`."""
-        ranks, prompts = self.index.ranks, self.index.prompt_of_image
-        return {name: mean_kendall_tau(score, ranks, prompts, self.seed) for name, score in self.scores.items()}
+        numbers = self.index.ranks, self.index.prompt_of_image, self.index.text_of_prompt
+        return {name: mean_kendall_tau(score, *numbers, self.seed) for name, score in self.scores.items()}
 
     def agreement(self) -> tuple[list[str], NDArray[np.float64]]:
         """The scorers but for `random`, and the share of comparisons that each two of them order alike."""

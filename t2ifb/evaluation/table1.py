@@ -48,7 +48,7 @@ class Table1:
             device: What scorers run on; `auto` is the GPU if there is one.
             ceiling: Key of the scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
                 Nothing when there is no such scorer.
-            published: Published accuracies in per cent, by name.
+            published: Published accuracies in per cent, by name; they are on the split `test` and shown with it only.
             seed: Of the bootstrap.
 
         Raises:
@@ -58,7 +58,7 @@ class Table1:
             raise ValueError("there are no scorers; add one by +scorer@scorers.<name>=<option>")
         self.dataset, self.split, self.splits = dataset, split, (split,)
         self.cache = ScoreCache(cache_folder, device, batch_size)
-        self.published, self.seed = dict(published or {}), seed
+        self.published, self.seed = dict(published or {}) if split == "test" else {}, seed
         self.scorers = dict(scorers)
         self.names = display_names({key: owner(part) for key, part in scorers.items() if key != ceiling})
         self.names |= {ceiling: CEILING} if ceiling is not None and ceiling in scorers else {}
@@ -82,10 +82,11 @@ class Table1:
         scores = self.cache.fill(self.scorers, images, prompts)
         scored = {name: scores.of(key) for key, name in self.names.items()}
         board = Scoreboard(ComparisonIndex.build(rankings), scored, self.published, self.seed)
-        self._write(board, scores, len(rankings), folder)
+        self._write(board, scores, folder)
         return {
             "split": self.split,
-            "prompts": len(rankings),
+            "prompts": board.index.texts,
+            "rankings": len(rankings),
             "images": len(images),
             "comparisons": len(board.index.better),
             "data": rankings_hash(rankings),
@@ -96,11 +97,11 @@ class Table1:
             "wall_seconds": round(time.monotonic() - started, 1),
         }
 
-    def _write(self, board: Scoreboard, scores: Scores, prompts: int, folder: Path) -> None:
+    def _write(self, board: Scoreboard, scores: Scores, folder: Path) -> None:
         measured = {name: speed.per_second for key, name in self.names.items() if (speed := scores.speed(key))}
         rows = board.rows(with_tau=True, speeds=measured)
         names, matrix = board.agreement()
-        title = f"Preference accuracy on {prompts} {self.split} prompts"
+        title = f"Preference accuracy on {board.index.texts} {self.split} prompts"
         rich.print(screen_table(rows, title, REFERENCE))
         rich.print(order_table(rows, "Kendall's tau-b, mean over prompts"))
         write_table(rows, folder, "table1", REFERENCE)

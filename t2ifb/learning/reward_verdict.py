@@ -74,7 +74,9 @@ class RewardVerdict:
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save the table; give the figures for `summary.json`."""
         rows = self.board.rows()
-        rich.print(screen_table(rows, f"Preference accuracy on {len(self.rankings)} {self.split} prompts", REFERENCE))
+        rich.print(
+            screen_table(rows, f"Preference accuracy on {self.board.index.texts} {self.split} prompts", REFERENCE)
+        )
         write_table(rows, run.path, f"table_{self.split}", REFERENCE)
         if self.by_part:
             rich.print(parts_table(self.by_part, "Agreement with the order by each part of the truth"))

@@ -97,8 +97,8 @@ def test_prepare_and_train(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dataset=pickapic"], "python -m t2ifb.prepare dataset=pickapic"),
-        (["dataset=hpdv2"], "python -m t2ifb.prepare dataset=hpdv2"),
+        (["dataset=pickapic"], "python -m t2ifb.prepare domain=sd15 dataset=pickapic"),
+        (["dataset=hpdv2"], "python -m t2ifb.prepare domain=sd15 dataset=hpdv2"),
         (["dataset=own_rankings", "dataset.source=nowhere"], "Expected a table nowhere/<split>.csv"),
         (["dataset=mixture"], "a mixture needs data sets: +dataset@dataset.datasets.<name>=<option>"),
     ],

@@ -254,7 +254,7 @@ def test_images_are_decoded_once_while_they_stay(folder: Path, monkeypatch: pyte
 def test_missing_parts_say_what_to_do(tmp_path: Path) -> None:
     dataset = HPDv2("ymhao/HPDv2", cache_folder=tmp_path)
     assert not dataset.available("train")
-    with pytest.raises(ValueError, match=r"'train' is missing.*python -m t2ifb.prepare dataset=hpdv2"):
+    with pytest.raises(ValueError, match=r"'train' is missing.*python -m t2ifb.prepare domain=sd15 dataset=hpdv2"):
         dataset.rankings("train")
     with pytest.raises(ValueError, match="no split 'dev' of HPDv2; there is train, validation, test"):
         dataset.download(["dev"])

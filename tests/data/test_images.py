@@ -42,3 +42,12 @@ def test_batches_hold_images_of_one_size_each_once_in_order(tmp_path: Path) -> N
         seen += index
     assert sorted(seen) == list(range(20))
     assert [i for i in seen if i % 3] == [i for i in range(20) if i % 3]
+
+
+def test_many_sizes_do_not_pile_up(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(60)]
+    for i, path in enumerate(paths):
+        picture(i, (4 + i, 4)).save(path)
+    batches = pixel_batches(paths, batch_size=2)
+    assert next(batches)[0] == [0]  # long before the last is decoded
+    assert sorted(i for index, _ in batches for i in index) == list(range(1, 60))

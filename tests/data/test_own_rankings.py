@@ -180,3 +180,10 @@ def test_a_reward_model_trains_on_it(tmp_path: Path) -> None:
     summary = two_steps(OwnRankings(tmp_path / "own"), tmp_path)
     assert summary["data"]["position"] == 2
     assert summary["data"]["comparisons"] == 3 * len(OwnRankings(tmp_path / "own").rankings("train"))
+
+
+def test_a_table_for_all_splits_beside_one_for_a_split_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "rankings.csv", rows(20))
+    write(tmp_path / "test.csv", rows(2))
+    with pytest.raises(ValueError, match=r"has both rankings\.csv and test\.csv"):
+        OwnRankings(tmp_path).rankings("test")

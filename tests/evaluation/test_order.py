@@ -56,12 +56,12 @@ def test_tau_of_small_rankings(scores: list[int], ranks: list[int], tau: float) 
 
 def test_the_mean_is_over_prompts_whose_ranks_have_an_order() -> None:
     scores, ranks, prompts = [2, 1, 5, 4, 1, 2, 7], [1, 2, 1, 1, 1, 2, 1], [0, 0, 1, 1, 2, 2, 3]
-    assert mean_kendall_tau(scores, ranks, prompts).mean == pytest.approx((1 - 1) / 2)
-    assert np.isnan(mean_kendall_tau([1, 2], [1, 1], [0, 0]).mean)
+    assert mean_kendall_tau(scores, ranks, prompts, np.arange(max(prompts) + 1)).mean == pytest.approx((1 - 1) / 2)
+    assert np.isnan(mean_kendall_tau([1, 2], [1, 1], [0, 0], [0]).mean)
 
 
 def test_a_scorer_that_decides_nothing_is_at_zero_and_no_tau_is_lost() -> None:
-    assert mean_kendall_tau([5, 5, 2, 1], [1, 2, 1, 2], [0, 0, 1, 1]).mean == pytest.approx(0.5)
+    assert mean_kendall_tau([5, 5, 2, 1], [1, 2, 1, 2], [0, 0, 1, 1], [0, 1]).mean == pytest.approx(0.5)
 
 
 def test_pairs_are_within_prompts_and_come_once() -> None:
@@ -96,3 +96,9 @@ def test_agreement_is_that_of_a_plain_loop(seed: int) -> None:
                 for i, j in zip(better, worse, strict=True)
             ]
             assert matrix[a, b] == pytest.approx(np.mean(alike))
+
+
+def test_rankings_of_one_text_are_one_draw() -> None:
+    scores, ranks, prompts = [2, 1, 2, 1, 1, 2], [1, 2, 1, 2, 1, 2], [0, 0, 1, 1, 2, 2]
+    assert mean_kendall_tau(scores, ranks, prompts, [0, 1, 2]).mean == pytest.approx(1 / 3)
+    assert mean_kendall_tau(scores, ranks, prompts, [0, 0, 1]).mean == pytest.approx(0)

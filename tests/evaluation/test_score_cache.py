@@ -254,5 +254,5 @@ def test_a_full_disk_is_one_message_and_the_call_goes_on_when_there_is_space(
 def test_wrong_values_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         cache(tmp_path, batch_size=0)
-    with pytest.raises(ValueError, match="device=gpuu is none"):
+    with pytest.raises(ValueError, match="device=gpuu is not on this machine"):
         ScoreCache(tmp_path, device="gpuu")

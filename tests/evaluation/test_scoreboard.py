@@ -1,5 +1,7 @@
 """Rows from scores: the same for a reward run and for table 1."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,8 @@ from tests.data.parts import RANKS, make_split
 
 @pytest.fixture
 def index(tmp_path_factory: pytest.TempPathFactory) -> ComparisonIndex:
-    return ComparisonIndex.build(make_split(tmp_path_factory.mktemp("split"), "test", RANKS))
+    rankings = make_split(tmp_path_factory.mktemp("split"), "test", RANKS)
+    return ComparisonIndex.build([replace(r, prompt=f"{r.prompt} {r.prompt_id}") for r in rankings])
 
 
 def test_figures_are_those_of_plain_loops(index: ComparisonIndex) -> None:
@@ -70,3 +73,21 @@ def test_names_are_the_scorers_own_unless_they_are_taken() -> None:
     assert display_names({"a": clip, "CLIP Score": object(), "random": object()}) == {
         "a": "CLIP Score", "CLIP Score": "CLIP Score (2)", "random": "random (2)"
     }  # fmt: skip
+
+
+def test_intervals_do_not_shrink_when_a_prompt_is_asked_again_and_again(tmp_path: Path) -> None:
+    once = make_split(tmp_path, "test", RANKS)
+    often = [replace(ranking, prompt_id=f"{ranking.prompt_id}-{n}") for ranking in once for n in range(20)]
+    rng = np.random.default_rng(0)
+    scores = [rng.integers(0, 3, len(ranking.images)) for ranking in once]
+    rows = [
+        {row.name: row for row in Scoreboard(ComparisonIndex.build(rankings), {"mine": values}).rows(with_tau=True)}
+        for rankings, values in (
+            (once, np.concatenate(scores)),
+            (often, np.concatenate([each for each in scores for _ in range(20)])),
+        )
+    ]
+    for figure in ("accuracy", "by_prompt", "tau"):
+        one, other = (getattr(row["mine"], figure) for row in rows)
+        assert (one.mean, one.low, one.high) == pytest.approx((other.mean, other.low, other.high))
+    assert ComparisonIndex.build(often).texts == ComparisonIndex.build(once).texts
