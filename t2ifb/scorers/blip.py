@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,15 +10,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from t2ifb.scorers.preprocess import check_counts, preprocess
+from t2ifb.scorers.preprocess import preprocess
 from t2ifb.scorers.weights import check_names
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels, as in CLIP."""
-MAX_TOKENS = 35
-"""Of a prompt, [CLS] and [SEP] included; what is longer is cut off."""
-VOCABULARY = "google-bert/bert-base-uncased"
-"""Whose tokens the prompts become. [DEC] and [ENC], which the original adds, stand in no prompt that is scored."""
 HEAD_WIDTH = 64
 """Of an attention head, in both sizes of BLIP's image tower."""
 NAMES = (
@@ -166,62 +161,6 @@ class BLIP(nn.Module):
             is_decoder=False,
         ).last_hidden_state
         return states[:, 0]
-
-
-class BertPrompts:
-    """Turns prompts into token ids with a BERT vocabulary, which is read when the first prompt comes."""
-
-    def __init__(self, vocabulary: str | Path, ids: int) -> None:
-        """Name the vocabulary.
-
-        Args:
-            vocabulary: A folder with `vocab.txt` or `tokenizer.json`, or a hub id.
-            ids: Rows of the text tower's table, among them the two of [DEC] and [ENC].
-        """
-        self.vocabulary, self.ids = vocabulary, ids
-        self._tokenizer: Any = None
-
-    @classmethod
-    def near(cls, checkpoint: Path, vocabulary: str | Path | None, blip: BLIP) -> Self:
-        """The vocabulary that was named, else the one beside a checkpoint, else bert-base-uncased's."""
-        if vocabulary is None and (beside(checkpoint, "vocab.txt") or beside(checkpoint, "tokenizer.json")):
-            vocabulary = checkpoint.parent
-        words: Any = blip.text.get_input_embeddings()
-        return cls(VOCABULARY if vocabulary is None else vocabulary, words.num_embeddings)
-
-    def __call__(self, prompts: list[str], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, (B, L) each, L at most `MAX_TOKENS`, where the B images are.
-
-        Raises:
-            ValueError: The vocabulary is missing or another one, or there are not as many prompts as images.
-        """
-        check_counts(images, prompts)
-        if self._tokenizer is None:
-            self._tokenizer = self._load()
-        batch = self._tokenizer(prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        return batch["input_ids"].to(images.device), batch["attention_mask"].to(images.device)
-
-    def _load(self) -> Any:
-        from transformers import BertTokenizer
-
-        tokenizer: Any = None
-        with suppress(OSError, ValueError):
-            tokenizer = BertTokenizer.from_pretrained(str(self.vocabulary))
-        # Where there is none, transformers may give an empty one, in which every word is unknown.
-        if tokenizer is not None and tokenizer.cls_token == "[CLS]" and self.ids - 2 <= len(tokenizer) <= self.ids:
-            return tokenizer
-        found = "" if tokenizer is None else f" (found {len(tokenizer)} tokens, the text tower has {self.ids})"
-        raise ValueError(
-            f"the vocabulary {self.vocabulary} is not on this machine, or not the one of these weights{found}. Where "
-            f"there is a connection: hf download {VOCABULARY} vocab.txt tokenizer.json tokenizer_config.json; then "
-            "give its folder as `vocabulary`."
-        )
-
-
-def beside(path: Path, name: str) -> Path | None:
-    """The file `name` in the same folder, if it is there."""
-    other = path.with_name(name)
-    return other if other.is_file() else None
 
 
 def translate(name: str, to_original: bool = False) -> str:

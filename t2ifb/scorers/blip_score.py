@@ -6,9 +6,10 @@ from typing import Self
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.scorers.blip import BLIP, BertPrompts, TextSettings, beside
+from t2ifb.scorers.bert_prompts import BertPrompts
+from t2ifb.scorers.blip import BLIP, TextSettings
 from t2ifb.scorers.clip_encoder import dtype_of
-from t2ifb.scorers.weights import find_weights, read_state
+from t2ifb.scorers.weights import beside, find_weights, read_state
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth"
 PRETRAINING = (
@@ -76,7 +77,7 @@ class BLIPScore(nn.Module):
             state = {name.removeprefix("blip."): t for name, t in state.items() if not name.startswith("mlp.")}
         state = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING)}
         blip = BLIP.from_state(state, TextSettings.read(med_config), path)
-        return cls(blip.to(dtype), BertPrompts.near(path, vocabulary, blip)).eval().requires_grad_(False)
+        return cls(blip.to(dtype), BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.

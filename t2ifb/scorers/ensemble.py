@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.reward_files import read_export
 from t2ifb.scorers.reward_model import RewardModel
 
 SMALLEST = 1e-12
@@ -109,8 +110,6 @@ def pessimistic(rewards: Tensor, k: float) -> Tensor:
 
 def _load(source: str | Path, built: Sequence[CLIPEncoder], encoder: CLIPSource | CLIPEncoder | None) -> RewardModel:
     """A member on an encoder that is there already if it is the same, else on its own."""
-    from t2ifb.scorers.reward_files import read_export
-
     fingerprint = read_export(source).fingerprint
     shared = [one for one in built if one.source.fingerprint() == fingerprint]
     return RewardModel.from_pretrained(source, shared[0] if shared else encoder)

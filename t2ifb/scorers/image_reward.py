@@ -5,10 +5,11 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from t2ifb.scorers.blip import BLIP, BertPrompts, TextSettings, beside
+from t2ifb.scorers.bert_prompts import BertPrompts
+from t2ifb.scorers.blip import BLIP, TextSettings
 from t2ifb.scorers.clip_encoder import dtype_of
 from t2ifb.scorers.linear_stack import linear_stack
-from t2ifb.scorers.weights import check_names, find_weights, read_state
+from t2ifb.scorers.weights import beside, check_names, find_weights, read_state
 
 HUB_ID, FILE = "zai-org/ImageReward", "ImageReward.pt"
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -83,7 +84,7 @@ class ImageReward(nn.Module):
             head.load_state_dict(layers)
         except RuntimeError as error:
             raise ValueError(f"{path}: the head does not fit the towers: {error}") from error
-        return cls(blip.to(dtype), head, BertPrompts.near(path, vocabulary, blip)).eval().requires_grad_(False)
+        return cls(blip.to(dtype), head, BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.

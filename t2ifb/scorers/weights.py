@@ -44,6 +44,12 @@ def find_weights(source: str | Path, filename: str, *others: str) -> Path:
     return _from_hub(text, filename)
 
 
+def beside(path: Path, name: str) -> Path | None:
+    """The file `name` in the same folder, if it is there."""
+    other = path.with_name(name)
+    return other if other.is_file() else None
+
+
 def read_state(path: Path, within: str | None = None) -> dict[str, Tensor]:
     """Tensors by name from a checkpoint, without running what is in it.
 

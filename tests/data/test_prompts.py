@@ -1,13 +1,11 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from t2ifb.data.prompts import PromptFile, RankingPrompts
+from tests.conftest import real_data
 from tests.data.parts import FolderDataset
-
-REAL_DATA = Path(os.environ.get("T2IFB_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def test_text_has_one_prompt_a_line(tmp_path: Path) -> None:
@@ -41,9 +39,8 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
         PromptFile(tmp_path / "empty.txt").prompts()
 
 
-@pytest.mark.skipif(not (REAL_DATA / "imagereward_refl_prompts.json").exists(), reason="refl_data.json is not here")
 def test_the_real_refl_prompts() -> None:
-    prompts = PromptFile(REAL_DATA / "imagereward_refl_prompts.json").prompts()
+    prompts = PromptFile(real_data("imagereward_refl_prompts.json")).prompts()
     assert len(prompts) == 10_000
     assert len(set(prompts)) == 9_803
 

@@ -1,5 +1,4 @@
 import json
-import os
 from itertools import combinations
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from PIL import Image
 
 from t2ifb.data.ranking_files import RankingFiles
 from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings, open_image, read_bytes
+from tests.conftest import real_data
 from tests.data.parts import make_split, picture
-
-REAL_DATA = Path(os.environ.get("T2IFB_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def ranking(ranks: list[int]) -> RankedPrompt:
@@ -29,16 +27,16 @@ def test_comparisons_are_the_pairs_that_are_not_tied(ranks: list[int]) -> None:
     assert len(comparisons) == len(set(comparisons))
 
 
-@pytest.mark.skipif(not (REAL_DATA / "imagereward_test.json").exists(), reason="ImageReward's test.json is not here")
 def test_the_real_test_set_has_its_published_counts() -> None:
-    rankings = load_rankings(REAL_DATA / "imagereward_test.json")
+    path = real_data("imagereward_test.json")
+    rankings = load_rankings(path)
     pairs = sum(len(r.images) * (len(r.images) - 1) // 2 for r in rankings)
     comparisons = sum(len(r.comparisons()) for r in rankings)
     assert len(rankings) == 466
     assert len({r.prompt for r in rankings}) == 463
     assert sum(len(r.images) for r in rankings) == 2720
     assert (comparisons, pairs - comparisons) == (6399, 831)
-    assert rankings[0].images[0] == REAL_DATA / "part-005658/images/0040/45b0de4d-5a57-4ae3-8810-ffbd328204fd.webp"
+    assert rankings[0].images[0] == path.parent / "part-005658/images/0040/45b0de4d-5a57-4ae3-8810-ffbd328204fd.webp"
 
 
 def write(path: Path, entries: object) -> Path:

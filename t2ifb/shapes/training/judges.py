@@ -103,7 +103,7 @@ class Words:
 
 
 def untrained_blip(words: int) -> BLIP:
-    """About 1.8 million weights, in the proportions of the original; two ids more for [DEC] and [ENC]."""
+    """About 1.7 million weights, in the proportions of the original; two ids more for [DEC] and [ENC]."""
     vision = {
         "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2,
         "image_size": 64, "patch_size": 8, "layer_norm_eps": 1e-6, "initializer_range": 0.02,
