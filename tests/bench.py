@@ -109,8 +109,9 @@ def main() -> None:
         table.add_column(column)
 
     def row(what: str, against: str, measured: list[float], target: str) -> None:
-        figures = median(measured), min(measured), max(measured)
-        table.add_row(what, against, *(f"{figure:.2f}" for figure in figures), target)
+        figures = [f"{figure:.2f}" for figure in (median(measured), min(measured), max(measured))]
+        print(what, *figures)  # at once, as a later row may fail
+        table.add_row(what, against, *figures, target)
 
     by_prompt, by_comparison = RandomRankings().module("prompt"), RandomRankings().module("comparison")
     steps = by_prompt.steps_per_epoch
@@ -178,7 +179,7 @@ def _scoring(count: int = 256) -> Iterator[tuple[str, list[float]]]:
         aesthetic: lambda: [aesthetic.head(clip.encode_image(pixels)) for pixels in seen_by_clip],
     }
     for scorer in (BLIPScore.from_pretrained(BLIP), ImageReward.from_pretrained(IMAGE_REWARD)):
-        ready = [(scorer.blip.to_pixels(images), *scorer.prompts(texts, images.device)) for images, texts in batches]
+        ready = [(scorer.blip.to_pixels(images), *scorer.prompts(texts, images)) for images, texts in batches]
         networks[scorer] = lambda scorer=scorer, ready=ready: [scorer.score_tokens(*batch) for batch in ready]
     for scorer, network in networks.items():
         with torch.inference_mode():

@@ -18,6 +18,7 @@ from t2ifb.config import schema
 from t2ifb.config.build import Parts, check
 from t2ifb.config.compose import Composed, compose_all
 from t2ifb.config.faults import ConfigError, missing_file
+from t2ifb.config.help import help_text
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
 
@@ -59,7 +60,10 @@ def run(name: str, task: Callable[[Parts], None]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:
         schema.register()
-        sys.argv[1:] = _checked_arguments(name, sys.argv[1:])
+        arguments = _checked_arguments(name, sys.argv[1:])
+        if arguments is None:
+            return 0
+        sys.argv[1:] = arguments
         hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -73,8 +77,8 @@ def run(name: str, task: Callable[[Parts], None]) -> int:
     return 0
 
 
-def _checked_arguments(name: str, arguments: list[str]) -> list[str]:
-    """Refuse wrong arguments; give those that Hydra is to run with."""
+def _checked_arguments(name: str, arguments: list[str]) -> list[str] | None:
+    """Refuse wrong arguments; give those that Hydra is to run with, or None when `--help` was all that was asked."""
     options = get_args_parser().parse_intermixed_args(arguments)
     overrides: list[str] = list(options.overrides)
     flags = [argument for argument in arguments if argument not in overrides]
@@ -92,6 +96,9 @@ def _checked_arguments(name: str, arguments: list[str]) -> list[str]:
     faults = [fault for each in composed for fault in (each.faults if only_shows else _faults(each))]
     if faults:
         raise ConfigError(faults)
+    if options.help:
+        print(help_text(composed[0].config), flush=True)
+        return None
     return [*flags, *overrides]
 
 

@@ -60,7 +60,8 @@ class FaultGuard(Callback):
 
 def _faulty_gradient(module: LightningModule) -> str | None:
     """The first gradient with a NaN or an infinity; one sum over all tells cheaply that there is none."""
-    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    if torch.stack([gradient.sum() for gradient in gradients.values()]).sum().isfinite():
+    sums = [p.grad.sum() for p in module.parameters() if p.grad is not None]
+    if not sums or torch.stack(sums).sum().isfinite():
         return None
+    gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     return next((f"gradient of {name}" for name, g in gradients.items() if not g.isfinite().all()), None)
