@@ -31,6 +31,8 @@ from t2ifb.shapes.weights import CLIP
 
 PROMPTS, COMPARISONS, WIDTH = 8_878, 136_892, 768
 """ImageRewardDB's training set and the width of CLIP ViT-L/14's embeddings."""
+ROUNDS, FILLED, SCORED = 5, 3000, 256
+"""Measurements of a ratio; images that go into the cache, and through each scorer."""
 
 
 @dataclass
@@ -97,9 +99,9 @@ def bare(batches: list[RewardBatch]) -> None:
         optimizer.step()
 
 
-def ratios(ours: Callable[[], Any], against: Callable[[], Any], rounds: int = 5) -> list[float]:
+def ratios(ours: Callable[[], Any], against: Callable[[], Any]) -> list[float]:
     """Seconds of one over seconds of the other, in turns, so that what the machine does besides meets both."""
-    return [seconds(ours) / seconds(against) for _ in range(rounds)]
+    return [seconds(ours) / seconds(against) for _ in range(ROUNDS)]
 
 
 def main() -> None:
@@ -136,7 +138,7 @@ def _run(*arguments: str) -> None:
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def _filling(count: int = 3000) -> list[float]:
+def _filling() -> list[float]:
     """Rates of filling the cache with shapes pictures over rates of the encoder on ready tensors."""
     from PIL import Image
 
@@ -145,7 +147,7 @@ def _filling(count: int = 3000) -> list[float]:
 
     source = CLIPSource(f"local-dir:{CLIP}")
     encoder = source.load()
-    pixels = rendered("train", count, seed=0).images
+    pixels = rendered("train", FILLED, seed=0).images
     ready = [batch.float() / 255 for batch in pixels.split(64)]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         paths = []
@@ -157,15 +159,15 @@ def _filling(count: int = 3000) -> list[float]:
         return ratios(lambda: [encoder.encode_images(batch) for batch in ready], lambda: next(empty).fill(paths, []))
 
 
-def _scoring(count: int = 256) -> Iterator[tuple[str, list[float]]]:
+def _scoring() -> Iterator[tuple[str, list[float]]]:
     """Rates of the scorers of the embedded world over rates of their networks on prepared pixels and tokens."""
     from t2ifb.scorers import AestheticScore, BLIPScore, CLIPScore, ImageReward
     from t2ifb.scorers.preprocess import preprocess
     from t2ifb.shapes.training.loop import rendered
     from t2ifb.shapes.weights import AESTHETIC, BLIP, IMAGE_REWARD
 
-    seen = rendered("test", count, seed=0)
-    prompts = [[scene.prompt for scene in seen.scenes[start : start + 64]] for start in range(0, count, 64)]
+    seen = rendered("test", SCORED, seed=0)
+    prompts = [[scene.prompt for scene in seen.scenes[start : start + 64]] for start in range(0, SCORED, 64)]
     batches = list(zip((pixels.float() / 255 for pixels in seen.images.split(64)), prompts, strict=True))
     encoder = CLIPSource(f"local-dir:{CLIP}").load()
     clip: Any = encoder.model

@@ -20,5 +20,5 @@ def help_text(config: DictConfig) -> str:
     for file in (file for folder in folders for file in folder.glob("*/*.yaml")):
         options.setdefault(file.parent.name, set()).add(file.stem)
     groups = "\n".join(f"{name}: {', '.join(sorted(options[name]))}" for name in sorted(options) if name not in HIDDEN)
-    shown = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     return Template(config.hydra.help.template).substitute(APP_CONFIG_GROUPS=groups, CONFIG=OmegaConf.to_yaml(shown))

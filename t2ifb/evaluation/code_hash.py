@@ -13,7 +13,8 @@ def code_hash(module: str) -> str:
     """The SHA-256 of a module's source and of all that it imports, directly or not, from its own package.
 
     The ground truth of the embedded world, for one, is nothing but code. What other packages do is left to them: a
-    scorer's own version would be wanted for every release of torch otherwise. Nothing is imported.
+    scorer's own version would be wanted for every release of torch otherwise. Modules are read, not run; only the
+    packages that they lie in are imported.
 
     Args:
         module: Its full name; of one without source, such as a built-in one, only the name counts.

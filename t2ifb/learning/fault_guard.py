@@ -34,7 +34,7 @@ class FaultGuard(Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         faulty = None if self._loss_is_finite else "loss"
         if faulty is None and not scaled:
-            faulty = _faulty_gradient(module)
+            faulty = _faulty_gradient(module, optimizer)
         if faulty is None:
             return
         self.skipped += 1
@@ -58,9 +58,10 @@ class FaultGuard(Callback):
         self.skipped, self.first = state_dict["skipped"], state_dict["first"]
 
 
-def _faulty_gradient(module: LightningModule) -> str | None:
+def _faulty_gradient(module: LightningModule, optimizer: Optimizer) -> str | None:
     """The first gradient with a NaN or an infinity; one sum over all tells cheaply that there is none."""
-    sums = [p.grad.sum() for p in module.parameters() if p.grad is not None]
+    updated = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    sums = [parameter.grad.sum() for parameter in updated if parameter.grad is not None]
     if not sums or torch.stack(sums).sum().isfinite():
         return None
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}

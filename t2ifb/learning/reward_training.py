@@ -189,13 +189,7 @@ class RewardTraining:
 
 
 class ProgressBar(RichProgressBar):
-    """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs.
-
-    Drawn every tenth step; a step of a head takes milliseconds, and drawing one or two.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=10)
+    """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"

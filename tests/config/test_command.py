@@ -114,5 +114,13 @@ def test_help_says_what_exists_and_shows_examples(run_module: Command) -> None:
     assert "python -m t2ifb.prepare" in run_module("t2ifb.prepare", "--help").stdout
 
 
+def test_help_lists_the_options_of_a_further_folder(run_module: Command, tmp_path: Path) -> None:
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "mine.yaml").write_text("_target_: mine.Head\n")
+    text = run_module("t2ifb.train", "--config-dir", str(tmp_path), "--help", "head=mine").stdout
+    assert "linear, mine, mlp" in text
+    assert "_target_: mine.Head" in text
+
+
 def test_hydras_own_help_still_works(run_module: Command) -> None:
     assert run_module("t2ifb.train", "--hydra-help").returncode == 0
