@@ -7,6 +7,9 @@ from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
+EXTRAS = {("hydra/launcher", "joblib"): "; it comes with pip install -c constraints.txt -e '.[sweeps]'"}
+"""Options of Hydra that an extra of this package brings."""
+
 
 class ConfigError(ValueError):
     """Everything that is wrong with a configuration; the command ends with exit status 2.
@@ -82,7 +85,10 @@ def _explain_option(override: str, error: MissingConfigException) -> str:
     if not group:
         return f"{where}: there is no conf/{option}.yaml"
     choices = f" (there are: {', '.join(options)})" if options else ""
-    return f"{where}: there is no '{option}' in group '{group}'{nearest(option, options)}{choices}"
+    if group.startswith("hydra/") and place and place[1].startswith("hydra"):
+        where = override  # Hydra's own file, which is not what the user wrote
+    hint = nearest(option, options) or EXTRAS.get((group, option), "")
+    return f"{where}: there is no '{option}' in group '{group}'{hint}{choices}"
 
 
 def _explain_key(override: str, text: str, known: Sequence[str], groups: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Composition: what wrong arguments are answered with, before anything is imported."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_a_wrong_argument_is_one_line_with_the_right_name(override: str, words: 
     assert len(found) == 1
     assert "\n" not in found[0]
     assert all(word in found[0] for word in words), found[0]
+
+
+@pytest.mark.skipif(
+    find_spec("joblib") is not None and find_spec("hydra_plugins.hydra_joblib_launcher") is not None,
+    reason="the extra `sweeps` is installed",
+)
+def test_a_launcher_that_an_extra_brings_names_the_extra() -> None:
+    (fault,) = faults("hydra/launcher=joblib")
+    assert fault.startswith("hydra/launcher=joblib: there is no 'joblib'")
+    assert "'.[sweeps]'" in fault
 
 
 @pytest.mark.parametrize(
