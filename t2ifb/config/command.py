@@ -78,7 +78,7 @@ def run(name: str, task: Callable[[Parts], None]) -> int:
 
 
 def _checked_arguments(name: str, arguments: list[str]) -> list[str] | None:
-    """Refuse wrong arguments; give those that Hydra is to run with, or None when `--help` was all that was asked."""
+    """Refuse wrong arguments and answer `--help`; give those for Hydra, None if there is no more to do."""
     options = get_args_parser().parse_intermixed_args(arguments)
     overrides: list[str] = list(options.overrides)
     flags = [argument for argument in arguments if argument not in overrides]

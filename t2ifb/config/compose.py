@@ -106,7 +106,7 @@ def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
     Groups are chosen first. Once a choice is refused, dotted keys are not judged any more: they may belong to what
     would have been chosen.
     """
-    groups = _groups()
+    groups = groups_in([conf_folder()])
     try:
         config = compose(command, return_hydra_config=True)
     except _COMPOSITION_ERRORS as error:
@@ -159,13 +159,21 @@ def _unknown_keys(command: str, config: DictConfig) -> list[str]:
     """Keys outside the schema: Hydra accepts them when they come with `+`."""
     known = {field.name for field in fields(SCHEMAS[command])}
     unknown = [str(key) for key in config if key not in known and key != "hydra"]
-    return [f"+{key}: there is no key or group '{key}'{nearest(key, [*known, *_groups()])}" for key in unknown]
+    names = [*known, *groups_in([conf_folder()])]
+    return [f"+{key}: there is no key or group '{key}'{nearest(key, names)}" for key in unknown]
 
 
-def _groups() -> dict[str, list[str]]:
-    """Every group of the configuration folder and its options."""
-    folders = [path for path in conf_folder().iterdir() if path.is_dir() and path.name not in ("hydra", "__pycache__")]
-    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+def groups_in(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """Every group of some configuration folders, but for Hydra's own, and its options."""
+    options: dict[str, set[str]] = {}
+    for file in (file for folder in folders for file in folder.glob("*/*.yaml")):
+        options.setdefault(file.parent.name, set()).add(file.stem)
+    return {name: sorted(options[name]) for name in sorted(options) if name != "hydra"}
+
+
+def searched_folders(config: DictConfig) -> list[Path]:
+    """The folders that a configuration was composed from."""
+    return [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
 
 
 def _keys(config: DictConfig) -> list[str]:
@@ -187,7 +195,7 @@ def files_setting(key: str, config: DictConfig) -> Iterable[Path]:
     """The chosen files that set `key`, the one that wins last."""
     choices = OmegaConf.to_container(config.hydra.runtime.choices)
     assert isinstance(choices, dict)
-    folders = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
+    folders = searched_folders(config)
     last = ("domain", "recipe", "recipe/data", "experiment", "sweep")  # merged after all other groups, in this order
     for choice in sorted(choices, key=lambda name: last.index(name) if name in last else -1):
         option = choices[choice]

@@ -81,12 +81,11 @@ def _explain_option(override: str, error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = list(error.options or [])
     place = re.search(r"In '([^']+)'", str(error))
-    where = f"conf/{place[1]}.yaml, by {override}" if place and "/" in place[1] else override
+    of_ours = place and "/" in place[1] and not place[1].startswith("hydra/")
+    where = f"conf/{place[1]}.yaml, by {override}" if place and of_ours else override
     if not group:
         return f"{where}: there is no conf/{option}.yaml"
     choices = f" (there are: {', '.join(options)})" if options else ""
-    if group.startswith("hydra/") and place and place[1].startswith("hydra"):
-        where = override  # Hydra's own file, which is not what the user wrote
     hint = nearest(option, options) or EXTRAS.get((group, option), "")
     return f"{where}: there is no '{option}' in group '{group}'{hint}{choices}"
 
