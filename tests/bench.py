@@ -25,7 +25,7 @@ from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.reward_training import ProgressBar
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP
 
@@ -92,7 +92,7 @@ def bare(batches: list[RewardBatch]) -> None:
     head = MLPHead(WIDTH)
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-5, fused=True)
     for batch in batches:
-        rewards = head(batch.image_embeddings, batch.prompt_embeddings)
+        rewards = head(batch.images, batch.prompts)
         loss = -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,35 +1,19 @@
-"""Batches of comparisons for training and evaluating a reward model on cached embeddings."""
+"""Batches of comparisons for training and evaluating a reward model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from t2ifb.data.comparison_index import Index, rankings_hash
-from t2ifb.data.embedding_cache import EmbeddingCache
-from t2ifb.data.encoded_rankings import EncodedRankings, RewardBatch
-from t2ifb.data.order import Part, TrainingOrder, cuts
+from t2ifb.data.encoded_rankings import EncodedRankings, Feed, RewardBatch, RewardBatches
+from t2ifb.data.order import Part, TrainingOrder, cuts, drawn_units
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
 
 __all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
 
 Grouping: TypeAlias = Literal["prompt", "comparison"]
-
-
-class RewardBatches:
-    """Batches of a split in a fixed order, a sized iterable that Lightning takes as a loader."""
-
-    def __init__(self, count: int, batch: Callable[[int], RewardBatch]) -> None:
-        """Give the number of batches, and how to make the one at a position."""
-        self._count = count
-        self._batch = batch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[RewardBatch]:
-        return map(self._batch, range(self._count))
 
 
 class _EndlessBatches:
@@ -46,7 +30,7 @@ class _EndlessBatches:
 
 
 class RewardDataModule(LightningDataModule):
-    """Comparisons of a preference data set, batched over embeddings that the cache holds.
+    """Comparisons of a preference data set, batched over embeddings that a cache holds, or over pixels.
 
     The training loader is endless. Its batch at a position is a function of (seed, position) alone; epoch e is a
     permutation of all comparisons that is drawn from (seed, e), so that each comparison comes once an epoch, or as
@@ -62,22 +46,25 @@ class RewardDataModule(LightningDataModule):
     def __init__(
         self,
         dataset: PreferenceDataset,
-        cache: EmbeddingCache,
+        feed: Feed,
         grouping: Grouping = "prompt",
         batch_size: int = 256,
         seed: int = 0,
         splits: Sequence[str] = ("train", "validation", "test"),
+        train_prompts: int | None = None,
     ) -> None:
         """Name the parts; nothing is read yet.
 
         Args:
             dataset: The rankings.
-            cache: Embeddings of the images and prompts; filled when a split is first needed.
+            feed: Gives embeddings of the images and prompts, made when a split is first needed, or pixels and tokens.
             grouping: `prompt` puts whole rankings into a batch and each of their images once; `comparison` shuffles
                 single comparisons and gives both images of each.
             batch_size: About how many comparisons make a batch, over all processes.
             seed: Of the training order.
             splits: The training split, the validation split, then any test splits.
+            train_prompts: How many rankings to train on, drawn by the seed; of one seed the fewer are among the more.
+                All by default.
 
         Raises:
             ValueError: An argument is out of range.
@@ -89,12 +76,15 @@ class RewardDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if len(splits) < 2:
             raise ValueError(f"splits must name a training and a validation split, not {list(splits)}")
+        if train_prompts is not None and hasattr(dataset, "multiplicities"):
+            raise ValueError("train_prompts is for one data set; of a mixture, give the parts their weights")
         self.dataset = dataset
-        self.cache = cache
+        self.feed = feed
         self.grouping = grouping
         self.batch_size = batch_size
         self.seed = seed
         self.splits = tuple(splits)
+        self.train_prompts = train_prompts
         self._rankings: dict[str, list[RankedPrompt]] = {}
         self._encoded: dict[str, EncodedRankings] = {}
         self._order: TrainingOrder | None = None
@@ -105,7 +95,7 @@ class RewardDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Encode all images and prompts of the splits that is not encoded yet (Lightning calls it in one process)."""
         rankings = [ranking for split in self.splits for ranking in self.rankings(split)]
-        self.cache.fill(
+        self.feed.fill(
             [image for ranking in rankings for image in ranking.images], [ranking.prompt for ranking in rankings]
         )
 
@@ -117,7 +107,7 @@ class RewardDataModule(LightningDataModule):
         """The split's rankings, read once.
 
         Raises:
-            ValueError: The split is not on this machine, or empty.
+            ValueError: The split is not on this machine, empty, or has fewer than `train_prompts`.
         """
         if split not in self._rankings:
             if not self.dataset.available(split):
@@ -125,15 +115,17 @@ class RewardDataModule(LightningDataModule):
                 raise ValueError(f"The split {split!r} is missing. {hint}")
             if not (rankings := self.dataset.rankings(split)):
                 raise ValueError(f"The split {split!r} has no rankings left.")
+            if split == self.splits[0] and self.train_prompts is not None:
+                rankings = [rankings[number] for number in drawn_units(len(rankings), self.train_prompts, self.seed)]
             self._rankings[split] = rankings
         return self._rankings[split]
 
     def encoded(self, split: str) -> EncodedRankings:
-        """The split over the cache, which is filled first if it lacks anything."""
+        """The split over the feed, which is filled first if it lacks anything."""
         if split not in self._encoded:
             rankings = self.rankings(split)
-            self.cache.fill([image for r in rankings for image in r.images], [r.prompt for r in rankings])
-            self._encoded[split] = EncodedRankings.build(rankings, self.cache)
+            self.feed.fill([image for r in rankings for image in r.images], [r.prompt for r in rankings])
+            self._encoded[split] = EncodedRankings.build(rankings, self.feed)
         return self._encoded[split]
 
     def hashes(self) -> dict[str, str]:

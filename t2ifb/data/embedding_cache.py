@@ -111,9 +111,14 @@ class EmbeddingCache:
         self._stores: dict[str, RowStore] = {}
 
     @property
+    def embeddings_of(self) -> str:
+        """The fingerprint of the encoder."""
+        return self.source.fingerprint()
+
+    @property
     def folder(self) -> Path:
         """The folder of this encoder and precision."""
-        digest = hashlib.sha256(self.source.fingerprint().encode()).hexdigest()[:16]
+        digest = hashlib.sha256(self.embeddings_of.encode()).hexdigest()[:16]
         return self.root / f"{digest}-{self.storage}"
 
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:

@@ -1,26 +1,58 @@
-"""A split's rankings as index tensors over the embedding cache, and batches of them."""
+"""A split's rankings as index tensors over what a model is fed, and batches of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from t2ifb.data.comparison_index import ComparisonIndex, Index
-from t2ifb.data.embedding_cache import EmbeddingCache, Embeddings
 from t2ifb.data.rankings import Image, RankedPrompt
+
+
+class Gathered(Protocol):
+    """Tensors of N items, read when gathered."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, index: Index | slice = ...) -> Tensor:
+        """Of some items, (n, ...); of all by default."""
+        ...
+
+
+class Feed(Protocol):
+    """What turns images and prompts into what a model is fed: `EmbeddingCache` or `PixelFeed`.
+
+    Attributes:
+        embeddings_of: Fingerprint of the encoder if it gives embeddings, None if it does not.
+    """
+
+    @property
+    def embeddings_of(self) -> str | None: ...  # noqa: D102
+
+    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> object:
+        """Make what is not there yet."""
+        ...
+
+    def images(self, images: Sequence[Image]) -> Gathered:
+        """Of N images, in their order."""
+        ...
+
+    def prompts(self, prompts: Sequence[str]) -> Gathered:
+        """Of N texts, in their order."""
+        ...
 
 
 @dataclass
 class RewardBatch:
-    """n embedded images with c comparisons among them.
+    """n images with c comparisons among them.
 
     Attributes:
-        image_embeddings: (n, D) float32.
-        prompt_embeddings: (n, D) float32; row i is the prompt of image i.
+        images: (n, D) float32 embeddings; pixels (n, 3, S, S) in [0, 1] for an encoder that is tuned.
+        prompts: (n, D) float32 embeddings, or ids (n, L); row i is the prompt of image i.
         better: (c,) int64, indices into the n images.
         worse: (c,) int64.
         prompt_index: (c,) int64, the ranking that each comparison comes from, as its number in the split.
@@ -30,8 +62,8 @@ class RewardBatch:
             empty when there are fewer rankings than processes.
     """
 
-    image_embeddings: Tensor
-    prompt_embeddings: Tensor
+    images: Tensor
+    prompts: Tensor
     better: Tensor
     worse: Tensor
     prompt_index: Tensor
@@ -49,8 +81,8 @@ class EncodedRankings:
     """One split: P rankings with N images and C comparisons. A ranking's images and comparisons are consecutive.
 
     Attributes:
-        images: Embeddings of the N images.
-        prompts: Embeddings of the P prompts.
+        images: What the model is fed of the N images.
+        prompts: The same of the P prompts.
         prompt_ids: P ids.
         ranks: (N,) int64, 1 is best.
         better: (C,) int64, the number of the better image in the split.
@@ -59,8 +91,8 @@ class EncodedRankings:
         prompt_of_comparison: (C,) int64.
     """
 
-    images: Embeddings
-    prompts: Embeddings
+    images: Gathered
+    prompts: Gathered
     prompt_ids: tuple[str, ...]
     ranks: Tensor
     better: Tensor
@@ -69,17 +101,17 @@ class EncodedRankings:
     prompt_of_comparison: Tensor
 
     @classmethod
-    def build(cls, rankings: Sequence[RankedPrompt], cache: EmbeddingCache) -> Self:
-        """Index rankings whose images and prompts are in the cache.
+    def build(cls, rankings: Sequence[RankedPrompt], feed: Feed) -> Self:
+        """Index rankings whose images and prompts the feed has.
 
         Raises:
-            ValueError: Some are not in the cache.
+            ValueError: Some are not in an embedding cache.
         """
         images: list[Image] = [image for ranking in rankings for image in ranking.images]
         index = ComparisonIndex.build(rankings)
         return cls(
-            images=cache.images(images),
-            prompts=cache.prompts([ranking.prompt for ranking in rankings]),
+            images=feed.images(images),
+            prompts=feed.prompts([ranking.prompt for ranking in rankings]),
             prompt_ids=tuple(ranking.prompt_id for ranking in rankings),
             ranks=torch.from_numpy(index.ranks),
             better=torch.from_numpy(index.better),
@@ -100,16 +132,6 @@ class EncodedRankings:
     def comparisons_per_prompt(self) -> Index:
         """(P,), how many comparisons each ranking gives; 0 if all are ties."""
         return np.bincount(self.prompt_of_comparison.numpy(), minlength=len(self)).astype(np.int64)
-
-    @property
-    def image_rows(self) -> Tensor:
-        """(N,) int64, the images' rows in the cache."""
-        return torch.from_numpy(self.images.rows)
-
-    @property
-    def prompt_rows(self) -> Tensor:
-        """(P,) int64, the prompts' rows in the cache."""
-        return torch.from_numpy(self.prompts.rows)
 
     def batch_of_prompts(self, prompts: Index, total_comparisons: int | None = None) -> RewardBatch:
         """All images and comparisons of some rankings; each image is there once.
@@ -142,8 +164,8 @@ class EncodedRankings:
         self, images: Index, better: Tensor, worse: Tensor, comparisons: Index, total_comparisons: int | None
     ) -> RewardBatch:
         return RewardBatch(
-            image_embeddings=self.images.gather(images),
-            prompt_embeddings=self.prompts.gather(self.prompt_of_image.numpy()[images]),
+            images=self.images.gather(images),
+            prompts=self.prompts.gather(self.prompt_of_image.numpy()[images]),
             better=better,
             worse=worse,
             prompt_index=self.prompt_of_comparison[comparisons],
@@ -158,6 +180,21 @@ class EncodedRankings:
     @cached_property
     def _first_comparison(self) -> Index:
         return np.cumsum(self.comparisons_per_prompt) - self.comparisons_per_prompt
+
+
+class RewardBatches:
+    """Batches of a split in a fixed order, a sized iterable that Lightning takes as a loader."""
+
+    def __init__(self, count: int, batch: Callable[[int], RewardBatch]) -> None:
+        """Give the number of batches, and how to make the one at a position."""
+        self._count = count
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[RewardBatch]:
+        return map(self._batch, range(self._count))
 
 
 def _ranges(starts: Index, lengths: Index) -> Index:

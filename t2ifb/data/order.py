@@ -12,6 +12,9 @@ STREAM = 0x0DDE
 PART_STREAM = 0x0DDF
 """The same for the order in which a part's units take turns."""
 
+FEWER_STREAM = 0x0DE0
+"""The same for which units are taken when not all are."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -36,6 +39,17 @@ class Part:
 def epoch_permutation(units: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order (units,) in which an epoch goes through its units."""
     return np.random.default_rng([STREAM, seed, epoch]).permutation(units)
+
+
+def drawn_units(units: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Numbers (count,) of some of `units`, rising; of one seed the fewer are among the more.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    if not 1 <= count <= units:
+        raise ValueError(f"train_prompts={count}: expected a number from 1 to {units}")
+    return np.sort(np.random.default_rng([FEWER_STREAM, seed]).permutation(units)[:count])
 
 
 def cuts(weights: NDArray[np.int64], batches: int) -> NDArray[np.int64]:

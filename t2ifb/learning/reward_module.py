@@ -1,6 +1,7 @@
-"""Stage 1: the head of a reward model on frozen embeddings, trained on comparisons."""
+"""Stage 1: the head of a reward model, and CLIP's last layers if they are tuned, trained on comparisons."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -9,6 +10,7 @@ from torchmetrics import SumMetric
 
 from t2ifb.data.comparisons import RewardBatch
 from t2ifb.learning.losses import bradley_terry_loss
+from t2ifb.scorers.clip_encoder import CLIPEncoder
 
 
 class RewardModule(LightningModule):
@@ -19,7 +21,12 @@ class RewardModule(LightningModule):
     """
 
     def __init__(
-        self, head: nn.Module, optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], seed: int = 0
+        self,
+        head: nn.Module,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        seed: int = 0,
+        encoder: CLIPEncoder | None = None,
+        encoder_lr: float = 1e-5,
     ) -> None:
         """Put head and optimiser together.
 
@@ -27,9 +34,15 @@ class RewardModule(LightningModule):
             head: Takes image embeddings (B, D) and prompt embeddings (B, D), gives (B,).
             optimizer: Makes the optimiser from the parameters.
             seed: Of the dropout.
+            encoder: Its last layers are tuned, and batches hold pixels and tokens; without it they hold embeddings.
+            encoder_lr: Learning rate of those layers.
         """
         super().__init__()
         self.head = head
+        self.encoder = encoder
+        self.encoder_lr = encoder_lr
+        self.tuned = encoder.thaw() if encoder is not None else []
+        self.strict_loading = encoder is None  # checkpoints leave out what is frozen
         self.make_optimizer = optimizer
         self.seed = seed
         # A NaN is to be seen in the curve, not dropped.
@@ -65,12 +78,29 @@ class RewardModule(LightningModule):
 
     def compare(self, batch: RewardBatch) -> tuple[Tensor, Tensor]:
         """Rewards of the better and of the worse image of each comparison."""
-        rewards = self.head(batch.image_embeddings, batch.prompt_embeddings).float()
+        rewards = self.head(*self.embed(batch.images, batch.prompts)).float()
         return rewards[batch.better], rewards[batch.worse]
 
+    def embed(self, images: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head takes, (n, D) each, of n images and their prompts as batches hold them."""
+        if self.encoder is None:
+            return images, prompts
+        texts, place = prompts.unique(dim=0, return_inverse=True)
+        return self.encoder.encode_images(images), self.encoder.encode_tokens(texts)[place]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser that was asked for."""
-        return self.make_optimizer(self.parameters())
+        """The optimiser that was asked for; the encoder's layers have their own learning rate."""
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
+        if self.tuned:
+            groups.append({"params": self.tuned, "lr": self.encoder_lr})
+        return self.make_optimizer(groups)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what training changes: frozen layers are read again from where they came from."""
+        tuned = {f"encoder.model.{name}" for name in self.encoder.tuned_state()} if self.encoder is not None else set()
+        state = checkpoint["state_dict"]
+        kept = {name: state[name] for name in state if not name.startswith("encoder.") or name in tuned}
+        checkpoint["state_dict"] = kept
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:

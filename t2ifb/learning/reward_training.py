@@ -1,4 +1,4 @@
-"""The reward run: embeddings once, then a head trained on comparisons, tested with its best state, exported."""
+"""The reward run: a head trained on comparisons of images embedded once, tested with its best state, exported."""
 
 import logging
 import time
@@ -18,6 +18,7 @@ from torch import nn
 
 from t2ifb.data.comparisons import RewardDataModule
 from t2ifb.data.embedding_cache import EmbeddingCache
+from t2ifb.data.pixel_feed import PixelFeed
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.figures import learning_curves
 from t2ifb.learning import loggers
@@ -28,7 +29,7 @@ from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.reward_verdict import RewardVerdict
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.signals import StopOnSignal
-from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.reward_files import export_hash, write_export
 
 
@@ -58,12 +59,15 @@ class RewardTraining:
         ceiling_parts: Sequence[str] = (),
         published: Mapping[str, float] | None = None,
         most_faults: int = 10,
+        train_prompts: int | None = None,
+        encoder_lr: float = 1e-5,
     ) -> None:
         """Put the parts together; nothing is loaded yet.
 
         Args:
             dataset: Rankings, with the splits train, validation and test.
-            encoder: Frozen; each image and prompt passes it once.
+            encoder: Frozen, each image and prompt passes it once; with `trainable_layers` its last layers are tuned
+                with the head, end to end from pixels, and nothing is cached.
             head: Makes the head from `embedding_dim`.
             optimizer: Makes the optimiser from the parameters.
             cache_folder: Where embeddings are kept.
@@ -78,6 +82,8 @@ class RewardTraining:
             ceiling_parts: Which of `ceiling.parts(images, prompts)` the scorers are held against besides.
             published: Published accuracies in per cent, by name.
             most_faults: Updates with NaN or infinity that may be skipped before the run stops.
+            train_prompts: How many training rankings are used, drawn by the seed; all by default.
+            encoder_lr: Learning rate of the encoder's layers if they are tuned.
 
         Raises:
             ValueError: A number is out of range.
@@ -90,8 +96,15 @@ class RewardTraining:
             raise ValueError(f"epochs={epochs} and validations_per_epoch={validations_per_epoch} must be at least 1.")
         self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
         self.splits = ("train", "validation", *test_splits)
-        self.data = partial(RewardDataModule, dataset, self.cache, grouping, batch_size, splits=self.splits)
-        self.encoder, self.head, self.optimizer = encoder, head, optimizer
+        self.data = partial(
+            RewardDataModule,
+            dataset,
+            grouping=grouping,
+            batch_size=batch_size,
+            splits=self.splits,
+            train_prompts=train_prompts,
+        )
+        self.encoder, self.head, self.optimizer, self.encoder_lr = encoder, head, optimizer, encoder_lr
         self.epochs, self.validations_per_epoch, self.most_faults = epochs, validations_per_epoch, most_faults
         self.baselines, self.published = dict(baselines or {}), dict(published or {})
         self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
@@ -138,11 +151,13 @@ class RewardTraining:
         config: dict[str, Any],
     ) -> dict[str, Any]:
         started = time.monotonic()
-        data = self.data(seed=seed)
+        tuned = self.encoder.load() if self.encoder.trainable_layers else None
+        data = self.data(feed=self.cache if tuned is None else PixelFeed(tuned), seed=seed)
         data.prepare_data()
-        embedding_dim = data.encoded("train").images.gather(slice(0, 1)).shape[1]
+        some = slice(0, 1)
+        width = data.encoded("train").images.gather(some).shape[1] if tuned is None else tuned.embedding_dim
         seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
-        module = RewardModule(self.head(embedding_dim=embedding_dim), self.optimizer, seed)
+        module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
         recorder = logger(run=run, config=config) if _first_process() else False
         engine = trainer(
@@ -164,16 +179,17 @@ class RewardTraining:
         if not engine.is_global_zero:
             return {}
         best = torch.load(run.best_checkpoint, weights_only=True)
-        module.load_state_dict(best["state_dict"])
-        head = module.head.eval().cpu()
+        module.load_state_dict(best["state_dict"], strict=module.strict_loading)
+        module.eval().cpu()
         verdicts = [
-            RewardVerdict(data, split, head, self.baselines, self.ceiling, self.ceiling_parts, self.published, seed)
+            RewardVerdict(data, split, module, self.baselines, self.ceiling, self.ceiling_parts, self.published, seed)
             for split in self.splits[2:]
         ]
         figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
         learning_curves(run.metrics, run.path / "learning_curves.png")
         verdicts[0].draw(run)
-        write_export(run.export, head, self.encoder, card=verdicts[0].card())
+        changed = tuned.tuned_state() if tuned is not None else {}
+        write_export(run.export, module.head, self.encoder, verdicts[0].card(), changed)
         figures |= {
             "best_step": best["global_step"],
             "skipped_updates": guard.skipped,

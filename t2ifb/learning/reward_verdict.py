@@ -5,11 +5,12 @@ from typing import Any
 
 import rich
 import torch
-from rich.progress import Progress
+from rich.progress import Progress, track
 from torch import Tensor, nn
 
 from t2ifb.data.comparison_index import ComparisonIndex
 from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.data.encoded_rankings import EncodedRankings
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import open_image
 from t2ifb.evaluation import figures
@@ -17,6 +18,7 @@ from t2ifb.evaluation.preference import calibration, evaluate_preference, ordere
 from t2ifb.evaluation.scoreboard import Scoreboard, display_names
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import CEILING, REFERENCE, parts_table, screen_table, write_table
+from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_score import CLIPScore
 
@@ -42,7 +44,7 @@ class RewardVerdict:
         self,
         data: RewardDataModule,
         split: str,
-        head: nn.Module,
+        module: RewardModule,
         baselines: Mapping[str, nn.Module],
         ceiling: nn.Module | None,
         ceiling_parts: Sequence[str],
@@ -53,13 +55,12 @@ class RewardVerdict:
         self.split = split
         self.rankings, self.encoded = data.rankings(split), data.encoded(split)
         self.seed = seed
-        self.fingerprint = data.cache.source.fingerprint()
-        self.images = self.encoded.images.gather()
-        self.prompts = self.encoded.prompts.gather(self.encoded.prompt_of_image.numpy())
+        self.embeddings_of = data.feed.embeddings_of
         with torch.no_grad():
-            self.rewards = head(self.images, self.prompts).float()
-            exact = data.cache.storage == "fp32"  # otherwise what would be rounded is rounded already
-            self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()} if exact else None
+            self.images, self.prompts = _embedded(module, self.encoded)
+            self.rewards = module.head(self.images, self.prompts).float()
+            exact = getattr(data.feed, "storage", None) == "fp32"  # otherwise what would be rounded is rounded already
+            self.flips = {name: self._flips(module.head, dtype) for name, dtype in _HALF.items()} if exact else None
         names = display_names(baselines)
         scores = {names[key]: self._baseline(scorer) for key, scorer in baselines.items()}
         scores[MINE] = self.rewards
@@ -134,7 +135,7 @@ class RewardVerdict:
     def _baseline(self, scorer: nn.Module) -> Tensor:
         """From the cached embeddings if the scorer is on the same encoder, otherwise from pixels."""
         source = getattr(scorer, "source", None)
-        if isinstance(scorer, CLIPScore) and source is not None and source.fingerprint() == self.fingerprint:
+        if isinstance(scorer, CLIPScore) and source is not None and source.fingerprint() == self.embeddings_of:
             return scorer.score_embeddings(self.images, self.prompts)
         return self._from_pixels(scorer)
 
@@ -154,6 +155,15 @@ class RewardVerdict:
         rounded = head(self.images.to(dtype).float(), self.prompts.to(dtype).float())
         decided = [(r[self.encoded.better] > r[self.encoded.worse]) for r in (self.rewards, rounded)]
         return int((decided[0] != decided[1]).sum())
+
+
+def _embedded(module: RewardModule, encoded: EncodedRankings) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) of a split's images, and of each one's prompt."""
+    starts, prompts = range(0, len(encoded.images), BATCH), encoded.prompt_of_image.numpy()
+    rows = [slice(start, start + BATCH) for start in starts]
+    shown = track(rows, "encoding with the tuned layers") if module.encoder is not None else rows
+    parts = [module.embed(encoded.images.gather(some), encoded.prompts.gather(prompts[some])) for some in shown]
+    return torch.cat([images for images, _ in parts]), torch.cat([texts for _, texts in parts])
 
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}

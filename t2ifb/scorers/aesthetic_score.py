@@ -5,7 +5,8 @@ from urllib.parse import quote
 
 from torch import Tensor, nn
 
-from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.scorers.weights import check_names, find_weights, read_state
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from t2ifb.scorers.bert_prompts import BertPrompts
 from t2ifb.scorers.blip import BLIP, TextSettings
-from t2ifb.scorers.clip_encoder import dtype_of
+from t2ifb.scorers.clip_source import dtype_of
 from t2ifb.scorers.weights import beside, find_weights, read_state
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth"

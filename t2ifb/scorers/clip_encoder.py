@@ -1,161 +1,19 @@
-"""CLIP through `open_clip`: frozen, on tensors, differentiable with respect to the images."""
+"""CLIP through `open_clip`: on tensors, differentiable with respect to the images, frozen unless it is to be tuned."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.data.files import sha256_file
-from t2ifb.scorers.preprocess import VERSION, preprocess
-
-LOCAL_DIR = "local-dir:"
-QUICK_GELU = "-quickgelu"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class CLIPSource:
-    """Which CLIP, before its weights are built.
-
-    Attributes:
-        model: A model name of `open_clip`, such as `ViT-L-14-quickgelu`, or `local-dir:<folder>` with
-            `open_clip_config.json`, weights and tokenizer.
-        pretrained: With a model name: a tag of `open_clip`, such as `openai`, or a file (`.safetensors`, or `.pt` with
-            a state dict).
-        precision: Of the weights; embeddings are float32 always.
-        quick_gelu: What the file `pretrained` was trained with. Needed only for a model that exists in both forms and
-            is named without `-quickgelu`: a state dict does not tell, and the wrong one gives wrong embeddings.
-        device: Where `load` puts the encoder; `auto` is the GPU if there is one.
-    """
-
-    model: str
-    pretrained: str | None = None
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    quick_gelu: bool | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        dtype_of(self.precision)
-        if self.folder is not None and self.pretrained is not None:
-            raise ValueError(f"{self.model} has its own weights; leave pretrained={self.pretrained} out")
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of a `local-dir:` model."""
-        return Path(self.model.removeprefix(LOCAL_DIR)).expanduser() if self.model.startswith(LOCAL_DIR) else None
-
-    def fingerprint(self) -> str:
-        """What the embeddings depend on, as JSON: contents of files and not where they are; no weights are built.
-
-        Raises:
-            ValueError: Files are missing, or model and weights do not fit together.
-        """
-        identity: dict[str, Any] = {"precision": self.precision, "preprocess": VERSION}
-        if self.folder is not None:
-            files = sorted(p for p in _folder_files(self.folder) if p.suffix in (".json", ".txt", ".safetensors"))
-            identity |= {"files": {file.name: sha256_file(file) for file in files}}
-        else:
-            self._check()
-            weights = Path(str(self.pretrained)).expanduser()
-            content = {"sha256": sha256_file(weights)} if weights.is_file() else {"tag": self.pretrained}
-            identity |= {"model": self.model, **content, "quick_gelu": self._quick_gelu()}
-        return json.dumps(identity, sort_keys=True)
-
-    def load(self) -> "CLIPEncoder":
-        """Build the encoder.
-
-        Raises:
-            ValueError: The weights are missing, cannot be downloaded, or do not fit the model.
-        """
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        return CLIPEncoder(self).to(device)
-
-    def _check(self) -> None:
-        """Refuse what would silently give wrong embeddings."""
-        import open_clip
-
-        config = open_clip.get_model_config(self.model)
-        if config is None:
-            raise ValueError(f"open_clip has no model {self.model!r}; `open_clip.list_models()` gives all")
-        if self.pretrained is None:
-            raise ValueError(
-                f"{self.model} without weights is random: give pretrained=<file> or one of the tags "
-                f"{', '.join(open_clip.list_pretrained_tags_by_model(self.model)) or '(none)'}"
-            )
-        in_both_forms = open_clip.get_model_config(self.model + QUICK_GELU) is not None
-        if Path(self.pretrained).expanduser().is_file():
-            if in_both_forms and self.quick_gelu is None:
-                raise ValueError(
-                    f"{self.pretrained} does not say which activation it was trained with. OpenAI's weights need "
-                    f"model={self.model}{QUICK_GELU}; for weights that were trained with plain GELU give "
-                    f"quick_gelu=false beside model={self.model}"
-                )
-            return
-        tag = open_clip.pretrained.get_pretrained_cfg(self.model, self.pretrained)
-        if not tag:
-            raise ValueError(
-                f"pretrained={self.pretrained} is neither a file nor a tag of {self.model}; its tags are "
-                f"{', '.join(open_clip.list_pretrained_tags_by_model(self.model)) or '(none)'}"
-            )
-        if bool(tag.get("quick_gelu", False)) != self._quick_gelu():
-            right = self.model.removesuffix(QUICK_GELU) + (QUICK_GELU if tag.get("quick_gelu") else "")
-            raise ValueError(
-                f"the weights {self.pretrained} do not fit the activation of {self.model} and would give wrong "
-                f"embeddings; use model={right}"
-            )
-
-    def _quick_gelu(self) -> bool:
-        import open_clip
-
-        own = bool((open_clip.get_model_config(self.model) or {}).get("quick_gelu", False))
-        return own if self.quick_gelu is None else self.quick_gelu
-
-    def create(self) -> tuple[nn.Module, Any]:
-        """The model of `open_clip` with its weights, and its tokenizer."""
-        import open_clip
-
-        if self.folder is not None:
-            _folder_files(self.folder)
-        else:
-            self._check()
-        weights = None if self.pretrained is None else str(Path(self.pretrained).expanduser())
-        source = self.pretrained if weights is None or not Path(weights).is_file() else weights
-        name = self.model if self.folder is None else f"{LOCAL_DIR}{self.folder}"
-        try:
-            activation = {} if self.folder is not None else {"quick_gelu": self._quick_gelu()}
-            model = open_clip.create_model(name, source, precision=self.precision, **activation)
-            return model, open_clip.get_tokenizer(name)
-        except Exception as error:  # from the hub, torch, safetensors or open_clip: anything
-            raise ValueError(self._failure(error)) from error
-
-    def _failure(self, error: Exception) -> str:
-        """What to tell when the weights cannot be had."""
-        import open_clip
-
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        tag = None if self.folder else open_clip.pretrained.get_pretrained_cfg(self.model, str(self.pretrained))
-        if not tag or Path(str(self.pretrained)).expanduser().is_file():
-            what = self.model if self.folder else f"{self.pretrained} as {self.model}"
-            hint = " OpenAI's own TorchScript files are not read; use a state dict." if "weights_only" in first else ""
-            return f"cannot load {what}: {first[:300]}.{hint}"
-        where = f"{tag['hf_hub'].strip('/')} on the Hugging Face hub" if tag.get("hf_hub") else tag.get("url")
-        return (
-            f"the weights {self.pretrained} of {self.model} are not on this machine and cannot be downloaded. Fetch "
-            f"open_clip_model.safetensors of {where} and give pretrained=<that file> (encoder.pretrained=<that file> "
-            f"on the command line). [{first[:200]}]"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plain values that build it again; the device is not one of them."""
-        return {key: value for key, value in asdict(self).items() if key != "device"}
+from t2ifb.scorers.clip_source import CLIPSource, dtype_of
+from t2ifb.scorers.last_layers import last_layers
+from t2ifb.scorers.preprocess import preprocess, square
 
 
 class CLIPEncoder(nn.Module):
-    """A frozen CLIP that takes images in [0, 1] and texts; gradients reach the images, never the weights.
+    """A CLIP that takes images in [0, 1] and texts; gradients reach the images, and its weights only after `thaw`.
 
     Attributes:
         source: What it was built from.
@@ -170,6 +28,7 @@ class CLIPEncoder(nn.Module):
         self.source = source
         self.model, self._tokenizer = source.create()
         self.model.requires_grad_(False)
+        self._tuned = last_layers(self.model, source.trainable_layers) if source.trainable_layers else []
         settings: dict[str, Any] = dict(self.model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
         size = settings["size"]
         self.image_size: int = size if isinstance(size, int) else size[0]
@@ -185,8 +44,31 @@ class CLIPEncoder(nn.Module):
             self.embedding_dim: int = self.encode_prompts([""]).shape[1]
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode: it is frozen."""
+        """Stays in evaluation mode: what is tuned goes on from what the frozen layers give, without noise."""
         return super().train(False)
+
+    def thaw(self) -> list[nn.Parameter]:
+        """Let gradients reach the last `source.trainable_layers` layers; gives their weights."""
+        weights = dict(self.model.named_parameters())
+        tuned = [weights[name] for name in self._tuned]
+        for weight in tuned:
+            weight.requires_grad_(True)
+        return tuned
+
+    def tuned_state(self) -> dict[str, Tensor]:
+        """The weights that are not those of the source: of the layers that may be tuned, by name."""
+        weights = dict(self.model.named_parameters())
+        return {name: weights[name].detach() for name in self._tuned}
+
+    def load_tuned(self, state: Mapping[str, Tensor]) -> None:
+        """Put in weights that `tuned_state` gave.
+
+        Raises:
+            ValueError: They are of other layers.
+        """
+        if set(state) != set(self._tuned):
+            raise ValueError(f"expected weights of the last {self.source.trainable_layers} layers, got {sorted(state)}")
+        self.model.load_state_dict(dict(state), strict=False)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Embed B images.
@@ -206,35 +88,26 @@ class CLIPEncoder(nn.Module):
         Returns:
             (B, D) float32, L2-normalised.
         """
-        tokens = self._tokenizer(prompts).to(self.model.logit_scale.device)
+        return self.encode_tokens(self.tokenize(prompts).to(self.model.logit_scale.device))  # type: ignore[arg-type]
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Ids (B, L) of B texts, int64; what is longer than the model's context is cut off."""
+        tokens: Tensor = self._tokenizer(prompts)
+        return tokens
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed B texts, given as `tokenize` gives them.
+
+        Returns:
+            (B, D) float32, L2-normalised.
+        """
         return normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
 
-
-def dtype_of(precision: str) -> torch.dtype:
-    """The type of weights that are kept in `precision`.
-
-    Raises:
-        ValueError: It is none of fp32, fp16, bf16.
-    """
-    if precision not in DTYPES:
-        raise ValueError(f"precision must be fp32, fp16 or bf16, not {precision!r}")
-    return DTYPES[precision]
+    def square(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as they are seen, (B, 3, S, S) with S the `image_size`; done twice is once."""
+        return square(images, self.image_size)
 
 
 def _sides(size: int | tuple[int, ...] | list[int]) -> int:
     """How many different sides a size has."""
     return 1 if isinstance(size, int) else len(set(size))
-
-
-def _folder_files(folder: Path) -> list[Path]:
-    """The files of an `open_clip` folder.
-
-    Raises:
-        ValueError: There is no such folder, or it lacks configuration or weights.
-    """
-    if not (folder / "open_clip_config.json").is_file():
-        raise ValueError(f"{folder} is not a folder in open_clip's form: it has no open_clip_config.json")
-    files = [file for file in folder.iterdir() if file.is_file()]
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise ValueError(f"{folder} has no weights: expected open_clip_model.safetensors")
-    return files

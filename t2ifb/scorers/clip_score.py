@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.data.encoder import Encoder, EncoderSource
-from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.preprocess import check_counts
 
 

@@ -7,7 +7,8 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.reward_files import read_export
 from t2ifb.scorers.reward_model import RewardModel
 
@@ -74,7 +75,8 @@ class Ensemble(nn.Module):
         """
         members: list[RewardModel] = []
         for source in sources:
-            built = [m.encoder for m in members if isinstance(m.encoder, CLIPEncoder)]
+            encoders = [m.encoder for m in members if isinstance(m.encoder, CLIPEncoder)]
+            built = [one for one in encoders if not one.source.trainable_layers]
             members.append(_load(source, built, encoder))
         return cls(members, k, offsets).eval()
 

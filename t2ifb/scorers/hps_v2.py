@@ -6,8 +6,8 @@ from typing import Literal, Self
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from t2ifb.scorers.clip_encoder import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.weights import find_weights
 
 HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from t2ifb.scorers.bert_prompts import BertPrompts
 from t2ifb.scorers.blip import BLIP, TextSettings
-from t2ifb.scorers.clip_encoder import dtype_of
+from t2ifb.scorers.clip_source import dtype_of
 from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.scorers.weights import beside, check_names, find_weights, read_state
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.scorers.clip_encoder import dtype_of
+from t2ifb.scorers.clip_source import dtype_of
 from t2ifb.scorers.preprocess import check_counts, preprocess
 
 HUB_ID, PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

@@ -21,7 +21,27 @@ def check_counts(images: Tensor, prompts: Sequence[str]) -> None:
 
 
 def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Antialiased bicubic resize of the short side, centre crop, clamp to [0, 1], normalise.
+    """Antialiased bicubic resize of the short side, centre crop, clamp to [0, 1] (`square`), normalise.
+
+    Args:
+        images: (B, 3, H, W) floating point, in [0, 1], RGB.
+        size: Side of the encoder's square input, in pixels.
+        mean: 3 numbers, in units of [0, 1].
+        std: 3 numbers, in units of [0, 1].
+
+    Returns:
+        (B, 3, size, size), of the images' type.
+
+    Raises:
+        ValueError: The images have another shape or are whole numbers.
+    """
+    images = square(images, size)
+    shift, scale = (torch.tensor(values, dtype=images.dtype, device=images.device) for values in (mean, std))
+    return (images - shift[:, None, None]) / scale[:, None, None]
+
+
+def square(images: Tensor, size: int) -> Tensor:
+    """Antialiased bicubic resize of the short side, clamp to [0, 1], centre crop.
 
     The originals resize 8-bit images with Pillow and round the result. Here the numbers stay floats, so that gradients
     flow. On random noise, the worst case, the two differ by less than 1.5 of 255 levels anywhere and by a
@@ -30,9 +50,7 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
 
     Args:
         images: (B, 3, H, W) floating point, in [0, 1], RGB.
-        size: Side of the encoder's square input, in pixels.
-        mean: 3 numbers, in units of [0, 1].
-        std: 3 numbers, in units of [0, 1].
+        size: Side of the square, in pixels.
 
     Returns:
         (B, 3, size, size), of the images' type.
@@ -57,6 +75,4 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
         images = resized.to(images.dtype)
     # Round half to even, as torchvision's CenterCrop does.
     top, left = round((height - size) / 2), round((width - size) / 2)
-    images = images[:, :, top : top + size, left : left + size]
-    shift, scale = (torch.tensor(values, dtype=images.dtype, device=images.device) for values in (mean, std))
-    return (images - shift[:, None, None]) / scale[:, None, None]
+    return images[:, :, top : top + size, left : left + size]

@@ -2,19 +2,22 @@
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 import t2ifb
 from t2ifb.data.files import atomic_write, sha256_file
-from t2ifb.scorers.clip_encoder import LOCAL_DIR, CLIPSource
+from t2ifb.scorers.clip_source import LOCAL_DIR, CLIPSource
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG, CARD = "reward.safetensors", "config.json", "README.md"
+HEAD, ENCODER = "head.", "encoder."
+"""What names of weights begin with: those of the head, and those of the encoder's layers that were tuned."""
 PACKAGE = "{t2ifb}"
 """Stands for this package's folder, where the embedded domain's encoder is, whatever machine reads the export."""
 
@@ -52,13 +55,23 @@ class Export:
             raise ValueError(f"{self.folder / CONFIG}: {self.head['class']} is not an nn.Module")
         try:
             head = kind(**self.head["arguments"])
-            head.load_state_dict(load_file(self.folder / WEIGHTS))
+            head.load_state_dict(self._weights(HEAD))
         except Exception as error:  # safetensors has its own class, torch raises RuntimeError, a head whatever it likes
             raise ValueError(f"{self.folder / WEIGHTS} does not fit its config.json: {error}") from error
         return head
 
+    def tuned(self) -> dict[str, Tensor]:
+        """The weights of the encoder's layers that were tuned, by name."""
+        return self._weights(ENCODER)
 
-def write_export(folder: str | Path, head: nn.Module, encoder: CLIPSource, card: str = "") -> None:
+    def _weights(self, part: str) -> dict[str, Tensor]:
+        weights = load_file(self.folder / WEIGHTS)
+        return {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
+
+
+def write_export(
+    folder: str | Path, head: nn.Module, encoder: CLIPSource, card: str = "", tuned: Mapping[str, Tensor] | None = None
+) -> None:
     """Write an export; the configuration last, so that what has one is whole.
 
     Args:
@@ -66,9 +79,12 @@ def write_export(folder: str | Path, head: nn.Module, encoder: CLIPSource, card:
         head: With its `arguments`.
         encoder: Of the embeddings that the head was trained on.
         card: Text of the model card below its heading.
+        tuned: Weights of the encoder's layers that were tuned, see `CLIPEncoder.tuned_state`.
     """
     folder = Path(folder)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    named = {HEAD + name: weight for name, weight in head.state_dict().items()}
+    named |= {ENCODER + name: weight for name, weight in (tuned or {}).items()}
+    state = {name: weight.detach().cpu().contiguous() for name, weight in named.items()}
     config = {
         "format_version": FORMAT_VERSION,
         "head": {"class": f"{type(head).__module__}.{type(head).__qualname__}", "arguments": head.arguments},
@@ -158,6 +174,12 @@ def _portable(encoder: CLIPSource) -> dict[str, Any]:
     return spec
 
 
+def _state(trainable_layers: int) -> str:
+    if not trainable_layers:
+        return "frozen and not in this folder"
+    return f"of which the last {trainable_layers} layers were tuned and are in this folder, the others not"
+
+
 def _card(config: dict[str, Any], text: str) -> str:
     """A model card in the hub's form."""
     return (
@@ -169,7 +191,7 @@ def _card(config: dict[str, Any], text: str) -> str:
         'reward = RewardModel.from_pretrained("<this folder>")\n'
         "scores = reward(images, prompts)  # images (B, 3, H, W) in [0, 1], B prompts -> (B,)\n```\n\n"
         f"- Head: `{config['head']['class']}` with `{json.dumps(config['head']['arguments'])}`.\n"
-        f"- Encoder, frozen and not in this folder: `{config['encoder']['model']}`"
+        f"- Encoder, {_state(config['encoder']['trainable_layers'])}: `{config['encoder']['model']}`"
         + (f" with `{config['encoder']['pretrained']}`.\n" if config["encoder"].get("pretrained") else ".\n")
         + (f"\n{text.strip()}\n" if text.strip() else "")
     )

@@ -1,11 +1,13 @@
-"""The learned reward: a frozen encoder and a trained head, from pixels to one number."""
+"""The learned reward: an encoder and a trained head, from pixels to one number."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from t2ifb.data.encoder import Encoder
-from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.reward_files import read_export, write_export
 
 
@@ -22,7 +24,7 @@ class RewardModel(nn.Module):
         """Put the parts together.
 
         Args:
-            encoder: Frozen.
+            encoder: Frozen, or with tuned layers.
             head: Takes image embeddings (B, D) and prompt embeddings (B, D), gives (B,); see `heads`.
         """
         super().__init__()
@@ -50,11 +52,16 @@ class RewardModel(nn.Module):
                 f"{export.folder} was trained on another encoder than {found.model}: its weights, their precision or "
                 "the preprocessing differ. Give `encoder` with the weights that it was trained on, or train it again."
             )
-        built = wanted if isinstance(wanted, CLIPEncoder) else wanted.load().cpu()
+        tuned = export.encoder.trainable_layers
+        if isinstance(wanted, CLIPEncoder) and not tuned:
+            built = wanted
+        else:
+            built = replace(found, trainable_layers=tuned).load().cpu()
+            built.load_tuned(export.tuned())
         return cls(built, export.build_head()).eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
-        """Write `reward.safetensors`, `config.json` and a model card; the encoder's weights are not copied.
+        """Write `reward.safetensors`, `config.json` and a model card; of the encoder only tuned layers are copied.
 
         Args:
             folder: Where to; made if it is not there.
@@ -65,7 +72,7 @@ class RewardModel(nn.Module):
         """
         if not isinstance(self.encoder, CLIPEncoder):
             raise ValueError(f"only a CLIPEncoder can be named in an export, not {type(self.encoder).__name__}")
-        write_export(folder, self.head, self.encoder.source, card)
+        write_export(folder, self.head, self.encoder.source, card, self.encoder.tuned_state())
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.

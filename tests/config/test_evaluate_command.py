@@ -11,7 +11,8 @@ from t2ifb.config.command import run
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.latest import find_latest, newest_reward_run
 from t2ifb.evaluate import evaluate
-from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import RewardModel
 from tests.data.parts import RANKS, make_split

@@ -48,8 +48,8 @@ def test_a_split_is_indexed_as_its_rankings_say(module: RewardDataModule, datase
     encoded = module.encoded("train")
     rankings = dataset.rankings("train")
     assert encoded.prompt_ids == tuple(r.prompt_id for r in rankings)
-    assert len(encoded.image_rows) == sum(len(r.images) for r in rankings)
-    assert len(encoded.prompt_rows) == len(rankings)
+    assert len(encoded.images) == sum(len(r.images) for r in rankings)
+    assert len(encoded.prompts) == len(rankings)
     assert (encoded.ranks[encoded.better] < encoded.ranks[encoded.worse]).all()
     for column in (encoded.better, encoded.worse):
         assert torch.equal(encoded.prompt_of_image[column], encoded.prompt_of_comparison)
@@ -88,9 +88,9 @@ def test_rows_are_the_embeddings_of_image_and_prompt(
     images = [image for r in dataset.rankings("train") for image in r.images]
     prompts = [r.prompt for r in dataset.rankings("train") for _ in r.images]
     batch = module.train_batch(1)
-    assert torch.equal(batch.image_embeddings, cache.images(images).gather(batch.image_index.numpy()))
+    assert torch.equal(batch.images, cache.images(images).gather(batch.image_index.numpy()))
     expected = PooledPixels(0).encode_prompts([prompts[i] for i in batch.image_index.tolist()])
-    torch.testing.assert_close(batch.prompt_embeddings, expected)
+    torch.testing.assert_close(batch.prompts, expected)
 
 
 def test_both_groupings_give_the_same_loss_on_the_same_comparisons(module: RewardDataModule) -> None:
@@ -100,7 +100,7 @@ def test_both_groupings_give_the_same_loss_on_the_same_comparisons(module: Rewar
     head = torch.nn.Linear(12, 1)
 
     def loss(batch: RewardBatch) -> Tensor:
-        rewards = head(torch.cat([batch.image_embeddings, batch.prompt_embeddings], 1)).squeeze(1)
+        rewards = head(torch.cat([batch.images, batch.prompts], 1)).squeeze(1)
         return -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()
 
     by_prompt, singly = encoded.batch_of_prompts(prompts), encoded.batch_of_comparisons(comparisons)
@@ -159,11 +159,11 @@ class Trained(lightning.LightningModule):
 
     def training_step(self, batch: RewardBatch, batch_idx: int) -> Tensor:
         self.seen.append(pairs(batch))
-        rewards = self.head(torch.cat([batch.image_embeddings, batch.prompt_embeddings], 1)).squeeze(1)
+        rewards = self.head(torch.cat([batch.images, batch.prompts], 1)).squeeze(1)
         return -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()
 
     def validation_step(self, batch: RewardBatch, batch_idx: int) -> None:
-        assert len(batch.image_embeddings)
+        assert len(batch.images)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=0.1)
@@ -239,9 +239,9 @@ def test_everything_is_encoded_before_training(dataset: FolderDataset, tmp_path:
 def test_a_batch_moves_between_devices_and_precisions(module: RewardDataModule) -> None:
     batch = module.train_batch(0)
     moved = batch.to("meta")
-    assert moved.image_embeddings.device.type == moved.better.device.type == "meta"
+    assert moved.images.device.type == moved.better.device.type == "meta"
     assert replace(moved, total_comparisons=1).total_comparisons == 1
-    assert batch.image_embeddings.dtype == torch.float32
+    assert batch.images.dtype == torch.float32
     assert batch.better.dtype == torch.int64
 
 

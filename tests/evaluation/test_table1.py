@@ -13,8 +13,8 @@ from t2ifb.data.images import load_image
 from t2ifb.data.ranking_files import RankingFiles
 from t2ifb.evaluation import score_cache
 from t2ifb.evaluation.table1 import Table1
-from t2ifb.scorers.clip_encoder import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.reward_model import RewardModel
 from tests.data.parts import RANKS, make_split
 from tests.evaluation.parts import Brightness, refuses, weights

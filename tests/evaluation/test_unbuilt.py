@@ -10,8 +10,9 @@ from torch import nn
 from t2ifb.evaluation import unbuilt
 from t2ifb.evaluation.code_hash import code_hash
 from t2ifb.evaluation.unbuilt import Identities, build, owner
-from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.clip_encoder import CLIPEncoder
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import RewardModel
 from t2ifb.shapes.gold import GoldScore

@@ -80,14 +80,14 @@ def test_it_writes_everything_that_a_run_folder_promises(whole: tuple[Path, dict
 def test_the_export_scores_pixels_as_the_module_scored_embeddings(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = whole
     training = make_training(folder)
-    data = training.data(seed=0)
+    data = training.data(feed=training.cache, seed=0)
     data.prepare_data()
     encoded, ranking = data.encoded("test"), data.rankings("test")[0]
     model = RewardModel.from_pretrained(folder / "whole")
     images = torch.stack([load_image(image) for image in ranking.images]).requires_grad_()
     scores = model(images, [ranking.prompt] * len(images))
     batch = encoded.batch_of_prompts(torch.arange(1).numpy())
-    torch.testing.assert_close(scores, model.head(batch.image_embeddings, batch.prompt_embeddings), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores, model.head(batch.images, batch.prompts), atol=1e-5, rtol=0)
     scores.sum().backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0

@@ -14,8 +14,8 @@ from t2ifb.data.imagereward_db import ImageRewardDB, Record, write_imagereward_d
 from t2ifb.learning.loggers import no_logger
 from t2ifb.learning.reward_training import RewardTraining
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.scorers.clip_encoder import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from tests.scorers.parts import tiny_clip
 

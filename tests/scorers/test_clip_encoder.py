@@ -8,7 +8,8 @@ from torch.nn.functional import normalize
 
 from t2ifb.data.encoder import Encoder
 from t2ifb.scorers import CLIPScore
-from t2ifb.scorers.clip_encoder import CLIPEncoder, CLIPSource
+from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip_source import CLIPSource
 from tests.scorers.parts import tiny_clip
 
 PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that does not fit into the context"]

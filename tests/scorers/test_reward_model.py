@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2ifb.scorers import RewardModel
-from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_files import PACKAGE, write_export
 from tests.scorers.parts import tiny_clip
@@ -90,7 +90,7 @@ def changed(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "what"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 3}, "format version 3"),
         ({"head": {"class": "os.system", "arguments": {"command": "true"}}}, "is not an nn.Module"),
         ({"head": {"class": "t2ifb.scorers.heads.Missing", "arguments": {}}}, "does not exist here"),
         ({"head": {"class": "t2ifb.scorers.heads.MLPHead", "arguments": {"embedding_dim": 3}}}, "does not fit"),

@@ -21,7 +21,7 @@ from transformers import BertTokenizer
 
 from t2ifb.scorers.aesthetic_score import AestheticHead
 from t2ifb.scorers.blip import BLIP
-from t2ifb.scorers.clip_encoder import CLIPSource
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.image_reward import MEAN, STD
 from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.shapes import annotators, weights

@@ -1,0 +1,101 @@
+"""Pixels and tokens in the place of cached embeddings, for an encoder that changes while it is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from t2ifb.data.images import pixel_batches
+from t2ifb.data.rankings import Image
+
+DECODED = 16
+"""Images that a thread decodes at once."""
+
+
+class PixelEncoder(Protocol):
+    """What the feed asks of an encoder."""
+
+    image_size: int
+
+    def square(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], resized and cropped to (B, 3, image_size, image_size)."""
+        ...
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Ids (B, L) of B texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """N images that are read when gathered.
+
+    Attributes:
+        images: The images.
+        encoder: Says what they are brought to.
+    """
+
+    images: Sequence[Image]
+    encoder: PixelEncoder
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+        """Pixels (n, 3, S, S) of some images, float32 in [0, 1]; an image that is asked for twice is decoded once.
+
+        Raises:
+            ValueError: An image cannot be read.
+        """
+        wanted, place = np.unique(np.arange(len(self))[index], return_inverse=True)
+        pixels = torch.empty(len(wanted), 3, self.encoder.image_size, self.encoder.image_size)
+        for numbers, decoded in pixel_batches([self.images[number] for number in wanted], DECODED):
+            pixels[numbers] = self.encoder.square(decoded.float() / 255)
+        return pixels[torch.from_numpy(place)]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """N texts.
+
+    Attributes:
+        ids: (N, L) int64.
+    """
+
+    ids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+        """Ids (n, L) of some texts."""
+        return self.ids[index]
+
+
+class PixelFeed:
+    """Gives a data module pixels and tokens where `EmbeddingCache` gives embeddings.
+
+    Attributes:
+        embeddings_of: None: nothing is embedded.
+    """
+
+    embeddings_of = None
+
+    def __init__(self, encoder: PixelEncoder) -> None:
+        """Name the encoder that will take them."""
+        self.encoder = encoder
+
+    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
+        """Nothing is made beforehand."""
+
+    def images(self, images: Sequence[Image]) -> Pixels:
+        """Pixels of N images, in their order."""
+        return Pixels(images, self.encoder)
+
+    def prompts(self, prompts: Sequence[str]) -> Tokens:
+        """Ids of N texts, in their order."""
+        return Tokens(self.encoder.tokenize(list(prompts)))
