@@ -1,11 +1,13 @@
 """`make bench`: speed as ratios, each measured side by side in one run. Nothing here passes or fails."""
 
+import io
 import itertools
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,6 +128,7 @@ def main() -> None:
     row("filling the cache, images a second", "the bare encoder", _filling(), "at least 0.85")
     for name, measured in _scoring():
         row(f"{name}, images a second", "its bare network", measured, "")
+    row("table 1 from warm caches", "reading them", _warm_table(), "")
     hydra = partial(_run, "-c", "import hydra")
     hydra()
     for flags in (["--help"], ["+experiment=reward_mlp", "--cfg", "job"]):
@@ -186,6 +189,46 @@ def _scoring() -> Iterator[tuple[str, list[float]]]:
     for scorer, network in networks.items():
         with torch.inference_mode():
             yield scorer.name, ratios(network, lambda scorer=scorer: [scorer(*batch) for batch in batches])
+
+
+def _warm_table() -> list[float]:
+    """Seconds of table 1 whose scores are all there over seconds of reading its rankings and scores."""
+    from PIL import Image
+
+    from t2ifb.data.imagereward_db import ImageRewardDB
+    from t2ifb.data.imagereward_writer import Record, write_imagereward_db
+    from t2ifb.evaluation.table1 import Table1
+    from t2ifb.scorers import AestheticScore, BLIPScore, CLIPScore, ImageReward
+    from t2ifb.shapes.training.loop import rendered
+    from t2ifb.shapes.weights import AESTHETIC, BLIP, IMAGE_REWARD
+
+    seen = rendered("test", SCORED, seed=0)
+    pixels = seen.images.permute(0, 2, 3, 1).numpy()
+    records = [
+        Record(
+            str(number // 4), seen.scenes[4 * (number // 4)].prompt, "", Image.fromarray(image), 1 + number % 4, 4, 4, 4
+        )
+        for number, image in enumerate(pixels)
+    ]
+    clip = partial(CLIPSource, f"local-dir:{CLIP}")
+    scorers = {
+        "clip_score": partial(CLIPScore.from_pretrained, source=clip),
+        "aesthetic_score": partial(AestheticScore.from_pretrained, source=str(AESTHETIC), encoder=clip),
+        "blip_score": partial(BLIPScore.from_pretrained, source=str(BLIP)),
+        "image_reward": partial(ImageReward.from_pretrained, source=str(IMAGE_REWARD)),
+    }
+    with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
+        folder = Path(name)
+        write_imagereward_db(folder / "data", "test", records)
+        table = Table1(ImageRewardDB(folder / "data"), scorers, folder / "scores", device="cpu")
+
+        def read() -> None:
+            rankings = table.dataset.rankings("test")
+            images = [image for ranking in rankings for image in ranking.images]
+            table.cache.fill(scorers, images, [ranking.prompt for ranking in rankings for _ in ranking.images])
+
+        table.run(folder)
+        return ratios(lambda: table.run(folder), read)
 
 
 if __name__ == "__main__":

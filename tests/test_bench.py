@@ -10,5 +10,13 @@ def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         monkeypatch.setattr(bench, name, value)
     bench.main()
     printed = capsys.readouterr().out
-    for what in ("a training epoch", "grouping=comparison", "filling the cache", "ImageReward", "--help", "--cfg job"):
+    for what in (
+        "a training epoch",
+        "grouping=comparison",
+        "filling the cache",
+        "ImageReward",
+        "table 1",
+        "--help",
+        "--cfg job",
+    ):
         assert printed.count(what) >= 2, what  # at once, and in the table

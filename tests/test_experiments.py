@@ -36,8 +36,12 @@ EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_database(tmp_path_factory.mktemp("db"))
+
+
+def write_database(folder: Path) -> Path:
     """Six prompts a split, the right picture ranked above two others."""
-    folder, rng = tmp_path_factory.mktemp("db"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for split in ("train", "validation", "test", "compositional"):
         records = []
         for number, scene in enumerate(drawn := scenes(split, 6, seed=0)):

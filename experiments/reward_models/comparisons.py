@@ -1,0 +1,127 @@
+"""What reward models are judged by: the annotators' comparisons, and damaged images that gold orders.
+
+The damage is what a tuned generator may come to do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from t2ifb.data.comparison_index import ComparisonIndex
+from t2ifb.data.images import load_image
+from t2ifb.data.rankings import RankedPrompt
+from t2ifb.evaluation.preference import PreferenceResult, evaluate_preference, ordered_pairs
+from t2ifb.shapes.gold import GoldScore
+
+MARGIN = 0.02
+"""Difference of gold (0 to 1) from which one image counts as better, as in the tables of a run."""
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Images, and which of two is better.
+
+    Attributes:
+        pixels: (N, 3, 64, 64) in [0, 1].
+        prompts: N texts.
+        better: (C,) number of the better image.
+        worse: (C,).
+        prompt: (C,) number of the prompt.
+    """
+
+    pixels: Tensor
+    prompts: list[str]
+    better: NDArray[np.int64]
+    worse: NDArray[np.int64]
+    prompt: NDArray[np.int64]
+
+    def judge(self, scorer: Callable[[Tensor, list[str]], Tensor]) -> PreferenceResult:
+        """How often a scorer prefers the better image."""
+        scores = score(scorer, self.pixels, self.prompts)
+        return evaluate_preference(scores, self.better, self.worse, self.prompt)
+
+
+def by_annotators(rankings: Sequence[RankedPrompt]) -> Comparisons:
+    """The comparisons of rankings as they are."""
+    index = ComparisonIndex.build(rankings)
+    pixels = torch.stack([load_image(image) for ranking in rankings for image in ranking.images])
+    prompts = [ranking.prompt for ranking in rankings for _ in ranking.images]
+    texts = index.text_of_prompt[index.prompt_of_comparison]
+    return Comparisons(pixels, prompts, index.better, index.worse, texts)
+
+
+def distorted(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Bent out of shape by a smooth random field of up to about four pixels, each image more or less."""
+    count, _, height, width = images.shape
+    coarse = torch.randn(count, 2, 6, 6, generator=draw)
+    field = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").permute(0, 2, 3, 1)
+    strength = torch.rand(count, 1, 1, 1, generator=draw) * 2 * 4 / width  # the grid is 2 wide
+    identity = torch.nn.functional.affine_grid(torch.eye(2, 3).expand(count, 2, 3), list(images.shape), False)
+    return torch.nn.functional.grid_sample(
+        images, identity + strength * field, padding_mode="border", align_corners=False
+    )
+
+
+def over_saturated(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Saturation and contrast raised up to fourfold, as rewards that like vivid pictures make it."""
+    factors = 1 + 3 * torch.rand(len(images), generator=draw)
+    raised = [
+        F.adjust_contrast(F.adjust_saturation(i, float(f)), float(f)) for i, f in zip(images, factors, strict=True)
+    ]
+    return torch.stack(raised)
+
+
+def merged(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Laid over another image of the same prompt, moved by up to ten pixels, so that objects flow together."""
+    moves = torch.randint(-10, 11, (len(images), 2), generator=draw).tolist()
+    others = torch.stack([torch.roll(i, move, (1, 2)) for i, move in zip(images.roll(1, 0), moves, strict=True)])
+    share = 0.5 * torch.rand(len(images), 1, 1, 1, generator=draw)
+    return images + share * (others - images)
+
+
+KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "distorted": distorted,
+    "over-saturated": over_saturated,
+    "merged": merged,
+}
+
+
+def by_gold(rankings: Sequence[RankedPrompt], kind: str, seed: int = 0) -> Comparisons:
+    """Damage a copy of every image and let gold order a ranking's images and copies.
+
+    Of each comparison at least one image is damaged, and gold differs by more than `MARGIN`.
+
+    Args:
+        rankings: Of the shapes world.
+        kind: One of `KINDS`.
+        seed: Of the damage.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    pixels, prompts, numbers, is_damaged = [], [], [], []
+    for number, ranking in enumerate(rankings):
+        images = torch.stack([load_image(image) for image in ranking.images])
+        pixels += [images, KINDS[kind](images, draw)]
+        prompts += [ranking.prompt] * 2 * len(images)
+        numbers += [number] * 2 * len(images)
+        is_damaged += [False] * len(images) + [True] * len(images)
+    shown = torch.cat(pixels)
+    gold = score(GoldScore(), shown, prompts)
+    better, worse, prompt = ordered_pairs(gold, numbers, MARGIN)
+    chosen = np.array(is_damaged)[better] | np.array(is_damaged)[worse]
+    return Comparisons(shown, prompts, better[chosen], worse[chosen], prompt[chosen])
+
+
+def score(scorer: Callable[[Tensor, list[str]], Tensor], pixels: Tensor, prompts: list[str]) -> NDArray[np.float64]:
+    """Scores (N,) of images (N, 3, H, W) for N prompts."""
+    with torch.inference_mode():
+        parts = [
+            scorer(pixels[start : start + BATCH], prompts[start : start + BATCH]).cpu()
+            for start in range(0, len(prompts), BATCH)
+        ]
+    return torch.cat(parts).double().numpy()

@@ -1,0 +1,81 @@
+"""The picture of the study."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from t2ifb.data.files import atomic_write
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
+"""From the colour-blind safe palette of Okabe and Ito."""
+SETS = ("test", "compositional")
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Accuracy by variant, learning curves, and accuracy off the distribution.
+
+    Args:
+        result: Of `judge_all`.
+        path: The PNG to write.
+    """
+    variants = result["variants"]
+    whole = [name for name in variants if "prompts" not in name]
+    figure = Figure(figsize=(13, 5.2), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1.25))
+    _dots(left, variants, whole, SETS, "preference accuracy %")
+    left.set_title("agreement with the annotators", size=10)
+    _curves(middle, variants)
+    _dots(right, variants, whole, [key for key in result["comparisons"] if key not in SETS], "agreement with gold %")
+    right.set_title("off the distribution: damaged test images", size=10)
+    right.set_yticklabels([])
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
+
+
+def _dots(axes: Axes, variants: dict[str, Any], names: list[str], sets: Any, label: str) -> None:
+    """A row a variant: the mean over seeds with its interval, and each seed as a small dot."""
+    for number, (name_of_set, color) in enumerate(zip(sets, COLORS, strict=False)):
+        for row, name in enumerate(names):
+            figures = variants[name][name_of_set]
+            height = row + (number - (len(sets) - 1) / 2) * 0.22
+            mean, low, high = (100 * figures["over_seeds"][key] for key in ("mean", "low", "high"))
+            errors = [[mean - low], [high - mean]]
+            label_ = name_of_set if row == 0 else None
+            axes.errorbar(mean, height, xerr=errors, fmt="o", color=color, ms=5, capsize=2, lw=1, label=label_)
+            axes.plot(100 * np.array(figures["accuracy"]), [height] * len(figures["accuracy"]), "|", color=color, ms=7)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{label}, mean over seeds with its 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, axis="x")
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+
+
+def _curves(axes: Axes, variants: dict[str, Any]) -> None:
+    """Accuracy over training prompts."""
+    colors = iter(COLORS)
+    for head in sorted({name.split(",")[0] for name in variants if "prompts" in name}):
+        points = {int(n.split()[1]): v for n, v in variants.items() if n.startswith(f"{head}, ") and "prompts" in n}
+        curve = sorted([*points.items(), (1200, variants[head])])
+        counts = [count for count, _ in curve]
+        color = next(colors)
+        for split, style in zip(SETS, ("-", "--"), strict=True):
+            figures = [100 * np.array([v[split]["over_seeds"][k] for k in ("mean", "low", "high")]) for _, v in curve]
+            mean, low, high = np.array(figures).T
+            axes.errorbar(
+                counts, mean, yerr=[mean - low, high - mean], ls=style, marker="o", ms=4, capsize=2, lw=1.2,
+                color=color, label=f"{head}, {split}",
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(counts, [str(count) for count in counts])
+    axes.set_xlabel("training prompts, equal numbers of updates")
+    axes.set_ylabel("preference accuracy %")
+    axes.set_title("how much data", size=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
