@@ -32,7 +32,7 @@ class Comparisons:
         prompts: N texts.
         better: (C,) number of the better image.
         worse: (C,).
-        prompt: (C,) number of the prompt.
+        prompt: (C,) number of the prompt's text; intervals are over texts.
     """
 
     pixels: Tensor
@@ -57,7 +57,7 @@ def by_annotators(rankings: Sequence[RankedPrompt]) -> Comparisons:
 
 
 def distorted(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Bent out of shape by a smooth random field of up to about four pixels, each image more or less."""
+    """Bent by a smooth random field with a standard deviation of up to about four pixels, each image more or less."""
     count, _, height, width = images.shape
     coarse = torch.randn(count, 2, 6, 6, generator=draw)
     field = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").permute(0, 2, 3, 1)
@@ -112,9 +112,10 @@ def by_gold(rankings: Sequence[RankedPrompt], kind: str, seed: int = 0) -> Compa
         is_damaged += [False] * len(images) + [True] * len(images)
     shown = torch.cat(pixels)
     gold = score(GoldScore(), shown, prompts)
-    better, worse, prompt = ordered_pairs(gold, numbers, MARGIN)
+    better, worse, ranking_of = ordered_pairs(gold, numbers, MARGIN)
     chosen = np.array(is_damaged)[better] | np.array(is_damaged)[worse]
-    return Comparisons(shown, prompts, better[chosen], worse[chosen], prompt[chosen])
+    text = ComparisonIndex.build(rankings).text_of_prompt[ranking_of]
+    return Comparisons(shown, prompts, better[chosen], worse[chosen], text[chosen])
 
 
 def score(scorer: Callable[[Tensor, list[str]], Tensor], pixels: Tensor, prompts: list[str]) -> NDArray[np.float64]:

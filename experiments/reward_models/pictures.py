@@ -29,7 +29,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1.25))
     _dots(left, variants, whole, SETS, "preference accuracy %")
     left.set_title("agreement with the annotators", size=10)
-    _curves(middle, variants)
+    _curves(middle, result)
     _dots(right, variants, whole, [key for key in result["comparisons"] if key not in SETS], "agreement with gold %")
     right.set_title("off the distribution: damaged test images", size=10)
     right.set_yticklabels([])
@@ -50,18 +50,21 @@ def _dots(axes: Axes, variants: dict[str, Any], names: list[str], sets: Any, lab
             axes.plot(100 * np.array(figures["accuracy"]), [height] * len(figures["accuracy"]), "|", color=color, ms=7)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{label}, mean over seeds with its 95 % interval")
+    axes.set_xlabel(f"{label}: mean over the seeds, with its 95 % interval over prompts")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, axis="x")
     axes.legend(frameon=False, fontsize=8, loc="lower left")
 
 
-def _curves(axes: Axes, variants: dict[str, Any]) -> None:
+def _curves(axes: Axes, result: dict[str, Any]) -> None:
     """Accuracy over training prompts."""
+    variants = result["variants"]
     colors = iter(COLORS)
     for head in sorted({name.split(",")[0] for name in variants if "prompts" in name}):
+        if head not in variants:
+            continue
         points = {int(n.split()[1]): v for n, v in variants.items() if n.startswith(f"{head}, ") and "prompts" in n}
-        curve = sorted([*points.items(), (1200, variants[head])])
+        curve = sorted([*points.items(), (result["prompts"], variants[head])], key=lambda point: point[0])
         counts = [count for count, _ in curve]
         color = next(colors)
         for split, style in zip(SETS, ("-", "--"), strict=True):
@@ -73,7 +76,7 @@ def _curves(axes: Axes, variants: dict[str, Any]) -> None:
             )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set_xlabel("training prompts, equal numbers of updates")
+    axes.set_xlabel("training prompts, about the same number of updates")
     axes.set_ylabel("preference accuracy %")
     axes.set_title("how much data", size=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -26,7 +26,6 @@ from t2ifb.data.files import atomic_write
 from t2ifb.data.imagereward_db import ImageRewardDB
 from t2ifb.evaluation.preference import PreferenceResult
 from t2ifb.evaluation.statistics import Interval, bootstrap_ratio, paired_difference
-from t2ifb.learning.run_folder import git_commit
 from t2ifb.scorers import RewardModel
 
 HERE = Path(__file__).parent
@@ -39,8 +38,14 @@ TUNED = (1, 2, 4)
 
 
 def less_data(count: int) -> list[str]:
-    """So many training prompts, and as many updates as with all of them."""
-    return [f"algorithm.train_prompts={count}", f"algorithm.epochs={EPOCHS * PROMPTS // count}"]
+    """So many training prompts; about as many updates and validations as with all of them."""
+    share = count / PROMPTS
+    epochs = round(EPOCHS / share)
+    return [
+        f"algorithm.train_prompts={count}",
+        f"algorithm.epochs={epochs}",
+        f"algorithm.validations_per_epoch={share}",
+    ]
 
 
 VARIANTS: dict[str, list[str]] = {
@@ -66,13 +71,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; the cores are shared among them")
     arguments = parser.parse_args()
-    if not arguments.judge:
-        train_all(arguments.only or list(VARIANTS), arguments.seeds, arguments.jobs)
+    failed = 0 if arguments.judge else train_all(arguments.only or list(VARIANTS), arguments.seeds, arguments.jobs)
     result = judge_all(arguments.seeds)
     with atomic_write(HERE / "result.json") as file:
         file.write(json.dumps(result, indent=1).encode())
     draw(result, HERE / "result.png")
     print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
+    sys.exit(f"{failed} runs failed; their logs are in {RUNS}" if failed else 0)
 
 
 def run_folder(variant: str, seed: int) -> Path:
@@ -80,8 +85,9 @@ def run_folder(variant: str, seed: int) -> Path:
     return RUNS / variant.replace(", ", "_").replace(" ", "_") / f"seed{seed}"
 
 
-def train_all(variants: list[str], seeds: list[int], jobs: int) -> None:
-    """Train what has no `summary.json`; what was interrupted goes on."""
+def train_all(variants: list[str], seeds: list[int], jobs: int) -> int:
+    """Train what has no `summary.json`; what was interrupted goes on. Gives how many failed."""
+    failed = 0
     wanted = [(variant, seed) for seed in seeds for variant in variants]
     missing = [one for one in wanted if not (run_folder(*one) / "summary.json").exists()]
     print(f"{len(wanted)} runs, {len(missing)} of them to train; each writes its log to <run>.log", flush=True)
@@ -89,6 +95,8 @@ def train_all(variants: list[str], seeds: list[int], jobs: int) -> None:
         statuses = pool.map(lambda one: train(one[0], one[1], jobs), missing)
         for (variant, seed), status in zip(missing, statuses, strict=True):
             print(f"{variant}, seed {seed}: " + ("trained" if status == 0 else f"failed with {status}"), flush=True)
+            failed += status != 0
+    return failed
 
 
 def train(variant: str, seed: int, jobs: int = 1) -> int:
@@ -122,6 +130,12 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
     finished = {v: runs for v, runs in finished.items() if all((run / "summary.json").exists() for run in runs)}
     if BASELINE not in finished:
         raise SystemExit(f"{RUNS / BASELINE} has no finished runs, and every variant is compared with it")
+    if left_out := [variant for variant in VARIANTS if variant not in finished]:
+        print(f"without {', '.join(left_out)}: not all of their runs are finished", flush=True)
+    summaries = [json.loads((run / "summary.json").read_text()) for runs in finished.values() for run in runs]
+    data = {json.dumps({s: s_["data"]["splits"][s] for s in ("validation", "test")}) for s_ in summaries}
+    if len(data) > 1:
+        raise SystemExit(f"the runs in {RUNS} are of different data; delete those that are old")
     asked = all_comparisons(finished[BASELINE][0])
     judged: dict[str, dict[str, list[PreferenceResult]]] = {}
     for variant, runs in finished.items():
@@ -130,8 +144,9 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
         judged[variant] = {name: [c.judge(m) for m in models] for name, c in asked.items()}
     return {
         "command": "python -m experiments.reward_models.study",
-        "git_commit": git_commit(),
+        "git_commits": sorted({str(summary["git_commit"]) for summary in summaries}),
         "seeds": seeds,
+        "prompts": PROMPTS,
         "comparisons": {name: len(comparisons.better) for name, comparisons in asked.items()},
         "variants": dict(_figures(finished, judged)),
     }
@@ -153,7 +168,7 @@ def _figures(
             figures[name] = {
                 "accuracy": [one.accuracy.mean for one in per_seed],
                 "over_seeds": asdict(_together(per_seed)),
-                "difference": [asdict(_difference([a], [b])) for a, b in zip(per_seed, baseline, strict=True)],
+                "difference": [asdict(a.difference(b)) for a, b in zip(per_seed, baseline, strict=True)],
                 "difference_over_seeds": asdict(_difference(per_seed, baseline)),
             }
         yield variant, figures

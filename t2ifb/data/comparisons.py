@@ -116,6 +116,8 @@ class RewardDataModule(LightningDataModule):
             if not (rankings := self.dataset.rankings(split)):
                 raise ValueError(f"The split {split!r} has no rankings left.")
             if split == self.splits[0] and self.train_prompts is not None:
+                if not 1 <= self.train_prompts <= len(rankings):
+                    raise ValueError(f"train_prompts={self.train_prompts}: expected a number from 1 to {len(rankings)}")
                 rankings = [rankings[number] for number in drawn_units(len(rankings), self.train_prompts, self.seed)]
             self._rankings[split] = rankings
         return self._rankings[split]

@@ -42,13 +42,7 @@ def epoch_permutation(units: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def drawn_units(units: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Numbers (count,) of some of `units`, rising; of one seed the fewer are among the more.
-
-    Raises:
-        ValueError: There are not so many.
-    """
-    if not 1 <= count <= units:
-        raise ValueError(f"train_prompts={count}: expected a number from 1 to {units}")
+    """Numbers (count,) of some of `units`, rising; of one seed the fewer are among the more."""
     return np.sort(np.random.default_rng([FEWER_STREAM, seed]).permutation(units)[:count])
 
 

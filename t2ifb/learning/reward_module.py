@@ -32,10 +32,11 @@ class RewardModule(LightningModule):
 
         Args:
             head: Takes image embeddings (B, D) and prompt embeddings (B, D), gives (B,).
-            optimizer: Makes the optimiser from the parameters.
+            optimizer: Makes the optimiser from groups of parameters.
             seed: Of the dropout.
             encoder: Its last layers are tuned, and batches hold pixels and tokens; without it they hold embeddings.
-            encoder_lr: Learning rate of those layers.
+            encoder_lr: Learning rate of those layers. Weight decay is for the head: it would draw them away from what
+                they were trained to.
         """
         super().__init__()
         self.head = head
@@ -85,14 +86,19 @@ class RewardModule(LightningModule):
         """What the head takes, (n, D) each, of n images and their prompts as batches hold them."""
         if self.encoder is None:
             return images, prompts
+        count = len(images)
+        if count == 0:  # a process without a share of the batch has a gradient all the same: zero
+            images, prompts = images.new_zeros(1, *images.shape[1:]), prompts.new_zeros(1, *prompts.shape[1:])
         texts, place = prompts.unique(dim=0, return_inverse=True)
-        return self.encoder.encode_images(images), self.encoder.encode_tokens(texts)[place]
+        # Not `[place]`, whose backward adds up in any order, so that no two runs would be alike.
+        of_images = self.encoder.encode_tokens(texts).index_select(0, place)
+        return self.encoder.encode_images(images)[:count], of_images[:count]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser that was asked for; the encoder's layers have their own learning rate."""
+        """The optimiser that was asked for; the encoder's layers have their own learning rate and no weight decay."""
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
         if self.tuned:
-            groups.append({"params": self.tuned, "lr": self.encoder_lr})
+            groups.append({"params": self.tuned, "lr": self.encoder_lr, "weight_decay": 0.0})
         return self.make_optimizer(groups)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

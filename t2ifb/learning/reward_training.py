@@ -5,13 +5,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
@@ -22,11 +23,11 @@ from t2ifb.data.pixel_feed import PixelFeed
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.figures import learning_curves
 from t2ifb.learning import loggers
-from t2ifb.learning.checkpoint_io import WholeCheckpointIO
+from t2ifb.learning.checkpoints import WholeCheckpointIO, best_and_last
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
-from t2ifb.learning.reward_verdict import RewardVerdict
+from t2ifb.learning.reward_verdict import RewardVerdict, embedded
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.signals import StopOnSignal
 from t2ifb.scorers.clip_source import CLIPSource
@@ -46,13 +47,13 @@ class RewardTraining:
         dataset: PreferenceDataset,
         encoder: CLIPSource,
         head: Callable[..., nn.Module],
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
         cache_folder: str | Path,
         cache_storage: Literal["fp32", "fp16", "bf16"] = "fp32",
         grouping: Literal["prompt", "comparison"] = "prompt",
         batch_size: int = 256,
         epochs: int = 20,
-        validations_per_epoch: int = 1,
+        validations_per_epoch: float = 1,
         test_splits: Sequence[str] = ("test",),
         baselines: Mapping[str, nn.Module] | None = None,
         ceiling: nn.Module | None = None,
@@ -69,13 +70,13 @@ class RewardTraining:
             encoder: Frozen, each image and prompt passes it once; with `trainable_layers` its last layers are tuned
                 with the head, end to end from pixels, and nothing is cached.
             head: Makes the head from `embedding_dim`.
-            optimizer: Makes the optimiser from the parameters.
+            optimizer: Makes the optimiser from groups of parameters.
             cache_folder: Where embeddings are kept.
             cache_storage: Their precision on disk.
             grouping: See the class.
             batch_size: About how many comparisons make a batch.
             epochs: How often every comparison is seen.
-            validations_per_epoch: How often the state may become the best one.
+            validations_per_epoch: How often the state may become the best one; 0.5 is after each second epoch.
             test_splits: What the best state is tested on; pictures and model card show the first.
             baselines: Scorers for the table at the end, by name.
             ceiling: A scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
@@ -92,8 +93,13 @@ class RewardTraining:
             raise ValueError(f"ceiling_parts={list(ceiling_parts)} needs a ceiling that has parts.")
         if not test_splits:
             raise ValueError("test_splits is empty: name at least one split, such as test.")
-        if epochs < 1 or validations_per_epoch < 1:
-            raise ValueError(f"epochs={epochs} and validations_per_epoch={validations_per_epoch} must be at least 1.")
+        if epochs < 1 or validations_per_epoch * epochs < 1:
+            raise ValueError(
+                f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
+                "one happens."
+            )
+        if train_prompts is not None and train_prompts < 1:
+            raise ValueError(f"train_prompts={train_prompts} must be at least 1.")
         self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
         self.splits = ("train", "validation", *test_splits)
         self.data = partial(
@@ -136,10 +142,23 @@ class RewardTraining:
         """
         _refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
         _refuse(trainer, "trainer", SET_BY_THE_RUN)
+        self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
-        warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty")
+        warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
         with run.held() if _first_process() else nullcontext():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
+
+    def _check_precision(self, precision: str) -> None:
+        """Tuned weights are not rounded to half precision.
+
+        Raises:
+            ValueError: They would be.
+        """
+        if self.encoder.trainable_layers and precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision={precision} keeps tuned layers in half precision, and updates would be rounded "
+                f"away; give {precision.replace('true', 'mixed')}"
+            )
 
     def _run(
         self,
@@ -151,7 +170,7 @@ class RewardTraining:
         config: dict[str, Any],
     ) -> dict[str, Any]:
         started = time.monotonic()
-        tuned = self.encoder.load() if self.encoder.trainable_layers else None
+        tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
         data = self.data(feed=self.cache if tuned is None else PixelFeed(tuned), seed=seed)
         data.prepare_data()
         some = slice(0, 1)
@@ -163,7 +182,7 @@ class RewardTraining:
         engine = trainer(
             max_epochs=-1,
             max_steps=self.epochs * data.steps_per_epoch,
-            val_check_interval=max(1, data.steps_per_epoch // self.validations_per_epoch),
+            val_check_interval=max(1, int(data.steps_per_epoch / self.validations_per_epoch)),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=metrics.every,
@@ -172,24 +191,25 @@ class RewardTraining:
             default_root_dir=run.path,
             logger=recorder,
             plugins=[WholeCheckpointIO()],
-            callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *_checkpoints(run)],
+            callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *best_and_last(run)],
         )
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         if not engine.is_global_zero:
             return {}
         best = torch.load(run.best_checkpoint, weights_only=True)
-        module.load_state_dict(best["state_dict"], strict=module.strict_loading)
-        module.eval().cpu()
-        verdicts = [
-            RewardVerdict(data, split, module, self.baselines, self.ceiling, self.ceiling_parts, self.published, seed)
-            for split in self.splits[2:]
-        ]
+        missing, unknown = module.load_state_dict(best["state_dict"], strict=False)
+        assert not unknown and all(name.startswith("encoder.") for name in missing), (missing, unknown)
+        module.eval()
+        embeddings = {s: embedded(module, data.encoded(s), engine.strategy.root_device) for s in self.splits[2:]}
+        head = module.cpu().head
+        judges = self.baselines, self.ceiling, self.ceiling_parts
+        verdicts = [RewardVerdict(data, s, head, pair, *judges, self.published, seed) for s, pair in embeddings.items()]
         figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
         learning_curves(run.metrics, run.path / "learning_curves.png")
         verdicts[0].draw(run)
         changed = tuned.tuned_state() if tuned is not None else {}
-        write_export(run.export, module.head, self.encoder, verdicts[0].card(), changed)
+        write_export(run.export, head, self.encoder, verdicts[0].card(), changed)
         figures |= {
             "best_step": best["global_step"],
             "skipped_updates": guard.skipped,
@@ -234,26 +254,3 @@ def _refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> 
     given = getattr(part, "keywords", {})
     if faults := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:
         raise ValueError(" ".join(faults))
-
-
-class _Checkpoint(ModelCheckpoint):
-    """Knows its files again when the run's folder was moved."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score; Lightning forgets it when the folder has another name."""
-        before, now = str(state_dict["dirpath"]), str(self.dirpath)
-
-        def moved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {moved(key): item for key, item in value.items()}
-            return value.replace(before, now) if isinstance(value, str) else value
-
-        super().load_state_dict({key: moved(value) for key, value in state_dict.items()})
-
-
-def _checkpoints(run: RunFolder) -> list[ModelCheckpoint]:
-    """The best state by validation accuracy, and the last one to go on from; both after each validation."""
-    options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
-    best = _Checkpoint(run.checkpoints, "best", monitor="val/accuracy", mode="max", **options)
-    last = _Checkpoint(run.checkpoints, "last", monitor=None, every_n_train_steps=None, **options)
-    return [best, last]

@@ -21,6 +21,7 @@ from t2ifb.evaluation.tables import CEILING, REFERENCE, parts_table, screen_tabl
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.clip_source import CLIPSource
 
 SHEET = 8
 """Rankings in the picture and in the table of examples."""
@@ -44,23 +45,24 @@ class RewardVerdict:
         self,
         data: RewardDataModule,
         split: str,
-        module: RewardModule,
+        head: nn.Module,
+        embeddings: tuple[Tensor, Tensor],
         baselines: Mapping[str, nn.Module],
         ceiling: nn.Module | None,
         ceiling_parts: Sequence[str],
         published: Mapping[str, float],
         seed: int,
     ) -> None:
-        """Score everything; see `RewardTraining` for the arguments."""
+        """Score everything; see `RewardTraining` for the arguments, and `embedded` for the embeddings."""
         self.split = split
         self.rankings, self.encoded = data.rankings(split), data.encoded(split)
         self.seed = seed
         self.embeddings_of = data.feed.embeddings_of
+        self.images, self.prompts = embeddings
         with torch.no_grad():
-            self.images, self.prompts = _embedded(module, self.encoded)
-            self.rewards = module.head(self.images, self.prompts).float()
+            self.rewards = head(self.images, self.prompts).float()
             exact = getattr(data.feed, "storage", None) == "fp32"  # otherwise what would be rounded is rounded already
-            self.flips = {name: self._flips(module.head, dtype) for name, dtype in _HALF.items()} if exact else None
+            self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()} if exact else None
         names = display_names(baselines)
         scores = {names[key]: self._baseline(scorer) for key, scorer in baselines.items()}
         scores[MINE] = self.rewards
@@ -135,7 +137,8 @@ class RewardVerdict:
     def _baseline(self, scorer: nn.Module) -> Tensor:
         """From the cached embeddings if the scorer is on the same encoder, otherwise from pixels."""
         source = getattr(scorer, "source", None)
-        if isinstance(scorer, CLIPScore) and source is not None and source.fingerprint() == self.embeddings_of:
+        own = source.fingerprint() if isinstance(source, CLIPSource) and not source.trainable_layers else None
+        if isinstance(scorer, CLIPScore) and own is not None and own == self.embeddings_of:
             return scorer.score_embeddings(self.images, self.prompts)
         return self._from_pixels(scorer)
 
@@ -157,13 +160,21 @@ class RewardVerdict:
         return int((decided[0] != decided[1]).sum())
 
 
-def _embedded(module: RewardModule, encoded: EncodedRankings) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, D) of a split's images, and of each one's prompt."""
-    starts, prompts = range(0, len(encoded.images), BATCH), encoded.prompt_of_image.numpy()
-    rows = [slice(start, start + BATCH) for start in starts]
-    shown = track(rows, "encoding with the tuned layers") if module.encoder is not None else rows
-    parts = [module.embed(encoded.images.gather(some), encoded.prompts.gather(prompts[some])) for some in shown]
-    return torch.cat([images for images, _ in parts]), torch.cat([texts for _, texts in parts])
+@torch.no_grad()
+def embedded(module: RewardModule, encoded: EncodedRankings, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) of a split's images, and of each one's prompt, on the CPU; made on `device` if they are not."""
+    prompts = encoded.prompt_of_image.numpy()
+    if module.encoder is None:
+        return encoded.images.gather(), encoded.prompts.gather(prompts)
+    module.to(device)
+    images, texts = [], []
+    for start in track(range(0, len(encoded.images), BATCH), "encoding with the tuned layers"):
+        some = slice(start, start + BATCH)
+        pixels, tokens = encoded.images.gather(some), encoded.prompts.gather(prompts[some])
+        seen, read = module.embed(pixels.to(device), tokens.to(device))
+        images.append(seen.cpu())
+        texts.append(read.cpu())
+    return torch.cat(images), torch.cat(texts)
 
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -56,7 +56,7 @@ class CLIPEncoder(nn.Module):
         return tuned
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """The weights that are not those of the source: of the layers that may be tuned, by name."""
+        """The weights of the layers that may be tuned, by name; the others are those of the source."""
         weights = dict(self.model.named_parameters())
         return {name: weights[name].detach() for name in self._tuned}
 
@@ -66,7 +66,8 @@ class CLIPEncoder(nn.Module):
         Raises:
             ValueError: They are of other layers.
         """
-        if set(state) != set(self._tuned):
+        own = {name: weight.shape for name, weight in self.tuned_state().items()}
+        if {name: weight.shape for name, weight in state.items()} != own:
             raise ValueError(f"expected weights of the last {self.source.trainable_layers} layers, got {sorted(state)}")
         self.model.load_state_dict(dict(state), strict=False)
 

@@ -4,7 +4,7 @@ from torch import nn
 
 IMAGE_BLOCKS = ("visual.transformer.resblocks", "visual.layer1", "visual.layer2", "visual.layer3", "visual.layer4")
 """Rows of layers from pixels on: a vision transformer has the first, a ResNet the others."""
-IMAGE_END = ("visual.ln_post", "visual.proj", "visual.attnpool")
+IMAGE_END = ("visual.attn_pool", "visual.attn_pool_contrastive", "visual.ln_post", "visual.proj", "visual.attnpool")
 TEXT_BLOCKS = ("transformer.resblocks", "text.transformer.resblocks")
 TEXT_END = ("ln_final", "text_projection", "text.ln_final", "text.text_projection")
 
@@ -15,7 +15,7 @@ def last_layers(model: nn.Module, count: int) -> list[str]:
     Args:
         model: Of `open_clip`, with a transformer or ResNet for images and a transformer for texts.
         count: Layers of each tower (transformer or residual blocks); a tower that has fewer gives all its own. Behind
-            them are the last norm and the projection, or a ResNet's attention pooling.
+            them are pooling by attention if there is one, the last norm and the projection.
 
     Raises:
         ValueError: A tower is of another form, or neither has so many layers.

@@ -65,7 +65,10 @@ class Export:
         return self._weights(ENCODER)
 
     def _weights(self, part: str) -> dict[str, Tensor]:
-        weights = load_file(self.folder / WEIGHTS)
+        try:
+            weights = load_file(self.folder / WEIGHTS)
+        except Exception as error:  # safetensors has a class of its own that derives from nothing else
+            raise ValueError(f"{self.folder / WEIGHTS} cannot be read: {error}") from error
         return {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
 
 
@@ -114,7 +117,9 @@ def read_export(source: str | Path) -> Export:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if (version := config["format_version"]) != FORMAT_VERSION:
-            raise ValueError(f"{folder} has format version {version}, this software reads {FORMAT_VERSION}")
+            raise ValueError(
+                f"{folder} has format version {version}, this software reads {FORMAT_VERSION}; train it again"
+            )
         spec = dict(config["encoder"])
         spec["model"] = str(spec["model"]).replace(PACKAGE, str(_package()))
         return Export(folder, dict(config["head"]), CLIPSource(**spec), str(config["encoder_fingerprint"]))

@@ -38,7 +38,8 @@ class RewardModel(nn.Module):
         Args:
             source: A folder that `save_pretrained` wrote, a run folder (its `export/` is read), the
                 `reward.safetensors` in one of them, or a hub id.
-            encoder: The encoder, when its weights are elsewhere on this machine than where it was trained.
+            encoder: The encoder, when its weights are elsewhere on this machine than where it was trained. One that is
+                built is taken as it is if neither it nor the export has tuned layers.
 
         Raises:
             ValueError: There is no such export, it is of another format, or the encoder is not the one that the head
@@ -53,12 +54,13 @@ class RewardModel(nn.Module):
                 "the preprocessing differ. Give `encoder` with the weights that it was trained on, or train it again."
             )
         tuned = export.encoder.trainable_layers
-        if isinstance(wanted, CLIPEncoder) and not tuned:
+        head = export.build_head()
+        if isinstance(wanted, CLIPEncoder) and not tuned and not found.trainable_layers:
             built = wanted
         else:
             built = replace(found, trainable_layers=tuned).load().cpu()
             built.load_tuned(export.tuned())
-        return cls(built, export.build_head()).eval().requires_grad_(False)
+        return cls(built, head).eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write `reward.safetensors`, `config.json` and a model card; of the encoder only tuned layers are copied.

@@ -1,17 +1,22 @@
 """A reward run that tunes CLIP's last layers from pixels."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from t2ifb.data.images import load_image
+from t2ifb.learning.loggers import no_logger
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.reward_training import RewardTraining
+from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers import Ensemble, RewardModel
+from t2ifb.scorers.clip_encoder import CLIPEncoder
 from tests.learning.test_reward_training import KillAt, Killed, same, weights
 from tests.learning.worlds import make_training, run_training
 
@@ -60,14 +65,22 @@ def test_written_again_it_is_the_same_model_and_shares_no_encoder(
 ) -> None:
     folder, _ = tuned
     model = RewardModel.from_pretrained(folder / "run")
-    model.save_pretrained(tmp_path)
-    frozen = model.encoder.source.load() if hasattr(model.encoder, "source") else None
-    again = RewardModel.from_pretrained(tmp_path, frozen)
-    both = Ensemble.from_pretrained([folder / "run", tmp_path], k=0)
+    model.save_pretrained(tmp_path / "tuned")
+    source = make_training(folder).encoder
+    again = RewardModel.from_pretrained(tmp_path / "tuned", source.load())
     images, prompts = torch.rand(3, 3, 20, 20), ["a", "b", "c"]
     assert torch.equal(again(images, prompts), model(images, prompts))
-    torch.testing.assert_close(both(images, prompts), model(images, prompts))
-    assert again.encoder is not frozen
+    # A frozen model beside it, or on the encoder that the tuned one brought, is not scored with the tuned layers.
+    frozen = RewardModel(source.load(), model.head)
+    frozen.save_pretrained(tmp_path / "frozen")
+    assert not torch.allclose(frozen(images, prompts), model(images, prompts), atol=1e-4)
+    for order in (["tuned", "frozen"], ["frozen", "tuned"]):
+        both = Ensemble.from_pretrained([tmp_path / name for name in order], k=0)
+        mean = (frozen(images, prompts) + model(images, prompts)) / 2
+        torch.testing.assert_close(both(images, prompts), mean)
+    assert isinstance(again.encoder, CLIPEncoder)
+    on_tuned = RewardModel.from_pretrained(tmp_path / "frozen", again.encoder)
+    assert torch.equal(on_tuned(images, prompts), frozen(images, prompts))
 
 
 def test_a_checkpoint_holds_no_frozen_weight_and_a_killed_run_resumes_to_the_same_weights(
@@ -90,10 +103,55 @@ def test_at_first_it_gives_what_the_frozen_encoder_and_head_give(tmp_path: Path)
     images, prompts = torch.rand(4, 3, 16, 16), ["b", "a", "b", "c"]
     embedded = module.embed(images, encoder.tokenize(prompts))
     torch.testing.assert_close(embedded, (encoder.encode_images(images), encoder.encode_prompts(prompts)))
-    assert [len(group["params"]) for group in module.configure_optimizers().param_groups] == [6, len(module.tuned)]
+    head, layers = module.configure_optimizers().param_groups
+    assert (head["params"], head["lr"]) == (list(module.head.parameters()), 3e-3)
+    assert (layers["params"], layers["lr"], layers["weight_decay"]) == (module.tuned, 1e-5, 0)
+
+
+def test_a_process_without_a_share_of_the_batch_has_a_gradient_of_zero(tmp_path: Path) -> None:
+    training = tuning(tmp_path)
+    encoder = training.encoder.load()
+    module = RewardModule(training.head(embedding_dim=12), training.optimizer, encoder=encoder)
+    nothing = module.embed(torch.empty(0, 3, 16, 16), encoder.tokenize(["a"])[:0])
+    assert [tensor.shape for tensor in nothing] == [(0, 12), (0, 12)]
+    module.head(*nothing).sum().backward()
+    assert all(weight.grad is not None and not weight.grad.any() for weight in module.tuned)
+
+
+def test_gradients_repeat_to_the_bit_with_many_texts_of_many_numbers() -> None:
+    class Wide(torch.nn.Module):
+        """As wide as a real encoder: the sums over equal texts are shared out among threads from 32,768 numbers on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.randn(20, 256))
+
+        def thaw(self) -> list[torch.nn.Parameter]:
+            return [self.table]
+
+        def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)
+
+        def encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.table[tokens[:, 0]]
+
+    module = RewardModule(torch.nn.Bilinear(256, 256, 1), torch.optim.SGD, encoder=Wide())  # type: ignore[arg-type]
+    images, tokens = torch.randn(512, 256, 1), torch.randint(20, (512, 1))
+
+    def gradient() -> torch.Tensor:
+        module.zero_grad()
+        module.head(*module.embed(images, tokens)).sum().backward()
+        assert module.tuned[0].grad is not None
+        return module.tuned[0].grad.clone()
+
+    first = gradient()
+    assert all(torch.equal(gradient(), first) for _ in range(10))
 
 
 def test_tuning_in_half_precision_is_refused(tmp_path: Path) -> None:
+    trainer = partial(lightning.Trainer, precision="bf16-true")
+    with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true .* give bf16-mixed"):
+        tuning(tmp_path).run(RunFolder(tmp_path / "half"), trainer, no_logger)
     with pytest.raises(ValueError, match="tuned in fp32, not bf16"):
         replace(tuning(tmp_path).encoder, precision="bf16")
     with pytest.raises(ValueError, match="at least 0"):

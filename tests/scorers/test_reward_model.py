@@ -106,6 +106,14 @@ def test_foreign_configurations_are_refused(
         RewardModel.from_pretrained(tmp_path)
 
 
+def test_a_damaged_file_of_weights_is_one_message(source: CLIPSource, head: MLPHead, tmp_path: Path) -> None:
+    write_export(tmp_path, head, source)
+    content = (tmp_path / "reward.safetensors").read_bytes()
+    (tmp_path / "reward.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"reward\.safetensors cannot be read"):
+        RewardModel.from_pretrained(tmp_path)
+
+
 def test_what_is_no_export_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         RewardModel.from_pretrained(tmp_path / "nothing")
