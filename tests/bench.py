@@ -17,6 +17,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Timer
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import logsigmoid
@@ -70,23 +71,29 @@ class RandomRankings:
         return module
 
 
-def seconds(task: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
+def timed(task: Callable[[], Any]) -> Callable[[], float]:
+    """Makes what calls a task and gives its wall-clock seconds."""
+
+    def call() -> float:
+        start = time.perf_counter()
+        task()
+        return time.perf_counter() - start
+
+    return call
 
 
-def train(data: RewardDataModule, steps: int) -> None:
-    """Some steps through Lightning with the callbacks of the reward run."""
+def train(data: RewardDataModule, steps: int) -> float:
+    """Some steps through Lightning with the callbacks of the reward run; seconds from the first step to the last."""
+    timer = Timer()
     module = RewardModule(MLPHead(WIDTH), partial(torch.optim.Adam, lr=1e-5, fused=True), 0)
     with tempfile.TemporaryDirectory() as folder:
         trainer = lightning.Trainer(
             max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_model_summary=False,
             limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=folder,
-            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar()],
+            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar(), timer],
         )  # fmt: skip
         trainer.fit(module, train_dataloaders=data.train_dataloader())
+    return timer.time_elapsed("train")
 
 
 def bare(batches: list[RewardBatch]) -> None:
@@ -101,9 +108,9 @@ def bare(batches: list[RewardBatch]) -> None:
         optimizer.step()
 
 
-def ratios(ours: Callable[[], Any], against: Callable[[], Any]) -> list[float]:
+def ratios(ours: Callable[[], float], against: Callable[[], float]) -> list[float]:
     """Seconds of one over seconds of the other, in turns, so that what the machine does besides meets both."""
-    return [seconds(ours) / seconds(against) for _ in range(ROUNDS)]
+    return [ours() / against() for _ in range(ROUNDS)]
 
 
 def main() -> None:
@@ -122,7 +129,7 @@ def main() -> None:
     train(by_prompt, 20)  # warm up
     batches = [by_prompt.train_batch(position) for position in range(steps)]
     epoch = partial(train, by_prompt, steps)
-    row("a training epoch", "a bare PyTorch loop", ratios(epoch, lambda: bare(batches)), "at most 1.2")
+    row("a training epoch", "a bare PyTorch loop", ratios(epoch, timed(lambda: bare(batches))), "at most 1.2")
     naive = partial(train, by_comparison, by_comparison.steps_per_epoch)
     row("grouping=comparison", "grouping=prompt", ratios(naive, epoch), "at least 3")
     row("filling the cache, images a second", "the bare encoder", _filling(), "at least 0.85")
@@ -133,7 +140,7 @@ def main() -> None:
     hydra()
     for flags in (["--help"], ["+experiment=reward_mlp", "--cfg", "job"]):
         answer = partial(_run, "-m", "t2ifb.train", *flags)
-        row(f"t2ifb.train {' '.join(flags)}", "import hydra", ratios(answer, hydra), "at most 5")
+        row(f"t2ifb.train {' '.join(flags)}", "import hydra", ratios(timed(answer), timed(hydra)), "at most 5")
     Console(width=120).print(table)
 
 
@@ -159,7 +166,8 @@ def _filling() -> list[float]:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1], lossless=True)
         empty = (EmbeddingCache(Path(folder) / f"cache-{number}", source) for number in itertools.count())
         [encoder.encode_images(batch) for batch in ready[:4]]
-        return ratios(lambda: [encoder.encode_images(batch) for batch in ready], lambda: next(empty).fill(paths, []))
+        bare_encoder = timed(lambda: [encoder.encode_images(batch) for batch in ready])
+        return ratios(bare_encoder, timed(lambda: next(empty).fill(paths, [])))
 
 
 def _scoring() -> Iterator[tuple[str, list[float]]]:
@@ -188,7 +196,8 @@ def _scoring() -> Iterator[tuple[str, list[float]]]:
         networks[scorer] = lambda scorer=scorer, ready=ready: [scorer.score_tokens(*batch) for batch in ready]
     for scorer, network in networks.items():
         with torch.inference_mode():
-            yield scorer.name, ratios(network, lambda scorer=scorer: [scorer(*batch) for batch in batches])
+            whole = timed(lambda scorer=scorer: [scorer(*batch) for batch in batches])
+            yield scorer.name, ratios(timed(network), whole)
 
 
 def _warm_table() -> list[float]:
@@ -228,7 +237,7 @@ def _warm_table() -> list[float]:
             table.cache.fill(scorers, images, [ranking.prompt for ranking in rankings for _ in ranking.images])
 
         table.run(folder)
-        return ratios(lambda: table.run(folder), read)
+        return ratios(timed(lambda: table.run(folder)), timed(read))
 
 
 if __name__ == "__main__":
