@@ -1,5 +1,6 @@
 """Rankings of images by people, and what can be wrong with them."""
 
+import errno
 import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +112,12 @@ def open_image(image: Image) -> PILImage.Image:
 
 
 def image_fault(image: Image) -> str | None:
-    """What is wrong with an image, found by decoding it; None if nothing is."""
+    """What is wrong with an image, found by decoding it; None if nothing is.
+
+    Raises:
+        ValueError: The machine would not read it (no permission, a broken disk, too many open files): that is no fault
+            of the data, and may be over next time.
+    """
     if isinstance(image, Path):
         if not image.is_file():
             return f"image {image} is missing"
@@ -120,7 +126,10 @@ def image_fault(image: Image) -> str | None:
     try:
         open_image(image)
     except ValueError as error:
-        return f"image {image} cannot be decoded ({error.__cause__})"
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT):  # Pillow's own have no number
+            raise
+        return f"image {image} cannot be decoded ({cause})"
     return None
 
 

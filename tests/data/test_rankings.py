@@ -1,3 +1,4 @@
+import errno
 import json
 from itertools import combinations
 from pathlib import Path
@@ -103,6 +104,17 @@ def test_broken_images_are_found_by_decoding(tmp_path: Path) -> None:
         assert what in fault.what
     with pytest.raises(ValueError, match="4 faults in 1 of 2"):
         check_rankings(rankings, "error", decode=True, place="here")
+
+
+def test_what_the_machine_would_not_read_is_no_fault_of_the_data(tmp_path: Path) -> None:
+    class Unreadable:
+        def open(self) -> Image.Image:
+            raise OSError(errno.EIO, "Input/output error")
+
+    picture(0).save(tmp_path / "a.png")
+    rankings = [RankedPrompt("1", "a cat", (tmp_path / "a.png", Unreadable()), (1, 2))]
+    with pytest.raises(ValueError, match="Input/output error"):
+        check_rankings(rankings, "skip", decode=True, place="here")
 
 
 def test_unknown_on_fault_is_refused() -> None:
