@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from t2ifb.data.comparison_index import ComparisonIndex
+from t2ifb.data.encoder import Encoder
 from t2ifb.data.images import load_image
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.evaluation.preference import PreferenceResult, evaluate_preference, ordered_pairs
@@ -41,10 +42,17 @@ class Comparisons:
     worse: NDArray[np.int64]
     prompt: NDArray[np.int64]
 
-    def judge(self, scorer: Callable[[Tensor, list[str]], Tensor]) -> PreferenceResult:
-        """How often a scorer prefers the better image."""
-        scores = score(scorer, self.pixels, self.prompts)
+    def judge(self, scores: ArrayLike) -> PreferenceResult:
+        """How often the better image has the higher of the scores (N,)."""
         return evaluate_preference(scores, self.better, self.worse, self.prompt)
+
+    def embed(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D) of the images and of each one's prompt."""
+        texts = sorted(set(self.prompts))
+        with torch.inference_mode():
+            images = torch.cat([encoder.encode_images(part) for part in self.pixels.split(BATCH)])
+            prompts = encoder.encode_prompts(texts)[[texts.index(prompt) for prompt in self.prompts]]
+        return images, prompts
 
 
 def by_annotators(rankings: Sequence[RankedPrompt]) -> Comparisons:

@@ -76,7 +76,7 @@ def _curves(axes: Axes, result: dict[str, Any]) -> None:
             )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks(counts, [str(count) for count in counts])
-    axes.set_xlabel("training prompts, about the same number of updates")
+    axes.set_xlabel("training prompts")
     axes.set_ylabel("preference accuracy %")
     axes.set_title("how much data", size=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf
+from rich.progress import track
+from torch import Tensor
 
 from experiments.reward_models.comparisons import KINDS, Comparisons, by_annotators, by_gold
 from experiments.reward_models.pictures import draw
@@ -33,19 +36,15 @@ RUNS = Path("outputs/shapes/study_reward_models")
 SEEDS = (0, 1, 2)
 PROMPTS, EPOCHS = 1200, 20
 BASELINE = "mlp"
-FEWER = (75, 150, 300, 600)
-TUNED = (1, 2, 4)
+FEWER = (150, 300, 600)
+TUNED = ["algorithm.epochs=5", "algorithm.encoder_lr=3.0e-5"]
 
 
 def less_data(count: int) -> list[str]:
     """So many training prompts; about as many updates and validations as with all of them."""
     share = count / PROMPTS
-    epochs = round(EPOCHS / share)
-    return [
-        f"algorithm.train_prompts={count}",
-        f"algorithm.epochs={epochs}",
-        f"algorithm.validations_per_epoch={share}",
-    ]
+    settings = {"train_prompts": count, "epochs": round(EPOCHS / share), "validations_per_epoch": share}
+    return [f"algorithm.{name}={value}" for name, value in settings.items()]
 
 
 VARIANTS: dict[str, list[str]] = {
@@ -54,11 +53,12 @@ VARIANTS: dict[str, list[str]] = {
     "interaction": ["head=interaction"],
     "bilinear": ["head=bilinear"],
     "mlp by comparison": ["algorithm.grouping=comparison"],
+    "mlp, 1 tuned": ["encoder.trainable_layers=1", *TUNED],
+    "mlp, 4 tuned": ["encoder.trainable_layers=4", *TUNED],
     **{f"mlp, {count} prompts": less_data(count) for count in FEWER},
     **{f"interaction, {count} prompts": ["head=interaction", *less_data(count)] for count in FEWER},
-    **{f"mlp, {count} tuned": [f"encoder.trainable_layers={count}"] for count in TUNED},
-    "interaction, 2 tuned": ["head=interaction", "encoder.trainable_layers=2"],
-    "bilinear, 2 tuned": ["head=bilinear", "encoder.trainable_layers=2"],
+    "mlp, 4800 prompts": ["dataset=shapes_large"],
+    "interaction, 4800 prompts": ["dataset=shapes_large", "head=interaction"],
 }
 """What each differs in from `+experiment=reward_mlp`."""
 
@@ -137,11 +137,10 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
     if len(data) > 1:
         raise SystemExit(f"the runs in {RUNS} are of different data; delete those that are old")
     asked = all_comparisons(finished[BASELINE][0])
-    judged: dict[str, dict[str, list[PreferenceResult]]] = {}
-    for variant, runs in finished.items():
-        print(f"judging {variant}", flush=True)
+    judged = {}
+    for variant, runs in track(finished.items(), "judging"):
         models = [RewardModel.from_pretrained(run) for run in runs]
-        judged[variant] = {name: [c.judge(m) for m in models] for name, c in asked.items()}
+        judged[variant] = {name: [_judge(model, set_) for model in models] for name, set_ in asked.items()}
     return {
         "command": "python -m experiments.reward_models.study",
         "git_commits": sorted({str(summary["git_commit"]) for summary in summaries}),
@@ -150,6 +149,22 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
         "comparisons": {name: len(comparisons.better) for name, comparisons in asked.items()},
         "variants": dict(_figures(finished, judged)),
     }
+
+
+_SEEN: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+"""Embeddings by set of comparisons and frozen encoder."""
+
+
+def _judge(model: RewardModel, asked: Comparisons) -> PreferenceResult:
+    """How often a model prefers the better image; a frozen encoder sees each set of images once for all models."""
+    encoder: Any = model.encoder
+    if encoder.source.trainable_layers:
+        embeddings = asked.embed(encoder)
+    else:
+        key = id(asked), encoder.source.fingerprint()
+        embeddings = _SEEN[key] if key in _SEEN else _SEEN.setdefault(key, asked.embed(encoder))
+    with torch.inference_mode():
+        return asked.judge(model.head(*embeddings).numpy())
 
 
 def _figures(

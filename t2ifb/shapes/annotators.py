@@ -14,7 +14,7 @@ from PIL import Image
 
 from t2ifb.data.files import atomic_write, file_lock, make_folder, sha256_file
 from t2ifb.data.imagereward_db import Record, write_imagereward_db
-from t2ifb.shapes.grammar import SPLITS
+from t2ifb.shapes.grammar import SPLITS, scenes
 from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
 
@@ -25,6 +25,8 @@ NOISE, TIE_WIDTH = 0.105, 0.02
 """Scale of the annotators' noise, and what they call equal, in units of gold: two of them agree on 77 % of pairs."""
 PROMPTS = {"train": 1200, "validation": 100, "test": 200, "compositional": 100}
 """How many prompts of each split are ranked."""
+JUDGES_PROMPTS, JUDGES_SEED = {"train": 1200, "validation": 200}, 1000
+"""How many prompts of each split are ranked for the world's judges, and the seed that they are drawn with."""
 VERSION = 2
 """Of gold and of what annotators do with it: a data set that was built by another version is not taken for this one."""
 
@@ -118,8 +120,7 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
     parts, staging = (folder.with_name(folder.name + ending) for ending in (".parts", ".staging"))
     _begin(parts, settings)
     shutil.rmtree(staging, ignore_errors=True)
-    counts, seed = settings.prompts, settings.seed
-    jobs = {split: list(chunks(split, count, settings.images_per_prompt, seed)) for split, count in counts.items()}
+    jobs = jobs_of(settings.prompts, settings.images_per_prompt, settings.seed)
     make_images([job for some in jobs.values() for job in some], parts)
     tally = Tally()
     for split, some in jobs.items():
@@ -131,6 +132,24 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
     staging.rename(folder)  # which is not there or empty
     shutil.rmtree(parts)
     return figures
+
+
+def judges_prompts(split: str, seed: int = 0) -> frozenset[str]:
+    """The prompts that the judges of a world of this seed learn from; none of a data set's usual `PROMPTS`."""
+    if split not in JUDGES_PROMPTS:
+        return frozenset()
+    usual = frozenset(scene.prompt for scene in scenes(split, PROMPTS[split], seed=0))
+    return frozenset(scene.prompt for scene in scenes(split, JUDGES_PROMPTS[split], JUDGES_SEED + seed, exclude=usual))
+
+
+def jobs_of(prompts: dict[str, int], images_per_prompt: tuple[int, int], seed: int) -> dict[str, list[Chunk]]:
+    """What to draw for each split.
+
+    From a split that is larger than usual, the prompts of the shipped judges are kept out, so that they stay
+    independent of it.
+    """
+    kept_out = {s: judges_prompts(s) if count > PROMPTS[s] else frozenset() for s, count in prompts.items()}
+    return {s: list(chunks(s, count, images_per_prompt, seed, kept_out[s])) for s, count in prompts.items()}
 
 
 def _begin(parts: Path, settings: WorldSettings) -> None:

@@ -47,15 +47,16 @@ def test_damage_is_seen_by_gold_and_only_comparisons_with_damage_are_asked(datab
     assert (is_copy[made.better] | is_copy[made.worse]).all()
     assert gold[is_copy].mean() < gold[~is_copy].mean()
     assert torch.equal(made.pixels, by_gold(rankings, kind).pixels)
-    assert made.judge(GoldScore()).accuracy.mean == 1
-    assert made.judge(lambda images, prompts: -GoldScore()(images, prompts)).accuracy.mean == 0
+    assert made.judge(gold).accuracy.mean == 1
+    assert made.judge(-gold).accuracy.mean == 0
 
 
 def test_the_annotators_comparisons_are_those_of_the_rankings(database: ImageRewardDB) -> None:
     rankings = database.rankings("test")
     made: Comparisons = by_annotators(rankings)
     assert len(made.better) == sum(len(ranking.comparisons()) for ranking in rankings)
-    assert made.judge(GoldScore()).accuracy.mean == 1  # the right picture is ranked first, the others are tied
+    gold = score(GoldScore(), made.pixels, made.prompts)
+    assert made.judge(gold).accuracy.mean == 1  # the right picture is ranked first, the others are tied
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ifb.data.imagereward_db import ImageRewardDB
+from t2ifb.shapes import annotators
 from t2ifb.shapes.annotators import build, opinions, rank
-from t2ifb.shapes.grammar import Scene
+from t2ifb.shapes.grammar import Scene, scenes
 from t2ifb.shapes.samples import SAMPLERS, chunks
 
 PROMPTS = {"train": 2, "compositional": 1}
@@ -81,3 +82,19 @@ def test_other_peoples_data_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "metadata-train.parquet").write_text("mine")
     assert build(tmp_path, PROMPTS) == {}
     assert [file.name for file in tmp_path.iterdir()] == ["metadata-train.parquet"]
+
+
+def test_a_larger_split_leaves_the_judges_their_own_prompts() -> None:
+    own = annotators.judges_prompts("train")
+    usual = {scene.prompt for scene in scenes("train", annotators.PROMPTS["train"], seed=0)}
+    assert len(own) == annotators.JUDGES_PROMPTS["train"]
+    assert not own & usual
+    larger = annotators.jobs_of({"train": 4800}, (4, 9), seed=0)["train"]
+    drawn = {scene.prompt for job in larger for scene in job.scenes}
+    assert len(drawn) == 4800
+    assert not drawn & own
+
+
+def test_other_splits_do_not_depend_on_how_large_training_is() -> None:
+    usual, larger = (annotators.jobs_of({"train": count, "test": 60}, (4, 9), seed=0) for count in (50, 100))
+    assert usual["test"] == larger["test"]

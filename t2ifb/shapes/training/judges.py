@@ -32,7 +32,7 @@ from t2ifb.shapes.training.contrastive import CaptionedPictures
 from t2ifb.shapes.training.loop import fit, generator
 from t2ifb.shapes.training.vocabulary import bert_words
 
-PROMPTS = {"train": 1200, "validation": 200}
+PROMPTS = annotators.JUDGES_PROMPTS
 """Ranked for the judges; the validation prompts only for the figures of their cards."""
 IMAGES_PER_PROMPT = (4, 9)
 STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
@@ -72,7 +72,7 @@ def rankings(split: str, folder: Path, seed: int) -> Ranked:
     """Images of prompts that the reward model's data set does not have, ranked by the annotators."""
     taken = frozenset(scene.prompt for scene in scenes(split, annotators.PROMPTS[split], seed=0))
     settings = annotators.WorldSettings(
-        PROMPTS, IMAGES_PER_PROMPT, annotators.NOISE, annotators.TIE_WIDTH, seed=1000 + seed
+        PROMPTS, IMAGES_PER_PROMPT, annotators.NOISE, annotators.TIE_WIDTH, annotators.JUDGES_SEED + seed
     )
     jobs = list(chunks(split, PROMPTS[split], IMAGES_PER_PROMPT, settings.seed, exclude=taken))
     make_images(jobs, folder)
