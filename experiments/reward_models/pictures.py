@@ -23,16 +23,17 @@ def draw(result: dict[str, Any], path: Path) -> None:
         path: The PNG to write.
     """
     variants = result["variants"]
-    whole = [name for name in variants if "prompts" not in name]
-    figure = Figure(figsize=(13, 5.2), dpi=110, layout="constrained")
+    whole = [name for name in variants if "prompts" not in name or int(name.split()[1]) > result["prompts"]]
+    figure = Figure(figsize=(13, 2.6 + 0.5 * len(whole)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1.25))
     _dots(left, variants, whole, SETS, "preference accuracy %")
-    left.set_title("agreement with the annotators", size=10)
+    left.set_title("agreement with the annotators", size=10, pad=40)
     _curves(middle, result)
     _dots(right, variants, whole, [key for key in result["comparisons"] if key not in SETS], "agreement with gold %")
-    right.set_title("off the distribution: damaged test images", size=10)
+    right.set_title("off the distribution: damaged test images", size=10, pad=40)
     right.set_yticklabels([])
+    figure.supxlabel("dots: mean over the seeds with its 95 % interval over prompts; ticks: single seeds", size=9)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
 
@@ -50,10 +51,10 @@ def _dots(axes: Axes, variants: dict[str, Any], names: list[str], sets: Any, lab
             axes.plot(100 * np.array(figures["accuracy"]), [height] * len(figures["accuracy"]), "|", color=color, ms=7)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel(f"{label}: mean over the seeds, with its 95 % interval over prompts")
+    axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, axis="x")
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    _legend_above(axes, len(sets))
 
 
 def _curves(axes: Axes, result: dict[str, Any]) -> None:
@@ -78,7 +79,11 @@ def _curves(axes: Axes, result: dict[str, Any]) -> None:
         axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xlabel("training prompts")
     axes.set_ylabel("preference accuracy %")
-    axes.set_title("how much data", size=10)
+    axes.set_title("how much data", size=10, pad=40)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes, 2)
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    axes.legend(frameon=False, fontsize=8, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1.0))
