@@ -3,7 +3,7 @@
 The damage is what a tuned generator may come to do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,11 @@ from t2ifb.data.encoder import Encoder
 from t2ifb.data.images import load_image
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.evaluation.preference import PreferenceResult, evaluate_preference, ordered_pairs
+from t2ifb.learning.reward_verdict import MARGIN
+from t2ifb.scorers import RewardModel
+from t2ifb.scorers.clip_encoder import CLIPEncoder
 from t2ifb.shapes.gold import GoldScore
 
-MARGIN = 0.02
-"""Difference of gold (0 to 1) from which one image counts as better, as in the tables of a run."""
 BATCH = 256
 
 
@@ -53,6 +54,30 @@ class Comparisons:
             images = torch.cat([encoder.encode_images(part) for part in self.pixels.split(BATCH)])
             prompts = encoder.encode_prompts(texts)[[texts.index(prompt) for prompt in self.prompts]]
         return images, prompts
+
+
+class Jury:
+    """Judges models on several sets of comparisons; a frozen encoder sees each set once for all of them."""
+
+    def __init__(self, sets: Mapping[str, Comparisons]) -> None:
+        """Give the sets by name."""
+        self.sets = sets
+        self._seen: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def judge(self, model: RewardModel) -> dict[str, PreferenceResult]:
+        """How often a model prefers the better image, by set."""
+        with torch.inference_mode():
+            return {name: each.judge(model.head(*self._embed(model, name)).numpy()) for name, each in self.sets.items()}
+
+    def _embed(self, model: RewardModel, name: str) -> tuple[Tensor, Tensor]:
+        encoder = model.encoder
+        assert isinstance(encoder, CLIPEncoder)
+        if encoder.source.trainable_layers:
+            return self.sets[name].embed(encoder)
+        key = name, encoder.source.fingerprint()
+        if key not in self._seen:
+            self._seen[key] = self.sets[name].embed(encoder)
+        return self._seen[key]
 
 
 def by_annotators(rankings: Sequence[RankedPrompt]) -> Comparisons:

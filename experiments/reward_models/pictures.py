@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments.reward_models.comparisons import KINDS
 from t2ifb.data.files import atomic_write
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
@@ -30,7 +31,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     _dots(left, variants, whole, SETS, "preference accuracy %")
     left.set_title("agreement with the annotators", size=10, pad=40)
     _curves(middle, result)
-    _dots(right, variants, whole, [key for key in result["comparisons"] if key not in SETS], "agreement with gold %")
+    _dots(right, variants, whole, list(KINDS), "agreement with gold %")
     right.set_title("off the distribution: damaged test images", size=10, pad=40)
     right.set_yticklabels([])
     figure.supxlabel("dots: mean over the seeds with its 95 % interval over prompts; ticks: single seeds", size=9)

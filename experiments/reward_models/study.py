@@ -5,7 +5,6 @@ python -m experiments.reward_models.study --judge    # judges what was trained a
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
 from rich.progress import track
-from torch import Tensor
 
-from experiments.reward_models.comparisons import KINDS, Comparisons, by_annotators, by_gold
+from experiments.reward_models.comparisons import KINDS, Comparisons, Jury, by_annotators, by_gold
 from experiments.reward_models.pictures import draw
 from t2ifb.config import schema
+from t2ifb.config.compose import compose_all
 from t2ifb.data.files import atomic_write
 from t2ifb.data.imagereward_db import ImageRewardDB
 from t2ifb.evaluation.preference import PreferenceResult
@@ -57,8 +55,8 @@ VARIANTS: dict[str, list[str]] = {
     "mlp, 4 tuned": ["encoder.trainable_layers=4", *TUNED],
     **{f"mlp, {count} prompts": less_data(count) for count in FEWER},
     **{f"interaction, {count} prompts": ["head=interaction", *less_data(count)] for count in FEWER},
-    "mlp, 4800 prompts": ["size=large"],
-    "interaction, 4800 prompts": ["size=large", "head=interaction"],
+    "mlp, 4800 prompts": ["dataset=shapes_large"],
+    "interaction, 4800 prompts": ["dataset=shapes_large", "head=interaction"],
 }
 """What each differs in from `+experiment=reward_mlp`."""
 
@@ -67,8 +65,8 @@ def main() -> None:
     """Train, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge", action="store_true", help="train nothing, judge the runs that are finished")
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="train only these")
-    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), help="train only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; the cores are shared among them")
     arguments = parser.parse_args()
     failed = 0 if arguments.judge else train_all(arguments.only or list(VARIANTS), arguments.seeds, arguments.jobs)
@@ -115,12 +113,21 @@ def train(variant: str, seed: int, jobs: int = 1) -> int:
         ).returncode  # fmt: skip
 
 
+def is_of(run: Path, variant: str, seed: int) -> bool:
+    """Whether a run was made with the settings that its variant has now."""
+    schema.register()
+    (composed,) = compose_all("train", ["+experiment=reward_mlp", f"seed={seed}", *VARIANTS[variant]])
+    then: Any = OmegaConf.load(run / ".hydra" / "config.yaml")
+    names = ("seed", "dataset", "build", "encoder", "head", "optimizer", "algorithm")
+    return all(OmegaConf.to_yaml({"": then[name]}) == OmegaConf.to_yaml({"": composed.config[name]}) for name in names)
+
+
 def all_comparisons(run: Path) -> dict[str, Comparisons]:
     """What every run is judged by, from the data set that one was trained on."""
     schema.register()
     config: Any = OmegaConf.load(run / ".hydra" / "config.yaml")
     dataset = ImageRewardDB(config.dataset.source)
-    annotated = {split: by_annotators(dataset.rankings(split)) for split in ("test", "compositional")}
+    annotated = {split: by_annotators(dataset.rankings(split)) for split in ("validation", "test", "compositional")}
     return annotated | {kind: by_gold(dataset.rankings("test"), kind) for kind in KINDS}
 
 
@@ -132,15 +139,19 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
         raise SystemExit(f"{RUNS / BASELINE} has no finished runs, and every variant is compared with it")
     if left_out := [variant for variant in VARIANTS if variant not in finished]:
         print(f"without {', '.join(left_out)}: not all of their runs are finished", flush=True)
+    made = [(run, v, seed) for v, runs in finished.items() for run, seed in zip(runs, seeds, strict=True)]
+    if old := [run for run, variant, seed in made if not is_of(run, variant, seed)]:
+        raise SystemExit(f"other settings than now: {', '.join(map(str, old))}; delete what is old and train it again")
     summaries = [json.loads((run / "summary.json").read_text()) for runs in finished.values() for run in runs]
-    data = {json.dumps({s: s_["data"]["splits"][s] for s in ("validation", "test")}) for s_ in summaries}
-    if len(data) > 1:
-        raise SystemExit(f"the runs in {RUNS} are of different data; delete those that are old")
+    splits = [summary["data"]["splits"] for summary in summaries]
+    if any(one[name] != splits[0][name] for one in splits for name in one if name != "train"):
+        raise SystemExit(f"the runs in {RUNS} were tested on different data; delete those that are old")
     asked = all_comparisons(finished[BASELINE][0])
-    judged = {}
-    for variant, runs in track(finished.items(), "judging"):
-        models = [RewardModel.from_pretrained(run) for run in runs]
-        judged[variant] = {name: [_judge(model, set_) for model in models] for name, set_ in asked.items()}
+    jury = Jury(asked)
+    judged = {
+        variant: [jury.judge(RewardModel.from_pretrained(run)) for run in runs]
+        for variant, runs in track(finished.items(), "judging")
+    }
     return {
         "command": "python -m experiments.reward_models.study",
         "git_commits": sorted({str(summary["git_commit"]) for summary in summaries}),
@@ -151,35 +162,18 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
     }
 
 
-_SEEN: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
-"""Embeddings by set of comparisons and frozen encoder."""
-
-
-def _judge(model: RewardModel, asked: Comparisons) -> PreferenceResult:
-    """How often a model prefers the better image; a frozen encoder sees each set of images once for all models."""
-    encoder: Any = model.encoder
-    if encoder.source.trainable_layers:
-        embeddings = asked.embed(encoder)
-    else:
-        key = id(asked), encoder.source.fingerprint()
-        embeddings = _SEEN[key] if key in _SEEN else _SEEN.setdefault(key, asked.embed(encoder))
-    with torch.inference_mode():
-        return asked.judge(model.head(*embeddings).numpy())
-
-
 def _figures(
-    finished: dict[str, list[Path]], judged: dict[str, dict[str, list[PreferenceResult]]]
+    finished: dict[str, list[Path]], judged: dict[str, list[dict[str, PreferenceResult]]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for variant, runs in finished.items():
         summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
         figures: dict[str, Any] = {
             "overrides": VARIANTS[variant],
-            "validation": [best_validation(run) for run in runs],
             "calibration_error": [summary["test/calibration_error"] for summary in summaries],
             "wall_seconds": [summary["wall_seconds"] for summary in summaries],
         }
-        for name, per_seed in judged[variant].items():
-            baseline = judged[BASELINE][name]
+        for name in judged[variant][0]:
+            per_seed, baseline = ([one[name] for one in judged[which]] for which in (variant, BASELINE))
             figures[name] = {
                 "accuracy": [one.accuracy.mean for one in per_seed],
                 "over_seeds": asdict(_together(per_seed)),
@@ -187,12 +181,6 @@ def _figures(
                 "difference_over_seeds": asdict(_difference(per_seed, baseline)),
             }
         yield variant, figures
-
-
-def best_validation(run: Path) -> float:
-    """The validation accuracy by which the run chose its state."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return max(float(row["val/accuracy"]) for row in csv.DictReader(file) if row["val/accuracy"])
 
 
 def _together(seeds: list[PreferenceResult]) -> Interval:

@@ -1,1 +1,1 @@
-"""Sampling with a text-to-image diffusion model, and the distributions that its steps are drawn from."""
+"""Denoising with a text-to-image diffusion model: the distributions that its steps are drawn from."""

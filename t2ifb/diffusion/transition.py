@@ -2,7 +2,8 @@
 
 Samplers go down a strided grid of few timesteps: β of a step is then 1 - ᾱ / ᾱ_next, with ᾱ of the noisier and ᾱ_next
 of the cleaner end, and not the β of the schedule that the model was trained with. Everything is computed in float32.
-With classifier-free guidance, give the guided output.
+With classifier-free guidance, give the guided output. Predicted images are not clipped: a scheduler with `clip_sample`
+or `thresholding` takes other steps.
 """
 
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def kl_variances(variances: Tensor) -> Tensor:
     Raises:
         ValueError: Another step than the last has variance zero, as those of a deterministic sampler do.
     """
-    if len(variances) < 2 or not (variances[:-1] > 0).all():
+    if len(variances) < 2 or not (variances[:-1] > SMALLEST).all():
         raise ValueError(f"expected at least two steps, all but the last with a positive variance, got {variances}")
     used = variances.clone()
     if used[-1] <= SMALLEST:

@@ -26,7 +26,10 @@ NOISE, TIE_WIDTH = 0.105, 0.02
 PROMPTS = {"train": 1200, "validation": 100, "test": 200, "compositional": 100}
 """How many prompts of each split are ranked."""
 JUDGES_PROMPTS, JUDGES_SEED = {"train": 1200, "validation": 200}, 1000
-"""How many prompts of each split are ranked for the world's judges, and the seed that they are drawn with."""
+"""How many prompts of each split are ranked for the world's judges (those of validation only for the figures of their
+cards), and the seed that they are drawn with."""
+IMAGES_PER_PROMPT = (4, 9)
+"""Fewest and most images of one prompt, both included."""
 VERSION = 2
 """Of gold and of what annotators do with it: a data set that was built by another version is not taken for this one."""
 
@@ -52,7 +55,7 @@ class WorldSettings:
 def build(
     folder: str | Path,
     prompts: dict[str, int] | None = None,
-    images_per_prompt: tuple[int, int] = (4, 9),
+    images_per_prompt: tuple[int, int] = IMAGES_PER_PROMPT,
     noise: float = NOISE,
     tie_width: float = TIE_WIDTH,
     seed: int = 0,
@@ -136,19 +139,24 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
 
 def judges_prompts(split: str, seed: int = 0) -> frozenset[str]:
     """The prompts that the judges of a world of this seed learn from; none of a data set's usual `PROMPTS`."""
-    if split not in JUDGES_PROMPTS:
-        return frozenset()
+    return frozenset(scene.prompt for job in judges_jobs(split, seed) for scene in job.scenes)
+
+
+def judges_jobs(split: str, seed: int = 0) -> list[Chunk]:
+    """What is drawn for the judges of a world; nothing for a split that they need not."""
+    count = JUDGES_PROMPTS.get(split, 0)
     usual = frozenset(scene.prompt for scene in scenes(split, PROMPTS[split], seed=0))
-    return frozenset(scene.prompt for scene in scenes(split, JUDGES_PROMPTS[split], JUDGES_SEED + seed, exclude=usual))
+    return list(chunks(split, count, IMAGES_PER_PROMPT, JUDGES_SEED + seed, exclude=usual))
 
 
 def jobs_of(prompts: dict[str, int], images_per_prompt: tuple[int, int], seed: int) -> dict[str, list[Chunk]]:
     """What to draw for each split.
 
-    From a split that is larger than usual, the prompts of the shipped judges are kept out, so that they stay
-    independent of it.
+    From a split that is larger than usual, or drawn by another seed, the prompts of the shipped judges are kept out, so
+    that they stay independent of it. Another prompt of the same meaning may be among them.
     """
-    kept_out = {s: judges_prompts(s) if count > PROMPTS[s] else frozenset() for s, count in prompts.items()}
+    usual = {s for s, count in prompts.items() if count <= PROMPTS[s] and seed == 0}
+    kept_out = {s: frozenset() if s in usual else judges_prompts(s) for s in prompts}
     return {s: list(chunks(s, count, images_per_prompt, seed, kept_out[s])) for s, count in prompts.items()}
 
 

@@ -9,6 +9,7 @@ from t2ifb.config.build import check
 from t2ifb.config.compose import commands_of, compose_all, open_conf
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.paths import conf_folder
+from t2ifb.shapes.annotators import PROMPTS
 
 OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
@@ -98,8 +99,22 @@ def test_every_option_is_right(group: str) -> None:
         check(compose_all("train", [f"{group}={option}"])[0])
 
 
+SHAPES = ("shapes", "shapes_large")
+
+
+def test_the_larger_shapes_differ_in_their_training_prompts_alone() -> None:
+    for command, option in (("train", "algorithm"), ("prepare", "splits"), ("evaluate", "evaluation")):
+        more = ["+experiment=table1"] if command == "evaluate" else []
+        usual, larger = (compose_all(command, [*more, f"dataset={name}"])[0].config for name in SHAPES)
+        assert OmegaConf.to_yaml({"": usual[option]}) == OmegaConf.to_yaml({"": larger[option]})
+        built = dict(larger.build.prompts)
+        assert built.pop("train") > PROMPTS["train"]
+        assert built == {split: PROMPTS[split] for split in built}
+        assert usual.dataset.source != larger.dataset.source
+
+
 @pytest.mark.parametrize("domain", OPTIONS["domain"])
-@pytest.mark.parametrize("dataset", [name for name in OPTIONS["dataset"] if name not in ("shapes", "imagereward_db")])
+@pytest.mark.parametrize("dataset", [n for n in OPTIONS["dataset"] if n not in (*SHAPES, "imagereward_db")])
 def test_what_belongs_to_a_data_set_does_not_come_with_another(domain: str, dataset: str) -> None:
     """Neither another set's test splits, nor its truth, nor what was published about it."""
     own = compose_all("train", [f"domain={domain}"])[0].config.algorithm

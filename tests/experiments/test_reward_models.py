@@ -74,12 +74,17 @@ def test_the_study_goes_the_whole_way(
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["variants"]) == list(variants)
     ours = result["variants"]["mlp, 1 tuned"]
-    for name in ("test", "compositional", *KINDS):
+    for name in ("validation", "test", "compositional", *KINDS):
         assert result["comparisons"][name] > 0
         assert len(ours[name]["accuracy"]) == len(ours[name]["difference"]) == 2
         assert ours[name]["over_seeds"]["mean"] == pytest.approx(np.mean(ours[name]["accuracy"]))
-    assert result["variants"]["mlp"]["test"]["difference_over_seeds"]["mean"] == 0
+        gained = ours[name]["over_seeds"]["mean"] - result["variants"]["mlp"][name]["over_seeds"]["mean"]
+        assert ours[name]["difference_over_seeds"]["mean"] == pytest.approx(gained)
+        assert np.mean([one["mean"] for one in ours[name]["difference"]]) == pytest.approx(gained)
     assert (tmp_path / "result.png").stat().st_size > 10_000
     capsys.readouterr()
     study.main()
     assert "6 runs, 0 of them to train" in capsys.readouterr().out
+    monkeypatch.setattr(study, "VARIANTS", {**variants, "mlp": [*few, "optimizer.lr=1e-3"]})
+    with pytest.raises(SystemExit, match="other settings than now: .*/mlp/seed0"):
+        study.main()

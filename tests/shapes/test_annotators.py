@@ -86,15 +86,16 @@ def test_other_peoples_data_are_left_alone(tmp_path: Path) -> None:
 
 def test_a_larger_split_leaves_the_judges_their_own_prompts() -> None:
     own = annotators.judges_prompts("train")
+    assert own == {scene.prompt for job in annotators.judges_jobs("train") for scene in job.scenes}
     usual = {scene.prompt for scene in scenes("train", annotators.PROMPTS["train"], seed=0)}
     assert len(own) == annotators.JUDGES_PROMPTS["train"]
     assert not own & usual
-    larger = annotators.jobs_of({"train": 4800}, (4, 9), seed=0)["train"]
-    drawn = {scene.prompt for job in larger for scene in job.scenes}
-    assert len(drawn) == 4800
-    assert not drawn & own
+    for count, seed in ((4800, 0), (1200, 1)):
+        drawn = {s.prompt for job in annotators.jobs_of({"train": count}, (4, 9), seed)["train"] for s in job.scenes}
+        assert len(drawn) == count
+        assert not drawn & own
 
 
 def test_other_splits_do_not_depend_on_how_large_training_is() -> None:
-    usual, larger = (annotators.jobs_of({"train": count, "test": 60}, (4, 9), seed=0) for count in (50, 100))
+    usual, larger = (annotators.jobs_of({"train": count, "test": 60}, (4, 9), seed=0) for count in (50, 4800))
     assert usual["test"] == larger["test"]

@@ -25,16 +25,12 @@ from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.image_reward import MEAN, STD
 from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.shapes import annotators, weights
-from t2ifb.shapes.grammar import scenes
-from t2ifb.shapes.samples import chunks, make_images
+from t2ifb.shapes.samples import make_images
 from t2ifb.shapes.training.auxiliary import SceneReader
 from t2ifb.shapes.training.contrastive import CaptionedPictures
 from t2ifb.shapes.training.loop import fit, generator
 from t2ifb.shapes.training.vocabulary import bert_words
 
-PROMPTS = annotators.JUDGES_PROMPTS
-"""Ranked for the judges; the validation prompts only for the figures of their cards."""
-IMAGES_PER_PROMPT = (4, 9)
 STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
 PROJECTED = 128
 HEADS = 4
@@ -70,11 +66,14 @@ class Ranked:
 
 def rankings(split: str, folder: Path, seed: int) -> Ranked:
     """Images of prompts that the reward model's data set does not have, ranked by the annotators."""
-    taken = frozenset(scene.prompt for scene in scenes(split, annotators.PROMPTS[split], seed=0))
     settings = annotators.WorldSettings(
-        PROMPTS, IMAGES_PER_PROMPT, annotators.NOISE, annotators.TIE_WIDTH, annotators.JUDGES_SEED + seed
+        annotators.JUDGES_PROMPTS,
+        annotators.IMAGES_PER_PROMPT,
+        annotators.NOISE,
+        annotators.TIE_WIDTH,
+        annotators.JUDGES_SEED + seed,
     )
-    jobs = list(chunks(split, PROMPTS[split], IMAGES_PER_PROMPT, settings.seed, exclude=taken))
+    jobs = annotators.judges_jobs(split, seed)
     make_images(jobs, folder)
     tally = annotators.Tally()
     records = [record for job in jobs for record in annotators.annotate(job, folder, settings, tally)]

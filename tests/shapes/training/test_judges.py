@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from t2ifb.scorers import BLIPScore, ImageReward
 from t2ifb.shapes import annotators
 from t2ifb.shapes.grammar import scenes
-from t2ifb.shapes.samples import chunks
 from t2ifb.shapes.training import judges
 from t2ifb.shapes.training.judges import BLIPPupil, Ranked, RewardPupil, Words
 
@@ -38,9 +37,9 @@ def test_every_word_of_prompts_and_captions_is_one_token() -> None:
 
 
 def test_the_judges_prompts_are_not_those_of_the_data_set() -> None:
-    for split, count in judges.PROMPTS.items():
+    for split, count in annotators.JUDGES_PROMPTS.items():
         theirs = {scene.prompt for scene in scenes(split, annotators.PROMPTS[split], seed=0)}
-        jobs = chunks(split, count, (4, 9), 1000, exclude=frozenset(theirs))
+        jobs = annotators.judges_jobs(split)
         ours = {scene.prompt for job in jobs for scene in job.scenes}
         assert len(ours) == count
         assert not ours & theirs
