@@ -33,7 +33,7 @@ def table(folder: Path, cache: Path, **changes: Any) -> Table1:
         "gold": partial(Brightness, weights=weights(folder / "gold.json")),
         "reward_model": partial(RewardModel.from_pretrained, source=str(folder / "run")),
     }
-    settings = {"dataset": make_training(folder).data().dataset, "scorers": scorers, "cache_folder": cache}
+    settings = {"dataset": make_training(folder).data(feed=None).dataset, "scorers": scorers, "cache_folder": cache}
     return Table1(**(settings | {"device": "cpu", "ceiling": "gold"} | changes))
 
 

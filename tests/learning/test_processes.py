@@ -15,7 +15,8 @@ from tests.learning.worlds import make_training
 
 def fit(folder: Path, processes: int) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Some updates without dropout on rankings that do not divide evenly; the last figures and the weights."""
-    data = make_training(folder, batch_size=29).data(seed=0)
+    training = make_training(folder, batch_size=29)
+    data = training.data(feed=training.cache, seed=0)
     data.prepare_data()
     width = data.encoded("train").images.gather(slice(0, 1)).shape[1]
     torch.manual_seed(0)
