@@ -75,7 +75,8 @@ def main() -> None:
         file.write(json.dumps(result, indent=1).encode())
     draw(result, HERE / "result.png")
     print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
-    sys.exit(f"{failed} runs failed; their logs are in {RUNS}" if failed else 0)
+    if failed:
+        sys.exit(f"{failed} runs failed; their logs are in {RUNS}")
 
 
 def run_folder(variant: str, seed: int) -> Path:
