@@ -4,23 +4,19 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
 
 from t2ifb.config.command import run
 from t2ifb.config.compose import commands_of, open_conf
 from t2ifb.config.paths import conf_folder
-from t2ifb.data.imagereward_writer import Record, write_imagereward_db
 from t2ifb.evaluate import evaluate
 from t2ifb.scorers import RewardModel
-from t2ifb.shapes.grammar import scenes
-from t2ifb.shapes.renderer import render
 from t2ifb.train import train
 from tests.scorers.parts import tiny_clip
 from tests.scorers.published_parts import write_published
+from tests.shapes.parts import write_database
 
 TASKS = {"train": train, "evaluate": evaluate}
 
@@ -37,19 +33,6 @@ EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_database(tmp_path_factory.mktemp("db"))
-
-
-def write_database(folder: Path) -> Path:
-    """Six prompts a split, the right picture ranked above two others."""
-    rng = np.random.default_rng(0)
-    for split in ("train", "validation", "test", "compositional"):
-        records = []
-        for number, scene in enumerate(drawn := scenes(split, 6, seed=0)):
-            for shown, rank in ((scene, 1), (drawn[number - 1], 2), (drawn[number - 2], 2)):
-                image = Image.fromarray((render(shown, rng) * 255).round().astype(np.uint8))
-                records.append(Record(f"{split}-{number}", scene.prompt, "", image, rank, 4, 4, 4))
-        write_imagereward_db(folder, split, records)
-    return folder
 
 
 def go(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, *arguments: str) -> Path:

@@ -24,14 +24,12 @@ class Gathered(Protocol):
 
 
 class Feed(Protocol):
-    """What turns images and prompts into what a model is fed: `EmbeddingCache` or `PixelFeed`.
-
-    Attributes:
-        embeddings_of: Fingerprint of the encoder if it gives embeddings, None if it does not.
-    """
+    """What turns images and prompts into what a model is fed: `EmbeddingCache` or `PixelFeed`."""
 
     @property
-    def embeddings_of(self) -> str | None: ...  # noqa: D102
+    def embeddings_of(self) -> str | None:
+        """Fingerprint of the encoder whose embeddings it gives, None if it gives something else."""
+        ...
 
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> object:
         """Make what is not there yet."""

@@ -62,27 +62,6 @@ def ddpm_variance(alpha_bar: Tensor, alpha_bar_next: Tensor) -> Tensor:
     return (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
 
 
-def ddpm_transition(
-    output: Tensor, noisy: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor, prediction: Prediction = "epsilon"
-) -> Transition:
-    """The step of DDPM with the posterior's variance (PAPER eq. 1 to 3; arXiv 2006.11239, eq. 7).
-
-    Args:
-        output: (B, ...), the model's output.
-        noisy: (B, ...), x_{t+1}.
-        alpha_bar: ᾱ at x_{t+1}, broadcasts to it.
-        alpha_bar_next: ᾱ at x_t, where the step leads to.
-        prediction: What the model predicts.
-    """
-    clean, _ = clean_and_noise(output, noisy, alpha_bar, prediction)
-    alpha_bar, alpha_bar_next = alpha_bar.float(), alpha_bar_next.float()
-    alpha = alpha_bar / alpha_bar_next
-    of_clean = alpha_bar_next.sqrt() * (1 - alpha) / (1 - alpha_bar)
-    of_noisy = alpha.sqrt() * (1 - alpha_bar_next) / (1 - alpha_bar)
-    mean = of_clean * clean + of_noisy * noisy.float()
-    return Transition(mean, ddpm_variance(alpha_bar, alpha_bar_next), clean)
-
-
 def ddim_transition(
     output: Tensor,
     noisy: Tensor,
@@ -91,7 +70,9 @@ def ddim_transition(
     prediction: Prediction = "epsilon",
     eta: float = 1.0,
 ) -> Transition:
-    """The step of DDIM (arXiv 2010.02502, eq. 12 and 16); with eta = 1 it is DDPM's.
+    """The step of DDIM (arXiv 2010.02502, eq. 12 and 16).
+
+    With eta = 1 it is the step of DDPM with the posterior's variance (PAPER eq. 1 to 3; arXiv 2006.11239, eq. 7).
 
     Args:
         output: (B, ...), the model's output.
@@ -100,7 +81,7 @@ def ddim_transition(
         alpha_bar_next: ᾱ at x_t, where the step leads to.
         prediction: What the model predicts.
         eta: Share of DDPM's noise, in [0, 1]. With 0 the step is deterministic and no distribution: its variance is
-            zero, and a KL divergence has to be taken between DDPM's steps instead.
+            zero, and a KL divergence has to be taken between steps with eta = 1 instead.
 
     Raises:
         ValueError: `eta` is out of range.

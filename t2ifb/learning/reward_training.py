@@ -98,8 +98,6 @@ class RewardTraining:
                 f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
                 "one happens."
             )
-        if train_prompts is not None and train_prompts < 1:
-            raise ValueError(f"train_prompts={train_prompts} must be at least 1.")
         self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
         self.splits = ("train", "validation", *test_splits)
         self.data = partial(

@@ -15,7 +15,7 @@ from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
 from t2ifb.data.imagereward_db import ImageRewardDB
 from t2ifb.shapes.gold import GoldScore
-from tests.test_experiments import write_database
+from tests.shapes.parts import write_database
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import resource
 import signal
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from t2ifb.data.files import StorageError
 from t2ifb.data.images import load_image
@@ -21,38 +19,13 @@ from t2ifb.learning.loggers import no_logger
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers import RewardModel
 from t2ifb.scorers.heads import MLPHead
-from tests.learning.worlds import make_training, run_training
-
-
-class Killed(Exception):
-    """What stands for a kill."""
-
-
-class KillAt(lightning.Callback):
-    """Raises, or sends a signal, in the middle of an update."""
-
-    def __init__(self, step: int, number: int | None = None) -> None:
-        self.step, self.number = step, number
-
-    def on_before_optimizer_step(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            if self.number is None:
-                raise Killed
-            os.kill(os.getpid(), self.number)
+from tests.learning.worlds import KillAt, Killed, make_training, run_training, same, weights
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("world")
     return folder, run_training(make_training(folder), folder / "whole")
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "export" / "reward.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_it_learns_what_the_annotators_like(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -17,8 +17,7 @@ from t2ifb.learning.reward_training import RewardTraining
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers import Ensemble, RewardModel
 from t2ifb.scorers.clip_encoder import CLIPEncoder
-from tests.learning.test_reward_training import KillAt, Killed, same, weights
-from tests.learning.worlds import make_training, run_training
+from tests.learning.worlds import KillAt, Killed, make_training, run_training, same, weights
 
 
 def tuning(folder: Path, **changes: Any) -> RewardTraining:

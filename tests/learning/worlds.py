@@ -1,5 +1,6 @@
-"""A preference data set of a few random pictures in which brighter is better, and a run on it."""
+"""A preference data set of a few random pictures in which brighter is better, a run on it, and what disturbs it."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import lightning
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from t2ifb.data.imagereward_db import ImageRewardDB, Record, write_imagereward_db
 from t2ifb.learning.loggers import no_logger
@@ -78,3 +80,28 @@ def run_training(
         return lightning.Trainer(accelerator="cpu", **arguments)
 
     return training.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
+
+
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+class KillAt(lightning.Callback):
+    """Raises, or sends a signal, in the middle of an update."""
+
+    def __init__(self, step: int, number: int | None = None) -> None:
+        self.step, self.number = step, number
+
+    def on_before_optimizer_step(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            if self.number is None:
+                raise Killed
+            os.kill(os.getpid(), self.number)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "export" / "reward.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
