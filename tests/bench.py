@@ -23,10 +23,10 @@ from rich.table import Table
 from torch.nn.functional import logsigmoid
 
 from t2ifb.data.comparisons import RewardBatch, RewardDataModule
+from t2ifb.learning.engine import ProgressBar
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
-from t2ifb.learning.reward_training import ProgressBar
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead

@@ -14,7 +14,7 @@ from t2ifb.config.compose import Composed, files_setting, flatten
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_faults, locate
 
-NOT_PARTS = ("baselines", "scorers")
+NOT_PARTS = ("baselines", "judges", "scorers")
 """Keys of the schema that hold a mapping from names to components, not a component."""
 
 
@@ -83,6 +83,10 @@ class Parts:
             if isinstance(cause, (ValueError, TypeError, OSError)):
                 raise ConfigError([f"{key}: {cause}"]) from error
             raise cause or error from error
+
+    def settle(self, key: str, value: Any) -> None:
+        """Put a value in the place of one that was to be found out, such as the run that `latest` means."""
+        OmegaConf.update(self._config, key, value, merge=False, force_add=True)
 
     def resolved(self) -> dict[str, Any]:
         """The whole configuration as plain containers, to be recorded."""

@@ -25,7 +25,7 @@ def find_latest(
 
     Args:
         scorers: Components by name, as plain containers.
-        key: Where they stand in the configuration.
+        key: Where they stand in the configuration; empty for the top.
         domain: Whose runs to look at.
         typed: The arguments of the command: who asks for a model by name does not want to go without it.
         outputs: Where runs are.
@@ -40,13 +40,14 @@ def find_latest(
     run = newest_reward_run(domain, outputs) if wanting else None
     if run is not None:
         return {name: {**node, "source": str(run)} if name in wanting else node for name, node in scorers.items()}, []
+    place = {name: f"{key}.{name}" if key else name for name in wanting}
     notes = {
-        name: f"{key}.{name}: there is no finished reward run in {outputs / domain}; make one with `python -m "
-        f"t2ifb.train +experiment=reward_mlp domain={domain}`, or name one by {key}.{name}.source=<run folder>"
+        name: f"{place[name]}: there is no finished reward run in {outputs / domain}; make one with `python -m "
+        f"t2ifb.train +experiment=reward_mlp domain={domain}`, or name one by {place[name]}.source=<run folder>"
         for name in wanting
     }
     if asked := [
-        n for name, n in notes.items() if any(a.lstrip("+").startswith(f"{key}.{name}.source=") for a in typed)
+        n for name, n in notes.items() if any(a.lstrip("+").startswith(f"{place[name]}.source=") for a in typed)
     ]:
         raise ConfigError(asked)
     return {name: node for name, node in scorers.items() if name not in wanting}, sorted(notes.values())

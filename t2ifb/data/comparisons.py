@@ -1,6 +1,6 @@
 """Batches of comparisons for training and evaluating a reward model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -9,24 +9,12 @@ from lightning.pytorch import LightningDataModule
 from t2ifb.data.comparison_index import Index, rankings_hash
 from t2ifb.data.encoded_rankings import EncodedRankings, Feed, RewardBatch, RewardBatches
 from t2ifb.data.order import Part, TrainingOrder, cuts, drawn_units
+from t2ifb.data.position import EndlessBatches, TrainingPosition
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
 
 __all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
 
 Grouping: TypeAlias = Literal["prompt", "comparison"]
-
-
-class _EndlessBatches:
-    """Training batches from the data module's position on."""
-
-    def __init__(self, module: "RewardDataModule") -> None:
-        self._module = module
-
-    def __iter__(self) -> Iterator[RewardBatch]:
-        position = self._module.position
-        while True:
-            yield self._module.train_batch(position)
-            position += 1
 
 
 class RewardDataModule(LightningDataModule):
@@ -36,11 +24,6 @@ class RewardDataModule(LightningDataModule):
     permutation of all comparisons that is drawn from (seed, e), so that each comparison comes once an epoch, or as
     often as the data set's `multiplicities` say (`Mixture`). In several processes each batch is divided among them, and
     together they hold what one process would.
-
-    The position in `state_dict` counts the batches that were trained on, not those that were fetched (Lightning fetches
-    one ahead): it is the trainer's own count of processed batches, plus the shift that a checkpoint whose loops were
-    not restored leaves. Resuming is therefore exact, in the middle of an epoch too, from any checkpoint that was
-    written between two batches.
     """
 
     def __init__(
@@ -89,8 +72,7 @@ class RewardDataModule(LightningDataModule):
         self._encoded: dict[str, EncodedRankings] = {}
         self._order: TrainingOrder | None = None
         self._units: Index = np.empty(0, np.int64)
-        self._restored: dict[str, Any] | None = None
-        self._shift = 0
+        self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     def prepare_data(self) -> None:
         """Encode all images and prompts of the splits that is not encoded yet (Lightning calls it in one process)."""
@@ -101,7 +83,7 @@ class RewardDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Begin at position 0, unless a checkpoint is loaded next."""
-        self._restored, self._shift = None, 0
+        self._position.reset()
 
     def rankings(self, split: str) -> list[RankedPrompt]:
         """The split's rankings, read once.
@@ -142,13 +124,13 @@ class RewardDataModule(LightningDataModule):
     @property
     def position(self) -> int:
         """Training batches consumed so far, since the beginning of training."""
-        return self._shift + self._processed()
+        return self._position.now
 
     def train_batch(self, position: int) -> RewardBatch:
         """This process's share of the training batch at a position, counted from 0 over all epochs."""
         order, encoded = self._training_order(), self.encoded(self.splits[0])
         units = order.units(position)
-        total, share = int(order.weights[units].sum()), self._units[units[self._share()]]
+        total, share = int(order.weights[units].sum()), self._units[units[self._position.share]]
         if self.grouping == "prompt":
             return encoded.batch_of_prompts(share, total)
         return encoded.batch_of_comparisons(share, total)
@@ -161,24 +143,15 @@ class RewardDataModule(LightningDataModule):
 
         def batch(number: int) -> RewardBatch:
             prompts = np.arange(borders[number], borders[number + 1])
-            return encoded.batch_of_prompts(prompts[self._share()], int(encoded.comparisons_per_prompt[prompts].sum()))
+            return encoded.batch_of_prompts(
+                prompts[self._position.share], int(encoded.comparisons_per_prompt[prompts].sum())
+            )
 
         return RewardBatches(len(borders) - 1, batch)
 
-    def train_dataloader(self) -> _EndlessBatches:
-        """Endless batches from the present position on.
-
-        Raises:
-            ValueError: The checkpoint that was loaded is of another training order.
-        """
-        if self._restored is not None:
-            state, self._restored = self._restored, None
-            now = self._settings()
-            if differing := [key for key in now if state.get(key) != now[key]]:
-                changes = ", ".join(f"{key} was {state.get(key)} and is {now[key]}" for key in differing)
-                raise ValueError(f"Cannot resume: {changes}. Resume with the same data and settings, or start anew.")
-            self._shift = state["position"] - self._processed()
-        return _EndlessBatches(self)
+    def train_dataloader(self) -> EndlessBatches[RewardBatch]:
+        """Endless batches from the present position on; see `TrainingPosition.batches` for what is refused."""
+        return self._position.batches()
 
     def val_dataloader(self) -> RewardBatches:
         """The validation split."""
@@ -190,11 +163,11 @@ class RewardDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what the order depends on besides."""
-        return {"position": self.position, **self._settings()}
+        return self._position.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's position until training begins."""
-        self._restored = dict(state_dict)
+        self._position.restore(state_dict)
 
     def _settings(self) -> dict[str, Any]:
         order = self._training_order()
@@ -227,14 +200,3 @@ class RewardDataModule(LightningDataModule):
         block = np.repeat(np.arange(len(blocks)), [count for count, _ in blocks])[ranking]
         members = [np.flatnonzero(block == number) for number in range(len(blocks))]
         return [Part.of(units, times) for units, (_, times) in zip(members, blocks, strict=True) if len(units)]
-
-    def _share(self) -> slice:
-        """Every world-size-th unit of a batch, from this process's rank on."""
-        return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(None)
-
-    def _processed(self) -> int:
-        """Batches that the trainer has finished, its resumed ones included."""
-        if not self.trainer:
-            return 0
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return int(progress.processed)

@@ -1,10 +1,65 @@
 """Lists of prompts to fine-tune on or to generate from."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from t2ifb.data.faults import Fault, OnFault, settle
 from t2ifb.data.files import read_json_list
 from t2ifb.data.rankings import PreferenceDataset
+
+
+class PromptSource(Protocol):
+    """Where prompts come from."""
+
+    def prompts(self) -> list[str]:
+        """All of them, in a fixed order.
+
+        Raises:
+            ValueError: They cannot be had.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PromptSplits:
+    """Prompts to tune on, to choose by, and to report on.
+
+    Attributes:
+        train: Tuned on.
+        validation: Looked at while a run goes on; the kept checkpoint is chosen by them.
+        test: Looked at once, at the end.
+        most: Of validation and test prompts, how many are used: the first different ones.
+    """
+
+    train: PromptSource
+    validation: PromptSource
+    test: PromptSource
+    most: int = 400
+
+    def of(self, split: str) -> list[str]:
+        """The prompts of a split.
+
+        Raises:
+            ValueError: There are none.
+        """
+        found = {"train": self.train, "validation": self.validation, "test": self.test}[split].prompts()
+        if not found:
+            raise ValueError(f"there are no {split} prompts")
+        return found if split == "train" else list(dict.fromkeys(found))[: self.most]
+
+
+class PromptList:
+    """Prompts that are named one by one."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Keep the texts."""
+        self.texts = list(texts)
+
+    def prompts(self) -> list[str]:
+        """The texts."""
+        return list(self.texts)
 
 
 class PromptFile:

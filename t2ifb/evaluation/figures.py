@@ -220,3 +220,49 @@ def _finish(axes: Axes, legend: bool = True) -> None:
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+def progress_sheet(prompts: Sequence[str], columns: Mapping[str, ArrayLike], path: Path) -> None:
+    """A line for each prompt with the image of each model from the same noise.
+
+    Args:
+        prompts: P texts.
+        columns: By name (P, 3, H, W) uint8.
+        path: The PNG to write.
+    """
+    figure = _figure(2.4 + 1.3 * len(columns), 1.35 * len(prompts) + 0.2)
+    grid = figure.subplots(len(prompts), len(columns) + 1, squeeze=False, width_ratios=[1.7, *[1] * len(columns)])
+    for line, prompt, number in zip(grid, prompts, range(len(prompts)), strict=True):
+        for axes in line:
+            axes.set_axis_off()
+        text = "\n".join(textwrap.wrap(prompt, 24, max_lines=5, placeholder=" …"))
+        line[0].text(0, 0.5, text, va="center", size=8, parse_math=False, transform=line[0].transAxes)
+        for axes, (name, images) in zip(line[1:], columns.items(), strict=True):
+            image = np.asarray(images)[number].transpose(1, 2, 0)
+            axes.imshow(image, interpolation="nearest" if max(image.shape) <= 128 else "antialiased")
+            if number == 0:
+                axes.set_title(name, size=9)
+    _save(figure, path)
+
+
+def tuning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Held-out figures over the updates: reward, judges' gain, gold with its parts, KL divergence.
+
+    Args:
+        rows: Of `metrics.csv`.
+        path: The PNG to write.
+    """
+    table = list(rows)
+    names = sorted({key for row in table for key in row if key.startswith("val/")})
+    figure = _figure(4 * min(4, len(names)), 2.6 * -(-len(names) // 4))
+    panels = figure.subplots(-(-len(names) // 4), min(4, len(names)), squeeze=False).flat
+    for axes, name in zip(panels, names, strict=False):
+        points = [(float(r["step"]), float(r[name])) for r in table if r.get(name) not in ("", None)]
+        steps, values = np.array(points).T
+        axes.plot(steps, values, color=BLUE, lw=1.8, marker="o", ms=3)
+        axes.axhline(values[0], color=GRAY, lw=0.8, ls="--")
+        axes.set(xlabel="update", title=name.removeprefix("val/"))
+        _finish(axes, legend=False)
+    for axes in list(panels)[len(names) :]:
+        axes.set_axis_off()
+    _save(figure, path)

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from t2ifb.data.files import atomic_write
 from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.table_text import LOOK, latex, markdown, screen, without_nan
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,6 @@ REFERENCE = "CLIP Score"
 """What the others are compared with."""
 RANDOM, CEILING = "random", "annotator ceiling"
 """Names of the rows for scores that mean nothing, and for the truth that the annotators follow with noise."""
-LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
-"""Of tables on the screen: narrow enough for 80 columns."""
 HEADINGS = ("scorer", "accuracy %", "by prompt", "difference", "ties", "tau", "images/s", "published %")
 
 
@@ -94,22 +90,13 @@ def _shown(
 
 def screen_table(rows: Sequence[Row], title: str, reference: str = REFERENCE) -> Table:
     """Accuracies for the terminal; names are text, never markup."""
-    return _screen(title, *_shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")]))
+    return screen(title, *_shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")]))
 
 
 def order_table(rows: Sequence[Row], title: str) -> Table:
     """Kendall's tau and speed, for the terminal."""
     measured = [row for row in rows if row.tau is not None]
-    return _screen(title, *_shown(measured, "", wide=True, only=("scorer", "tau", "images/s")))
-
-
-def _screen(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, **LOOK)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
-    return table
+    return screen(title, *_shown(measured, "", wide=True, only=("scorer", "tau", "images/s")))
 
 
 def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
@@ -131,10 +118,10 @@ def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", referenc
     """
     headings, lines = _shown(rows, reference, wide=any(row.tau for row in rows))
     for suffix, text in (
-        ("md", _markdown(headings, lines)),
-        ("tex", _latex(headings, lines)),
+        ("md", markdown(headings, lines)),
+        ("tex", latex(headings, lines)),
         ("csv", _csv(rows)),
-        ("json", json.dumps([_without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False)),
+        ("json", json.dumps([without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False)),
     ):
         with atomic_write(folder / f"{stem}.{suffix}") as file:
             file.write(text.encode())
@@ -147,54 +134,6 @@ def write_matrix(names: Sequence[str], matrix: NDArray[np.float64], path: Path) 
         buffer = io.StringIO()
         csv.writer(buffer).writerows(lines)
         file.write(buffer.getvalue().encode())
-
-
-def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table's cell."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(text).replace("&", "&amp;").replace("<", "&lt;"))
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is."""
-    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
-
-
-_LATEX = {
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    shown = [headings, *([escape_markdown(name), *figures] for name, *figures in lines)]
-    text = ["| " + " | ".join(line) + " |" for line in shown]
-    return "\n".join([text[0], "|" + "---|" * len(headings), *text[1:]]) + "\n"
-
-
-def _latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A tabular in the form of the package booktabs."""
-    minus = re.compile(r"(?<!\S)-(?=\d)|(?<=\[)-(?=\d)")
-    shown = [[name, *(minus.sub("$-$", figure) for figure in figures)] for name, *figures in _escaped(headings, lines)]
-    rows = [" & ".join(line) + r" \\" for line in shown]
-    body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
-    columns = "l" + "r" * (len(headings) - 1)
-    return (
-        "\n".join(["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
-        + "\n"
-    )
-
-
-def _escaped(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[escape_latex(cell) for cell in line] for line in (headings, *lines)]
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -216,10 +155,3 @@ def _flat(row: Row) -> dict[str, Any]:
         elif name != "name" and value is not None:
             line[name] = value
     return line
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN, of an interval over nothing, is `null` in JSON."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -46,9 +46,9 @@ class _Checkpoint(ModelCheckpoint):
         super().load_state_dict({key: moved(value) for key, value in state_dict.items()})
 
 
-def best_and_last(run: RunFolder) -> list[ModelCheckpoint]:
-    """The best state by validation accuracy, and the last one to go on from; both after each validation."""
+def best_and_last(run: RunFolder, best_by: str) -> list[ModelCheckpoint]:
+    """The state with the highest `best_by` so far, and the last one to go on from; both after each validation."""
     options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
-    best = _Checkpoint(run.checkpoints, "best", monitor="val/accuracy", mode="max", **options)
+    best = _Checkpoint(run.checkpoints, "best", monitor=best_by, mode="max", **options)
     last = _Checkpoint(run.checkpoints, "last", monitor=None, every_n_train_steps=None, **options)
     return [best, last]

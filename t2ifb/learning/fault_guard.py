@@ -12,18 +12,21 @@ class FaultGuard(Callback):
 
     The gradients are dropped, so that the optimiser leaves weights and momenta as they are. Under a GradScaler an
     infinite gradient is no fault but an overflow, and skipping is the scaler's own business; a loss that is not finite
-    is counted there too.
+    is counted there too. A module that adds up several backward passes may have `terms`, the parts of its latest loss
+    by name: the first that is not finite is named.
     """
 
     def __init__(self, most: int = 10) -> None:
         """Stop the run after more than `most` skipped updates."""
         self.most, self.skipped = most, 0
         self.first: str | None = None
-        self._loss_is_finite = True
+        self._faulty_loss: str | None = None
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
         """Look at the loss."""
-        self._loss_is_finite = bool(loss.isfinite())
+        if self._faulty_loss is None and not loss.isfinite():
+            terms: dict[str, torch.Tensor] = getattr(module, "terms", {})
+            self._faulty_loss = next((name for name, term in terms.items() if not term.isfinite().all()), "loss")
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Look at the gradients, once they are summed over all processes.
@@ -32,7 +35,7 @@ class FaultGuard(Callback):
             ValueError: More updates were skipped than allowed.
         """
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        faulty = None if self._loss_is_finite else "loss"
+        faulty, self._faulty_loss = self._faulty_loss, None
         if faulty is None and not scaled:
             faulty = _faulty_gradient(module, optimizer)
         if faulty is None:

@@ -16,6 +16,10 @@ class MetricsCSV(Callback):
 
     The file is rewritten whole with every checkpoint and at the end. A resumed run drops the rows beyond its
     checkpoint, and its clock goes on from there.
+
+    Attributes:
+        start: Figures of step 0, known before training begins.
+        rows: The table so far.
     """
 
     def __init__(self, run: RunFolder, every: int = 10) -> None:
@@ -26,6 +30,7 @@ class MetricsCSV(Callback):
             every: Steps between two rows of training figures.
         """
         self.run, self.every = run, every
+        self.start: dict[str, float] = {}
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._started = time.monotonic()
@@ -33,7 +38,7 @@ class MetricsCSV(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the rows up to the checkpoint."""
         self._started = time.monotonic() - self.seconds
-        self.rows = []
+        self.rows = [{"step": 0, "wall_seconds": 0.0} | self.start] if self.start else []
         if trainer.global_step and self.run.metrics.exists():
             with self.run.metrics.open(encoding="utf-8", newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]

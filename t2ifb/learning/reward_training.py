@@ -1,8 +1,6 @@
 """The reward run: a head trained on comparisons of images embedded once, tested with its best state, exported."""
 
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,10 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning import seed_everything
 from torch import nn
 
 from t2ifb.data.comparisons import RewardDataModule
@@ -23,13 +18,12 @@ from t2ifb.data.pixel_feed import PixelFeed
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.figures import learning_curves
 from t2ifb.learning import loggers
-from t2ifb.learning.checkpoints import WholeCheckpointIO, best_and_last
+from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.reward_verdict import RewardVerdict, embedded
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.signals import StopOnSignal
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.reward_files import export_hash, write_export
 
@@ -116,8 +110,8 @@ class RewardTraining:
     def run(
         self,
         run: RunFolder,
-        trainer: Callable[..., Trainer],
-        logger: Callable[..., Logger | Literal[False]],
+        trainer: MakeTrainer,
+        logger: MakeLogger,
         seed: int = 0,
         resume: Path | None = None,
         config: Mapping[str, Any] | None = None,
@@ -138,12 +132,10 @@ class RewardTraining:
         Raises:
             ValueError: The data or the settings do not fit.
         """
-        _refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
-        _refuse(trainer, "trainer", SET_BY_THE_RUN)
+        refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
+        refuse(trainer, "trainer", SET_BY_THE_RUN)
         self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
-        warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
-        with run.held() if _first_process() else nullcontext():
+        with run.held() if first_process() else nullcontext():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _check_precision(self, precision: str) -> None:
@@ -161,8 +153,8 @@ class RewardTraining:
     def _run(
         self,
         run: RunFolder,
-        trainer: Callable[..., Trainer],
-        logger: Callable[..., Logger | Literal[False]],
+        trainer: MakeTrainer,
+        logger: MakeLogger,
         seed: int,
         resume: Path | None,
         config: dict[str, Any],
@@ -176,21 +168,10 @@ class RewardTraining:
         seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
-        recorder = logger(run=run, config=config) if _first_process() else False
-        engine = trainer(
-            max_epochs=-1,
-            max_steps=self.epochs * data.steps_per_epoch,
-            val_check_interval=max(1, int(data.steps_per_epoch / self.validations_per_epoch)),
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            log_every_n_steps=metrics.every,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-            default_root_dir=run.path,
-            logger=recorder,
-            plugins=[WholeCheckpointIO()],
-            callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *best_and_last(run)],
-        )
+        recorder = logger(run=run, config=config) if first_process() else False
+        steps = self.epochs * data.steps_per_epoch
+        every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
+        engine = make_engine(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         if not engine.is_global_zero:
@@ -220,35 +201,3 @@ class RewardTraining:
         }
         loggers.finish(recorder, verdicts[0].examples(), run.export)
         return run.write_summary(figures)
-
-
-class ProgressBar(RichProgressBar):
-    """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "training"
-
-
-SET_BY_THE_RUN = {
-    "max_epochs": "give algorithm.epochs",
-    "max_steps": "give algorithm.epochs",
-    "val_check_interval": "give algorithm.validations_per_epoch",
-    "logger": "choose one by logger=<option>",
-}
-"""Arguments of the trainer that the run has its own words for."""
-
-
-def _first_process() -> bool:
-    """Whether this is the process that writes, known before there is a trainer."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
-
-
-def _refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:
-    """A value that the run sets itself is not silently ignored.
-
-    Raises:
-        ValueError: There is one.
-    """
-    given = getattr(part, "keywords", {})
-    if faults := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:
-        raise ValueError(" ".join(faults))

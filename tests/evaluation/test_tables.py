@@ -9,12 +9,11 @@ import pytest
 from rich.console import Console
 
 from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.table_text import escape_latex, escape_markdown
 from t2ifb.evaluation.tables import (
     HEADINGS,
     Row,
     cells,
-    escape_latex,
-    escape_markdown,
     order_table,
     screen_table,
     write_matrix,

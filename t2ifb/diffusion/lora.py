@@ -1,0 +1,102 @@
+"""Low-rank adapters in the U-Net (arXiv 2106.09685): adding them, their state, and files that diffusers loads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The projections of self- and cross-attention."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """W = W_0 + (lora_alpha / rank) B A, with Gaussian A and B = 0, so that tuning begins at the base model.
+
+    Attributes:
+        rank: r of A (r, k) and B (d, r).
+        lora_alpha: The rank if it is not given: then the factor is 1, whatever the rank.
+        targets: Endings of the names of the layers that get an adapter: linear layers and convolutions.
+    """
+
+    rank: int = 4
+    lora_alpha: float | None = None
+    targets: Sequence[str] = ATTENTION
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or (self.lora_alpha is not None and self.lora_alpha <= 0):
+            raise ValueError(f"rank={self.rank} must be at least 1 and lora_alpha={self.lora_alpha} above 0")
+        if not self.targets:
+            raise ValueError("targets is empty: name at least one layer, such as to_q")
+
+    def add(self, unet: Any, seed: int = 0) -> list[nn.Parameter]:
+        """Put adapters into a `UNet2DConditionModel`; gives their weights, float32 and the only ones with gradients.
+
+        Args:
+            unet: Whose own weights are frozen.
+            seed: Of A.
+
+        Raises:
+            ValueError: No layer has one of the names.
+        """
+        from peft import LoraConfig
+
+        alpha = self.rank if self.lora_alpha is None else self.lora_alpha
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            init_lora_weights="gaussian",
+            target_modules=list(self.targets),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                unet.add_adapter(config)
+            except ValueError as error:
+                raise ValueError(f"cannot put adapters into {', '.join(self.targets)}: {error}") from error
+        weights = [parameter for name, parameter in unet.named_parameters() if "lora_" in name]
+        for weight in weights:
+            weight.data = weight.data.float()
+            weight.requires_grad_(True)
+        return weights
+
+
+def adapter_state(unet: Any) -> dict[str, Tensor]:
+    """The adapters' weights by name."""
+    from peft.utils import get_peft_model_state_dict
+
+    return {name: weight.detach() for name, weight in get_peft_model_state_dict(unet).items()}
+
+
+def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
+    """Put in weights that `adapter_state` gave.
+
+    Raises:
+        ValueError: They are of other layers or of another rank.
+    """
+    from peft.utils import set_peft_model_state_dict
+
+    own = adapter_state(unet)
+    if state.keys() != own.keys():
+        odd = sorted(state.keys() ^ own.keys())
+        raise ValueError(f"the adapters are on other layers: {', '.join(odd[:3])} and {max(0, len(odd) - 3)} more")
+    if wrong := [name for name in own if own[name].shape != state[name].shape]:
+        shapes = f"{tuple(state[wrong[0]].shape)} and not {tuple(own[wrong[0]].shape)}"
+        raise ValueError(f"the adapters have another rank: {wrong[0]} is {shapes}. Give lora.rank as it was")
+    set_peft_model_state_dict(unet, dict(state))
+
+
+def save_lora(unet: Any, folder: str | Path) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads.
+
+    The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed.
+    """
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+
+    layers = convert_state_dict_to_diffusers({name: weight.cpu() for name, weight in adapter_state(unet).items()})
+    settings = unet.peft_config["default"].to_dict()
+    StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=settings)

@@ -1,0 +1,62 @@
+"""From noise towards an image, step by step, without gradient."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from t2ifb.diffusion.noise import INITIAL, gaussian
+from t2ifb.diffusion.schedule import Schedule
+
+Denoise = Callable[[Tensor, int], Tensor]
+"""The (guided) U-Net's output (B, C, H, W) for latents (B, C, H, W) at the grid's timestep of a step."""
+
+
+class Rollout:
+    """A batch of trajectories down a schedule; the noise of each is a function of its key.
+
+    Whoever has the U-Net's output at the present step already, with or without gradient, gives it to `take`; the
+    steps before are paid once, whichever number of them is looked at.
+
+    Attributes:
+        index: Of the step that comes next, from 0 to T.
+        latents: (B, C, H, W) float32, where that step begins; the predicted image after the last.
+    """
+
+    def __init__(
+        self, schedule: Schedule, keys: Sequence[Sequence[int]], shape: Sequence[int], device: torch.device | str
+    ) -> None:
+        """Begin at pure noise.
+
+        Args:
+            schedule: The steps.
+            keys: B tuples of whole numbers that the noise is drawn by.
+            shape: (C, H, W) of the latents.
+            device: Where they are kept.
+        """
+        self.schedule, self.keys, self.shape, self.device = schedule, list(keys), tuple(shape), torch.device(device)
+        self.index = 0
+        self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.device)
+
+    @torch.no_grad()
+    def to(self, index: int, denoise: Denoise) -> Tensor:
+        """Go on to where step `index` begins, and give the latents there.
+
+        Raises:
+            ValueError: The trajectories are beyond it, or it is beyond the schedule.
+        """
+        if not self.index <= index <= len(self.schedule):
+            raise ValueError(f"cannot go to step {index} from step {self.index} of {len(self.schedule)}")
+        while self.index < index:
+            self.take(denoise(self.latents, self.index))
+        return self.latents
+
+    @torch.no_grad()
+    def take(self, output: Tensor) -> None:
+        """Do one step with the U-Net's output at the present one."""
+        step = self.schedule.transition(output.detach(), self.latents, self.index)
+        self.latents = step.mean
+        if bool(step.variance > 0):
+            noise = gaussian(self.keys, self.index + 1, self.shape).to(self.device)
+            self.latents = step.mean + step.variance.sqrt() * noise
+        self.index += 1

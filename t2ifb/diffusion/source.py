@@ -1,0 +1,127 @@
+"""Which diffusion model: a hub id, a folder or a single file, and in which precision."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from t2ifb.diffusion.model import DiffusionModel
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class DiffusionSource:
+    """A latent diffusion model in `StableDiffusionPipeline`'s form, before its weights are built.
+
+    Attributes:
+        source: Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`, a folder in `diffusers`' form, or a single
+            `.safetensors` file.
+        variant: Of the files, such as `fp16`.
+        config: With a single file: the folder (or hub id) of a pipeline of the same kind, whose configuration is used.
+        precision: Of the frozen weights; adapters are float32 always.
+        decoder_precision: Of the decoder. fp16 overflows in some autoencoders.
+        tiny_decoder: Folder or hub id of an `AutoencoderTiny` that decodes where a gradient is wanted.
+        gradient_checkpointing: Compute U-Net and decoder again in the backward pass instead of keeping activations.
+        device: Where `load` puts it; `auto` is the GPU if there is one.
+    """
+
+    source: str
+    variant: str | None = None
+    config: str | None = None
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    decoder_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    tiny_decoder: str | None = None
+    gradient_checkpointing: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value in (("precision", self.precision), ("decoder_precision", self.decoder_precision)):
+            if value not in DTYPES:
+                raise ValueError(f"{name} must be one of {', '.join(DTYPES)}, not {value!r}")
+
+    def load(self) -> DiffusionModel:
+        """Build the model; the safety checker is left out.
+
+        Raises:
+            ValueError: The weights are missing, cannot be downloaded, or are no such pipeline.
+        """
+        pipeline = self.pipeline()
+        parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+        decoder = self._tiny()
+        for network in (parts["vae"], decoder):
+            if network is not None:
+                network.to(DTYPES[self.decoder_precision])
+        if self.gradient_checkpointing:
+            for network in (parts["unet"], parts["vae"] if decoder is None else decoder):
+                network.enable_gradient_checkpointing()
+        model = DiffusionModel(**parts, scheduler_config=pipeline.scheduler.config, decoder=decoder)
+        model.unet.to(memory_format=torch.channels_last)
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return model.to(device)
+
+    def pipeline(self) -> Any:
+        """The pipeline itself, for use in plain `diffusers`.
+
+        Raises:
+            ValueError: As `load`.
+        """
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        options: dict[str, Any] = {"dtype": DTYPES[self.precision], "safety_checker": None}
+        path = Path(self.source).expanduser()
+        before = diffusers_logging.get_verbosity()
+        diffusers_logging.set_verbosity_error()  # that the safety checker is left out is said in the model card
+        try:
+            if path.is_file():
+                if path.suffix != ".safetensors":
+                    raise ValueError("only .safetensors files are read; others may run what is in them")
+                if self.config is not None:
+                    options["config"] = self.config
+                loaded = StableDiffusionPipeline.from_single_file(str(path), **options)
+            else:
+                extra = {"requires_safety_checker": False, "variant": self.variant, "use_safetensors": True}
+                where = str(path) if path.is_dir() else self.source
+                loaded = StableDiffusionPipeline.from_pretrained(where, **options, **extra)
+        except Exception as error:  # from the hub, diffusers, transformers or safetensors: anything
+            raise ValueError(self._failure(error)) from error
+        finally:
+            diffusers_logging.set_verbosity(before)
+        loaded.set_progress_bar_config(disable=True)
+        return loaded
+
+    def _tiny(self) -> Any:
+        if self.tiny_decoder is None:
+            return None
+        from diffusers import AutoencoderTiny
+
+        try:
+            return AutoencoderTiny.from_pretrained(self.tiny_decoder)
+        except Exception as error:
+            raise ValueError(f"cannot load tiny_decoder={self.tiny_decoder}: {_first_line(error)}") from error
+
+    def _failure(self, error: Exception) -> str:
+        """What to tell when the weights cannot be had."""
+        path = Path(self.source).expanduser()
+        if path.exists():
+            hint = (
+                ""
+                if path.is_dir() or self.config
+                else " A single file also needs config=<folder of a pipeline of its kind>."
+            )
+            return f"cannot load {self.source} as a Stable Diffusion pipeline: {_first_line(error)}.{hint}"
+        return (
+            f"the diffusion model {self.source} is not on this machine and cannot be downloaded "
+            f"({type(error).__name__}). Where there is a connection: hf download {self.source}; then, or with a copy "
+            "of its folder, give diffusion.source=<folder>"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

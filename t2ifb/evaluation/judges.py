@@ -1,0 +1,52 @@
+"""Scorers that look at the same images side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+BATCH = 64
+
+
+class Judges(nn.Module):
+    """Several scorers, and perhaps a truth with parts.
+
+    Attributes:
+        scorers: By name.
+        truth: A scorer that knows how good an image is (`shapes`); never trained on nor chosen by.
+        truth_parts: Which of `truth.parts(images, prompts)` are shown.
+    """
+
+    def __init__(
+        self,
+        scorers: Mapping[str, Callable[[Tensor, list[str]], Tensor]],
+        truth: nn.Module | None = None,
+        truth_parts: Sequence[str] = ("gold", "alignment", "fidelity", "strict"),
+    ) -> None:
+        """Put them together."""
+        super().__init__()
+        self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]
+        self.truth = truth
+        self.truth_parts = tuple(truth_parts)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, prompts: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Scores (N,) float32 on the CPU by name, the truth's as `gold` and `gold/<part>`.
+
+        Args:
+            images: (N, 3, H, W) uint8.
+            prompts: N strings.
+            device: Where the scorers are.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for start in range(0, len(images), BATCH):
+            pixels = images[start : start + BATCH].to(device).float() / 255
+            texts = list(prompts[start : start + BATCH])
+            scores = {name: scorer(pixels, texts) for name, scorer in self.scorers.items()}
+            if self.truth is not None:
+                parts = self.truth.parts(pixels, texts)  # type: ignore[operator]
+                scores |= {"gold" if part == "gold" else f"gold/{part}": parts[part] for part in self.truth_parts}
+            for name, score in scores.items():
+                found.setdefault(name, []).append(score.float().cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}

@@ -1,0 +1,92 @@
+"""What every run that Lightning drives has in common."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from t2ifb.learning.checkpoints import WholeCheckpointIO, best_and_last
+from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.metrics_csv import MetricsCSV
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.signals import StopOnSignal
+
+MakeTrainer = Callable[..., Trainer]
+MakeLogger = Callable[..., Logger | Literal[False]]
+SET_BY_THE_RUN = {
+    "max_epochs": "give algorithm.epochs",
+    "max_steps": "give algorithm.epochs",
+    "val_check_interval": "the algorithm says how often it validates",
+    "logger": "choose one by logger=<option>",
+}
+"""Arguments of the trainer that the run has its own words for."""
+
+
+class ProgressBar(RichProgressBar):
+    """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
+
+
+def make_engine(
+    trainer: MakeTrainer,
+    run: RunFolder,
+    logger: Logger | Literal[False],
+    steps: int,
+    validate_every: int,
+    best_by: str,
+    metrics: MetricsCSV,
+    guard: FaultGuard,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """The trainer of a run: its length, its checkpoints after each validation, and who watches over it.
+
+    Args:
+        trainer: Makes the `lightning.Trainer`.
+        run: Where checkpoints go.
+        logger: Besides `metrics.csv`.
+        steps: Updates of the whole run.
+        validate_every: Updates between two validations.
+        best_by: The validation figure whose highest value marks the best state.
+        metrics: Writes `metrics.csv`.
+        guard: Skips updates with NaN.
+        callbacks: Of the algorithm.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
+    warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
+    return trainer(
+        max_epochs=-1,
+        max_steps=steps,
+        val_check_interval=validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=metrics.every,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+        logger=logger,
+        plugins=[WholeCheckpointIO()],
+        callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *callbacks, *best_and_last(run, best_by)],
+    )
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes, known before there is a trainer."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+def refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:
+    """A value that the run sets itself is not silently ignored.
+
+    Raises:
+        ValueError: There is one.
+    """
+    given = getattr(part, "keywords", {})
+    if faults := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:
+        raise ValueError(" ".join(faults))

@@ -1,0 +1,79 @@
+"""The verdict at the end of a fine-tuning run: tables, pictures, one sentence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich
+from PIL import Image
+
+from t2ifb.evaluation.figures import progress_sheet, tuning_curves
+from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
+from t2ifb.evaluation.table_text import markdown, screen
+from t2ifb.learning.exam import Answers, Exam
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.tuning_watch import verdict_sentence
+
+SHOWN = 12
+"""Test prompts in the picture and in the table of examples: the first ones, not chosen."""
+
+
+class TuningVerdict:
+    """Base model against the kept checkpoint and the last one, on test prompts and the same noise."""
+
+    def __init__(
+        self,
+        exam: Exam,
+        answers: Mapping[str, Answers],
+        rows: Sequence[Mapping[str, Any]],
+        trained_on: Sequence[str],
+        kept: int,
+        seed: int,
+    ) -> None:
+        """Compare; `answers` are of `base`, `kept` and `last`, `rows` those of `metrics.csv`."""
+        self.exam, self.answers, self.rows, self.kept = exam, answers, rows, kept
+        self.gains: dict[str, list[Gain]] = {
+            name: gains(answers["base"].scores, answers[name].scores, exam.images_per_prompt, trained_on, seed)
+            for name in ("kept", "last")
+        }
+        self.sentence = verdict_sentence(rows, kept)
+
+    def write(self, run: RunFolder) -> dict[str, Any]:
+        """Print and save everything; gives the figures for `summary.json`."""
+        figures: dict[str, Any] = {"sentence": self.sentence}
+        for name, rows in self.gains.items():
+            title = f"{name} checkpoint against the base model, {len(self.exam.prompts)} test prompts, same noise"
+            rich.print(screen(title, HEADINGS, [row.cells() for row in rows]))
+            write_gains(rows, run.path, f"table_{name}")
+            figures[f"test_{name}"] = {
+                row.name: {
+                    "base": row.base,
+                    "tuned": row.tuned,
+                    "difference": vars(row.difference),
+                    "win_rate": row.win_rate.mean,
+                }
+                for row in rows
+            }
+            figures[f"test_{name}"]["kl"] = float(self.answers[name].kl.mean())
+        print(self.sentence)
+        some = slice(0, SHOWN)
+        sheet = {name: answers.images[some] for name, answers in self.answers.items()}
+        progress_sheet(self.exam.prompts[some], sheet, run.samples / "test.png")
+        tuning_curves(self.rows, run.path / "tuning_curves.png")
+        return figures
+
+    def card(self) -> str:
+        """The figures for the model card."""
+        lines = [row.cells() for row in self.gains["kept"]]
+        return f"{self.sentence}\n\n{markdown(HEADINGS, lines)}"
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Some test prompts, an image a row."""
+        return [
+            {
+                "prompt": self.exam.prompts[n],
+                "image": Image.fromarray(a.images[n].permute(1, 2, 0).numpy()),
+                "model": name,
+            }
+            for n in range(min(SHOWN, len(self.exam.prompts)))
+            for name, a in self.answers.items()
+        ]

@@ -1,0 +1,84 @@
+"""A weighted mean of scorers, each in units of its own spread on some reference images."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 1e-6
+"""Deviations below are a scorer that does not distinguish the images: it cannot be standardised."""
+
+
+class Mix(nn.Module):
+    """Σ w_k (r_k - m_k) / s_k over scorers r_k, with m = 0 and s = 1 until `standardise` is told what they are.
+
+    Attributes:
+        name: How tables call it.
+        scorers: By name.
+        weights: (K,) in their order.
+        means: (K,), m.
+        deviations: (K,), s.
+    """
+
+    name = "mix"
+    weights: Tensor
+    means: Tensor
+    deviations: Tensor
+
+    def __init__(
+        self, scorers: Mapping[str, Callable[[Tensor, list[str]], Tensor]], weights: Mapping[str, float] | None = None
+    ) -> None:
+        """Put scorers together.
+
+        Args:
+            scorers: At least one, by name; each a module that takes images and prompts.
+            weights: By name; 1 for those that are not named.
+
+        Raises:
+            ValueError: There is no scorer, or a weight for one that is not there.
+        """
+        super().__init__()
+        if not scorers:
+            raise ValueError("a mix needs at least one scorer: give +scorer@<place>.scorers.<name>=<scorer>")
+        if unknown := sorted((weights or {}).keys() - scorers.keys()):
+            raise ValueError(f"weights for {', '.join(unknown)}, but the scorers are {', '.join(scorers)}")
+        self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]
+        self.register_buffer("weights", torch.tensor([float((weights or {}).get(name, 1.0)) for name in scorers]))
+        self.register_buffer("means", torch.zeros(len(scorers)))
+        self.register_buffer("deviations", torch.ones(len(scorers)))
+
+    def parts(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+        """What each scorer says, (B,) float32, unchanged."""
+        return {name: scorer(images, prompts) for name, scorer in self.scorers.items()}
+
+    def standardise(self, scores: Mapping[str, Tensor]) -> None:
+        """Take mean and standard deviation of each scorer from its scores (N,) on reference images.
+
+        Raises:
+            ValueError: A scorer is missing, or gives all images the same score or none at all.
+        """
+        for number, name in enumerate(self.scorers):
+            values = scores[name].double()
+            deviation = float(values.std())
+            if not deviation > SMALLEST:
+                raise ValueError(
+                    f"{name} does not distinguish the base model's images (standard deviation {deviation})"
+                )
+            self.means[number], self.deviations[number] = float(values.mean()), deviation
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Score B images for B prompts.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B strings.
+
+        Returns:
+            (B,) float32, differentiable with respect to the images if the scorers are.
+        """
+        scores = torch.stack([score.float() for score in self.parts(images, prompts).values()])
+        return self.combine(scores)
+
+    def combine(self, scores: Tensor) -> Tensor:
+        """The weighted mean (B,) of scores (K, B)."""
+        return (self.weights[:, None] * (scores - self.means[:, None]) / self.deviations[:, None]).sum(0)
