@@ -95,8 +95,7 @@ def save_lora(unet: Any, folder: str | Path) -> None:
     The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed.
     """
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 
-    layers = convert_state_dict_to_diffusers({name: weight.cpu() for name, weight in adapter_state(unet).items()})
+    layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(unet).items()}
     settings = unet.peft_config["default"].to_dict()
     StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=settings)

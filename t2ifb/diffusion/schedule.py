@@ -76,7 +76,9 @@ def ddim(config: Mapping[str, Any], num_inference_steps: int, eta: float = 1.0) 
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], not {eta}")
     scheduler: Any = DDIMScheduler.from_config(dict(config))
-    return _grid(scheduler, num_inference_steps, eta, scheduler.final_alpha_cumprod)
+    grid = _grid(scheduler, num_inference_steps)
+    after = grid - scheduler.config.num_train_timesteps // num_inference_steps
+    return _schedule(scheduler, grid, after, scheduler.final_alpha_cumprod, eta)
 
 
 def ddpm(config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
@@ -88,7 +90,8 @@ def ddpm(config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
         raise ValueError(
             f"variance_type={scheduler.config.variance_type} is not supported, only the posterior's (fixed_small)"
         )
-    return _grid(scheduler, num_inference_steps, 1.0, scheduler.one)
+    grid = _grid(scheduler, num_inference_steps)
+    return _schedule(scheduler, grid, torch.cat([grid[1:], grid.new_tensor([-1])]), scheduler.one, 1.0)
 
 
 def own(config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
@@ -108,11 +111,11 @@ def own(config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
     )
 
 
-def _grid(scheduler: Any, steps: int, eta: float, last: Tensor) -> Schedule:
-    """Read the grid off a scheduler of diffusers.
+def _grid(scheduler: Any, steps: int) -> Tensor:
+    """The timesteps (T,) of a scheduler of diffusers.
 
     Raises:
-        ValueError: It clips or thresholds the predicted images, rescales, or there are too few or too many steps.
+        ValueError: It clips or thresholds the predicted images, or there are too few or too many steps.
     """
     settings = scheduler.config
     for name in ("clip_sample", "thresholding"):
@@ -121,8 +124,12 @@ def _grid(scheduler: Any, steps: int, eta: float, last: Tensor) -> Schedule:
     if not 2 <= steps <= settings.num_train_timesteps:
         raise ValueError(f"num_inference_steps must be from 2 to {settings.num_train_timesteps}, not {steps}")
     scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps.long().cpu()
-    before = timesteps - settings.num_train_timesteps // steps
+    timesteps: Tensor = scheduler.timesteps.long().cpu()
+    return timesteps
+
+
+def _schedule(scheduler: Any, grid: Tensor, after: Tensor, last: Tensor, eta: float) -> Schedule:
+    """The steps from each timestep of `grid` (T,) to that of `after` (T,), where below 0 is the image with ᾱ `last`."""
     bars = scheduler.alphas_cumprod.float()
-    nexts = torch.where(before >= 0, bars[before.clamp(min=0)], last.float())
-    return Schedule(timesteps, bars[timesteps], nexts, settings.prediction_type, eta)
+    nexts = torch.where(after >= 0, bars[after.clamp(min=0)], last.float())
+    return Schedule(grid, bars[grid], nexts, scheduler.config.prediction_type, eta)

@@ -1,0 +1,108 @@
+"""Adapters begin at the base model, are the only thing that learns, and leave in a form that diffusers reads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2ifb.diffusion.lora import LoRA, adapter_state, load_adapter_state, save_lora
+from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.sampling import Sampler, generate
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.shapes.weights import PIPELINE
+from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
+
+
+def predict(model: DiffusionModel) -> torch.Tensor:
+    return model.predict(torch.ones(2, *model.latent_shape), 500, PROMPTS, 2.0)
+
+
+def tuned(lora: LoRA | None = None, precision: str = "fp32") -> DiffusionModel:
+    """Adapters with B other than zero."""
+    model = shapes_model(precision)
+    weights = (lora or LoRA()).add(model.unet)
+    generator = torch.Generator().manual_seed(0)
+    for weight in weights:
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.1
+    return model
+
+
+def test_tuning_begins_at_the_base_model() -> None:
+    model = shapes_model()
+    before = predict(model)
+    weights = LoRA(rank=4, targets=("to_q", "conv1")).add(model.unet)
+    assert torch.equal(predict(model), before)
+    assert {id(w) for w in model.unet.parameters() if w.requires_grad} == {id(w) for w in weights}
+    assert any(weight.ndim == 4 for weight in weights)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_base_model_is_the_same_network_with_adapters_off(precision: str) -> None:
+    before, model = predict(shapes_model(precision)), tuned(precision=precision)
+    after = predict(model)
+    assert not torch.equal(after, before)
+    with torch.no_grad(), model.base():
+        assert torch.equal(predict(model), before)
+        with model.base():
+            assert torch.equal(predict(model), before)
+        assert torch.equal(predict(model), before)
+    assert torch.equal(predict(model), after)
+    assert {weight.dtype for weight in adapter_state(model.unet).values()} == {torch.float32}
+    predict(model).sum().backward()
+    assert all(w.grad is not None and w.grad.any() for n, w in model.unet.named_parameters() if "lora_B" in n)
+
+
+def test_the_same_seed_gives_the_same_adapters_and_draws_from_no_one() -> None:
+    torch.manual_seed(3)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    one, other, third = shapes_model(), shapes_model(), shapes_model()
+    LoRA().add(one.unet, seed=1)
+    LoRA().add(other.unet, seed=1)
+    LoRA().add(third.unet, seed=2)
+    assert torch.equal(torch.rand(1), drawn)
+    name = next(name for name in adapter_state(one.unet) if "lora_A" in name)
+    assert torch.equal(adapter_state(one.unet)[name], adapter_state(other.unet)[name])
+    assert not torch.equal(adapter_state(one.unet)[name], adapter_state(third.unet)[name])
+
+
+def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
+    model = tuned()
+    state = {name: weight.clone() for name, weight in adapter_state(model.unet).items()}
+    fresh = shapes_model()
+    LoRA().add(fresh.unet)
+    load_adapter_state(fresh.unet, state)
+    assert torch.equal(predict(fresh), predict(model))
+    wider, elsewhere = shapes_model(), shapes_model()
+    LoRA(rank=8).add(wider.unet)
+    LoRA(targets=("to_q",)).add(elsewhere.unet)
+    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give lora.rank"):
+        load_adapter_state(wider.unet, state)
+    with pytest.raises(ValueError, match="on other layers"):
+        load_adapter_state(elsewhere.unet, state)
+
+
+@pytest.mark.parametrize("lora", [LoRA(), LoRA(rank=2, lora_alpha=6.0), LoRA(rank=2, targets=("to_k", "conv2"))])
+def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora: LoRA) -> None:
+    model = tuned(lora)
+    save_lora(model.unet, tmp_path)
+    pipeline = DiffusionSource(str(PIPELINE)).pipeline()
+    pipeline.load_lora_weights(str(tmp_path))
+    plain = DiffusionModel(
+        pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.scheduler.config
+    )
+    sampler = Sampler(4, 3.0)
+    theirs = torch.cat(list(generate(plain, sampler, PROMPTS, KEYS))).int()
+    ours = torch.cat(list(generate(model, sampler, PROMPTS, KEYS))).int()
+    base = torch.cat(list(generate(shapes_model(), sampler, PROMPTS, KEYS))).int()
+    assert (theirs - ours).abs().max() <= 1
+    assert (ours - base).abs().max() > 10
+
+
+def test_what_cannot_be_adapted_is_said() -> None:
+    with pytest.raises(ValueError, match="cannot put adapters into to_nowhere"):
+        LoRA(targets=("to_nowhere",)).add(shapes_model().unet)
+    with pytest.raises(ValueError, match="rank=0"):
+        LoRA(rank=0)
+    with pytest.raises(ValueError, match="targets is empty"):
+        LoRA(targets=())
