@@ -1,5 +1,7 @@
 """Which diffusion model: a hub id, a folder or a single file, and in which precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,9 +52,10 @@ class DiffusionSource:
         pipeline = self.pipeline()
         parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
         decoder = self._tiny()
-        for network in (parts["vae"], decoder):
-            if network is not None:
-                network.to(DTYPES[self.decoder_precision])
+        with _quiet():
+            for network in (parts["vae"], decoder):
+                if network is not None:
+                    network.to(DTYPES[self.decoder_precision])
         if self.gradient_checkpointing:
             for network in (parts["unet"], parts["vae"] if decoder is None else decoder):
                 network.enable_gradient_checkpointing()
@@ -68,30 +71,23 @@ class DiffusionSource:
             ValueError: As `load`.
         """
         from diffusers import StableDiffusionPipeline
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
 
-        diffusers_logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
         options: dict[str, Any] = {"dtype": DTYPES[self.precision], "safety_checker": None}
         path = Path(self.source).expanduser()
-        before = diffusers_logging.get_verbosity()
-        diffusers_logging.set_verbosity_error()  # that the safety checker is left out is said in the model card
         try:
-            if path.is_file():
-                if path.suffix != ".safetensors":
-                    raise ValueError("only .safetensors files are read; others may run what is in them")
-                if self.config is not None:
-                    options["config"] = self.config
-                loaded = StableDiffusionPipeline.from_single_file(str(path), **options)
-            else:
-                extra = {"requires_safety_checker": False, "variant": self.variant, "use_safetensors": True}
-                where = str(path) if path.is_dir() else self.source
-                loaded = StableDiffusionPipeline.from_pretrained(where, **options, **extra)
+            with _quiet():  # that the safety checker is left out is said in the model card
+                if path.is_file():
+                    if path.suffix != ".safetensors":
+                        raise ValueError("only .safetensors files are read; others may run what is in them")
+                    if self.config is not None:
+                        options["config"] = self.config
+                    loaded = StableDiffusionPipeline.from_single_file(str(path), **options)
+                else:
+                    extra = {"requires_safety_checker": False, "variant": self.variant, "use_safetensors": True}
+                    where = str(path) if path.is_dir() else self.source
+                    loaded = StableDiffusionPipeline.from_pretrained(where, **options, **extra)
         except Exception as error:  # from the hub, diffusers, transformers or safetensors: anything
             raise ValueError(self._failure(error)) from error
-        finally:
-            diffusers_logging.set_verbosity(before)
         loaded.set_progress_bar_config(disable=True)
         return loaded
 
@@ -120,6 +116,22 @@ class DiffusionSource:
             f"({type(error).__name__}). Where there is a connection: hf download {self.source}; then, or with a copy "
             "of its folder, give diffusion.source=<folder>"
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars nor notes of the libraries that load weights."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _first_line(error: Exception) -> str:

@@ -85,7 +85,7 @@ class ReFLModule(LightningModule):
             )
         if alpha < 0 or beta < 0 or (micro_batch_size is not None and micro_batch_size < 1):
             raise ValueError(
-                f"alpha={alpha}, beta={beta} must not be negative, micro_batch_size={micro_batch_size} >= 1"
+                f"alpha={alpha} and beta={beta} must not be negative, micro_batch_size={micro_batch_size} not below 1"
             )
         self.window, self.gradients_per_rollout = (first, last), gradients_per_rollout
         self.alpha, self.beta = alpha, beta

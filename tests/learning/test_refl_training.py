@@ -1,0 +1,163 @@
+"""A fine-tuning run raises its reward, tells the truth about it, and can be stopped at any moment."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.learning.tuning_watch import verdict_sentence
+from tests.learning.tuning_worlds import Darkness, Redness, make_tuning, tune
+from tests.learning.worlds import KillAt, Killed, same
+
+
+def lora(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "export" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    tune(make_tuning(), folder)
+    return folder
+
+
+def test_the_run_leaves_what_it_promises(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["steps"] == 6 and summary["best_step"] in (2, 4, 6) and summary["skipped_updates"] == 0
+    assert summary["sentence"].startswith(f"Kept step {summary['best_step']}: reward ")
+    with (whole / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "2", "4", "6"]
+    assert float(rows[0]["val/kl"]) == 0 and float(rows[0]["val/judges"]) == 0
+    assert float(rows[-1]["val/kl"]) > 0
+    assert float(rows[-1]["val/reward"]) > float(rows[0]["val/reward"])
+    for name in (
+        "table_kept.md",
+        "table_last.json",
+        "tuning_curves.png",
+        "samples/test.png",
+        "samples/step_000006.png",
+    ):
+        assert (whole / name).stat().st_size > 0
+    table = (whole / "table_kept.md").read_text()
+    assert "reward (trained on)" in table and "| darkness |" in table
+    state = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in state)
+
+
+def test_the_same_seed_gives_the_same_adapters(whole: Path, tmp_path: Path) -> None:
+    tune(make_tuning(), tmp_path / "again")
+    tune(make_tuning(), tmp_path / "other", seed=1)
+    assert same(lora(whole), lora(tmp_path / "again"))
+    assert not same(lora(whole), lora(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(whole: Path, tmp_path: Path, step: int) -> None:
+    with pytest.raises(Killed):
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(step)])
+    tune(make_tuning(), tmp_path, resume=True)
+    assert same(lora(whole), lora(tmp_path))
+    with (whole / "metrics.csv").open() as one, (tmp_path / "metrics.csv").open() as other:
+        for straight, resumed in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
+            differing = {key for key in straight if straight[key] != resumed[key]}
+            assert differing <= {"wall_seconds"}
+
+
+class Breaks(nn.Module):
+    """Redness that is NaN at some calls with gradient."""
+
+    def __init__(self, *calls: int) -> None:
+        super().__init__()
+        self.calls, self.count = calls, 0
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        score = Redness()(images, prompts)
+        if torch.is_grad_enabled() and len(images) == 2:
+            self.count += 1
+            if self.count in self.calls or not self.calls:
+                score = score * float("nan")
+        return score
+
+
+def test_a_nan_costs_one_update(whole: Path, tmp_path: Path) -> None:
+    summary = tune(make_tuning(reward=Breaks(2)), tmp_path)
+    assert summary["skipped_updates"] == 1 and summary["steps"] == 6
+    assert not same(lora(whole), lora(tmp_path))
+
+
+def test_a_reward_that_is_always_nan_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 updates had a NaN .* first was the reward at step 0"):
+        tune(make_tuning(reward=Breaks(), most_faults=2), tmp_path)
+
+
+class Flat(nn.Module):
+    """A reward that is cut off from the image."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images.detach().mean((1, 2, 3))
+
+
+def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Flat gives the images no gradient"):
+        tune(make_tuning(reward=Flat(), standardise=False), tmp_path)
+    assert not (tmp_path / "base.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_rank_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
+    with pytest.raises(ValueError, match="another rank"):
+        tune(make_tuning(lora=LoRA(rank=2)), tmp_path, resume=True)
+
+
+def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
+    with pytest.raises(ValueError, match="batch_size was 2 and is 1"):
+        tune(make_tuning(batch_size=1), tmp_path, resume=True)
+
+
+def test_the_checkpoint_that_the_judges_prefer_is_kept(tmp_path: Path) -> None:
+    summary = tune(make_tuning(judges={"redness": Redness()}), tmp_path / "agree")
+    assert summary["best_step"] == 6
+    summary = tune(make_tuning(reward=Darkness(), judges={"against": Brightness()}), tmp_path / "differ")
+    assert summary["best_step"] == 2
+    assert "over-optimisation" in summary["sentence"] and "no better than the base model" in summary["sentence"]
+
+
+class Brightness(nn.Module):
+    """What `Darkness` is against."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+def test_a_run_whose_judges_do_not_rise_can_be_stopped(tmp_path: Path) -> None:
+    judges = {"against": Brightness()}
+    summary = tune(make_tuning(reward=Darkness(), judges=judges, epochs=20, patience=2), tmp_path)
+    assert summary["steps"] == 2 + 2 * 2
+
+
+ROWS: list[dict[str, Any]] = [
+    {"step": 0, "val/reward": 0.0, "val/judges": 0.0, "val/gold": 0.5, "val/kl": 0.0},
+    {"step": 10, "train/reward": 1.0},
+    {"step": 20, "val/reward": "1.0", "val/judges": "0.4", "val/gold": "0.6", "val/kl": "2.0"},
+    {"step": 40, "val/reward": 3.0, "val/judges": 0.1, "val/gold": 0.3, "val/kl": 9.0},
+]
+
+
+def test_the_sentence_says_what_happened() -> None:
+    assert verdict_sentence(ROWS, 20) == (
+        "Kept step 20: reward +1.000, judges +0.400, gold +0.100; KL 2.00 nats. "
+        "From step 20 to 40: reward +2.000, judges -0.300, gold -0.300: over-optimisation."
+    )
+    assert verdict_sentence(ROWS[:3], 20).endswith("KL 2.00 nats.")
+    assert verdict_sentence(ROWS[:2], 0) == "No validation took place."

@@ -1,0 +1,76 @@
+"""A small fine-tuning run on the embedded world's own pipeline, and a reward that wants red pictures."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from t2ifb.data.prompts import PromptList, PromptSplits
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.learning.loggers import no_logger
+from t2ifb.learning.refl_training import ReFLTraining
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.shapes.weights import PIPELINE
+from tests.diffusion.parts import PROMPTS
+
+
+class Redness(nn.Module):
+    """How much red a picture has."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+class Darkness(nn.Module):
+    """A judge that has nothing to do with the reward."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return 1 - images.mean((1, 2, 3))
+
+
+def make_tuning(**changes: Any) -> ReFLTraining:
+    settings: dict[str, Any] = {
+        "diffusion": DiffusionSource(str(PIPELINE)),
+        "lora": LoRA(),
+        "reward": Redness(),
+        "optimizer": partial(torch.optim.AdamW, lr=5e-3),
+        "prompts": PromptSplits(
+            PromptList(["a red circle on a gray background"] * 3), PromptList(PROMPTS), PromptList(PROMPTS)
+        ),
+        "rollout": Sampler(4, 1.0),
+        "sampling": Sampler(4, 1.0),
+        "judges": {"darkness": Darkness()},
+        "alpha": 1.0,
+        "beta": 1e-6,
+        "window": [1, 3],
+        "batch_size": 2,
+        "epochs": 3,
+        "validate_every": 2,
+        "validation_prompts": 2,
+        "images_per_prompt": 1,
+    }
+    return ReFLTraining(**(settings | changes))
+
+
+def tune(
+    tuning: ReFLTraining,
+    folder: Path,
+    resume: bool = False,
+    callbacks: list[lightning.Callback] | None = None,
+    logger: Callable[..., Any] = no_logger,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Run it in a folder; further callbacks watch or disturb it."""
+
+    def trainer(**arguments: Any) -> lightning.Trainer:
+        arguments["callbacks"] += callbacks or []
+        return lightning.Trainer(accelerator="cpu", enable_progress_bar=True, **arguments, **options)
+
+    return tuning.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
