@@ -15,7 +15,7 @@ ALLOWED = {
     "learning": {"learning", "evaluation", "scorers", "diffusion", "data"},
     "reporting": {"reporting", "evaluation", "scorers", "diffusion", "data"},
     "shapes": {"shapes", "scorers", "data"},
-    "config": {"config"},
+    "config": {"config", "data"},
 }
 PURE = ("learning/losses.py", "diffusion/transition.py")
 

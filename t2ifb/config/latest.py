@@ -1,10 +1,14 @@
 """`source: latest`: the newest finished reward run of a domain, found once."""
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from t2ifb.config.build import Parts
 from t2ifb.config.faults import ConfigError
+from t2ifb.data.files import atomic_write, sha256_file
 
 LATEST = "latest"
 OUTPUTS = Path("outputs")
@@ -51,3 +55,48 @@ def find_latest(
     ]:
         raise ConfigError(asked)
     return {name: node for name, node in scorers.items() if name not in wanting}, sorted(notes.values())
+
+
+def settle_reward(parts: Parts, record: Path) -> None:
+    """Find out what a run is trained on, once, and leave it out of the judges.
+
+    Args:
+        parts: With `reward`, a scorer or a mix of scorers, and `judges`.
+        record: A file in the run's folder: where it is written, and where a resumed run reads it again.
+
+    Raises:
+        ConfigError: There is no reward run, or it is not the one that the run started with.
+    """
+    if record.exists():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        reward = known["reward"]
+        if known["hashes"] != (now := _hashes(reward)):
+            changed = ", ".join(sorted(key for key in now if known["hashes"].get(key) != now[key]))
+            raise ConfigError([f"reward: {changed} is not what the run was started with; start a new run"])
+    else:
+        reward = parts.value("reward")
+        members = reward.get("scorers")
+        place = "reward.scorers" if members is not None else ""
+        wanted = members if members is not None else {"reward": reward}
+        found, notes = find_latest(wanted, place, parts.value("domain"), parts.arguments)
+        if notes:
+            raise ConfigError(notes)
+        reward = {**reward, "scorers": found} if members is not None else found["reward"]
+        with atomic_write(record) as file:
+            file.write(json.dumps({"reward": reward, "hashes": _hashes(reward)}, indent=2).encode())
+    parts.settle("reward", reward)
+    trained_on = list((reward.get("scorers") or {"reward": reward}).values())
+    judges = {name: node for name, node in parts.value("judges").items() if node is not None}
+    for name in [name for name, node in judges.items() if node in trained_on]:
+        print(f"judges.{name} is what the run is trained on, and so no judge of it", file=sys.stderr)
+        del judges[name]
+    parts.settle("judges", judges)
+
+
+def _hashes(reward: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the exported reward models that a reward is made of, by their folder."""
+    nodes = (reward.get("scorers") or {"reward": reward}).values()
+    folders = [node["source"] for node in nodes if isinstance(node.get("source"), str)]
+    folders += [source for node in nodes for source in node.get("sources") or ()]
+    files = {str(folder): Path(folder) / EXPORT for folder in folders}
+    return {folder: sha256_file(file) for folder, file in files.items() if file.is_file()}

@@ -8,6 +8,7 @@ from typing import Protocol
 from t2ifb.data.faults import Fault, OnFault, settle
 from t2ifb.data.files import read_json_list
 from t2ifb.data.rankings import PreferenceDataset
+from t2ifb.data.shares import spelled_alike
 
 
 class PromptSource(Protocol):
@@ -39,15 +40,22 @@ class PromptSplits:
     most: int = 400
 
     def of(self, split: str) -> list[str]:
-        """The prompts of a split.
+        """The prompts of a split; those of a later split are in none before it, however they are spelled.
 
         Raises:
             ValueError: There are none.
         """
-        found = {"train": self.train, "validation": self.validation, "test": self.test}[split].prompts()
+        later = {"train": ("validation", "test"), "validation": ("test",), "test": ()}[split]
+        taken = {spelled_alike(prompt) for name in later for prompt in self._source(name).prompts()}
+        found = [prompt for prompt in self._source(split).prompts() if spelled_alike(prompt) not in taken]
         if not found:
-            raise ValueError(f"there are no {split} prompts")
+            raise ValueError(
+                f"there are no {split} prompts" + (f" that are not in {' or '.join(later)}" if later else "")
+            )
         return found if split == "train" else list(dict.fromkeys(found))[: self.most]
+
+    def _source(self, split: str) -> PromptSource:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 
 
 class PromptList:

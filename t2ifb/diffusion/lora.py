@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2ifb.data.files import atomic_write
+
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The projections of self- and cross-attention."""
 
@@ -89,13 +92,36 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
     set_peft_model_state_dict(unet, dict(state))
 
 
-def save_lora(unet: Any, folder: str | Path) -> None:
-    """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads.
+def save_lora(unet: Any, folder: str | Path, card: str = "") -> None:
+    """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads, and a card.
 
     The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed.
+
+    Args:
+        unet: With adapters.
+        folder: Where to.
+        card: Text of `README.md` below its heading and its words on use.
     """
     from diffusers import StableDiffusionPipeline
 
     layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(unet).items()}
     settings = unet.peft_config["default"].to_dict()
     StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
+    with atomic_write(Path(folder) / "README.md") as file:
+        file.write(CARD.format(rank=settings["r"], alpha=settings["lora_alpha"], card=card).encode())
+
+
+CARD = """# Adapters of a fine-tuned diffusion model
+
+LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb.
+
+```python
+pipeline = StableDiffusionPipeline.from_pretrained(<the base model>)
+pipeline.load_lora_weights(<this folder>)
+```
+
+The safety checker was left out in training and in the figures below. `from_pretrained` loads the base model's own with
+it unless `safety_checker=None` is given; keep it for images that others see.
+
+{card}
+"""

@@ -1,12 +1,15 @@
 """The networks of a latent diffusion model as one module: prompts to states, latents to noise, latents to images."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, Self
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+REMEMBERED = 256
+"""Prompts whose states are kept, the latest ones: those of a validation come again and again."""
 
 
 class DiffusionModel(nn.Module):
@@ -17,7 +20,6 @@ class DiffusionModel(nn.Module):
         vae: Decodes latents.
         scheduler_config: Of the pipeline's scheduler: its noise schedule.
         latent_shape: (C, H, W) of one sample.
-        too_long: Different prompts that were longer than the text encoder's context so far, and were cut.
     """
 
     def __init__(
@@ -49,8 +51,7 @@ class DiffusionModel(nn.Module):
         settings: Any = self.unet.config
         height, width = (settings.sample_size,) * 2 if isinstance(settings.sample_size, int) else settings.sample_size
         self.latent_shape: tuple[int, int, int] = (settings.in_channels, height, width)
-        self.too_long: set[str] = set()
-        self._states: dict[str, Tensor] = {}
+        self._encode = lru_cache(REMEMBERED)(self._encode_one)
         self._is_base = False
         self.requires_grad_(False).eval()
 
@@ -59,50 +60,47 @@ class DiffusionModel(nn.Module):
         """Where the U-Net is."""
         return torch.device(self.unet.device)
 
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode but for the U-Net, whose gradient checkpointing depends on the mode."""
-        super().train(False)
-        self.unet.train(mode)
-        return self
+    def encode_prompts(self, prompts: Sequence[str], guided: bool = False) -> Tensor:
+        """States (B, L, D) of B prompts, as the U-Net takes them; what is longer than the context is cut off.
+
+        A prompt is encoded alone and outside of autocast, so that its states are the same whoever asks first.
+
+        Args:
+            prompts: B strings.
+            guided: Put the states of the empty prompt before them, (2 B, L, D), for classifier-free guidance.
+        """
+        texts = [*([""] * len(prompts) if guided else []), *prompts]
+        return torch.cat([self._encode(text) for text in texts]).to(self.device, self.unet.dtype)
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """States (B, L, D) of B prompts, each encoded once ever; what is longer than the context is cut off."""
-        fresh = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
-        if fresh:
-            length = self.tokenizer.model_max_length
-            tokens = self.tokenizer(
-                fresh, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-            )
-            whole = self.tokenizer(fresh, padding=False, truncation=False, verbose=False)
-            self.too_long |= {p for p, ids in zip(fresh, whole.input_ids, strict=True) if len(ids) > length}
-            device = self.text_encoder.device
-            states = self.text_encoder(tokens.input_ids.to(device)).last_hidden_state
-            self._states |= zip(fresh, states.cpu(), strict=True)
-        return torch.stack([self._states[prompt] for prompt in prompts]).to(self.device)
+    def _encode_one(self, prompt: str) -> Tensor:
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer([prompt], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        device = self.text_encoder.device
+        with torch.autocast(device.type, enabled=False):
+            states: Tensor = self.text_encoder(tokens.input_ids.to(device)).last_hidden_state
+        return states.cpu()
 
-    def predict(
-        self, latents: Tensor, timestep: int | Tensor, prompts: Sequence[str], guidance_scale: float = 1.0
-    ) -> Tensor:
+    def too_long(self, prompts: Sequence[str]) -> int:
+        """How many of some prompts are longer than the context and will be cut."""
+        ids = self.tokenizer(list(prompts), padding=False, truncation=False, verbose=False).input_ids
+        return sum(len(each) > self.tokenizer.model_max_length for each in ids)
+
+    def predict(self, latents: Tensor, timestep: int | Tensor, states: Tensor, guidance_scale: float = 1.0) -> Tensor:
         """The U-Net's output, guided as w ε(x, z) + (1 - w) ε(x) (PAPER; arXiv 2207.12598) in one call.
 
         Args:
             latents: (B, C, H, W).
             timestep: Of the schedule that the model was trained with.
-            prompts: B strings.
-            guidance_scale: w; with 1 the unconditional half is not computed.
+            states: (B, L, D) of the prompts, or (2 B, L, D) with those of the empty prompt first: then it is guided.
+            guidance_scale: w.
 
         Returns:
             (B, C, H, W) float32.
         """
-        states = self.encode_prompts(prompts)
-        guided = guidance_scale != 1.0
-        if guided:
-            states = torch.cat([self.encode_prompts([""] * len(prompts)), states])
-            latents = torch.cat([latents, latents])
-        dtype = self.unet.dtype
-        with fast_attention(self.device):
-            output: Tensor = self.unet(latents.to(dtype), timestep, states.to(dtype)).sample.float()
+        guided = len(states) == 2 * len(latents)
+        noisy = (torch.cat([latents, latents]) if guided else latents).to(self.unet.dtype)
+        output: Tensor = self.unet(noisy, timestep, states).sample.float()
         if not guided:
             return output
         without, with_prompt = output.chunk(2)
@@ -116,7 +114,7 @@ class DiffusionModel(nn.Module):
         decoder = self.decoder if self.decoder is not None and torch.is_grad_enabled() else self.vae
         settings = decoder.config
         scaled = latents / settings.scaling_factor + (getattr(settings, "shift_factor", None) or 0)
-        with torch.autocast(latents.device.type, enabled=False), fast_attention(latents.device):
+        with torch.autocast(latents.device.type, enabled=False):
             images: Tensor = decoder.decode(scaled.to(decoder.dtype)).sample.float()
         return (images / 2 + 0.5).clamp(0, 1)
 
@@ -133,8 +131,3 @@ class DiffusionModel(nn.Module):
         finally:
             self._is_base = False
             self.unet.enable_adapters()
-
-
-def fast_attention(device: torch.device) -> Any:
-    """On a CPU the plain attention: flash attention's backward pass takes twice as long there."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -56,7 +56,7 @@ class Rollout:
         """Do one step with the U-Net's output at the present one."""
         step = self.schedule.transition(output.detach(), self.latents, self.index)
         self.latents = step.mean
-        if bool(step.variance > 0):
+        if self.schedule.is_noisy(self.index):
             noise = gaussian(self.keys, self.index + 1, self.shape).to(self.device)
             self.latents = step.mean + step.variance.sqrt() * noise
         self.index += 1

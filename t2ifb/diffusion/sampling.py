@@ -35,10 +35,10 @@ class Sampler:
 
     def denoiser(self, model: DiffusionModel, schedule: Schedule, prompts: Sequence[str]) -> Denoise:
         """The guided U-Net for some prompts, as a function of latents and step."""
+        states = model.encode_prompts(prompts, guided=self.guidance_scale != 1)
 
         def denoise(latents: Tensor, index: int) -> Tensor:
-            timestep = int(schedule.timesteps[index])
-            return model.predict(latents, timestep, prompts, self.guidance_scale)
+            return model.predict(latents, int(schedule.timesteps[index]), states, self.guidance_scale)
 
         return denoise
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,7 +51,11 @@ class Schedule:
         step = self._transition(output, noisy, index, eta)
         return Transition(step.mean, self.kl_variances[index].to(noisy.device), step.clean)
 
-    @property
+    def is_noisy(self, index: int) -> bool:
+        """Whether a step adds noise."""
+        return self.eta > 0 and float(self.alpha_bars_next[index]) < 1
+
+    @cached_property
     def kl_variances(self) -> Tensor:
         """(T,) of the distributions that `kl_transition` gives."""
         return kl_variances((self.eta or 1.0) ** 2 * ddpm_variance(self.alpha_bars, self.alpha_bars_next))
@@ -75,7 +80,7 @@ def ddim(config: Mapping[str, Any], num_inference_steps: int, eta: float = 1.0) 
 
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], not {eta}")
-    scheduler: Any = DDIMScheduler.from_config(dict(config))
+    scheduler: Any = DDIMScheduler.from_config(_settings(config))
     grid = _grid(scheduler, num_inference_steps)
     after = grid - scheduler.config.num_train_timesteps // num_inference_steps
     return _schedule(scheduler, grid, after, scheduler.final_alpha_cumprod, eta)
@@ -85,7 +90,7 @@ def ddpm(config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
     """The steps of `DDPMScheduler` (arXiv 2006.11239) with the posterior's variance β̃; arguments as of `ddim`."""
     from diffusers import DDPMScheduler
 
-    scheduler: Any = DDPMScheduler.from_config(dict(config))
+    scheduler: Any = DDPMScheduler.from_config(_settings(config))
     if scheduler.config.variance_type not in ("fixed_small", "fixed_small_log"):
         raise ValueError(
             f"variance_type={scheduler.config.variance_type} is not supported, only the posterior's (fixed_small)"
@@ -111,6 +116,12 @@ def own(config: Mapping[str, Any], num_inference_steps: int) -> Schedule:
     )
 
 
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration; one that has no word for clipping does not clip, whatever another's default is."""
+    clips = config.get("_class_name") in ("DDIMScheduler", "DDPMScheduler", None)
+    return {**({} if clips else {"clip_sample": False}), **config}
+
+
 def _grid(scheduler: Any, steps: int) -> Tensor:
     """The timesteps (T,) of a scheduler of diffusers.
 
@@ -121,6 +132,8 @@ def _grid(scheduler: Any, steps: int) -> Tensor:
     for name in ("clip_sample", "thresholding"):
         if settings.get(name):
             raise ValueError(f"the scheduler has {name}=true, and its steps are not Gaussians in closed form")
+    if settings.get("rescale_betas_zero_snr"):
+        raise ValueError("the scheduler has rescale_betas_zero_snr=true: at its first step no image can be predicted")
     if not 2 <= steps <= settings.num_train_timesteps:
         raise ValueError(f"num_inference_steps must be from 2 to {settings.num_train_timesteps}, not {steps}")
     scheduler.set_timesteps(steps)

@@ -255,7 +255,7 @@ def tuning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     table = list(rows)
     names = sorted({key for row in table for key in row if key.startswith("val/")})
     figure = _figure(4 * min(4, len(names)), 2.6 * -(-len(names) // 4))
-    panels = figure.subplots(-(-len(names) // 4), min(4, len(names)), squeeze=False).flat
+    panels = list(figure.subplots(-(-len(names) // 4), min(4, len(names)), squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
         points = [(float(r["step"]), float(r[name])) for r in table if r.get(name) not in ("", None)]
         steps, values = np.array(points).T
@@ -263,6 +263,6 @@ def tuning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         axes.axhline(values[0], color=GRAY, lw=0.8, ls="--")
         axes.set(xlabel="update", title=name.removeprefix("val/"))
         _finish(axes, legend=False)
-    for axes in list(panels)[len(names) :]:
+    for axes in panels[len(names) :]:
         axes.set_axis_off()
     _save(figure, path)

@@ -1,5 +1,7 @@
 """What tuning changed: two models' scores on the same prompts and noise."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -84,16 +86,16 @@ def gains(
 def write_gains(rows: Sequence[Gain], folder: Path, stem: str) -> None:
     """Write `<stem>.md`, `.tex`, `.json` and `.csv`, each whole or not at all."""
     lines = [row.cells() for row in rows]
-    numbers = [
-        [row.name, row.base, row.tuned, row.difference.mean, row.difference.low, row.difference.high, row.win_rate.mean]
-        for row in rows
-    ]
-    heads = "scorer,base,tuned,difference,difference_low,difference_high,win_rate"
-    csv = "\n".join([heads, *(",".join(map(str, line)) for line in numbers)]) + "\n"
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["scorer", "base", "tuned", "difference", "difference_low", "difference_high", "win_rate"])
+    for row in rows:
+        change = row.difference
+        writer.writerow([row.name, row.base, row.tuned, change.mean, change.low, change.high, row.win_rate.mean])
     for suffix, text in (
         ("md", markdown(HEADINGS, lines)),
         ("tex", latex(HEADINGS, lines)),
-        ("csv", csv),
+        ("csv", buffer.getvalue()),
         ("json", json.dumps([without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False)),
     ):
         with atomic_write(folder / f"{stem}.{suffix}") as file:

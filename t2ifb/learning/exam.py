@@ -1,13 +1,14 @@
 """What a validation looks at: fixed held-out prompts and noise, every scorer, the KL divergence, diversity."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from t2ifb.data.encoder import Encoder
 from t2ifb.data.files import atomic_write
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
@@ -15,8 +16,8 @@ from t2ifb.diffusion.sampling import Sampler, to_bytes
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning.losses import gaussian_kl
 
-EXAM_STREAM = 0x0DF2
-"""Keeps the held-out noise apart from that of training."""
+STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
+"""Keep the noise of each split apart from the other's and from that of training."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Answers:
     Attributes:
         images: (N, 3, H, W) uint8.
         scores: (N,) float32 by scorer.
-        kl: (N,) float32, nats: Σ over all T transitions of the sample's own rollout.
+        kl: (N,) float32, nats: the sum over all T transitions of the sample's own rollout.
         diversity: (P,) float32, mean distance (1 - cosine) between the images of each prompt; empty for one image each.
     """
 
@@ -44,14 +45,13 @@ class Answers:
     @classmethod
     def read(cls, path: Path) -> "Answers":
         """Read what `save` wrote."""
-        found = load_file(path)
-        prefix = "scores/"
+        found, prefix = load_file(path), "scores/"
         scores = {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
         return cls(found["images"], scores, found["kl"], found["diversity"])
 
 
-class Exam:
-    """Asks a policy for the same samples every time.
+class Exam(nn.Module):
+    """Asks a policy for the same samples every time, on the device that this module is on.
 
     Attributes:
         prompts: N, each as often in a row as it has images.
@@ -66,7 +66,8 @@ class Exam:
         judges: Judges,
         images_per_prompt: int = 1,
         seed: int = 0,
-        embed: Callable[[Tensor], Tensor] | None = None,
+        split: str = "validation",
+        encoder: Encoder | None = None,
         chosen_by: Sequence[str] = (),
     ) -> None:
         """Set the questions.
@@ -77,40 +78,56 @@ class Exam:
             judges: Who looks at them.
             images_per_prompt: K.
             seed: Of the noise.
-            embed: Embeds images (B, 3, H, W) in [0, 1] as unit vectors (B, D), for the diversity.
+            split: `validation` or `test`: which noise.
+            encoder: Embeds images as unit vectors, for the diversity.
             chosen_by: Names of the judges that the guard's figure is the mean of.
         """
+        super().__init__()
         self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         self.sampler, self.judges, self.images_per_prompt = sampler, judges, images_per_prompt
-        self.seed, self.embed, self.chosen_by = seed, embed, tuple(chosen_by)
+        self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, tuple(chosen_by)
         self.base: Answers | None = None
         self.last: Answers | None = None
         self._found: dict[int, tuple[Tensor, Tensor]] = {}
+        self._place: Tensor
+        self.register_buffer("_place", torch.empty(0), persistent=False)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     @torch.no_grad()
-    def look(self, model: DiffusionModel, numbers: Sequence[int]) -> None:
-        """Draw the samples of some numbers, and note images and KL divergence."""
+    def look(self, model: DiffusionModel, numbers: Sequence[int], with_kl: bool = True) -> None:
+        """Draw the samples of some numbers, and note images and KL divergence.
+
+        Everything is computed outside of autocast: in bf16 the rounding of the two U-Net calls alone may be more nats
+        than the policy has moved.
+
+        Args:
+            model: With the adapters that are on.
+            numbers: Of the samples.
+            with_kl: Ask the base model too at each step; otherwise the KL divergence is noted as 0.
+        """
         schedule = self.sampler.schedule_of(model)
         prompts = [self.prompts[number] for number in numbers]
-        keys = [(EXAM_STREAM, self.seed, number) for number in numbers]
+        keys = [(self.stream, self.seed, number) for number in numbers]
         rollout = Rollout(schedule, keys, model.latent_shape, model.device)
-        denoise = self.sampler.denoiser(model, schedule, prompts)
         kl = torch.zeros(len(numbers), device=model.device)
-        for step in range(len(schedule)):
-            noisy = rollout.to(step, denoise)
-            output = denoise(noisy, step)
-            with model.base():
-                base = denoise(noisy, step)
-            policy, reference = (schedule.kl_transition(each, noisy, step) for each in (output, base))
-            kl += gaussian_kl(policy.mean, reference.mean, policy.variance)
-            rollout.take(output)
-        images = to_bytes(model.decode(rollout.latents))
+        with torch.autocast(model.device.type, enabled=False):
+            denoise = self.sampler.denoiser(model, schedule, prompts)
+            for step in range(len(schedule)):
+                noisy = rollout.latents
+                output = denoise(noisy, step)
+                if with_kl:
+                    with model.base():
+                        reference = schedule.kl_transition(denoise(noisy, step), noisy, step)
+                    policy = schedule.kl_transition(output, noisy, step)
+                    kl += gaussian_kl(policy.mean, reference.mean, policy.variance)
+                rollout.take(output)
+            images = to_bytes(model.decode(rollout.latents))
         self._found |= {n: (image, nats) for n, image, nats in zip(numbers, images, kl.cpu(), strict=True)}
 
-    def answers(self, device: torch.device | str = "cpu") -> Answers:
+    @torch.no_grad()
+    def answers(self) -> Answers:
         """Judge what was drawn since the last time.
 
         Raises:
@@ -121,17 +138,13 @@ class Exam:
         found = [self._found[number] for number in range(len(self))]
         self._found = {}
         images = torch.stack([image for image, _ in found])
-        scores = self.judges(images, self.prompts, device)
-        return Answers(images, scores, torch.stack([nats for _, nats in found]), self._diversity(images, device))
-
-    def close(self, device: torch.device | str = "cpu") -> dict[str, float]:
-        """Judge what was drawn since the last time; gives the figures of `figures`."""
-        self.last = self.answers(device)
-        return self.figures(self.last)
+        scores = self.judges(images, self.prompts, self._place.device)
+        self.last = Answers(images, scores, torch.stack([nats for _, nats in found]), self._diversity(images))
+        return self.last
 
     def figures(self, answers: Answers) -> dict[str, float]:
-        """Means over the samples: each scorer, `kl`, `diversity`, and what the guard chooses by."""
-        figures = {name: float(score.mean()) for name, score in answers.scores.items()}
+        """Means over the samples: each scorer, `kl`, `diversity`, and what the guard chooses by, `judges`."""
+        figures = {name: float(score.nanmean()) for name, score in answers.scores.items()}
         figures["kl"] = float(answers.kl.mean())
         if len(answers.diversity):
             figures["diversity"] = float(answers.diversity.mean())
@@ -143,14 +156,15 @@ class Exam:
         """How far a scorer's mean rose above the base model's, in standard deviations of the base model's images."""
         assert self.base is not None
         before = self.base.scores[name]
-        return float((answers.scores[name] - before).mean() / before.std().clamp(min=1e-6))
+        known = before.isfinite()
+        return float((answers.scores[name] - before).nanmean() / before[known].std().clamp(min=1e-6))
 
-    def _diversity(self, images: Tensor, device: torch.device | str) -> Tensor:
+    def _diversity(self, images: Tensor) -> Tensor:
         """(P,) mean distance between the images of a prompt."""
-        if self.embed is None or self.images_per_prompt < 2:
-            return torch.zeros(0)
-        embedded = [self.embed(some.to(device).float() / 255).cpu() for some in images.split(64)]
-        vectors = torch.cat(embedded).unflatten(0, (-1, self.images_per_prompt))
-        cosines = vectors @ vectors.transpose(1, 2)
         k = self.images_per_prompt
+        if self.encoder is None or k < 2:
+            return torch.zeros(0)
+        pixels = [some.to(self._place.device).float() / 255 for some in images.split(64)]
+        vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in pixels]).unflatten(0, (-1, k))
+        cosines = vectors @ vectors.transpose(1, 2)
         return 1 - (cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(1)) / (k * (k - 1))

@@ -3,7 +3,7 @@
 import netrc
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +82,13 @@ def logged_in() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def show(recorders: Iterable[Logger], name: str, picture: Path, step: int) -> None:
+    """Put a picture into a Weights & Biases run."""
+    for logger in recorders:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(picture)], step=step)
 
 
 def finish(logger: Logger | Literal[False], examples: list[dict[str, Any]], export: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -40,8 +41,7 @@ class MetricsCSV(Callback):
         self._started = time.monotonic() - self.seconds
         self.rows = [{"step": 0, "wall_seconds": 0.0} | self.start] if self.start else []
         if trainer.global_step and self.run.metrics.exists():
-            with self.run.metrics.open(encoding="utf-8", newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+            self.rows = [row for row in read_metrics(self.run.metrics) if int(row["step"]) <= trainer.global_step]
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Note the training figures now and then."""
@@ -88,3 +88,9 @@ class MetricsCSV(Callback):
             self.rows[-1] |= figures
         else:
             self.rows.append({"step": step, "wall_seconds": round(time.monotonic() - self._started, 3)} | figures)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.csv`, figures as text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,12 +1,14 @@
 """Stage 2: the U-Net's adapters tuned by alpha * reward - beta * KL, back-propagated through single late steps."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.lora import LoRA, adapter_state, load_adapter_state
@@ -30,7 +32,7 @@ class ReFLModule(LightningModule):
     followed.
 
     Logs `train/loss`, `train/reward`, `train/kl`, `train/kl_<index>`, and what each term sends back to the U-Net's
-    output: `train/reward_gradient`, `train/kl_gradient` (norms a sample) and their ratio `train/kl_share`.
+    output: `train/reward_gradient`, `train/kl_gradient` (norms a sample) and the latter's share, `train/kl_share`.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class ReFLModule(LightningModule):
         self.strict_loading = False  # checkpoints hold the adapters alone; `on_load_checkpoint` is strict about them
         self.schedule = rollout.schedule_of(model)
         steps = len(self.schedule)
+        if window is not None and len(window) != 2:
+            raise ValueError(f"window must be the first and the last step, such as [30, 39], not {list(window)}")
         first, last = (max(0, steps - 10), steps - 1) if window is None else tuple(window)
         if not 0 <= first <= last < steps:
             raise ValueError(f"window={[first, last]} must lie within the steps 0 to {steps - 1}")
@@ -95,26 +99,29 @@ class ReFLModule(LightningModule):
         self.make_optimizer = optimizer
         self.model, self.reward = model, reward.requires_grad_(False).eval()
         self.terms: dict[str, Tensor] = {}
+        self._seen: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: PromptBatch, index: int) -> None:
         """One update: the mean over prompts and over the m steps of their rollouts."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         indices = self.indices(batch.position)
-        for part in batch.split(self.micro_batch_size):
-            keys = [(self.seed, batch.position, number) for number in part.numbers]
-            rollout = Rollout(self.schedule, keys, self.model.latent_shape, self.device)
-            denoise = self.rollout.denoiser(self.model, self.schedule, part.prompts)
-            for step in indices:
-                noisy = rollout.to(step, denoise)
-                with torch.no_grad(), self.model.base():
-                    base = denoise(noisy, step)
-                output = denoise(noisy, step)
-                gradient = self.output_gradient(output, base, noisy, step, part.prompts)
-                scale = self.trainer.world_size / (batch.total * len(indices))
-                self.manual_backward((output * gradient).sum() * scale)
-                rollout.take(output)
+        scale = 1 / (batch.total * len(indices))
+        with fast_attention(self.device):
+            for part in batch.split(self.micro_batch_size):
+                keys = [(self.seed, batch.position, number) for number in part.numbers]
+                rollout = Rollout(self.schedule, keys, self.model.latent_shape, self.device)
+                denoise = self.rollout.denoiser(self.model, self.schedule, part.prompts)
+                for step in indices:
+                    noisy = rollout.to(step, denoise)
+                    with torch.no_grad(), self.model.base():
+                        base = denoise(noisy, step)
+                    output = denoise(noisy, step)
+                    gradient = self.output_gradient(output, base, noisy, step, part.prompts)
+                    self.manual_backward((output * gradient).sum() * scale)
+                    rollout.take(output)
         optimizer.step()
+        self._log()
 
     def output_gradient(self, output: Tensor, base: Tensor, noisy: Tensor, step: int, prompts: list[str]) -> Tensor:
         """The gradient of a step's loss, summed over samples, with respect to the U-Net's output.
@@ -140,9 +147,11 @@ class ReFLModule(LightningModule):
             reference = self.schedule.kl_transition(base, noisy, step)
             kl = gaussian_kl(policy.mean, reference.mean, policy.variance)
             (of_kl,) = torch.autograd.grad(self.beta * kl.sum(), leaf)
-        self.terms = {"reward": reward.detach(), "kl": kl.detach()}
-        self._log(reward.detach(), kl.detach(), of_reward, of_kl, step)
-        return of_reward + of_kl
+        self.terms = {"U-Net's output": output.detach(), "reward": reward.detach(), "kl": kl.detach()}
+        self._note(of_reward, of_kl, step)
+        # Zero, but NaN where a term is NaN and its gradient happens to be finite: such a step must not count.
+        faults = 0 * (reward.detach() + kl.detach())
+        return of_reward + of_kl + faults[:, None, None, None]
 
     def indices(self, position: int) -> list[int]:
         """The m steps at which an update takes its gradients, rising: a function of (seed, position)."""
@@ -152,9 +161,20 @@ class ReFLModule(LightningModule):
         return sorted(first + int(number) for number in drawn)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Limit the gradient, once it is complete and unscaled."""
-        if self.gradient_clip_norm is not None and any(weight.grad is not None for weight in self.adapters):
-            nn.utils.clip_grad_norm_(self.adapters, self.gradient_clip_norm)
+        """Limit the gradient, once it is complete and unscaled.
+
+        Raises:
+            ValueError: The optimiser takes gradients that are still scaled, so that their norm means nothing.
+        """
+        if self.gradient_clip_norm is None or all(weight.grad is None for weight in self.adapters):
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(
+                "algorithm.gradient_clip_norm cannot be held with trainer.precision=16-mixed and a fused optimiser; "
+                "give optimizer.fused=false, or algorithm.gradient_clip_norm=null"
+            )
+        nn.utils.clip_grad_norm_(self.adapters, self.gradient_clip_norm)
 
     def validation_step(self, batch: list[int], index: int) -> None:
         """Draw some held-out samples from the policy and judge them."""
@@ -164,21 +184,16 @@ class ReFLModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log what was found."""
         assert self.exam is not None
-        for name, value in self.exam.close().items():
-            self.log(f"val/{name}", value, prog_bar=name in ("reward", "kl"), rank_zero_only=False)
+        for name, value in self.exam.figures(self.exam.answers()).items():
+            self.log(f"val/{name}", value, prog_bar=name in ("reward", "kl"))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser that was asked for."""
         return self.make_optimizer(self.adapters)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapters and how the reward is standardised: everything else is read from where it came from."""
+        """Keep the adapters: everything else is read from where it came from."""
         checkpoint["state_dict"] = adapter_state(self.model.unet)
-        checkpoint["reward"] = (
-            {name: getattr(self.reward, name) for name in ("means", "deviations")}
-            if hasattr(self.reward, "standardise")
-            else {}
-        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the adapters in.
@@ -188,11 +203,10 @@ class ReFLModule(LightningModule):
         """
         load_adapter_state(self.model.unet, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
-        for name, value in checkpoint["reward"].items():
-            getattr(self.reward, name).copy_(value)
 
-    def _log(self, reward: Tensor, kl: Tensor, of_reward: Tensor, of_kl: Tensor, step: int) -> None:
-        """Figures of this step's gradient."""
+    def _note(self, of_reward: Tensor, of_kl: Tensor, step: int) -> None:
+        """Remember the figures of one step's gradient."""
+        reward, kl = self.terms["reward"], self.terms["kl"]
         norms = [gradient.flatten(1).norm(dim=1).mean() for gradient in (of_reward, of_kl)]
         figures = {
             "loss": (self.beta * kl - self.alpha * reward).mean(),
@@ -201,7 +215,26 @@ class ReFLModule(LightningModule):
             f"kl_{step}": kl.mean(),
             "reward_gradient": norms[0],
             "kl_gradient": norms[1],
-            "kl_share": norms[1] / (norms[0] + norms[1]).clamp(min=1e-12),
         }
         for name, value in figures.items():
+            self._seen.setdefault(name, []).append(value)
+
+    def _log(self) -> None:
+        """Log the means since the last time, now and then; NaN for a step that no gradient was taken at."""
+        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        means = {name: float(torch.stack(values).mean()) for name, values in self._seen.items()}
+        self._seen = {}
+        first, last = self.window
+        means = {f"kl_{step}": float("nan") for step in range(first, last + 1)} | means
+        means["kl_share"] = means["kl_gradient"] / max(means["kl_gradient"] + means["reward_gradient"], 1e-12)
+        for name, value in means.items():
             self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1)
+
+
+def fast_attention(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU the plain attention: flash attention's backward pass takes twice as long there.
+
+    Held around a whole update: what gradient checkpointing computes again has to be what was computed first.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -1,37 +1,35 @@
 """The fine-tuning run: adapters tuned by a reward, judged by others while it goes on and at the end, exported."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import seed_everything
-from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
+from t2ifb.data.files import make_folder, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
-from t2ifb.diffusion.lora import LoRA, load_adapter_state, save_lora
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
 from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
-from t2ifb.learning.exam import Answers, Exam
+from t2ifb.learning.exam import Exam
 from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV
+from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics
 from t2ifb.learning.refl_module import ReFLModule
+from t2ifb.learning.reward_check import check_differentiable
 from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.tuned_states import REWARD, ask_states, look_at_base, rounding_floor
 from t2ifb.learning.tuning_verdict import TuningVerdict
 from t2ifb.learning.tuning_watch import TuningWatch
 from t2ifb.scorers.mix import Mix
-
-REWARD = "reward"
-"""How the scorer that a run is trained on is called among its judges."""
 
 
 class ReFLTraining:
@@ -52,7 +50,7 @@ class ReFLTraining:
         beta: float = 0.01,
         window: Sequence[int] | None = None,
         gradients_per_rollout: int = 1,
-        standardise: bool = True,
+        standardise: bool | None = None,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
@@ -82,7 +80,7 @@ class ReFLTraining:
             window: First and last step that gradients are taken at.
             gradients_per_rollout: m.
             standardise: Give the reward mean 0 and standard deviation 1 on the base model's images of the validation
-                prompts. A mix is standardised scorer by scorer.
+                prompts, a mix scorer by scorer. By default only a mix is.
             batch_size: Prompts an update, over all processes.
             micro_batch_size: Prompts in memory together.
             gradient_clip_norm: Largest norm of an update's gradient.
@@ -98,14 +96,16 @@ class ReFLTraining:
         Raises:
             ValueError: A number is out of range.
         """
+        if REWARD in (judges or {}):
+            raise ValueError(f"a judge is called {REWARD!r}, as the scorer that the run is trained on is: rename it")
         if epochs <= 0 or validate_every < 1 or validation_prompts < 1 or images_per_prompt < 1:
             raise ValueError(
                 f"epochs={epochs} must be above 0, and validate_every={validate_every}, validation_prompts="
                 f"{validation_prompts}, images_per_prompt={images_per_prompt} at least 1"
             )
         self.diffusion, self.lora, self.optimizer = diffusion, lora, optimizer
-        self.reward = Mix({REWARD: reward}) if standardise and not isinstance(reward, Mix) else reward
-        self.standardise = standardise
+        self.standardise = isinstance(reward, Mix) if standardise is None else standardise
+        self.reward = Mix({REWARD: reward}) if self.standardise and not isinstance(reward, Mix) else reward
         self.prompts, self.rollout, self.sampling = prompts, rollout, sampling
         self.judges, self.truth = dict(judges or {}), truth
         self.settings: dict[str, Any] = {
@@ -142,10 +142,16 @@ class ReFLTraining:
             What `summary.json` says.
 
         Raises:
-            ValueError: The reward has no gradient, or the settings do not fit.
+            ValueError: The reward has no gradient, the settings do not fit, or the memory is too small.
         """
-        refuse(trainer, "trainer", SET_BY_THE_RUN)
-        with run.held() if first_process() else nullcontext():
+        refuse(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
+        precision = str(getattr(trainer, "keywords", {}).get("precision"))
+        if precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision={precision} would round the adapters' updates away; give "
+                f"{precision.replace('true', 'mixed')}, and diffusion.precision for the frozen weights"
+            )
+        with run.held() if first_process() else nullcontext(), explained_memory():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _run(
@@ -154,105 +160,78 @@ class ReFLTraining:
         started = time.monotonic()
         check_differentiable(self.reward)
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
-        exam = self._exam(texts["validation"][: self.validation_prompts], self.images_per_prompt, seed)
+        exam = self._exam("validation", texts["validation"][: self.validation_prompts], self.images_per_prompt, seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
         model = replace(self.diffusion, device="cpu").load()
+        cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
+        if any(cut.values()):
+            print("longer than the text encoder's context and cut: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         module = ReFLModule(
             model, self.lora, self.reward, self.optimizer, self.rollout, exam, seed=seed, **self.settings
         )
-        metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
-        watch = TuningWatch(run, exam, self.patience)
+        metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
         recorder = logger(run=run, config=config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
+        steps = -(-steps // every) * every  # so that the last state is looked at, and saved
         engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, [watch])
-        device = engine.strategy.root_device
-        self._look_at_base(run, exam, model.to(device), device)
-        metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}  # type: ignore[arg-type]
+        if engine.world_size > 1:
+            raise ValueError("fine-tuning runs in one process for now; give trainer.devices=1")
+        module.to(engine.strategy.root_device)
+        exam.base = look_at_base(run, exam, model, self.samples_per_batch, self.reward if self.standardise else None)
+        metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
+        floor = rounding_floor(exam, model, engine.precision_plugin.forward_context)
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
-        if not engine.is_global_zero:
-            return {}
-        module.to(device)
-        test = self._exam(texts["test"], 1, seed)
-        answers = self._answers_of_states(run, test, model, device)
-        best = torch.load(run.best_checkpoint, weights_only=True)
-        load_adapter_state(model.unet, best["state_dict"])
-        verdict = TuningVerdict(test, answers, metrics.rows, [REWARD], best["global_step"], seed)
-        run.export.mkdir(exist_ok=True)
-        save_lora(model.unet, run.export)
+        module.to(engine.strategy.root_device)
+        test = self._exam("test", texts["test"], 1, seed).to(engine.strategy.root_device)
+        answers, best_step = ask_states(run, test, model, self.samples_per_batch)
+        verdict = TuningVerdict(test, answers, read_metrics(run.metrics), [REWARD], best_step, seed)
         figures = verdict.write(run) | {
-            "best_step": best["global_step"],
+            "best_step": best_step,
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
-            "prompts_cut": len(model.too_long),
+            "prompts_cut": cut,
+            "rounding_floor_kl": floor,
             "seed": seed,
             "precision": str(engine.precision),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
+        save_lora(model.unet, make_folder(run.export), verdict.card())
         loggers.finish(recorder, verdict.examples(), run.export)
-        return run.write_summary(figures)
+        return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
-    def _exam(self, prompts: Sequence[str], images_per_prompt: int, seed: int) -> Exam:
+    def _exam(self, split: str, prompts: Sequence[str], images_per_prompt: int, seed: int) -> Exam:
         """Questions with every scorer; the reward is among them but does not choose."""
         judges = Judges({REWARD: self.reward, **self.judges}, self.truth)
         encoder = self.diversity.load() if self.diversity is not None and images_per_prompt > 1 else None
-        embed = encoder.encode_images if encoder is not None else None
-        return Exam(prompts, self.sampling, judges, images_per_prompt, seed, embed, list(self.judges) or [REWARD])
-
-    def _look_at_base(self, run: RunFolder, exam: Exam, model: DiffusionModel, device: torch.device) -> None:
-        """The base model's answers, kept in the run's folder, and the reward's units from them."""
-        path = run.path / "base.safetensors"
-        if not path.exists():
-            exam.judges.to(device)
-            with model.base():
-                answers = self._ask(exam, model, device, "the base model")
-            answers.save(path)
-        exam.base = Answers.read(path)
-        if self.standardise and isinstance(self.reward, Mix):
-            raw = {}
-            for name, scorer in self.reward.scorers.items():
-                raw[name] = Judges({name: scorer})(exam.base.images, exam.prompts, device)[name]
-            self.reward.standardise(raw)
-            own = self.reward.combine(torch.stack([raw[name] for name in self.reward.scorers]).to(device)).cpu()
-            exam.base.scores[REWARD] = own
-
-    def _ask(self, exam: Exam, model: DiffusionModel, device: torch.device, whom: str) -> Answers:
-        size = self.samples_per_batch
-        for start in track(range(0, len(exam), size), f"drawing samples of {whom}"):
-            exam.look(model, range(start, min(start + size, len(exam))))
-        return exam.answers(device)
-
-    def _answers_of_states(
-        self, run: RunFolder, test: Exam, model: DiffusionModel, device: torch.device
-    ) -> dict[str, Answers]:
-        """Of the base model, of the kept checkpoint and of the last one, on the test prompts."""
-        with model.base():
-            answers = {"base": self._ask(test, model, device, "the base model")}
-        for name, path in (("kept", run.best_checkpoint), ("last", run.last_checkpoint)):
-            load_adapter_state(model.unet, torch.load(path, weights_only=True)["state_dict"])
-            answers[name] = self._ask(test, model, device, f"the {name} checkpoint")
-        return answers
+        chosen_by = list(self.judges) or [REWARD]
+        return Exam(prompts, self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
 
 
-def check_differentiable(reward: nn.Module) -> None:
-    """Refuse a reward that no gradient comes back from, before anything is spent on it.
+SET_BY_TUNING = {
+    "gradient_clip_val": "give algorithm.gradient_clip_norm",
+    "accumulate_grad_batches": "give algorithm.batch_size, and algorithm.micro_batch_size for less memory",
+}
+"""Arguments of the trainer that a fine-tuning run has its own words for."""
+
+
+@contextmanager
+def explained_memory() -> Iterator[None]:
+    """Say what to do when the memory is too small.
 
     Raises:
-        ValueError: It is one.
+        ValueError: It is.
     """
-    generator = torch.Generator().manual_seed(0)
-    device = next((tensor.device for tensor in [*reward.parameters(), *reward.buffers()]), torch.device("cpu"))
-    images = torch.rand(1, 3, 64, 64, generator=generator).to(device).requires_grad_()
-    with torch.enable_grad():
-        score: Tensor = reward(images, ["a red circle on a gray background"])
-    gradient = None
-    if score.requires_grad:
-        (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
-    if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise ValueError(
-            f"{type(reward).__name__} gives the images no gradient, so nothing can be tuned by it; choose a "
-            "differentiable scorer by scorer@reward=<option>"
-        )
+            f"out of memory: {str(error).splitlines()[0][:200]} What saves most: "
+            "diffusion.gradient_checkpointing=true, algorithm.micro_batch_size=1, algorithm.samples_per_batch=1, diffusion.precision=fp16. "
+            "`python -m t2ifb.plan` with the same arguments says what each needs."
+        ) from error

@@ -11,7 +11,6 @@ from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.table_text import markdown, screen
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.tuning_watch import verdict_sentence
 
 SHOWN = 12
 """Test prompts in the picture and in the table of examples: the first ones, not chosen."""
@@ -77,3 +76,32 @@ class TuningVerdict:
             for n in range(min(SHOWN, len(self.exam.prompts)))
             for name, a in self.answers.items()
         ]
+
+
+def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int) -> str:
+    """What happened on the validation prompts: how reward, judges and gold moved, and from where on they parted.
+
+    Args:
+        rows: Of `metrics.csv`, those with validation figures; the first is the base model's.
+        kept: The step whose checkpoint was kept.
+    """
+    looked = [row for row in rows if row.get("val/reward") not in ("", None)]
+    if len(looked) < 2:
+        return "No validation took place."
+    seen = [{key: float(value) for key, value in row.items() if value not in ("", None)} for row in looked]
+    first, last = seen[0], seen[-1]
+    at = next((row for row in seen if int(row["step"]) == kept), last)
+    top = max(seen, key=lambda row: row["val/judges"])
+    text = f"Kept step {kept}: {_moves(first, at)}; KL {at['val/kl']:.2f} nats."
+    fell = last["val/judges"] < top["val/judges"]
+    if fell and last["val/reward"] > top["val/reward"]:
+        text += f" From step {int(top['step'])} to {int(last['step'])}: {_moves(top, last)}: over-optimisation."
+    if at["val/judges"] <= 0:
+        text += " It is no better than the base model by its judges."
+    return text
+
+
+def _moves(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """How each of reward, judges and gold moved."""
+    names = [name for name in ("reward", "judges", "gold") if f"val/{name}" in before]
+    return ", ".join(f"{name} {after[f'val/{name}'] - before[f'val/{name}']:+.3f}" for name in names)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from t2ifb.scorers.ensemble import Ensemble
     from t2ifb.scorers.hps_v2 import HPSv2
     from t2ifb.scorers.image_reward import ImageReward
+    from t2ifb.scorers.mix import Mix
     from t2ifb.scorers.pick_score import PickScore
     from t2ifb.scorers.reward_model import RewardModel
 
@@ -24,6 +25,7 @@ __all__ = [
     "Ensemble",
     "HPSv2",
     "ImageReward",
+    "Mix",
     "PickScore",
     "RewardModel",
 ]
@@ -34,6 +36,7 @@ MODULES = {
     "Ensemble": "ensemble",
     "HPSv2": "hps_v2",
     "ImageReward": "image_reward",
+    "Mix": "mix",
     "PickScore": "pick_score",
     "RewardModel": "reward_model",
 }

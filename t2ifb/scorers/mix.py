@@ -58,7 +58,7 @@ class Mix(nn.Module):
             ValueError: A scorer is missing, or gives all images the same score or none at all.
         """
         for number, name in enumerate(self.scorers):
-            values = scores[name].double()
+            values = scores[name][scores[name].isfinite()].double()
             deviation = float(values.std())
             if not deviation > SMALLEST:
                 raise ValueError(

@@ -14,7 +14,7 @@ from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
 
 
 def predict(model: DiffusionModel) -> torch.Tensor:
-    return model.predict(torch.ones(2, *model.latent_shape), 500, PROMPTS, 2.0)
+    return model.predict(torch.ones(2, *model.latent_shape), 500, model.encode_prompts(PROMPTS, guided=True), 2.0)
 
 
 def tuned(lora: LoRA | None = None, precision: str = "fp32") -> DiffusionModel:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.learning.tuning_watch import verdict_sentence
-from tests.learning.tuning_worlds import Darkness, Redness, make_tuning, tune
+from t2ifb.learning.tuning_verdict import verdict_sentence
+from tests.learning.tuning_worlds import Darkness, make_tuning, tune
 from tests.learning.worlds import KillAt, Killed, same
 
 
@@ -47,7 +47,7 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
     ):
         assert (whole / name).stat().st_size > 0
     table = (whole / "table_kept.md").read_text()
-    assert "reward (trained on)" in table and "| darkness |" in table
+    assert "reward (trained on)" in table and "| redness |" in table
     state = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all("lora_" in name for name in state)
 
@@ -72,14 +72,14 @@ def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(whole: Path, tmp_
 
 
 class Breaks(nn.Module):
-    """Redness that is NaN at some calls with gradient."""
+    """Darkness that is NaN at some calls with gradient."""
 
     def __init__(self, *calls: int) -> None:
         super().__init__()
         self.calls, self.count = calls, 0
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        score = Redness()(images, prompts)
+        score = Darkness()(images, prompts)
         if torch.is_grad_enabled() and len(images) == 2:
             self.count += 1
             if self.count in self.calls or not self.calls:
@@ -94,7 +94,7 @@ def test_a_nan_costs_one_update(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_reward_that_is_always_nan_stops_the_run_and_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="3 updates had a NaN .* first was the reward at step 0"):
+    with pytest.raises(ValueError, match="3 updates had a NaN .* first was the reward at step 1"):
         tune(make_tuning(reward=Breaks(), most_faults=2), tmp_path)
 
 
@@ -106,7 +106,7 @@ class Flat(nn.Module):
 
 
 def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Flat gives the images no gradient"):
+    with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
         tune(make_tuning(reward=Flat(), standardise=False), tmp_path)
     assert not (tmp_path / "base.safetensors").exists()
 
@@ -126,9 +126,9 @@ def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_that_the_judges_prefer_is_kept(tmp_path: Path) -> None:
-    summary = tune(make_tuning(judges={"redness": Redness()}), tmp_path / "agree")
+    summary = tune(make_tuning(judges={"dark": Darkness()}), tmp_path / "agree")
     assert summary["best_step"] == 6
-    summary = tune(make_tuning(reward=Darkness(), judges={"against": Brightness()}), tmp_path / "differ")
+    summary = tune(make_tuning(judges={"against": Brightness()}), tmp_path / "differ")
     assert summary["best_step"] == 2
     assert "over-optimisation" in summary["sentence"] and "no better than the base model" in summary["sentence"]
 
@@ -142,7 +142,7 @@ class Brightness(nn.Module):
 
 def test_a_run_whose_judges_do_not_rise_can_be_stopped(tmp_path: Path) -> None:
     judges = {"against": Brightness()}
-    summary = tune(make_tuning(reward=Darkness(), judges=judges, epochs=20, patience=2), tmp_path)
+    summary = tune(make_tuning(judges=judges, epochs=20, patience=2), tmp_path)
     assert summary["steps"] == 2 + 2 * 2
 
 

@@ -1,4 +1,4 @@
-"""A small fine-tuning run on the embedded world's own pipeline, and a reward that wants red pictures."""
+"""A small fine-tuning run on the embedded world's own pipeline, and a reward that wants dark pictures."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +28,7 @@ class Redness(nn.Module):
 
 
 class Darkness(nn.Module):
-    """A judge that has nothing to do with the reward."""
+    """How dark a picture is."""
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return 1 - images.mean((1, 2, 3))
@@ -38,14 +38,16 @@ def make_tuning(**changes: Any) -> ReFLTraining:
     settings: dict[str, Any] = {
         "diffusion": DiffusionSource(str(PIPELINE)),
         "lora": LoRA(),
-        "reward": Redness(),
-        "optimizer": partial(torch.optim.AdamW, lr=5e-3),
+        "reward": Darkness(),
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3),
         "prompts": PromptSplits(
-            PromptList(["a red circle on a gray background"] * 3), PromptList(PROMPTS), PromptList(PROMPTS)
+            PromptList([*PROMPTS, PROMPTS[0]]),
+            PromptList(["a green star on a white background", "a blue square on a gray background"]),
+            PromptList(["a cyan circle on a black background", "two red squares on a white background"]),
         ),
         "rollout": Sampler(4, 1.0),
         "sampling": Sampler(4, 1.0),
-        "judges": {"darkness": Darkness()},
+        "judges": {"redness": Redness()},
         "alpha": 1.0,
         "beta": 1e-6,
         "window": [1, 3],

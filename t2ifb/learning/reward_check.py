@@ -1,0 +1,26 @@
+"""Whether anything can be tuned by a scorer."""
+
+import torch
+from torch import Tensor, nn
+
+
+def check_differentiable(reward: nn.Module) -> None:
+    """Refuse a reward that no gradient comes back from, before anything is spent on it.
+
+    Raises:
+        ValueError: It is one.
+    """
+    generator = torch.Generator().manual_seed(0)
+    device = next((tensor.device for tensor in [*reward.parameters(), *reward.buffers()]), torch.device("cpu"))
+    images = torch.rand(1, 3, 64, 64, generator=generator).to(device).requires_grad_()
+    with torch.enable_grad():
+        score: Tensor = reward(images, ["a red circle on a gray background"])
+    gradient = None
+    if score.requires_grad:
+        (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
+    if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
+        name = getattr(reward, "name", type(reward).__name__)
+        raise ValueError(
+            f"the reward ({name}) gives the images no gradient, so nothing can be tuned by it; choose a differentiable "
+            "scorer by scorer@reward=<option>"
+        )

@@ -1,0 +1,115 @@
+"""An exam put to the base model and to the checkpoints of a run."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from rich.progress import track
+from torch import nn
+
+from t2ifb.diffusion.lora import load_adapter_state
+from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.rollout import Rollout
+from t2ifb.evaluation.judges import Judges
+from t2ifb.learning.exam import Answers, Exam
+from t2ifb.learning.losses import gaussian_kl
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.scorers.mix import Mix
+
+REWARD = "reward"
+"""How the scorer that a run is trained on is called among its judges."""
+FLOOR_SAMPLES = 4
+"""Samples that the rounding is measured with."""
+
+
+def look_at_base(
+    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, standardised: nn.Module | None
+) -> Answers:
+    """The base model's answers, drawn once and kept in the run's folder; sets the reward's units by them.
+
+    Args:
+        run: Its `base.safetensors` has the answers.
+        exam: On the model's device.
+        model: With or without adapters.
+        samples_per_batch: Samples that are drawn together.
+        standardised: The reward, if its units are to be those of the base model's images.
+
+    Raises:
+        ValueError: A scorer gives all of them the same score.
+    """
+    path = run.path / "base.safetensors"
+    if not path.exists():
+        ask(exam, model, samples_per_batch, "the base model", base=True).save(path)
+    answers = Answers.read(path)
+    if isinstance(standardised, Mix):
+        device = model.device
+        scores = Judges(dict(standardised.scorers.items()))(answers.images, exam.prompts, device)
+        standardised.standardise(scores)
+        together = torch.stack([scores[name] for name in standardised.scorers])
+        answers.scores[REWARD] = standardised.combine(together.to(device)).cpu()
+    return answers
+
+
+def ask_states(
+    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int
+) -> tuple[dict[str, Answers], int]:
+    """Answers of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
+
+    The kept checkpoint's adapters are in the model afterwards.
+    """
+    best, last = (torch.load(path, weights_only=True) for path in (run.best_checkpoint, run.last_checkpoint))
+    answers = {"base": ask(exam, model, samples_per_batch, "the base model", base=True)}
+    load_adapter_state(model.unet, last["state_dict"])
+    answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")
+    same = best["global_step"] == last["global_step"]
+    load_adapter_state(model.unet, best["state_dict"])
+    answers["kept"] = answers["last"] if same else ask(exam, model, samples_per_batch, "the kept checkpoint")
+    return answers, int(best["global_step"])
+
+
+def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
+    """Draw all samples of an exam and judge them.
+
+    Args:
+        exam: On the model's device.
+        model: The policy.
+        samples_per_batch: Samples that are drawn together.
+        whom: For the progress bar.
+        base: Ask the base model instead.
+    """
+    for start in track(range(0, len(exam), samples_per_batch), f"drawing samples of {whom}"):
+        numbers = range(start, min(start + samples_per_batch, len(exam)))
+        if base:
+            with model.base():
+                exam.look(model, numbers, with_kl=False)
+        else:
+            exam.look(model, numbers)
+    return exam.answers()
+
+
+@torch.no_grad()
+def rounding_floor(
+    exam: Exam, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
+) -> float:
+    """The KL divergence, in nats a sample, that the precision of training alone makes of the base model to itself.
+
+    Summed over the steps of the base model's own rollouts. A KL divergence in training means something above it; those
+    of validation are computed outside of autocast. The rounding of frozen weights in half precision is not in it, as
+    both sides have it.
+    """
+    numbers = range(min(FLOOR_SAMPLES, len(exam)))
+    schedule = exam.sampler.schedule_of(model)
+    denoise = exam.sampler.denoiser(model, schedule, [exam.prompts[number] for number in numbers])
+    keys = [(exam.stream, exam.seed, number) for number in numbers]
+    rollout = Rollout(schedule, keys, model.latent_shape, model.device)
+    total = torch.zeros(len(keys), device=model.device)
+    with model.base():
+        for step in range(len(schedule)):
+            noisy = rollout.latents
+            exact = denoise(noisy, step)
+            with training_context():
+                rounded = denoise(noisy, step)
+            one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
+            total += gaussian_kl(one.mean, other.mean, one.variance)
+            rollout.take(exact)
+    return float(total.mean())
