@@ -13,6 +13,7 @@ from t2ifb.config.compose import commands_of, open_conf
 from t2ifb.config.paths import conf_folder
 from t2ifb.evaluate import evaluate
 from t2ifb.scorers import RewardModel
+from t2ifb.shapes.weights import PIPELINE
 from t2ifb.train import train
 from tests.scorers.parts import tiny_clip
 from tests.scorers.published_parts import write_published
@@ -28,6 +29,8 @@ def experiments_of(command: str) -> list[str]:
 
 
 EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
+REWARDS = [name for name in EXPERIMENTS["train"] if name.startswith("reward")]
+TUNINGS = [name for name in EXPERIMENTS["train"] if name not in REWARDS]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_every_experiment_has_its_command() -> None:
 
 
 @pytest.mark.parametrize("domain", ["shapes", "sd15"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS["train"])
+@pytest.mark.parametrize("experiment", REWARDS)
 def test_every_experiment_takes_two_steps(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
 ) -> None:
@@ -81,6 +84,37 @@ def test_every_experiment_takes_two_steps(
         assert summary["test/table"]["annotator ceiling"] == 1.0
         assert summary["test/by_part"].keys() == {"alignment", "fidelity"}
         assert summary["test/by_part"]["alignment"]["annotator ceiling"] > 0.9  # of clean pictures gold is alignment
+
+
+@pytest.mark.parametrize("domain", ["shapes", "sd15"])
+@pytest.mark.parametrize("experiment", TUNINGS)
+def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
+) -> None:
+    arguments = in_domain(domain, tmp_path, database)
+    trained = take_two_steps(monkeypatch, tmp_path, "+experiment=reward_mlp", *arguments)
+    if domain == "sd15":
+        (tmp_path / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
+        names = [name for name in write_published(tmp_path / "published") if not name.startswith("scorers.clip")]
+        judges = [
+            name.replace("scorers.", "judges.") for name in names if "aesthetic" in name or "image_reward" in name
+        ]
+        arguments += [f"prompts.train.path={tmp_path / 'prompts.json'}", f"diffusion.source={PIPELINE}", *judges]
+        arguments += ["diffusion.precision=fp32", "trainer.precision=32-true"]
+    else:
+        arguments += ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
+    quick = [
+        "rollout.num_inference_steps=11", "sampling.num_inference_steps=2", "algorithm.window=[9,10]",
+        "algorithm.gradients_per_rollout=1", "algorithm.batch_size=20", "algorithm.epochs=1", "prompts.most=2",
+        "algorithm.validation_prompts=2", "logger=none", "trainer=cpu",
+    ]  # fmt: skip
+    folder = go(monkeypatch, tmp_path, "train", f"+experiment={experiment}", *arguments, *quick)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert json.loads((folder / "reward.json").read_text())["reward"]["source"] == str(trained)
+    assert {"reward", "clip_score", "aesthetic_score", "image_reward"} <= summary["test_kept"].keys()
+    assert ("gold/alignment" in summary["test_kept"]) == (domain == "shapes")
+    assert (folder / "export" / "pytorch_lora_weights.safetensors").exists()
 
 
 @pytest.mark.parametrize("domain", ["shapes", "sd15"])

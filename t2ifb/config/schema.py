@@ -31,6 +31,8 @@ class TrainConfig:
     diffusion: Part = field(default_factory=dict)
     scheduler: Part = field(default_factory=dict)
     prompts: Part = field(default_factory=dict)
+    rollout: Part = field(default_factory=dict)
+    sampling: Part = field(default_factory=dict)
     reward: Part = field(default_factory=dict)
     judges: dict[str, Any] = field(default_factory=dict)
     optimizer: Part = field(default_factory=dict)
@@ -74,6 +76,30 @@ class ScoreConfig:
 
 
 @dataclass
+class GenerateConfig:
+    """`python -m t2ifb.generate`."""
+
+    domain: str = MISSING
+    seed: int = 0
+    data_folder: str = "${data_folder:}"
+    prompt: list[str] = field(default_factory=list)
+    file: str | None = None
+    split: str | None = None
+    most: int = 24
+    images_per_prompt: int = 1
+    lora: str | None = None
+    batch_size: int = 16
+    device: str = "auto"
+    dataset: Part = field(default_factory=dict)
+    build: Part | None = None
+    encoder: Part = field(default_factory=dict)
+    diffusion: Part = field(default_factory=dict)
+    scheduler: Part = field(default_factory=dict)
+    prompts: Part = field(default_factory=dict)
+    sampling: Part = field(default_factory=dict)
+
+
+@dataclass
 class EvaluateConfig:
     """`python -m t2ifb.evaluate`."""
 
@@ -95,6 +121,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "prepare": PrepareConfig,
     "score": ScoreConfig,
+    "generate": GenerateConfig,
 }
 
 

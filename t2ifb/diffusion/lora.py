@@ -125,3 +125,25 @@ it unless `safety_checker=None` is given; keep it for images that others see.
 
 {card}
 """
+
+
+def load_lora(unet: Any, source: str | Path) -> None:
+    """Put exported adapters into a U-Net without any.
+
+    Args:
+        unet: `UNet2DConditionModel`.
+        source: A run folder, its `export/`, or the file itself.
+
+    Raises:
+        ValueError: There is no such export.
+    """
+    path = Path(source).expanduser()
+    places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ValueError(f"{source} has no {LORA_WEIGHTS}: give a finished fine-tuning run, its export/ or the file")
+    from diffusers import StableDiffusionPipeline
+
+    found = StableDiffusionPipeline.lora_state_dict(str(file.parent), weight_name=file.name, return_lora_metadata=True)
+    StableDiffusionPipeline.load_lora_into_unet(found[0], found[1], unet, metadata=found[2])
+    unet.requires_grad_(False)
