@@ -62,7 +62,7 @@ class Mix(nn.Module):
             deviation = float(values.std())
             if not deviation > SMALLEST:
                 raise ValueError(
-                    f"{name} does not distinguish the base model's images (standard deviation {deviation})"
+                    f"{name} gives all reference images nearly the same score (deviation {deviation})"
                 )
             self.means[number], self.deviations[number] = float(values.mean()), deviation
 

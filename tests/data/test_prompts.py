@@ -3,7 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from t2ifb.data.prompts import PromptFile, RankingPrompts
+from t2ifb.data.prompt_batches import PromptDataModule
+from t2ifb.data.prompts import PromptFile, PromptList, PromptSplits, RankingPrompts
+from t2ifb.shapes.annotators import PROMPTS
+from t2ifb.shapes.grammar import scenes
+from t2ifb.shapes.prompts import ScenePrompts
 from tests.conftest import real_data
 from tests.data.parts import FolderDataset
 
@@ -48,3 +52,41 @@ def test_the_real_refl_prompts() -> None:
 def test_prompts_of_rankings(dataset: FolderDataset) -> None:
     prompts = RankingPrompts(dataset, "validation").prompts()
     assert prompts == [ranking.prompt for ranking in dataset.rankings("validation")]
+
+
+def test_what_is_reported_by_is_neither_chosen_by_nor_tuned_on() -> None:
+    splits = PromptSplits(
+        PromptList(["a cat", "A  Cat", "a dog", "a dog", "a fox"]),
+        PromptList(["a fox", "a hen", "a hen", "an owl"]),
+        PromptList(["a Cat", "an owl"]),
+        most=1,
+    )
+    assert splits.of("train") == ["a dog", "a dog"]
+    assert splits.of("validation") == ["a fox"]
+    assert splits.of("test") == ["a Cat"]
+    with pytest.raises(ValueError, match="no train prompts that are not validation or test ones"):
+        PromptSplits(PromptList(["a cat"]), PromptList(["a dog"]), PromptList(["a cat"])).of("train")
+    with pytest.raises(ValueError, match="there are no test prompts"):
+        PromptSplits(PromptList(["a cat"]), PromptList(["a dog"]), PromptList([])).of("test")
+
+
+def test_fresh_prompts_of_shapes_are_none_of_the_ranked_ones() -> None:
+    ranked = {scene.prompt for split in ("validation", "test") for scene in scenes(split, PROMPTS[split], 0)}
+    fresh = [*ScenePrompts("validation", 128).prompts(), *ScenePrompts("test", 400).prompts()]
+    assert len(set(fresh)) == 528
+    assert not ranked & set(fresh)
+    assert ScenePrompts("test", 5).prompts() == ScenePrompts("test", 5).prompts()
+
+
+def test_batches_of_prompts_are_a_function_of_seed_and_position() -> None:
+    module = PromptDataModule([f"prompt {n}" for n in range(10)], batch_size=4, seed=1)
+    assert module.steps_per_epoch == 3
+    epoch = [prompt for position in range(3) for prompt in module.train_batch(position).prompts]
+    assert sorted(epoch) == sorted(module.prompts)
+    assert module.train_batch(4) == PromptDataModule(module.prompts, batch_size=4, seed=1).train_batch(4)
+    assert module.train_batch(0).prompts != module.train_batch(3).prompts
+    pieces = list(module.train_batch(0).split(3))
+    assert [number for piece in pieces for number in piece.numbers] == module.train_batch(0).numbers
+    assert {piece.total for piece in pieces} == {len(module.train_batch(0).prompts)}
+    with pytest.raises(ValueError, match="no prompts to tune on"):
+        PromptDataModule([])

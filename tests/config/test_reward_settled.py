@@ -1,0 +1,82 @@
+"""What a run is trained on is found once, recorded, and is no judge of itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2ifb.config.faults import ConfigError
+from t2ifb.config.latest import EXPORT, settle_reward
+
+RUN = Path("outputs/shapes/reward_mlp")
+
+
+class FakeParts:
+    """The values that are asked for and settled; no component is built."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = {"domain": "shapes", "judges": {}} | values
+        self.arguments: list[str] = []
+
+    def value(self, key: str) -> Any:
+        return self.values[key]
+
+    def settle(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+
+def finished_run(name: str, content: bytes = b"weights") -> str:
+    folder = RUN / name
+    (folder / EXPORT).parent.mkdir(parents=True)
+    (folder / EXPORT).write_bytes(content)
+    (folder / "summary.json").write_text("{}")
+    return str(folder.absolute())
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def settled(**values: Any) -> dict[str, Any]:
+    parts = FakeParts(**values)
+    settle_reward(parts, Path("reward.json"))  # type: ignore[arg-type]
+    return parts.values
+
+
+def test_the_newest_run_is_found_once() -> None:
+    first = finished_run("2026-01-01")
+    wish = {"_target_": "x", "source": "latest"}
+    assert settled(reward=wish)["reward"]["source"] == first
+    finished_run("2026-01-02")
+    assert settled(reward=wish)["reward"]["source"] == first
+    assert len(json.loads(Path("reward.json").read_text())["hashes"]) == 1
+
+
+def test_a_reward_that_changed_is_refused_on_resume() -> None:
+    folder = finished_run("2026-01-01")
+    settled(reward={"_target_": "x", "source": "latest"})
+    (Path(folder) / EXPORT).write_bytes(b"other")
+    with pytest.raises(ConfigError, match="is not what the run was started with"):
+        settled(reward={"_target_": "x", "source": "latest"})
+
+
+def test_members_of_a_mix_are_found_too() -> None:
+    folder = finished_run("2026-01-01")
+    mix = {"_target_": "mix", "scorers": {"a": {"source": "latest"}, "b": {"source": "other"}}, "weights": {"a": 2}}
+    found = settled(reward=mix)["reward"]
+    assert found["scorers"] == {"a": {"source": folder}, "b": {"source": "other"}}
+    assert found["weights"] == {"a": 2}
+
+
+def test_no_run_is_said_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"reward: there is no finished reward run .* reward.source=<run folder>"):
+        settled(reward={"_target_": "x", "source": "latest"})
+    assert not Path("reward.json").exists()
+
+
+def test_what_it_is_trained_on_is_no_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    clip, blip = {"_target_": "clip", "source": "c"}, {"_target_": "blip", "source": "b"}
+    assert settled(reward=dict(clip), judges={"clip": clip, "blip": blip, "none": None})["judges"] == {"blip": blip}
+    assert "judges.clip is what the run is trained on" in capsys.readouterr().err

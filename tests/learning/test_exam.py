@@ -1,0 +1,100 @@
+"""An exam asks the same questions every time, and counts what a policy has moved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.sampling import Sampler, generate
+from t2ifb.evaluation.judges import Judges
+from t2ifb.learning.exam import Answers, Exam
+from t2ifb.learning.tuned_states import ask, rounding_floor
+from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.shapes.gold import GoldScore
+from t2ifb.shapes.weights import CLIP
+from tests.diffusion.parts import PROMPTS, shapes_model
+from tests.learning.tuning_worlds import Darkness
+
+SAMPLER = Sampler(4, 2.0)
+
+
+def make_exam(images_per_prompt: int = 1, split: str = "validation") -> Exam:
+    encoder = CLIPEncoder(CLIPSource(f"local-dir:{CLIP}", device="cpu"))
+    judges = Judges({"dark": Darkness()}, GoldScore())
+    return Exam(PROMPTS, SAMPLER, judges, images_per_prompt, 3, split, encoder, ["dark"])
+
+
+def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> None:
+    model, exam = shapes_model(), make_exam()
+    LoRA().add(model.unet)
+    answers = ask(exam, model, 2, "the policy")
+    assert not answers.kl.any()
+    drawn = torch.cat(list(generate(model, SAMPLER, PROMPTS, [(exam.stream, 3, 0), (exam.stream, 3, 1)])))
+    assert torch.equal(answers.images, drawn)
+    assert answers.scores.keys() == {"dark", "gold", "gold/alignment", "gold/fidelity", "gold/strict"}
+    torch.testing.assert_close(answers.scores["dark"], Darkness()(drawn.float() / 255, PROMPTS))
+
+
+def test_a_policy_that_moved_has_a_kl_and_a_gain_in_the_base_models_units() -> None:
+    model, exam = shapes_model(), make_exam()
+    weights = LoRA().add(model.unet)
+    exam.base = ask(exam, model, 2, "the base model", base=True)
+    for weight in weights:
+        weight.data = torch.full_like(weight, 0.03)
+    answers = ask(exam, model, 2, "the policy")
+    assert (answers.kl > 0).all()
+    figures = exam.figures(answers)
+    before, after = exam.base.scores["dark"], answers.scores["dark"]
+    assert figures["judges"] == pytest.approx(float((after - before).mean() / before.std()), rel=1e-4)
+    assert figures["kl"] == pytest.approx(float(answers.kl.mean()))
+    again = ask(exam, model, 1, "the base model", base=True)
+    assert (again.images.int() - exam.base.images.int()).abs().max() <= 1
+
+
+def test_diversity_is_the_distance_between_images_of_a_prompt() -> None:
+    model, exam = shapes_model(), make_exam(images_per_prompt=3)
+    answers = ask(exam, model, 3, "the policy")
+    assert exam.encoder is not None
+    embedded = exam.encoder.encode_images(answers.images[:3].float() / 255)
+    distances = [1 - float(embedded[i] @ embedded[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert float(answers.diversity[0]) == pytest.approx(sum(distances) / 3, abs=1e-5)
+    assert len(answers.diversity) == 2
+
+
+def test_splits_have_their_own_noise() -> None:
+    model = shapes_model()
+    one, other = (ask(make_exam(split=split), model, 2, split) for split in ("validation", "test"))
+    assert not torch.equal(one.images, other.images)
+
+
+def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
+    answers = Answers(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {"a/b": torch.rand(2)}, torch.rand(2), torch.rand(0))
+    answers.save(tmp_path / "answers.safetensors")
+    back = Answers.read(tmp_path / "answers.safetensors")
+    assert torch.equal(back.scores["a/b"], answers.scores["a/b"])
+    assert torch.equal(back.kl, answers.kl)
+    assert len(back.diversity) == 0
+
+
+def test_an_exam_that_was_not_finished_has_no_answers() -> None:
+    exam = make_exam()
+    exam.look(shapes_model(), [0])
+    with pytest.raises(ValueError, match="1 samples of the exam were not drawn"):
+        exam.answers()
+
+
+def test_a_judge_without_an_opinion_does_not_silence_the_others() -> None:
+    exam, one = make_exam(), torch.tensor([1.0, torch.nan])
+    images, kl, none = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), torch.zeros(0)
+    exam.base = Answers(images, {"dark": torch.tensor([0.0, 1.0])}, kl, none)
+    assert exam.figures(Answers(images, {"dark": one}, kl, none))["judges"] == pytest.approx(2**0.5)
+
+
+def test_the_rounding_of_a_precision_is_measured() -> None:
+    model, exam = shapes_model(), make_exam()
+    exact = rounding_floor(exam, model, lambda: torch.autocast("cpu", enabled=False))
+    rounded = rounding_floor(exam, model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    assert exact == 0
+    assert rounded > 0.01
