@@ -12,7 +12,7 @@ help: ## this list
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "On a fresh machine: 'make demo' sets itself up and trains a reward model, 'make test' sets itself up and tests."
+	@echo "On a fresh machine: 'make demo' sets itself up and runs both stages, 'make test' sets itself up and tests."
 	@echo "Afterwards: $(BIN)/python -m t2ifb.train --help"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-demo: $(STAMP) ## train a reward model in the embedded domain and say how good it is (about ten minutes)
+demo: $(STAMP) ## train a reward model in the embedded domain, tune the image model by it, say how good both are (20 minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
+	$(BIN)/python -m t2ifb.train +experiment=refl
 
 test: $(STAMP) ## the default tests (under 5 minutes)
 	$(BIN)/python -m pytest -n 2

@@ -25,7 +25,7 @@ TASKS = {"train": train, "evaluate": evaluate}
 def experiments_of(command: str) -> list[str]:
     names = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
     with open_conf():
-        return [name for name in names if commands_of(f"+experiment={name}") == [command]]
+        return [name for name in names if commands_of(f"+experiment={name}")[0] == command]
 
 
 EXPERIMENTS = {command: experiments_of(command) for command in TASKS}

@@ -232,6 +232,6 @@ def explained_memory() -> Iterator[None]:
             raise
         raise ValueError(
             f"out of memory: {str(error).splitlines()[0][:200]} What saves most: "
-            "diffusion.gradient_checkpointing=true, algorithm.micro_batch_size=1, algorithm.samples_per_batch=1, diffusion.precision=fp16. "
-            "`python -m t2ifb.plan` with the same arguments says what each needs."
+            "diffusion.gradient_checkpointing=true, algorithm.micro_batch_size=1, algorithm.samples_per_batch=1, "
+            "diffusion.precision=fp16. `python -m t2ifb.plan` with the same arguments says what each needs."
         ) from error

@@ -1,6 +1,7 @@
 """The verdict at the end of a fine-tuning run: tables, pictures, one sentence."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import rich
@@ -39,23 +40,20 @@ class TuningVerdict:
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save everything; gives the figures for `summary.json`."""
         figures: dict[str, Any] = {"sentence": self.sentence}
+        same = self.answers["kept"] is self.answers["last"]
         for name, rows in self.gains.items():
-            title = f"{name} checkpoint against the base model, {len(self.exam.prompts)} test prompts, same noise"
-            rich.print(screen(title, HEADINGS, [row.cells() for row in rows]))
+            if not (same and name == "last"):
+                title = f"{name} checkpoint, {len(self.exam.prompts)} test prompts, same noise"
+                rich.print(screen(title, HEADINGS, [row.cells() for row in rows]))
             write_gains(rows, run.path, f"table_{name}")
-            figures[f"test_{name}"] = {
-                row.name: {
-                    "base": row.base,
-                    "tuned": row.tuned,
-                    "difference": vars(row.difference),
-                    "win_rate": row.win_rate.mean,
-                }
-                for row in rows
-            }
+            figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
             figures[f"test_{name}"]["kl"] = float(self.answers[name].kl.mean())
         print(self.sentence)
         some = slice(0, SHOWN)
-        sheet = {name: answers.images[some] for name, answers in self.answers.items()}
+        columns = {"base": "base", "kept": f"kept, step {self.kept}", "last": "last"}
+        if same:
+            del columns["last"]
+        sheet = {column: self.answers[name].images[some] for name, column in columns.items()}
         progress_sheet(self.exam.prompts[some], sheet, run.samples / "test.png")
         tuning_curves(self.rows, run.path / "tuning_curves.png")
         return figures

@@ -64,7 +64,7 @@ def test_what_is_reported_by_is_neither_chosen_by_nor_tuned_on() -> None:
     assert splits.of("train") == ["a dog", "a dog"]
     assert splits.of("validation") == ["a fox"]
     assert splits.of("test") == ["a Cat"]
-    with pytest.raises(ValueError, match="no train prompts that are not validation or test ones"):
+    with pytest.raises(ValueError, match="no train prompts that are not in validation or test"):
         PromptSplits(PromptList(["a cat"]), PromptList(["a dog"]), PromptList(["a cat"])).of("train")
     with pytest.raises(ValueError, match="there are no test prompts"):
         PromptSplits(PromptList(["a cat"]), PromptList(["a dog"]), PromptList([])).of("test")
