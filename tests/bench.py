@@ -31,6 +31,7 @@ from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP
+from tests import bench_tuning
 
 PROMPTS, COMPARISONS, WIDTH = 8_878, 136_892, 768
 """ImageRewardDB's training set and the width of CLIP ViT-L/14's embeddings."""
@@ -135,6 +136,8 @@ def main() -> None:
     row("filling the cache, images a second", "the bare encoder", _filling(), "at least 0.85")
     for name, measured in _scoring():
         row(f"{name}, images a second", "its bare network", measured, "")
+    for what, against, measured, target in bench_tuning.rows(ratios):
+        row(what, against, measured, target)
     row("table 1 from warm caches", "reading them", _warm_table(), "")
     hydra = partial(_run, "-c", "import hydra")
     hydra()

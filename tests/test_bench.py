@@ -2,12 +2,14 @@
 
 import pytest
 
-from tests import bench
+from tests import bench, bench_tuning
 
 
 def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in {"PROMPTS": 20, "COMPARISONS": 100, "ROUNDS": 1, "FILLED": 64, "SCORED": 64}.items():
         monkeypatch.setattr(bench, name, value)
+    for name, value in {"UPDATES": 1, "BATCH": 1, "STEPS": 10, "WINDOW": (0, 9)}.items():
+        monkeypatch.setattr(bench_tuning, name, value)
     bench.main()
     printed = capsys.readouterr().out
     for what in (
@@ -15,6 +17,8 @@ def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "grouping=comparison",
         "filling the cache",
         "ImageReward",
+        "a fine-tuning update",
+        "one at m = 10",
         "table 1",
         "--help",
         "--cfg job",

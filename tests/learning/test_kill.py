@@ -11,8 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
+from tests.learning.tuning_worlds import make_tuning, tune
 from tests.learning.worlds import make_training, run_training
 
+TUNING = """
+import sys
+from pathlib import Path
+from tests.learning.tuning_worlds import make_tuning, tune
+run = Path(sys.argv[2])
+print("ready", flush=True)
+tune(make_tuning(epochs=20, micro_batch_size=1), run, resume=(run / "checkpoints" / "last.ckpt").exists())
+"""
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -30,11 +39,14 @@ def last_step(run: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = run_training(make_training(tmp_path, epochs=200), tmp_path / "whole")
-    steps = 200 * whole["data"]["steps_per_epoch"]
+@pytest.mark.parametrize(("stage", "file"), [("reward", "reward"), ("tuning", "pytorch_lora_weights")])
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path, stage: str, file: str) -> None:
+    if stage == "reward":
+        steps = 200 * run_training(make_training(tmp_path, epochs=200), tmp_path / "whole")["data"]["steps_per_epoch"]
+    else:
+        steps = tune(make_tuning(epochs=20, micro_batch_size=1), tmp_path / "whole")["steps"]
     run, chance = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(run)]
+    command = [sys.executable, "-c", PROGRAM if stage == "reward" else TUNING, str(tmp_path), str(run)]
     for least in (0, chance.uniform(0, 0.4) * steps, chance.uniform(0.4, 0.8) * steps):
         process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -47,6 +59,6 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_pat
         assert not (run / "summary.json").exists()
     assert (run / "checkpoints" / "last.ckpt").exists()
     subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
-    one, other = (load_file(folder / "export" / "reward.safetensors") for folder in (run, tmp_path / "whole"))
+    one, other = (load_file(folder / "export" / f"{file}.safetensors") for folder in (run, tmp_path / "whole"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
