@@ -18,7 +18,6 @@ def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "filling the cache",
         "ImageReward",
         "a fine-tuning update",
-        "one at m = 10",
         "table 1",
         "--help",
         "--cfg job",

@@ -40,11 +40,9 @@ def small_run(pipeline: Path = PIPELINE, **changes: Any) -> Tuning:
     with DryRun():
         reward = outline({"_target_": "t2ifb.scorers.CLIPScore", "source": CLIP}, CLIP, MLPHead)
     assert reward is not None
-    sampler = Sampler(4)
-    settings: dict[str, Any] = {"attention": "plain"} | changes
-    return Tuning(
-        DiffusionSource(str(pipeline)), LoRA(), partial(torch.optim.AdamW), reward, sampler, sampler, {}, **settings
-    )
+    settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain"}
+    source, optimizer = DiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
+    return Tuning(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
 
 
 class Real:
@@ -195,6 +193,7 @@ def test_settings_that_make_it_fit() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
+@pytest.mark.slow
 def test_even_all_settings_may_not_do() -> None:
     with DryRun():
         encoder = CLIPOutline.of(CLIP).load()
