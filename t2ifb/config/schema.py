@@ -28,11 +28,11 @@ class TrainConfig:
     encoder: Part = field(default_factory=dict)
     head: Part = field(default_factory=dict)
     baselines: dict[str, Any] = field(default_factory=dict)
-    diffusion: Part = field(default_factory=dict)
+    diffusion: Part | None = None
     scheduler: Part = field(default_factory=dict)
-    prompts: Part = field(default_factory=dict)
-    rollout: Part = field(default_factory=dict)
-    sampling: Part = field(default_factory=dict)
+    prompts: Part | None = None
+    rollout: Part | None = None
+    sampling: Part | None = None
     reward: Part = field(default_factory=dict)
     judges: dict[str, Any] = field(default_factory=dict)
     optimizer: Part = field(default_factory=dict)
@@ -93,10 +93,10 @@ class GenerateConfig:
     dataset: Part = field(default_factory=dict)
     build: Part | None = None
     encoder: Part = field(default_factory=dict)
-    diffusion: Part = field(default_factory=dict)
+    diffusion: Part | None = None
     scheduler: Part = field(default_factory=dict)
-    prompts: Part = field(default_factory=dict)
-    sampling: Part = field(default_factory=dict)
+    prompts: Part | None = None
+    sampling: Part | None = None
 
 
 @dataclass
