@@ -136,8 +136,7 @@ def _belongs_elsewhere(command: str, override: str) -> str | None:
     commands = commands_of(override)
     if command in commands or not commands:
         return None
-    right = " or ".join(f"python -m t2ifb.{name} {override}" for name in commands)
-    return f"{override}: this is not for t2ifb.{command}; run {right}"
+    return f"{override}: this is not for t2ifb.{command}; run python -m t2ifb.{commands[0]} {override}"
 
 
 def commands_of(override: str) -> list[str]:

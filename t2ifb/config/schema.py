@@ -42,6 +42,14 @@ class TrainConfig:
 
 
 @dataclass
+class PlanConfig(TrainConfig):
+    """`python -m t2ifb.plan`: whatever `train` takes, and what the run has to fit into."""
+
+    memory_gb: float | None = None
+    attention: str = "auto"
+
+
+@dataclass
 class PrepareConfig:
     """`python -m t2ifb.prepare`."""
 
@@ -118,6 +126,7 @@ class EvaluateConfig:
 
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
+    "plan": PlanConfig,
     "evaluate": EvaluateConfig,
     "prepare": PrepareConfig,
     "score": ScoreConfig,

@@ -61,9 +61,7 @@ class Mix(nn.Module):
             values = scores[name][scores[name].isfinite()].double()
             deviation = float(values.std())
             if not deviation > SMALLEST:
-                raise ValueError(
-                    f"{name} gives all reference images nearly the same score (deviation {deviation})"
-                )
+                raise ValueError(f"{name} gives all reference images nearly the same score (deviation {deviation})")
             self.means[number], self.deviations[number] = float(values.mean()), deviation
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:

@@ -91,14 +91,14 @@ class Real:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield write_random_pipeline(tmp_path_factory.mktemp("pipeline"), small_geometry(width=64, side=32))
+    yield write_random_pipeline(tmp_path_factory.mktemp("pipeline"), small_geometry(width=64, side=24))
 
 
 @pytest.mark.parametrize(
-    ("checkpointing", "at_least", "error"), [(False, 700, 0.02), (True, 300, 0.03)], ids=["usual", "checkpointing"]
+    ("checkpointing", "at_least", "error"), [(False, 400, 0.015), (True, 250, 0.025)], ids=["usual", "checkpointing"]
 )
 def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, at_least: int, error: float) -> None:
-    """Too low by 1.1 % at 792 MB and by 2.2 % at 388 MB: 8 MB are a convolution's workspace, which is no tensor."""
+    """Too low by 0.8 % at 474 MB and by 1.7 % at 291 MB: 4 to 5 MB are kernels' workspace, which is no tensor."""
     tuning = small_run(pipeline)
     tuning = replace(tuning, diffusion=replace(tuning.diffusion, gradient_checkpointing=checkpointing))
     real = Real(tuning).peak()

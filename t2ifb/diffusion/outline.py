@@ -1,0 +1,68 @@
+"""A diffusion model without weights: its networks on the `meta` device, put together as those of a run."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Self
+
+import torch
+
+from t2ifb.diffusion.geometry import CONTEXT, geometry_of
+from t2ifb.diffusion.source import DTYPES, DiffusionSource
+
+
+@dataclass(frozen=True)
+class Outline(DiffusionSource):
+    """A source whose `load` builds the networks on the `meta` device: shapes and types, no weights.
+
+    It differs from `DiffusionSource` in where the networks come from alone, so that `load` puts them together as it
+    does for a run.
+    """
+
+    device: str = "meta"
+
+    @classmethod
+    def of(cls, source: DiffusionSource) -> Self:
+        """The outline of a source."""
+        settings = {name: value for name, value in vars(source).items() if name != "device"}
+        return cls(**settings)
+
+    def pipeline(self) -> Any:
+        """The networks, and a tokenizer that gives any text the same tokens.
+
+        Raises:
+            ValueError: As `geometry_of`.
+        """
+        geometry = geometry_of(self)
+        with torch.device("meta"):
+            networks = {
+                "unet": geometry.unet_network(),
+                "vae": geometry.vae_network(),
+                "text_encoder": geometry.text_network(),
+            }
+        for network in networks.values():
+            torch.nn.Module.to(network, DTYPES[self.precision])
+        scheduler = SimpleNamespace(config=geometry.scheduler)
+        return SimpleNamespace(**networks, tokenizer=BlankTokenizer(geometry.context), scheduler=scheduler)
+
+    def _tiny(self) -> Any:
+        if self.tiny_decoder is None:
+            return None
+        with torch.device("meta"):
+            return geometry_of(self).tiny_network()
+
+
+class BlankTokenizer:
+    """Gives every text the same ids: how much a prompt costs does not depend on its words.
+
+    Attributes:
+        model_max_length: L.
+    """
+
+    def __init__(self, length: int = CONTEXT) -> None:
+        """Give (B, `length`) ids for B texts."""
+        self.model_max_length = length
+
+    def __call__(self, texts: list[str], **options: Any) -> Any:
+        """`input_ids` as a tensor, or as lists where no tensors are asked for."""
+        ids = torch.zeros(len(texts), self.model_max_length, dtype=torch.int64)
+        return SimpleNamespace(input_ids=ids if options.get("return_tensors") else ids.tolist())

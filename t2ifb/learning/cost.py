@@ -1,0 +1,107 @@
+"""A fine-tuning run before anything of it is loaded, and what it is found to need."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2ifb.diffusion.dry_run import Attention
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.source import DiffusionSource
+
+TEXT, UNET, DECODER, REWARD = "text encoder", "U-Net", "decoder", "reward"
+JUDGES, DIVERSITY = "judges", "diversity encoder"
+WEIGHTS, OPTIMISER = "weights", "optimiser"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A run as `ReFLTraining` and `ReFLModule` take it; its scorers are on the `meta` device.
+
+    Attributes:
+        diffusion: Which model.
+        lora: Which adapters.
+        optimizer: Makes the optimiser; one that runs on `meta` tensors, so not a fused one.
+        reward: What is raised.
+        rollout: How training trajectories are made.
+        sampling: How images are drawn when they are judged.
+        judges: Other scorers, by name; they stay on the device with the reward.
+        encoder: A `CLIPEncoder` that measures diversity, if there is one.
+        batch_size: Prompts an update, of one process.
+        micro_batch_size: Prompts in memory together.
+        gradients_per_rollout: m.
+        window: First and last step that gradients are taken at; the last ten by default.
+        samples_per_batch: Images that are drawn together.
+        autocast: What mixed precision computes in; None for none.
+        attention: `fused` as on a GPU, `plain` as on a CPU.
+    """
+
+    diffusion: DiffusionSource
+    lora: LoRA
+    optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
+    reward: nn.Module
+    rollout: Sampler
+    sampling: Sampler
+    judges: Mapping[str, nn.Module]
+    encoder: Any = None
+    batch_size: int = 1
+    micro_batch_size: int | None = None
+    gradients_per_rollout: int = 1
+    window: tuple[int, int] | None = None
+    samples_per_batch: int = 32
+    autocast: torch.dtype | None = None
+    attention: Attention = "fused"
+
+    @property
+    def together(self) -> int:
+        """Prompts whose gradients are in memory together."""
+        return min(self.batch_size, self.micro_batch_size or self.batch_size)
+
+    @property
+    def steps_to_window(self) -> float:
+        """Expected denoising steps of a rollout that no gradient is taken at: those before its last gradient."""
+        steps, m = self.rollout.num_inference_steps, self.gradients_per_rollout
+        first, last = self.window or (max(0, steps - 10), steps - 1)
+        return first + m * (last - first + 2) / (m + 1) - m
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network, or what is tuned.
+
+    Attributes:
+        parameters: How many.
+        trained: How many of them are tuned.
+        weights: Bytes, buffers included.
+        saved: Bytes that are kept for the backward pass; None where there is none.
+        optimiser: Bytes of gradients and of the optimiser's state.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    saved: int | None = None
+    optimiser: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What updates need, or what judging needs.
+
+    Attributes:
+        peak: Bytes of all living tensors at the worst moment, weights included.
+        at_peak: The same by part, weights left out: what each network had allocated, and `WORK`.
+        parts: By name.
+        denoising: Floating point operations of one denoising step of one sample, guidance included.
+        sample: Those of all that is done once for one sample: an update's gradient at one step with the base model's
+            call; or decoding and judging an image.
+    """
+
+    peak: int
+    at_peak: dict[str, int]
+    parts: dict[str, Part]
+    denoising: float
+    sample: float

@@ -1,0 +1,184 @@
+"""What a fine-tuning run needs, measured on networks without weights: its own code runs on the `meta` device."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from t2ifb.data.prompt_batches import PromptBatch
+from t2ifb.diffusion.dry_run import DryRun
+from t2ifb.diffusion.ledger import Ledger, SavedBytes, bytes_of, tensors_of
+from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.outline import Outline
+from t2ifb.evaluation.judges import BATCH, Judges
+from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, TEXT, UNET, WEIGHTS, Cost, Part, Tuning
+from t2ifb.learning.exam import Exam
+from t2ifb.learning.refl_module import ReFLModule
+
+STEPS = 2
+"""How many of an update's gradients are run, one after the other: the third needs what the second one needs."""
+
+
+def update_cost(tuning: Tuning) -> Cost:
+    """What an update needs: `ReFLModule.training_step` is run, at the first steps of the schedule.
+
+    Raises:
+        ValueError: The settings do not fit together.
+    """
+    some, m = tuning.together, min(STEPS, tuning.gradients_per_rollout)
+    prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
+    with _model(tuning) as model:
+        module: Any = ReFLModule(
+            model,
+            tuning.lora,
+            tuning.reward,
+            tuning.optimizer,
+            tuning.rollout,
+            window=tuning.window,
+            gradients_per_rollout=tuning.gradients_per_rollout,
+            micro_batch_size=tuning.micro_batch_size,
+        )
+        module.window, module.gradients_per_rollout = (0, m - 1), m
+        optimizer = _attach(module)
+        denoise = tuning.rollout.denoiser(model, module.schedule, prompts[:some])
+        with Ledger() as ledger:
+            networks = _adopt(ledger, tuning, model)
+            with SavedBytes(tensors_of(module)) as saved:
+                denoise(_noise(model, some), 0)
+            denoising = ledger.flops / some
+            kept = {UNET: saved.total, **_kept_behind(tuning, module, prompts[:some])}
+            for weight in module.adapters:
+                weight.grad = torch.zeros_like(weight)
+            with ledger.within(OPTIMISER):
+                optimizer.step()
+            optimizer.zero_grad()
+            ledger.restart()
+            with ledger.watching(networks):
+                module.training_step(PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)), 0)
+        state = [value for values in optimizer.state.values() for value in values.values()]
+        held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
+        parts = _parts(tuning, model, module.adapters, kept, held)
+        return Cost(ledger.peak, _activations(ledger), parts, denoising, ledger.flops / (m * len(prompts)))
+
+
+def kept_by_unet(tuning: Tuning) -> int:
+    """Bytes that the U-Net keeps for the backward pass, all prompts that are in memory together."""
+    with _model(tuning) as model:
+        tuning.lora.add(model.unet)
+        schedule = tuning.rollout.schedule_of(model)
+        denoise = tuning.rollout.denoiser(model, schedule, _prompts(tuning.together))
+        with SavedBytes(tensors_of(model)) as saved:
+            denoise(_noise(model, tuning.together), 0)
+        return saved.total
+
+
+def judging_cost(tuning: Tuning, images: int) -> Cost:
+    """What a validation needs: `Exam.look` and the judges are run, on a schedule of the fewest steps.
+
+    Args:
+        tuning: The run.
+        images: How many a validation looks at.
+    """
+    drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
+    sampler = replace(tuning.sampling, num_inference_steps=2)
+    with _model(tuning) as model, torch.no_grad():
+        tuning.lora.add(model.unet)
+        exam = Exam(_prompts(drawn), sampler, Judges({REWARD: tuning.reward, **tuning.judges})).to("meta")
+        sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes them, which is done once
+        with Ledger() as ledger:
+            networks = _adopt(ledger, tuning, model)
+            pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
+            decoding = ledger.flops
+            ledger.restart()
+            with ledger.watching(networks):
+                exam.look(model, range(drawn), with_kl=False)  # the base model's calls need what the policy's need
+                before = ledger.flops
+                denoising = (before / drawn - decoding) / sampler.num_inference_steps
+                exam.judges(pixels, exam.prompts[:1] * seen, "meta")
+                if tuning.encoder is not None:
+                    tuning.encoder.encode_images(pixels.float() / 255)
+            looking = (ledger.flops - before) / seen
+        return Cost(ledger.peak, _activations(ledger), _parts(tuning, model, [], {}, 0), denoising, decoding + looking)
+
+
+@contextmanager
+def _model(tuning: Tuning) -> Iterator[DiffusionModel]:
+    with DryRun(tuning.attention, tuning.autocast):
+        yield Outline.of(tuning.diffusion).load()
+
+
+def _adopt(ledger: Ledger, tuning: Tuning, model: DiffusionModel) -> dict[str, nn.Module]:
+    """Count the weights; gives the networks whose activations are told apart."""
+    ledger.adopt(WEIGHTS, tensors_of(model, tuning.reward, *tuning.judges.values(), tuning.encoder))
+    decoders = {f"{DECODER} {n}": d.decoder for n, d in enumerate((model.vae, model.decoder)) if d is not None}
+    return {UNET: model.unet, REWARD: tuning.reward, **decoders}
+
+
+def _attach(module: Any) -> torch.optim.Optimizer:
+    """Give the module what it asks of its trainer; gives the optimiser."""
+    module.to("meta")
+    optimizer: torch.optim.Optimizer = module.configure_optimizers()
+    module.trainer = SimpleNamespace(world_size=1, global_step=1, log_every_n_steps=2)  # it does not log at step 1
+    module.optimizers = lambda: optimizer
+    module.manual_backward = lambda loss: loss.backward()
+    module.log = lambda *values, **options: None
+    return optimizer
+
+
+def _kept_behind(tuning: Tuning, module: ReFLModule, prompts: list[str]) -> dict[str, int]:
+    """Bytes that decoder and reward each keep for the backward pass."""
+    weights, noisy = tensors_of(module), _noise(module.model, len(prompts)).requires_grad_()
+    with torch.autocast("meta", enabled=False):
+        with SavedBytes(weights) as decoder:
+            images = module.model.decode(noisy)
+        with SavedBytes(weights) as reward:
+            tuning.reward(images.detach().requires_grad_(), prompts)
+    return {DECODER: decoder.total, REWARD: reward.total}
+
+
+def _noise(model: DiffusionModel, count: int) -> Tensor:
+    return torch.empty(count, *model.latent_shape, device="meta")
+
+
+def _prompts(count: int) -> list[str]:
+    return [f"prompt {number}" for number in range(count)]
+
+
+def _activations(ledger: Ledger) -> dict[str, int]:
+    """What was alive at the peak besides the weights, the decoders' taken together."""
+    found: dict[str, int] = {}
+    for part, size in ledger.at_peak.items():
+        if size and part != WEIGHTS:
+            found[DECODER if part.startswith(DECODER) else part] = found.get(part, 0) + size
+    return found
+
+
+def _parts(
+    tuning: Tuning, model: DiffusionModel, adapters: list[nn.Parameter], saved: Mapping[str, int], state: int
+) -> dict[str, Part]:
+    trained = sum(weight.numel() for weight in adapters)
+    judges = nn.ModuleList(judge for judge in tuning.judges.values() if judge is not tuning.reward)
+    networks: dict[str, list[nn.Module]] = {
+        TEXT: [model.text_encoder],
+        UNET: [model.unet],
+        DECODER: [each for each in (model.vae, model.decoder) if each is not None],
+        REWARD: [tuning.reward],
+        JUDGES: [judges],
+        DIVERSITY: [] if tuning.encoder is None else [tuning.encoder],
+    }
+    parts = {}
+    for name, some in networks.items():
+        count = sum(weight.numel() for network in some for weight in network.parameters())
+        of_unet = name == UNET
+        parts[name] = Part(
+            parameters=count - trained if of_unet else count,
+            trained=trained if of_unet else 0,
+            weights=bytes_of(tensors_of(*some)),
+            saved=saved.get(name),
+            optimiser=bytes_of(adapters) + state if of_unet and adapters else 0,
+        )
+    return {name: part for name, part in parts.items() if part.parameters}

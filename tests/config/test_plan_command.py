@@ -1,0 +1,123 @@
+"""`plan` from its arguments to what it says; nothing is downloaded, nothing is written."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from t2ifb.config.command import run
+from t2ifb.config.compose import compose_all
+from t2ifb.learning.plan_text import flops_text, size_text
+from t2ifb.plan import plan
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def go(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["plan", *arguments])
+        try:
+            return run("plan", plan)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return go
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The tables' rows by their first cell."""
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in text.splitlines() if "│" in line]
+    return {first: others for first, *others in cells}
+
+
+def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    without = [f"~judges.{name}" for name in ("clip_score", "aesthetic_score", "image_reward")]  # for speed
+    assert go("+experiment=refl", "domain=sd15", "memory_gb=16", "algorithm.diversity=null", *without) == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    assert table["U-Net"][:2] == ["859.52 M", "797,184"]
+    assert table["decoder"][0] == "83.65 M"
+    assert table["reward"][0] == "429.49 M"
+    assert table["one denoising step of one sample"] == ["0.804 TFLOP"]
+    assert table["100,000 updates"]
+    assert "ImageReward's list" in out  # the prompts are not here
+    assert re.search(r"The peak is \d\.\d\d GB.*fits into 16\.00 GB \(memory_gb\)", out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ("diffusion.gradient_checkpointing=false", "trainer.precision=32-true")
+    assert go("+experiment=refl", "domain=sd15", "memory_gb=16", *changes) == 0
+    out = capsys.readouterr().out
+    assert "it does not fit into 16.00 GB" in out
+    assert rows(out)["diffusion.gradient_checkpointing=true"][1:] == ["14.37 GB fits", "14.19 GB fits"]
+    assert "With these it fits." in out
+    saved = re.search(r"saved activations: (\S+) GB with gradient_ch\w+; (\S+) GB without.*; (\S+) GB without", out)
+    assert saved is not None
+    assert saved.groups() == ("0.15", "1.04", "4.02")
+
+
+def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go("trainer=cpu", "algorithm.batch_size=2", "algorithm.gradients_per_rollout=1") == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    assert table["U-Net"][:2] == ["2.54 M", "25,600"]
+    assert table["one update, 2 x 1 reward gradients"]
+    assert table["960 updates"]  # 0.4 of 4,800 prompts, and none of them missing
+    assert "note: the training" not in out
+    assert "the RAM of this machine" in out
+
+
+def test_the_groups_are_those_of_train() -> None:
+    overrides = ["+experiment=refl", "domain=sd15", "algorithm.batch_size=2", "scheduler=ddpm", "seed=3"]
+    train, plan = (compose_all(command, overrides)[0] for command in ("train", "plan"))
+    assert not plan.faults
+    choices = [dict(each.config.hydra.runtime.choices) for each in (train, plan)]
+    for each in choices:
+        for name in [name for name in each if name.startswith("hydra/")]:
+            del each[name]
+    assert choices[0] == choices[1]
+    configs = [OmegaConf.to_container(each.config, resolve=False) for each in (train, plan)]
+    assert all(isinstance(each, dict) for each in configs)
+    same, planned = ({k: v for k, v in each.items() if k != "hydra"} for each in configs)  # type: ignore[union-attr]
+    assert planned == same | {"memory_gb": None, "attention": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("+experiment=reward_mlp",), "only the fine-tuning of a diffusion model is planned; give +experiment=refl"),
+        (("trainer.precision=16-true",), "trainer.precision=16-true: fine-tuning takes 32-true"),
+        (("diffusion.source=./nowhere",), "there is no ./nowhere"),
+        (("algorithm.window=[0,40]",), "window=[0, 40] must lie within the steps"),
+        (("algorithm.lora.targets=[to_x]",), "cannot put adapters into to_x"),
+        (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
+        (("memory_gb=1",), "memory_gb=1.0 must be above 1"),
+        (("memory_gb=large",), "memory_gb"),
+        (("memory_gp=16",), "did you mean 'memory_gb'"),
+        (("attention=flash",), "expected auto, fused or plain"),
+        (("encoder.model=ViT-L-15", "domain=sd15"), "open_clip has no model 'ViT-L-15'"),
+    ],
+)
+def test_wrong_wishes_end_with_2(
+    go: Run, arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert go(*arguments) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+
+
+def test_units() -> None:
+    assert [size_text(size) for size in (5e4, 9.6e6, 3.98e9)] == ["50 kB", "9.6 MB", "3.98 GB"]
+    counts = (4.6e8, 8.04e11, 3.81e13, 3.8e18)
+    assert [flops_text(count) for count in counts] == ["0.46 GFLOP", "0.804 TFLOP", "38.1 TFLOP", "3.800 EFLOP"]
