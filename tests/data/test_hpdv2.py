@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -153,8 +154,7 @@ def test_members_may_stand_in_a_folder_or_not(tmp_path: Path, prefix: str) -> No
 
 def test_folders_that_are_unpacked_already_are_read(folder: Path) -> None:
     for part in ("train", "test"):
-        with tarfile.open(folder / f"{part}.tar.gz") as archive:
-            archive.extractall(folder, filter="data")
+        shutil.unpack_archive(folder / f"{part}.tar.gz", folder)
         (folder / f"{part}.tar.gz").unlink()
     dataset = HPDv2(folder)
     dataset.download(["train", "validation", "test"])
