@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from t2ifb.learning.refl_module import ReFLModule
     from t2ifb.learning.reward_module import RewardModule
 
-__all__ = ["RewardModule"]
+__all__ = ["ReFLModule", "RewardModule"]
 
 
 def __getattr__(name: str) -> Any:  # importing Lightning takes seconds
@@ -13,4 +14,8 @@ def __getattr__(name: str) -> Any:  # importing Lightning takes seconds
         from t2ifb.learning.reward_module import RewardModule
 
         return RewardModule
+    if name == "ReFLModule":
+        from t2ifb.learning.refl_module import ReFLModule
+
+        return ReFLModule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
