@@ -14,24 +14,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Timer
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import logsigmoid
 
 from t2ifb.data.comparisons import RewardBatch, RewardDataModule
-from t2ifb.learning.engine import ProgressBar
-from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.reward_module import RewardModule
-from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP
 from tests import bench_tuning
+from tests.bench_parts import fit_seconds
 
 PROMPTS, COMPARISONS, WIDTH = 8_878, 136_892, 768
 """ImageRewardDB's training set and the width of CLIP ViT-L/14's embeddings."""
@@ -85,16 +80,8 @@ def timed(task: Callable[[], Any]) -> Callable[[], float]:
 
 def train(data: RewardDataModule, steps: int) -> float:
     """Some steps through Lightning with the callbacks of the reward run; seconds from the first step to the last."""
-    timer = Timer()
     module = RewardModule(MLPHead(WIDTH), partial(torch.optim.Adam, lr=1e-5, fused=True), 0)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = lightning.Trainer(
-            max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_model_summary=False,
-            limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=folder,
-            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar(), timer],
-        )  # fmt: skip
-        trainer.fit(module, train_dataloaders=data.train_dataloader())
-    return timer.time_elapsed("train")
+    return fit_seconds(module, data.train_dataloader(), steps)
 
 
 def bare(batches: list[RewardBatch]) -> None:

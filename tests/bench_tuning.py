@@ -1,27 +1,21 @@
 """The rows of `make bench` on fine-tuning: an update against its bare model calls, and what sharing a rollout saves."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import mean
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Timer
 
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.engine import ProgressBar
-from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV
 from t2ifb.learning.refl_module import ReFLModule, fast_attention
-from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers import ImageReward
 from t2ifb.shapes.prompts import ScenePrompts
 from t2ifb.shapes.weights import IMAGE_REWARD, PIPELINE
+from tests.bench_parts import fit_seconds
 
 UPDATES, BATCH, STEPS, WINDOW = 4, 8, 20, (10, 19)
 """Of one measurement; prompts an update, denoising steps, and the last ten of them."""
@@ -42,15 +36,8 @@ def make_module(gradients_per_rollout: int) -> ReFLModule:
 
 def update(module: ReFLModule) -> float:
     """Seconds of some updates through Lightning with the callbacks of a run."""
-    data, timer = PromptDataModule(ScenePrompts("train", 64).prompts(), BATCH), Timer()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = lightning.Trainer(
-            max_steps=UPDATES, max_epochs=-1, logger=False, enable_checkpointing=False, enable_model_summary=False,
-            limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=folder,
-            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar(), timer],
-        )  # fmt: skip
-        trainer.fit(module, train_dataloaders=data.train_dataloader())
-    return timer.time_elapsed("train")
+    data = PromptDataModule(ScenePrompts("train", 64).prompts(), BATCH)
+    return fit_seconds(module, data.train_dataloader(), UPDATES)
 
 
 def bare(module: ReFLModule) -> float:

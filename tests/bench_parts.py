@@ -1,0 +1,25 @@
+"""What both benchmarks of training measure with."""
+
+import tempfile
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Timer
+
+from t2ifb.learning.engine import ProgressBar
+from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.metrics_csv import MetricsCSV
+from t2ifb.learning.run_folder import RunFolder
+
+
+def fit_seconds(module: lightning.LightningModule, batches: Any, steps: int) -> float:
+    """Some steps through Lightning with the callbacks of a run; seconds from the first step to the last."""
+    timer = Timer()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = lightning.Trainer(
+            max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_model_summary=False,
+            limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=folder,
+            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar(), timer],
+        )  # fmt: skip
+        trainer.fit(module, train_dataloaders=batches)
+    return timer.time_elapsed("train")
