@@ -1,5 +1,7 @@
 """What a validation looks at: fixed held-out prompts and noise, every scorer, the KL divergence, diversity."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,16 @@ class Answers:
         tensors = {"images": self.images, "kl": self.kl, "diversity": self.diversity}
         with atomic_write(path) as file:
             file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}))
+
+    def write_scores(self, prompts: Sequence[str], path: Path) -> None:
+        """Write a CSV file, a row an image in the exam's order: prompt, each score, KL divergence."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["prompt", *self.scores, "kl"])
+        columns = [column.tolist() for column in (*self.scores.values(), self.kl)]
+        writer.writerows(zip(prompts, *columns, strict=True))
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode())
 
     @classmethod
     def read(cls, path: Path) -> "Answers":

@@ -160,7 +160,7 @@ class ReFLTraining:
         started = time.monotonic()
         check_differentiable(self.reward)
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
-        exam = self._exam("validation", texts["validation"][: self.validation_prompts], self.images_per_prompt, seed)
+        exam = self.exam("validation", seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
         model = replace(self.diffusion, device="cpu").load()
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
@@ -185,7 +185,7 @@ class ReFLTraining:
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         module.to(engine.strategy.root_device)
-        test = self._exam("test", texts["test"], 1, seed).to(engine.strategy.root_device)
+        test = self.exam("test", seed).to(engine.strategy.root_device)
         answers, best_step = ask_states(run, test, model, self.samples_per_batch)
         verdict = TuningVerdict(test, answers, read_metrics(run.metrics), [REWARD], best_step, seed)
         figures = verdict.write(run) | {
@@ -203,8 +203,14 @@ class ReFLTraining:
         loggers.finish(recorder, verdict.examples(), run.export)
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
-    def _exam(self, split: str, prompts: Sequence[str], images_per_prompt: int, seed: int) -> Exam:
-        """Questions with every scorer; the reward is among them but does not choose."""
+    def exam(self, split: str, seed: int) -> Exam:
+        """What a run is asked on the prompts of `validation` or `test`, the same for every run with these parts.
+
+        Every scorer looks; the reward is among them but does not choose.
+        """
+        prompts, images_per_prompt = self.prompts.of(split), 1
+        if split == "validation":
+            prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
         judges = Judges({REWARD: self.reward, **self.judges}, self.truth)
         encoder = self.diversity.load() if self.diversity is not None and images_per_prompt > 1 else None
         chosen_by = list(self.judges) or [REWARD]

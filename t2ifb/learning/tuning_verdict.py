@@ -48,6 +48,8 @@ class TuningVerdict:
             write_gains(rows, run.path, f"table_{name}")
             figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
             figures[f"test_{name}"]["kl"] = float(self.answers[name].kl.mean())
+        for name, answers in self.answers.items():
+            answers.write_scores(self.exam.prompts, run.samples / f"test_{name}.csv")
         print(self.sentence)
         some = slice(0, SHOWN)
         columns = {"base": "base", "kept": f"kept, step {self.kept}", "last": "last"}

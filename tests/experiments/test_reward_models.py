@@ -31,7 +31,7 @@ def test_every_variant_is_a_valid_run(variant: str) -> None:
 
 
 def test_variants_have_folders_of_their_own() -> None:
-    assert len({study.run_folder(variant, 0) for variant in study.VARIANTS}) == len(study.VARIANTS)
+    assert len({study.run_of(variant, 0).path for variant in study.VARIANTS}) == len(study.VARIANTS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,8 +66,9 @@ def test_the_study_goes_the_whole_way(
     few = [f"dataset.source={database.source}", "build=null", "algorithm.batch_size=100", "algorithm.epochs=2"]
     variants = {"mlp": few, "mlp, 3 prompts": [*few, "algorithm.train_prompts=3"]}
     variants["mlp, 1 tuned"] = [*few, "encoder.trainable_layers=1"]
-    for name, value in {"RUNS": tmp_path / "runs", "HERE": tmp_path, "VARIANTS": variants}.items():
-        monkeypatch.setattr(study, name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    monkeypatch.setattr(study, "VARIANTS", variants)
     monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])
     study.main()

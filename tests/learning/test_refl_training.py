@@ -46,6 +46,16 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
         "samples/step_000006.png",
     ):
         assert (whole / name).stat().st_size > 0
+    for row in rows:
+        with (whole / "samples" / f"step_{int(row['step']):06d}.csv").open() as file:
+            images = list(csv.DictReader(file))
+        assert [image["prompt"] for image in images] == [
+            "a green star on a white background",
+            "a blue square on a gray background",
+        ]
+        for name in ("reward", "redness", "kl"):
+            mean = sum(float(image[name]) for image in images) / len(images)
+            assert mean == pytest.approx(float(row[f"val/{name}"]), abs=1e-5, rel=1e-5)
     table = (whole / "table_kept.md").read_text()
     assert "reward (trained on)" in table and "| redness |" in table
     state = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

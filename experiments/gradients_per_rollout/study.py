@@ -1,0 +1,74 @@
+"""Several gradients from one rollout: are they worth as much as gradients from rollouts of their own? See README.md.
+
+python -m experiments.gradients_per_rollout.study            # trains what is missing, writes result.json, result.png
+python -m experiments.gradients_per_rollout.study --judge    # writes them from what is finished
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.gradients_per_rollout.pictures import draw
+from experiments.held_out import courses
+from experiments.reward_models import study as reward_models
+from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+
+HERE = Path(__file__).parent
+GRADIENTS, UPDATES, PROMPTS = 20, 80, 4800
+"""Gradients that an update averages, updates of a run, training prompts."""
+
+
+def settings(gradients_per_rollout: int) -> list[str]:
+    """As many gradients an update and as many updates, from fewer rollouts the more each of them gives."""
+    batch = GRADIENTS // gradients_per_rollout
+    return [
+        f"algorithm.gradients_per_rollout={gradients_per_rollout}",
+        f"algorithm.batch_size={batch}",
+        f"algorithm.epochs={UPDATES * batch / PROMPTS}",
+        "prompts.test.count=16",
+    ]
+
+
+VARIANTS = {f"m = {m}": settings(m) for m in (1, 2, 5, 10)}
+"""What each differs in from `+experiment=refl`; no test prompts are looked at but for 16 at the end."""
+
+
+def run_of(variant: str, seed: int) -> Run:
+    """The run of a variant and a seed."""
+    reward = reward_models.run_of("mlp", seed).path
+    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward}", *VARIANTS[variant])
+    return Run(folder("gradients_per_rollout", variant.replace(" = ", ""), seed), overrides)
+
+
+def main() -> None:
+    """Train, compare, write."""
+    asked = arguments(__doc__, VARIANTS)
+    failed = 0
+    if not asked.judge:
+        failed = train_all([reward_models.run_of("mlp", seed) for seed in asked.seeds], asked.jobs)
+        failed += train_all([run_of(variant, seed) for seed in asked.seeds for variant in asked.only], asked.jobs)
+    result = compare(asked.seeds)
+    write(result, HERE / "result.json")
+    draw(result, HERE / "result.png")
+    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
+    if failed:
+        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+
+
+def compare(seeds: list[int]) -> dict[str, Any]:
+    """Every variant whose runs are all finished, over the updates."""
+    runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
+    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
+    every = [run for some in finished.values() for run in some]
+    refuse_old(every, ("seed", "prompts", "reward", "algorithm"))
+    return {
+        "command": "python -m experiments.gradients_per_rollout.study",
+        "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
+        "seeds": seeds,
+        "gradients_an_update": GRADIENTS,
+        "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in finished.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

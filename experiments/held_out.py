@@ -1,0 +1,97 @@
+"""Held-out scores of tuned models: read from their runs' folders, compared with the base model's."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.runs import Run
+from t2ifb.evaluation.statistics import paired_difference
+from t2ifb.learning.metrics_csv import read_metrics
+
+JUDGES = ("clip_score", "aesthetic_score", "blip_score", "image_reward")
+GOLD = ("gold", "gold/alignment", "gold/fidelity")
+
+Scores = dict[str, NDArray[np.float64]]
+"""By scorer, and the KL divergence as `kl`: one value a prompt, the mean over its images."""
+
+
+def read_scores(path: Path) -> Scores:
+    """The scores that a run wrote into its `samples/`."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    place = [prompts.index(row["prompt"]) for row in rows]
+    names = [name for name in rows[0] if name != "prompt"]
+    images = np.bincount(place)
+    return {name: np.bincount(place, [float(row[name]) for row in rows]) / images for name in names}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What validations of a run saw.
+
+    Attributes:
+        steps: S updates, from 0, where the policy is the base model.
+        scores: S times.
+        seconds_per_update: Without validations.
+    """
+
+    steps: list[int]
+    scores: list[Scores]
+    seconds_per_update: float
+
+    @classmethod
+    def of(cls, run: Run) -> "Course":
+        """Read it."""
+        files = sorted((run.path / "samples").glob("step_*.csv"))
+        return cls([int(file.stem.removeprefix("step_")) for file in files], list(map(read_scores, files)), pace(run))
+
+    def judges(self, at: int) -> float:
+        """What the guard goes by: the judges' mean gain in standard deviations of the base model's scores."""
+        base, now = self.scores[0], self.scores[at]
+        return float(np.mean([(now[name] - base[name]).mean() / base[name].std() for name in JUDGES]))
+
+
+def courses(runs: Sequence[Run]) -> dict[str, Any]:
+    """The figures of some runs that differ in their seed: gains over the base model at each validation."""
+    seen = [Course.of(run) for run in runs]
+    if any(course.steps != seen[0].steps for course in seen):
+        raise SystemExit(f"the runs beside {runs[0].path} were validated at different steps; delete those that are old")
+    places = range(len(seen[0].steps))
+    base = [course.scores[0] for course in seen]
+    return {
+        "steps": seen[0].steps,
+        "seconds_per_update": [course.seconds_per_update for course in seen],
+        "kl": [[float(course.scores[at]["kl"].mean()) for course in seen] for at in places],
+        "judges": [[course.judges(at) for course in seen] for at in places],
+        "gain": {
+            name: [gain(base, [course.scores[at] for course in seen], name) for at in places]
+            for name in ("reward", *GOLD, *JUDGES)
+        },
+    }
+
+
+def pace(run: Run) -> float:
+    """Seconds of an update, the median of the stretches of a run that no validation is in."""
+    rows = read_metrics(run.path / "metrics.csv")
+    stretches = [
+        (float(after["wall_seconds"]) - float(before["wall_seconds"])) / (int(after["step"]) - int(before["step"]))
+        for before, after in zip(rows, rows[1:], strict=False)
+        if not before["val/reward"]
+    ]
+    return float(np.median(stretches)) if stretches else float("nan")
+
+
+def gain(base: Sequence[Scores], tuned: Sequence[Scores], name: str) -> dict[str, Any]:
+    """How a scorer rose above the base model, paired over prompts: in each seed, and averaged over seeds per prompt.
+
+    The interval of the latter is over prompts too and says nothing about other seeds.
+    """
+    pairs = [(after[name], before[name]) for before, after in zip(base, tuned, strict=True)]
+    together = paired_difference(*(np.mean(side, 0) for side in zip(*pairs, strict=True)))
+    return {"seeds": [asdict(paired_difference(*pair)) for pair in pairs], "over_seeds": asdict(together)}

@@ -1,0 +1,82 @@
+"""Where the limit of fine-tuning lies: the reward, the adapters, or the algorithm. README.md has question and answer.
+
+python -m experiments.limits.study            # trains what is missing, writes result.json, result.png
+python -m experiments.limits.study --judge    # writes them from what is finished
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.held_out import GOLD, JUDGES, gain, read_scores
+from experiments.limits.pictures import draw
+from experiments.reward_models import study as reward_models
+from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+
+HERE = Path(__file__).parent
+BY_GOLD = ("head=interaction", "+build.noise=0", "+build.tie_width=0", "dataset.source=${data_folder}/shapes-2-by-gold")
+"""Annotators who never err; the head that is best on validation rankings."""
+VARIANTS = {
+    "learned": "the report's reward model",
+    "distilled": "a reward model whose annotators are gold itself",
+    "supervised": "no reward: clean renders of training prompts",
+}
+"""What the same adapters are tuned by."""
+
+
+def reward_of(variant: str, seed: int) -> Run:
+    """The reward run that a variant is tuned by, or only watched by."""
+    if variant == "distilled":
+        return Run(folder("limits", "reward_by_gold", seed), ("+experiment=reward_mlp", f"seed={seed}", *BY_GOLD))
+    return reward_models.run_of("mlp", seed)
+
+
+def run_of(variant: str, seed: int) -> Run:
+    """The run of a variant and a seed."""
+    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward_of(variant, seed).path}")
+    module = "experiments.limits.supervised" if variant == "supervised" else "t2ifb.train"
+    return Run(folder("limits", variant, seed), overrides, module)
+
+
+def main() -> None:
+    """Train, compare, write."""
+    asked = arguments(__doc__, VARIANTS)
+    failed = 0
+    if not asked.judge:
+        pairs = [(variant, seed) for seed in asked.seeds for variant in asked.only]
+        failed = train_all(list({run.path: run for run in (reward_of(*pair) for pair in pairs)}.values()), asked.jobs)
+        failed += train_all([run_of(*pair) for pair in pairs], asked.jobs)
+    result = compare(asked.seeds)
+    write(result, HERE / "result.json")
+    draw(result, HERE / "result.png")
+    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
+    if failed:
+        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+
+
+def compare(seeds: list[int]) -> dict[str, Any]:
+    """Every variant whose runs are all finished, on the test prompts: the kept state against the base model."""
+    runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
+    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
+    refuse_old([run for some in finished.values() for run in some], ("seed", "prompts", "reward", "algorithm"))
+    result: dict[str, Any] = {"command": "python -m experiments.limits.study", "seeds": seeds, "variants": {}}
+    for variant, some in finished.items():
+        base, kept = ([read_scores(run.path / f"samples/test_{name}.csv") for run in some] for name in ("base", "kept"))
+        result["test_prompts"] = len(base[0]["gold"])
+        summaries = [run.summary for run in some]
+        rewards = [reward_of(variant, seed).summary for seed in seeds]
+        result["variants"][variant] = {
+            "what": VARIANTS[variant],
+            "git_commits": sorted({str(summary["git_commit"]) for summary in summaries}),
+            "reward_accuracy": [reward["test/accuracy"] for reward in rewards] if variant != "supervised" else None,
+            "kept_step": [summary.get("best_step", summary["steps"]) for summary in summaries],
+            "wall_seconds": [summary["wall_seconds"] for summary in summaries],
+            "kl": [float(scores["kl"].mean()) for scores in kept],
+            "base": {name: float(sum(scores[name].mean() for scores in base) / len(base)) for name in (*GOLD, *JUDGES)},
+            "gain": {name: gain(base, kept, name) for name in ("reward", *GOLD, *JUDGES)},
+        }
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The adapters tuned on clean renders instead of by a reward: how far they can go.
+
+python -m experiments.limits.supervised +experiment=refl seed=0    # takes the arguments of `t2ifb.train`
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from t2ifb.config.build import Parts
+from t2ifb.config.command import command
+from t2ifb.learning.refl_training import ReFLTraining
+from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.tuned_states import ask, look_at_base
+from t2ifb.shapes.training.autoencoder import encode
+from t2ifb.shapes.training.diffusion import MIN_SNR_GAMMA
+from t2ifb.shapes.training.loop import fit, generator, rendered
+
+STREAM = 0x5ED
+STEPS, BATCH, LEARNING_RATE, RENDERS = 1500, 16, 1e-3, 8000
+
+
+def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> None:
+    """Denoise clean renders of training scenes with the base model's own loss; goes on where it was interrupted.
+
+    Args:
+        model: A `DiffusionModel` with adapters.
+        adapters: Its trained weights.
+        folder: Where the state is kept.
+        seed: Of scenes, layouts and noise.
+    """
+    scenes, _, pixels = rendered("train", RENDERS, seed=900 + seed)
+    latents = encode(model.vae, pixels) * model.vae.config.scaling_factor
+    prompts = list(dict.fromkeys(scene.prompt for scene in scenes))
+    number = {prompt: row for row, prompt in enumerate(prompts)}
+    states = model.encode_prompts(prompts)
+    noise_schedule = DDPMScheduler.from_config(model.scheduler_config)
+    snr = noise_schedule.alphas_cumprod / (1 - noise_schedule.alphas_cumprod)
+    weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
+
+    def loss_at(step: int) -> Tensor:
+        draw = generator(STREAM, seed, step)
+        index = torch.randint(len(latents), (BATCH,), generator=draw)
+        timesteps = torch.randint(len(snr), (BATCH,), generator=draw)
+        noise = torch.randn(BATCH, *latents.shape[1:], generator=draw)
+        of_prompt = states[[number[scenes[row].prompt] for row in index.tolist()]]
+        noisy = noise_schedule.add_noise(latents[index], noise, timesteps)
+        error = F.mse_loss(model.predict(noisy, timesteps, of_prompt), noise, reduction="none").mean((1, 2, 3))
+        return (weights[timesteps] * error).mean()
+
+    fit(
+        "supervised", nn.ParameterList(adapters), loss_at, folder,
+        steps=STEPS, learning_rate=LEARNING_RATE, weight_decay=0.0,
+    )  # fmt: skip
+
+
+def supervised(parts: Parts) -> None:
+    """Tune, put the test exam of a fine-tuning run to base and tuned, and write their scores as such a run does."""
+    started = time.monotonic()
+    tuning: ReFLTraining = parts.build("algorithm")
+    seed, run = parts.value("seed"), RunFolder(parts.run_folder)
+    model = tuning.diffusion.load()
+    adapters = tuning.lora.add(model.unet, seed)
+    tune(model, adapters, run.path, seed)
+    seconds = time.monotonic() - started
+    validation = tuning.exam("validation", seed)
+    look_at_base(run, validation, model, tuning.samples_per_batch, tuning.reward if tuning.standardise else None)
+    exam = tuning.exam("test", seed)
+    for name, base in (("base", True), ("kept", False)):
+        answers = ask(exam, model, tuning.samples_per_batch, name, base)
+        answers.write_scores(exam.prompts, run.samples / f"test_{name}.csv")
+    run.write_summary({"steps": STEPS, "wall_seconds": round(seconds, 1), "seed": seed})
+
+
+main = command("train", supervised)
+
+if __name__ == "__main__":
+    main()

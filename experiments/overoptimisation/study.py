@@ -1,0 +1,78 @@
+"""What is gained and lost on the way from the base model, by alpha / beta and window; README.md has the answer.
+
+python -m experiments.overoptimisation.study            # trains what is missing, writes result.json, result.png
+python -m experiments.overoptimisation.study --judge    # writes them from what is finished
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.held_out import courses
+from experiments.overoptimisation.guard import RULES, kept
+from experiments.overoptimisation.pictures import draw
+from experiments.reward_models import study as reward_models
+from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+
+HERE = Path(__file__).parent
+WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
+"""First and last of the 20 steps that gradients are taken at."""
+RATIOS = {"1": 1.0, "10": 0.1, "100": 0.01, "infinite": 0.0}
+"""beta by alpha / beta, where alpha is 1."""
+COMMON = [
+    "optimizer.lr=3e-3",
+    "algorithm.batch_size=8",
+    "algorithm.epochs=0.1",
+    "algorithm.validate_every=15",
+    "algorithm.validation_prompts=48",
+    "prompts.test.count=16",
+]
+"""What all differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its steps to get far in them.
+No test prompts are looked at but for 16 at the end."""
+VARIANTS = {
+    f"{window}, alpha/beta {ratio}": [f"algorithm.window=[{first},{last}]", f"algorithm.beta={beta}"]
+    for window, (first, last) in WINDOWS.items()
+    for ratio, beta in RATIOS.items()
+}
+
+
+def run_of(variant: str, seed: int) -> Run:
+    """The run of a variant and a seed."""
+    reward = reward_models.run_of("mlp", seed).path
+    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward}", *COMMON, *VARIANTS[variant])
+    return Run(folder("overoptimisation", variant.replace("alpha/beta ", "ratio "), seed), overrides)
+
+
+def main() -> None:
+    """Train, compare, write."""
+    asked = arguments(__doc__, VARIANTS)
+    failed = 0
+    if not asked.judge:
+        failed = train_all([reward_models.run_of("mlp", seed) for seed in asked.seeds], asked.jobs)
+        failed += train_all([run_of(variant, seed) for seed in asked.seeds for variant in asked.only], asked.jobs)
+    result = compare(asked.seeds)
+    write(result, HERE / "result.json")
+    draw(result, HERE / "result.png")
+    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
+    if failed:
+        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+
+
+def compare(seeds: list[int]) -> dict[str, Any]:
+    """Every variant whose runs are all finished, over the updates; and what each rule of a guard would have kept."""
+    runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
+    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
+    every = [run for some in finished.values() for run in some]
+    refuse_old(every, ("seed", "prompts", "reward", "algorithm", "optimizer"))
+    return {
+        "command": "python -m experiments.overoptimisation.study",
+        "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
+        "seeds": seeds,
+        "windows": WINDOWS,
+        "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in finished.items()},
+        "guards": {rule: kept(every, choose) for rule, choose in RULES.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Runs of a study: each in a process of its own, some at a time; what is finished is not trained again."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from t2ifb.config import schema
+from t2ifb.config.compose import compose_all
+from t2ifb.data.files import atomic_write
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of `t2ifb.train`, or of a command that takes the same arguments.
+
+    Attributes:
+        path: Its folder.
+        overrides: The command's arguments, beginning with `+experiment=`.
+        module: The command.
+    """
+
+    path: Path
+    overrides: tuple[str, ...]
+    module: str = "t2ifb.train"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has its figures."""
+        return (self.path / "summary.json").exists()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Its figures."""
+        return dict(json.loads((self.path / "summary.json").read_text()))
+
+    def train(self, threads: int) -> int:
+        """Train it, or go on with it, its output in `<folder>.log`; gives the exit status."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        begun = (self.path / "checkpoints" / "last.ckpt").exists()
+        how = [f"resume={self.path}"] if begun else [*self.overrides, "logger=none", f"hydra.run.dir={self.path}"]
+        with self.path.with_suffix(".log").open("a") as log:
+            return subprocess.run(
+                [sys.executable, "-m", self.module, *how],
+                stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False,
+            ).returncode  # fmt: skip
+
+    def is_of(self, groups: Iterable[str]) -> bool:
+        """Whether it was made with the settings that its overrides give now, in these groups of the config."""
+        schema.register()
+        (composed,) = compose_all("train", list(self.overrides))
+        then: Any = OmegaConf.load(self.path / ".hydra" / "config.yaml")
+        return all(
+            OmegaConf.to_yaml({"": then[one]}) == OmegaConf.to_yaml({"": composed.config[one]}) for one in groups
+        )
+
+
+def folder(study: str, variant: str, seed: int) -> Path:
+    """Where a run of a study is: `outputs/shapes/study_<study>/<variant>/seed<seed>`."""
+    return Path("outputs/shapes") / f"study_{study}" / variant.replace(", ", "_").replace(" ", "_") / f"seed{seed}"
+
+
+def train_all(runs: Sequence[Run], jobs: int) -> int:
+    """Train what is not finished, so many at a time; the cores are shared among them. Gives how many failed."""
+    missing = [run for run in runs if not run.finished]
+    print(f"{len(runs)} runs, {len(missing)} of them to train; each writes its log to <run>.log", flush=True)
+    threads, failed = max(1, (os.cpu_count() or 1) // jobs), 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for run, status in zip(missing, pool.map(lambda run: run.train(threads), missing), strict=True):
+            print(f"{run.path}: " + ("trained" if status == 0 else f"failed with {status}"), flush=True)
+            failed += status != 0
+    return failed
+
+
+def refuse_old(runs: Iterable[Run], groups: Iterable[str]) -> None:
+    """Refuse to judge runs that were made with other settings than their overrides give now."""
+    groups = list(groups)
+    if old := [str(run.path) for run in runs if not run.is_of(groups)]:
+        raise SystemExit(f"other settings than now: {', '.join(old)}; delete what is old and train it again")
+
+
+def arguments(description: str | None, variants: Iterable[str], seeds: Sequence[int] = SEEDS) -> argparse.Namespace:
+    """What the command of a study takes: `judge`, `only`, `seeds`, `jobs`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--judge", action="store_true", help="train nothing, judge the runs that are finished")
+    parser.add_argument("--only", nargs="+", choices=list(variants), default=list(variants), help="train only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; the cores are shared among them")
+    return parser.parse_args()
+
+
+def write(result: Mapping[str, Any], path: Path) -> None:
+    """Write a study's figures as JSON, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(result, indent=1).encode())
