@@ -82,11 +82,25 @@ def train_all(runs: Sequence[Run], jobs: int) -> int:
     return failed
 
 
-def refuse_old(runs: Iterable[Run], groups: Iterable[str]) -> None:
-    """Refuse to judge runs that were made with other settings than their overrides give now."""
+def finished(runs: Mapping[str, list[Run]], groups: Iterable[str]) -> dict[str, list[Run]]:
+    """Those variants whose runs are all finished; the others are named.
+
+    Args:
+        runs: Of each variant.
+        groups: In these groups of the config a run must have the settings that its overrides give now.
+
+    Raises:
+        SystemExit: There are none, or a run has other settings.
+    """
+    done = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
+    if left_out := [variant for variant in runs if variant not in done]:
+        print(f"left out, as not all of their runs are finished: {', '.join(left_out)}", flush=True)
+    if not done:
+        raise SystemExit("no variant has finished runs")
     groups = list(groups)
-    if old := [str(run.path) for run in runs if not run.is_of(groups)]:
+    if old := [str(run.path) for some in done.values() for run in some if not run.is_of(groups)]:
         raise SystemExit(f"other settings than now: {', '.join(old)}; delete what is old and train it again")
+    return done
 
 
 def arguments(description: str | None, variants: Iterable[str], seeds: Sequence[int] = SEEDS) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from typing import Any
 from experiments.gradients_per_rollout.pictures import draw
 from experiments.held_out import courses
 from experiments.reward_models import study as reward_models
-from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+from experiments.runs import Run, arguments, finished, folder, train_all, write
 
 HERE = Path(__file__).parent
 GRADIENTS, UPDATES, PROMPTS = 20, 80, 4800
@@ -58,15 +58,14 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, over the updates."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
-    every = [run for some in finished.values() for run in some]
-    refuse_old(every, ("seed", "prompts", "reward", "algorithm"))
+    done = finished(runs, ("seed", "prompts", "reward", "algorithm"))
+    every = [run for some in done.values() for run in some]
     return {
         "command": "python -m experiments.gradients_per_rollout.study",
         "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
         "seeds": seeds,
         "gradients_an_update": GRADIENTS,
-        "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in finished.items()},
+        "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
     }
 
 

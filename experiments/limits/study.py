@@ -11,7 +11,7 @@ from typing import Any
 from experiments.held_out import GOLD, JUDGES, gain, read_scores
 from experiments.limits.pictures import draw
 from experiments.reward_models import study as reward_models
-from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+from experiments.runs import Run, arguments, finished, folder, train_all, write
 
 HERE = Path(__file__).parent
 BY_GOLD = ("head=interaction", "+build.noise=0", "+build.tie_width=0", "dataset.source=${data_folder}/shapes-2-by-gold")
@@ -57,10 +57,9 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, on the test prompts: the kept state against the base model."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
-    refuse_old([run for some in finished.values() for run in some], ("seed", "prompts", "reward", "algorithm"))
+    done = finished(runs, ("seed", "prompts", "reward", "algorithm"))
     result: dict[str, Any] = {"command": "python -m experiments.limits.study", "seeds": seeds, "variants": {}}
-    for variant, some in finished.items():
+    for variant, some in done.items():
         base, kept = ([read_scores(run.path / f"samples/test_{name}.csv") for run in some] for name in ("base", "kept"))
         result["test_prompts"] = len(base[0]["gold"])
         summaries = [run.summary for run in some]

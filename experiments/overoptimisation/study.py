@@ -12,7 +12,7 @@ from experiments.held_out import courses
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models import study as reward_models
-from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+from experiments.runs import Run, arguments, finished, folder, train_all, write
 
 HERE = Path(__file__).parent
 WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
@@ -61,15 +61,14 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, over the updates; and what each rule of a guard would have kept."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
-    every = [run for some in finished.values() for run in some]
-    refuse_old(every, ("seed", "prompts", "reward", "algorithm", "optimizer"))
+    done = finished(runs, ("seed", "prompts", "reward", "algorithm", "optimizer"))
+    every = [run for some in done.values() for run in some]
     return {
         "command": "python -m experiments.overoptimisation.study",
         "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
         "seeds": seeds,
         "windows": WINDOWS,
-        "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in finished.items()},
+        "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
         "guards": {rule: kept(every, choose) for rule, choose in RULES.items()},
     }
 

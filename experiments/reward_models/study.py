@@ -16,7 +16,7 @@ from rich.progress import track
 
 from experiments.reward_models.comparisons import KINDS, Comparisons, Jury, by_annotators, by_gold
 from experiments.reward_models.pictures import draw
-from experiments.runs import Run, arguments, folder, refuse_old, train_all, write
+from experiments.runs import Run, arguments, finished, folder, train_all, write
 from t2ifb.config import schema
 from t2ifb.data.imagereward_db import ImageRewardDB
 from t2ifb.evaluation.preference import PreferenceResult
@@ -83,21 +83,18 @@ def all_comparisons(run: Path) -> dict[str, Comparisons]:
 def judge_all(seeds: list[int]) -> dict[str, Any]:
     """The figures of every variant whose runs are all finished."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    finished = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
-    if BASELINE not in finished:
+    done = finished(runs, ("seed", "dataset", "build", "encoder", "head", "optimizer", "algorithm"))
+    if BASELINE not in done:
         raise SystemExit(f"{runs[BASELINE][0].path} is not finished, and every variant is compared with {BASELINE}")
-    if left_out := [variant for variant in VARIANTS if variant not in finished]:
-        print(f"without {', '.join(left_out)}: not all of their runs are finished", flush=True)
-    every = [run for some in finished.values() for run in some]
-    refuse_old(every, ("seed", "dataset", "build", "encoder", "head", "optimizer", "algorithm"))
+    every = [run for some in done.values() for run in some]
     splits = [run.summary["data"]["splits"] for run in every]
     if any(one[name] != splits[0][name] for one in splits for name in one if name != "train"):
         raise SystemExit(f"the runs beside {every[0].path} were tested on different data; delete those that are old")
-    asked = all_comparisons(finished[BASELINE][0].path)
+    asked = all_comparisons(done[BASELINE][0].path)
     jury = Jury(asked)
     judged = {
         variant: [jury.judge(RewardModel.from_pretrained(run.path)) for run in some]
-        for variant, some in track(finished.items(), "judging")
+        for variant, some in track(done.items(), "judging")
     }
     return {
         "command": "python -m experiments.reward_models.study",
@@ -105,14 +102,14 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
         "seeds": seeds,
         "prompts": PROMPTS,
         "comparisons": {name: len(comparisons.better) for name, comparisons in asked.items()},
-        "variants": dict(_figures(finished, judged)),
+        "variants": dict(_figures(done, judged)),
     }
 
 
 def _figures(
-    finished: dict[str, list[Run]], judged: dict[str, list[dict[str, PreferenceResult]]]
+    runs_of: dict[str, list[Run]], judged: dict[str, list[dict[str, PreferenceResult]]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for variant, runs in finished.items():
+    for variant, runs in runs_of.items():
         summaries = [run.summary for run in runs]
         figures: dict[str, Any] = {
             "overrides": VARIANTS[variant],

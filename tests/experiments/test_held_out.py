@@ -1,0 +1,99 @@
+"""What the studies of tuning read from run folders, and the arithmetic on it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.held_out import GOLD, JUDGES, Course, courses, gain, read_scores
+from experiments.overoptimisation.guard import RULES, kept
+from experiments.runs import Run, finished, train_all
+
+NAMES = ("reward", *JUDGES, *GOLD, "kl")
+
+
+def write_run(folder: Path, course: dict[str, list[float]]) -> Run:
+    """A finished run with two prompts of two images; scores rise from 0 and 2 (prompt means) by what `course` says."""
+    (folder / "samples").mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"git_commit": "none"}))
+    length = len(next(iter(course.values())))
+    for at in range(length):
+        with (folder / f"samples/step_{at * 5:06d}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["prompt", *NAMES])
+            for prompt, base in (("a", 0.0), ("b, c", 2.0)):
+                for image in (-1, 1):
+                    writer.writerow([prompt, *(base + image + course.get(name, [0.0] * length)[at] for name in NAMES)])
+    clock = {0: 0.0, 5: 10.0, 10: 23.0, 15: 33.0}  # the validation at step 5 took three seconds
+    rows = [(step, clock[step], "1" if step % 10 == 5 else "") for step in list(clock)[: length + 1]]
+    (folder / "metrics.csv").write_text(
+        "step,wall_seconds,val/reward\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+    )
+    return Run(folder, ("+experiment=refl",))
+
+
+def test_scores_are_read_by_prompt(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"gold": [0.0, 1.0]})
+    scores = read_scores(run.path / "samples/step_000005.csv")
+    assert list(scores) == list(NAMES)
+    assert scores["gold"].tolist() == [1, 3] and scores["reward"].tolist() == [0, 2]
+
+
+def test_gains_are_paired_and_averaged_over_seeds_by_prompt() -> None:
+    base = [{"gold": np.array([0.0, 1.0, 5.0])}, {"gold": np.array([1.0, 1.0, 1.0])}]
+    tuned = [{"gold": base[0]["gold"] + [1, 2, 3]}, {"gold": base[1]["gold"] - [1, 2, 3]}]
+    found = gain(base, tuned, "gold")
+    assert [one["mean"] for one in found["seeds"]] == [2, -2]
+    assert found["over_seeds"] == {"mean": 0, "low": 0, "high": 0}  # prompt by prompt the seeds cancel
+
+
+def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"image_reward": [0.0, 4.0, 2.0], "kl": [-1.0, 8.0, 15.0]})
+    course = Course.of(run)
+    assert course.steps == [0, 5, 10]
+    assert course.seconds_per_update == pytest.approx(2.0)
+    assert [course.judges(at) for at in range(3)] == pytest.approx([0, 1, 0.5])  # a judge of four; its deviation is 1
+    figures = courses([run, run])
+    assert figures["kl"] == [[0, 0], [9, 9], [16, 16]]
+    assert [at["over_seeds"]["mean"] for at in figures["gain"]["image_reward"]] == [0, 4, 2]
+
+
+def test_each_rule_keeps_what_it_says(tmp_path: Path) -> None:
+    course = {name: [0.0, 1.0, 2.0, 1.0] for name in JUDGES} | {
+        "clip_score": [0.0, 3.0, 1.0, 0.0],
+        "reward": [0.0, 1.0, 2.0, 30.0],
+        "gold": [0.0, 0.1, 0.3, -0.2],
+    }
+    chosen = {rule: choose(Course.of(write_run(tmp_path / rule[:30], course))) for rule, choose in RULES.items()}
+    assert chosen["highest mean of the judges"] == 2 and chosen["highest clip_score"] == 1
+    assert chosen["highest worst judge"] in (1, 2)
+    assert chosen["before the judges' first fall"] == 2
+    assert chosen["highest reward"] == chosen["last"] == chosen["highest mean of judges and reward"] == 3
+    assert chosen["smallest KL (first)"] == 1 and chosen["highest gold (looks)"] == 2
+    run = write_run(tmp_path / "one more", course)
+    assert kept([run], RULES["last"])["gold"] == pytest.approx(-0.2)
+    assert kept([run, run], RULES["highest gold (looks)"])["worst"] == pytest.approx(0.3)
+
+
+def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", {"gold": [0.0, 1.0]})
+    assert train_all([run], 1) == 0
+    assert "1 runs, 0 of them to train" in capsys.readouterr().out
+    (run.path / ".hydra").mkdir()
+    (run.path / ".hydra" / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(SystemExit, match="other settings than now: .*run; delete"):
+        finished({"one": [run]}, ["seed"])
+    run, missing = (Run(run.path.with_name(name), ("+experiment=refl", "seed=1")) for name in ("run", "missing"))
+    assert finished({"one": [run], "two": [run, missing]}, ["seed"]) == {"one": [run]}
+    assert "left out, as not all of their runs are finished: two" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no variant has finished runs"):
+        finished({"two": [missing]}, ["seed"])
+
+
+def test_a_run_that_fails_is_counted_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = [Run(tmp_path / name / "run", ("+experiment=nothing",)) for name in ("one", "two")]
+    assert train_all(broken, 2) == 2
+    assert "two/run: failed with 2" in capsys.readouterr().out
+    assert "nothing" in (tmp_path / "one" / "run.log").read_text()

@@ -1,0 +1,90 @@
+"""The studies of fine-tuning: valid grids, the supervised control, and the whole way on a few images."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.gradients_per_rollout import study as gradients_per_rollout
+from experiments.limits import study as limits
+from experiments.limits import supervised
+from experiments.overoptimisation import study as overoptimisation
+from experiments.runs import Run
+from t2ifb.config import schema
+from t2ifb.config.build import check
+from t2ifb.config.compose import compose_all
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.scorers import RewardModel
+from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.heads import MLPHead
+from t2ifb.shapes.weights import CLIP, PIPELINE
+
+STUDIES: list[Any] = [limits, gradients_per_rollout, overoptimisation]
+FEW = (
+    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.window=[0,2]",
+    "sampling.num_inference_steps=3", "algorithm.gradients_per_rollout=1", "algorithm.batch_size=2",
+    "algorithm.validation_prompts=2", "algorithm.validate_every=1", "algorithm.epochs=1", "prompts.train.count=4",
+    "prompts.test.count=2", "prompts.validation.count=2", "algorithm.standardise=false",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("study", "variant"), [(study, variant) for study in STUDIES for variant in study.VARIANTS])
+def test_every_variant_is_a_valid_run(study: Any, variant: str) -> None:
+    schema.register()
+    (composed,) = compose_all("train", list(study.run_of(variant, 0).overrides))
+    check(composed)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_variants_have_folders_of_their_own(study: Any) -> None:
+    assert len({study.run_of(variant, seed).path for variant in study.VARIANTS for seed in (0, 1)}) == 2 * len(
+        study.VARIANTS
+    )
+
+
+def test_supervised_tuning_learns_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised, "RENDERS", 40)
+
+    def tuned(folder: Path, *steps: int) -> list[torch.Tensor]:
+        model = DiffusionSource(str(PIPELINE)).load()
+        adapters = LoRA().add(model.unet)
+        before = [weight.clone() for weight in adapters]
+        for number in steps:
+            monkeypatch.setattr(supervised, "STEPS", number)
+            supervised.tune(model, adapters, folder, seed=0)
+        assert any(not torch.equal(old, new) for old, new in zip(before, adapters, strict=True))
+        return [weight.detach() for weight in adapters]
+
+    (tmp_path / "a").mkdir()
+    once = tuned(tmp_path / "a", 3)
+    assert all(torch.equal(one, two) for one, two in zip(once, tuned(tmp_path / "a", 3), strict=True))
+
+
+@pytest.mark.slow
+def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study: Any = overoptimisation
+    first = next(iter(study.VARIANTS))
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    monkeypatch.setattr(study, "VARIANTS", {first: []})
+    encoder = CLIPSource(f"local-dir:{CLIP}").load()
+    width = encoder.encode_prompts(["a red circle"]).shape[1]
+    RewardModel(encoder, MLPHead(width, [4], [])).save_pretrained(tmp_path / "reward")
+
+    def run_of(variant: str, seed: int) -> Run:
+        return Run(tmp_path / f"run{seed}", (*FEW, f"seed={seed}", f"reward.source={tmp_path / 'reward'}"))
+
+    for module in (study, study.reward_models):
+        monkeypatch.setattr(module, "run_of", run_of)
+    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])
+    study.main()
+    result = json.loads((tmp_path / "result.json").read_text())
+    figures = result["variants"][first]
+    assert figures["steps"] == [0, 1, 2]
+    for name in ("reward", "gold", "image_reward"):
+        assert len(figures["gain"][name]) == 3 and figures["gain"][name][0]["over_seeds"]["mean"] == 0
+    assert figures["kl"][0] == [0, 0] and min(figures["kl"][2]) > 0
+    assert (tmp_path / "result.png").stat().st_size > 10_000
