@@ -40,8 +40,8 @@ def update(module: ReFLModule) -> float:
     return fit_seconds(module, data.train_dataloader(), UPDATES)
 
 
-def bare(module: ReFLModule) -> float:
-    """Seconds of the same model calls and nothing else."""
+def bare(module: ReFLModule, with_base: bool = True) -> float:
+    """Seconds of the same model calls and nothing else; those of the KL divergence may be left out."""
     prompts = ScenePrompts("train", BATCH).prompts()
     states, latents = module.model.encode_prompts(prompts), torch.randn(BATCH, *module.model.latent_shape)
     start = time.perf_counter()
@@ -52,8 +52,9 @@ def bare(module: ReFLModule) -> float:
                 for _ in range(indices[-1] - len(indices) + 1):
                     module.model.predict(latents, 500, states)
             for _ in indices:
-                with torch.no_grad(), module.model.base():
-                    module.model.predict(latents, 500, states)
+                if with_base:
+                    with torch.no_grad(), module.model.base():
+                        module.model.predict(latents, 500, states)
                 output = module.model.predict(latents, 500, states)
                 module.reward(module.model.decode(output), prompts).sum().backward()
     return time.perf_counter() - start
@@ -69,6 +70,9 @@ def rows(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[fl
         ratios(lambda: update(modules[1]), lambda: bare(modules[1])),
         "1.10",
     )
+    for m in (1, 10):
+        kl = ratios(lambda m=m: bare(modules[m]), lambda m=m: bare(modules[m], with_base=False))
+        yield f"model calls of an update at m = {m}", "those without the KL divergence", kl, ""
     for m in (2, 5, 10):
         cheaper = ratios(lambda: update(modules[1]), lambda m=m: update(modules[m]) / m)
         yield f"a reward gradient, m = 1, {STEPS} steps", f"one at m = {m}", cheaper, "at least 3" if m == 10 else ""
