@@ -85,12 +85,17 @@ def settle_reward(parts: Parts, record: Path) -> None:
         with atomic_write(record) as file:
             file.write(json.dumps({"reward": reward, "hashes": _hashes(reward)}, indent=2).encode())
     parts.settle("reward", reward)
-    trained_on = list((reward.get("scorers") or {"reward": reward}).values())
-    judges = {name: node for name, node in parts.value("judges").items() if node is not None}
-    for name in [name for name, node in judges.items() if node in trained_on]:
+    named = {name: node for name, node in parts.value("judges").items() if node is not None}
+    judges = judges_of(reward, named)
+    for name in (name for name in named if name not in judges):
         print(f"judges.{name} is what the run is trained on, and so no judge of it", file=sys.stderr)
-        del judges[name]
     parts.settle("judges", judges)
+
+
+def judges_of(reward: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the judges that are named, as plain containers, those that a run is not trained on."""
+    trained_on = list((reward.get("scorers") or {"reward": reward}).values())
+    return {name: node for name, node in named.items() if node is not None and node not in trained_on}
 
 
 def _hashes(reward: Mapping[str, Any]) -> dict[str, str]:

@@ -89,19 +89,12 @@ class Geometry:
 SD15 = Geometry(
     unet={
         "_class_name": "UNet2DConditionModel",
-        "act_fn": "silu",
         "attention_head_dim": 8,
         "block_out_channels": [320, 640, 1280, 1280],
-        "center_input_sample": False,
         "cross_attention_dim": 768,
         "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-        "downsample_padding": 1,
-        "flip_sin_to_cos": True,
-        "freq_shift": 0,
         "in_channels": 4,
         "layers_per_block": 2,
-        "mid_block_scale_factor": 1,
-        "norm_eps": 1e-05,
         "norm_num_groups": 32,
         "out_channels": 4,
         "sample_size": 64,
@@ -109,7 +102,6 @@ SD15 = Geometry(
     },
     vae={
         "_class_name": "AutoencoderKL",
-        "act_fn": "silu",
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "in_channels": 3,
@@ -122,21 +114,12 @@ SD15 = Geometry(
         "up_block_types": ["UpDecoderBlock2D"] * 4,
     },
     text_encoder={
-        "architectures": ["CLIPTextModel"],
-        "attention_dropout": 0.0,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
         "hidden_act": "quick_gelu",
         "hidden_size": 768,
-        "initializer_factor": 1.0,
-        "initializer_range": 0.02,
         "intermediate_size": 3072,
-        "layer_norm_eps": 1e-05,
         "max_position_embeddings": CONTEXT,
-        "model_type": "clip_text_model",
         "num_attention_heads": 12,
         "num_hidden_layers": 12,
-        "pad_token_id": 1,
         "projection_dim": 768,
         "vocab_size": 49408,
     },
@@ -145,16 +128,17 @@ SD15 = Geometry(
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
-        "clip_sample": False,
         "num_train_timesteps": 1000,
         "prediction_type": "epsilon",
         "set_alpha_to_one": False,
         "skip_prk_steps": True,
         "steps_offset": 1,
-        "trained_betas": None,
     },
 )
-"""Stable Diffusion v1.5 as it was published: 512 x 512 images, 859.52 M parameters in the U-Net."""
+"""Stable Diffusion v1.5 as it was published: 512 x 512 images, 859.52 M parameters in the U-Net.
+
+What changes neither size nor schedule is left out where it is the default of the network's class.
+"""
 
 
 def geometry_of(source: DiffusionSource) -> Geometry:

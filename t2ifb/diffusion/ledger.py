@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 WORK = "work"
-"""The part of what no network allocated: gradients, and whatever the steps between the networks need."""
+"""The part of what no network's call allocated: gradients, what checkpointing computes again for them, and whatever the
+steps between the networks need."""
 
 
 class Ledger(TorchDispatchMode):
@@ -72,9 +73,9 @@ class Ledger(TorchDispatchMode):
             self.part = before
 
     @contextmanager
-    def watching(self, networks: Mapping[str, nn.Module]) -> Iterator[None]:
-        """In here, what is allocated while a network is called belongs to the part that it is named by."""
-        hooks = [hook for part, network in networks.items() for hook in self._hooks(part, network)]
+    def watching(self, networks: Mapping[str, Iterable[nn.Module]]) -> Iterator[None]:
+        """In here, what is allocated while a network is called belongs to the part that it is of."""
+        hooks = [hook for part, some in networks.items() for one in some for hook in self._hooks(part, one)]
         try:
             yield
         finally:
@@ -145,9 +146,9 @@ class SavedBytes:
             self.total += storage.nbytes()
 
 
-def tensors_of(*networks: nn.Module | None) -> list[Tensor]:
+def tensors_of(*networks: nn.Module) -> list[Tensor]:
     """Parameters and buffers of some networks."""
-    return [tensor for one in networks if one is not None for tensor in (*one.parameters(), *one.buffers())]
+    return [tensor for one in networks for tensor in (*one.parameters(), *one.buffers())]
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:

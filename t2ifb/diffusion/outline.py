@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import torch
 
-from t2ifb.diffusion.geometry import CONTEXT, geometry_of
-from t2ifb.diffusion.source import DTYPES, DiffusionSource
+from t2ifb.data.precisions import dtype_of
+from t2ifb.diffusion.geometry import geometry_of
+from t2ifb.diffusion.source import DiffusionSource
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,10 @@ class Outline(DiffusionSource):
     does for a run.
     """
 
-    device: str = "meta"
-
     @classmethod
     def of(cls, source: DiffusionSource) -> Self:
         """The outline of a source."""
-        settings = {name: value for name, value in vars(source).items() if name != "device"}
-        return cls(**settings)
+        return cls(**vars(source) | {"device": "meta"})
 
     def pipeline(self) -> Any:
         """The networks, and a tokenizer that gives any text the same tokens.
@@ -40,7 +38,7 @@ class Outline(DiffusionSource):
                 "text_encoder": geometry.text_network(),
             }
         for network in networks.values():
-            torch.nn.Module.to(network, DTYPES[self.precision])
+            torch.nn.Module.to(network, dtype_of(self.precision))
         scheduler = SimpleNamespace(config=geometry.scheduler)
         return SimpleNamespace(**networks, tokenizer=BlankTokenizer(geometry.context), scheduler=scheduler)
 
@@ -58,11 +56,10 @@ class BlankTokenizer:
         model_max_length: L.
     """
 
-    def __init__(self, length: int = CONTEXT) -> None:
+    def __init__(self, length: int) -> None:
         """Give (B, `length`) ids for B texts."""
         self.model_max_length = length
 
     def __call__(self, texts: list[str], **options: Any) -> Any:
-        """`input_ids` as a tensor, or as lists where no tensors are asked for."""
-        ids = torch.zeros(len(texts), self.model_max_length, dtype=torch.int64)
-        return SimpleNamespace(input_ids=ids if options.get("return_tensors") else ids.tolist())
+        """`input_ids`, a tensor."""
+        return SimpleNamespace(input_ids=torch.zeros(len(texts), self.model_max_length, dtype=torch.int64))

@@ -13,23 +13,15 @@ MERGES = 48894
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
-def write_random_pipeline(
-    folder: str | Path,
-    geometry: Geometry = SD15,
-    tokenizer: Any = None,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Path:
+def write_random_pipeline(folder: str | Path, geometry: Geometry = SD15, dtype: torch.dtype = torch.float32) -> Path:
     """Write a folder that `StableDiffusionPipeline.from_pretrained` and `DiffusionSource` read.
 
-    The weights are those that the networks begin their training with: what the pipeline draws means nothing.
+    The weights are those that the networks begin their training with, the same each time: what the pipeline draws means
+    nothing. The tokenizer is CLIP's.
 
     Args:
         folder: Where to; made if it is not there.
         geometry: Sizes and schedule; Stable Diffusion v1.5's need 4.3 GB in float32, 2.1 GB in half precision.
-        tokenizer: A `CLIPTokenizer`, or a folder with one; CLIP's own vocabulary by default. Its ids must be below the
-            `vocab_size` of the text encoder.
-        seed: Of the weights.
         dtype: Of all networks.
 
     Returns:
@@ -39,21 +31,17 @@ def write_random_pipeline(
         ValueError: The tokenizer has more ids than the text encoder has rows.
     """
     import diffusers
-    from transformers import CLIPTokenizer
 
-    if tokenizer is None:
-        tokenizer = clip_tokenizer()
-    elif isinstance(tokenizer, (str, Path)):
-        tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer))
+    tokenizer = clip_tokenizer()
     rows = int(geometry.text_encoder["vocab_size"])
     if len(tokenizer) > rows:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} ids, the text encoder only {rows}; give a smaller one")
+        raise ValueError(f"the tokenizer has {len(tokenizer)} ids, the text encoder only {rows}")
     tokenizer.model_max_length = geometry.context
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)  # each network is then made in its type, never in float32 first
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(0)
             unet, vae, text_encoder = geometry.unet_network(), geometry.vae_network(), geometry.text_network()
     finally:
         torch.set_default_dtype(before)

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+from t2ifb.data.precisions import dtype_of
 from t2ifb.diffusion.model import DiffusionModel
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,8 @@ class DiffusionSource:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, value in (("precision", self.precision), ("decoder_precision", self.decoder_precision)):
-            if value not in DTYPES:
-                raise ValueError(f"{name} must be one of {', '.join(DTYPES)}, not {value!r}")
+        for setting in ("precision", "decoder_precision"):
+            dtype_of(getattr(self, setting), setting)
 
     def load(self) -> DiffusionModel:
         """Build the model; the safety checker is left out.
@@ -55,7 +53,7 @@ class DiffusionSource:
         with _quiet():
             for network in (parts["vae"], decoder):
                 if network is not None:
-                    network.to(DTYPES[self.decoder_precision])
+                    network.to(dtype_of(self.decoder_precision))
         if self.gradient_checkpointing:
             for network in (parts["unet"], parts["vae"] if decoder is None else decoder):
                 network.enable_gradient_checkpointing()
@@ -72,7 +70,7 @@ class DiffusionSource:
         """
         from diffusers import StableDiffusionPipeline
 
-        options: dict[str, Any] = {"dtype": DTYPES[self.precision], "safety_checker": None}
+        options: dict[str, Any] = {"dtype": dtype_of(self.precision), "safety_checker": None}
         path = Path(self.source).expanduser()
         try:
             with _quiet():  # that the safety checker is left out is said in the model card

@@ -1,7 +1,7 @@
 """A fine-tuning run before anything of it is loaded, and what it is found to need."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,10 +50,16 @@ class Tuning:
     batch_size: int = 1
     micro_batch_size: int | None = None
     gradients_per_rollout: int = 1
-    window: tuple[int, int] | None = None
+    window: Sequence[int] | None = None
     samples_per_batch: int = 32
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.samples_per_batch < 1:
+            raise ValueError(
+                f"batch_size={self.batch_size} and samples_per_batch={self.samples_per_batch} must be at least 1"
+            )
 
     @property
     def together(self) -> int:
@@ -94,14 +100,14 @@ class Cost:
     Attributes:
         peak: Bytes of all living tensors at the worst moment, weights included.
         at_peak: The same by part, weights left out: what each network had allocated, and `WORK`.
-        parts: By name.
         denoising: Floating point operations of one denoising step of one sample, guidance included.
         sample: Those of all that is done once for one sample: an update's gradient at one step with the base model's
             call; or decoding and judging an image.
+        parts: By name; of updates alone.
     """
 
     peak: int
     at_peak: dict[str, int]
-    parts: dict[str, Part]
     denoising: float
     sample: float
+    parts: dict[str, Part] = field(default_factory=dict)

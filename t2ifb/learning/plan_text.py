@@ -1,6 +1,6 @@
 """What a planned run needs, on the screen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from t2ifb.diffusion.ledger import WORK
-from t2ifb.learning.cost import OPTIMISER, UNET, Cost
+from t2ifb.learning.cost import JUDGES, OPTIMISER, UNET, Part
 from t2ifb.learning.refl_arithmetic import Arithmetic
 from t2ifb.learning.refl_savings import Measured, Saving
 
@@ -16,7 +16,6 @@ GB = 1e9
 RESERVE = 1.0 * GB
 """Bytes of a GPU left to its driver, to libraries' workspaces and to what an allocator cannot give away."""
 
-BETWEEN = "gradients and work"
 ERROR = "peaks are those of living tensors; on a CPU, the allocator's own was 1 to 2 % higher"
 """As measured in `tests/learning/test_refl_cost.py`."""
 
@@ -33,7 +32,7 @@ class Memory:
 
     total: float
     whose: str
-    reserve: float = RESERVE
+    reserve: float
 
     @property
     def limit(self) -> float:
@@ -48,7 +47,6 @@ def show(
     memory: Memory | None,
     found: Sequence[Saving],
     notes: Sequence[str],
-    console: Console | None = None,
 ) -> None:
     """Print tables and verdict.
 
@@ -59,9 +57,8 @@ def show(
         memory: What it has to fit into, if that is known.
         found: Settings that save memory.
         notes: What was assumed.
-        console: Where to; the standard output by default.
     """
-    console = console or Console()
+    console = Console()
     console.print(Text(_heading(run)))
     console.print(_parts(run))
     console.print(Text("U-Net's saved activations: " + "; ".join(f"{size_text(b)} {how}" for how, b in kept.items())))
@@ -79,9 +76,10 @@ def _heading(run: Measured) -> str:
     tuning, source = run.tuning, run.tuning.diffusion
     mixed = "" if tuning.autocast is None else f", mixed precision in {str(tuning.autocast).removeprefix('torch.')}"
     checkpointing = "with" if source.gradient_checkpointing else "without"
+    prompts = f"{tuning.together} prompt{'s' if tuning.together > 1 else ''} at a time"
     return (
         f"{source.source}: U-Net in {source.precision}, decoder in {source.decoder_precision}{mixed}, {checkpointing} "
-        f"gradient checkpointing, {tuning.attention} attention; {tuning.together} prompts at a time"
+        f"gradient checkpointing, {tuning.attention} attention; {prompts}"
     )
 
 
@@ -103,56 +101,52 @@ def verdict(run: Measured, memory: Memory | None) -> str:
 def _outcome(run: Measured, memory: Memory) -> str:
     if run.peak <= memory.limit:
         return "With these it fits. Each is on top of those above it, and was found by measuring the run with it."
-    judges = run.update.parts.get("judges")
+    judges = run.update.parts.get(JUDGES)
     more = f" The judges' weights are {size_text(judges.weights)}: '~judges.<name>' leaves one out." if judges else ""
     return f"Even with all of these it does not fit: {size_text(run.peak)} are needed at the least.{more}"
 
 
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
 def _parts(run: Measured) -> Table:
     """Parameters and bytes by part, and what is alive at the two peaks."""
-    table = Table(title="Memory by part")
-    table.add_column("part")
-    for name in (
-        "parameters",
-        "trained",
-        "weights",
-        "saved activations",
-        "optimiser",
-        "update peak",
-        "validation peak",
-    ):
-        table.add_column(name, justify="right")
-    costs = (run.update, run.judging)
-    for name, part in run.update.parts.items():
+    sizes = ("parameters", "trained", "weights", "saved activations", "optimiser", "update peak", "validation peak")
+    table = _table("Memory by part", "part", right=sizes)
+    costs, parts = (run.update, run.judging), run.update.parts
+    for name, part in parts.items():
         alive = [part.weights + cost.at_peak.get(name, 0) for cost in costs]
         if name == UNET:
             alive = [size + cost.at_peak.get(OPTIMISER, 0) for size, cost in zip(alive, costs, strict=True)]
-        saved = "" if part.saved is None else size_text(part.saved)
-        state = size_text(part.optimiser) if part.optimiser else ""
-        trained = f"{part.trained:,}" if part.trained else ""
-        counts = (f"{part.parameters / 1e6:,.2f} M", trained, size_text(part.weights), saved, state)
-        table.add_row(name, *counts, *map(size_text, alive))
-    table.add_row(
-        "between them", *[""] * 5, *(size_text(cost.at_peak.get(WORK, 0)) for cost in costs), end_section=True
-    )
-    parts = run.update.parts.values()
-    table.add_row(
-        "all",
-        f"{sum(part.parameters for part in parts) / 1e6:,.2f} M",
-        f"{sum(part.trained for part in parts):,}",
-        size_text(run.weights),
-        size_text(sum(part.saved or 0 for part in parts)),
-        size_text(sum(part.optimiser for part in parts)),
-        *(_peak(cost) for cost in costs),
-    )
+        table.add_row(name, *_counts([part]), *map(size_text, alive))
+    work = (size_text(cost.at_peak.get(WORK, 0)) for cost in costs)
+    table.add_row("gradients and work", *[""] * 5, *work, end_section=True)
+    table.add_row("all", *_counts(parts.values()), *(size_text(cost.peak) for cost in costs))
     return table
+
+
+def _counts(parts: Collection[Part]) -> list[str]:
+    """Cells from `parameters` to `optimiser` for some parts together; what there is nothing of is left blank."""
+    trained = sum(part.trained for part in parts)
+    sizes = (sum(part.saved or 0 for part in parts), sum(part.optimiser for part in parts))
+    return [
+        f"{sum(part.parameters for part in parts) / 1e6:,.2f} M",
+        f"{trained:,}" if trained else "",
+        size_text(sum(part.weights for part in parts)),
+        *(size_text(size) if size else "" for size in sizes),
+    ]
 
 
 def _operations(run: Measured, counted: Arithmetic) -> Table:
     tuning = run.tuning
-    table = Table(title="Arithmetic (one addition and one multiplication are two operations)")
-    table.add_column("of")
-    table.add_column("operations", justify="right")
+    title = "Arithmetic (one addition and one multiplication are two operations)"
+    table = _table(title, "of", right=["operations"])
     rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.gradients_per_rollout}"
     table.add_row("one denoising step of one sample", flops_text(counted.denoising))
     table.add_row(f"one reward gradient of one sample, with its share of {rollout}", flops_text(counted.gradient))
@@ -167,20 +161,13 @@ def _operations(run: Measured, counted: Arithmetic) -> Table:
 
 
 def _savings(found: Sequence[Saving], memory: Memory) -> Table:
-    table = Table(title="What makes it smaller, the cheapest first")
-    table.add_column("setting", overflow="fold")
-    table.add_column("costs")
-    for name in ("update peak", "validation peak"):
-        table.add_column(name, justify="right")
+    title = "What makes it smaller, the cheapest first"
+    table = _table(title, "setting", "costs", right=["update peak", "validation peak"])
     for saving in found:
         costs = (saving.run.update, saving.run.judging)
-        peaks = (f"{_peak(cost)}{'' if cost.peak > memory.limit else ' fits'}" for cost in costs)
+        peaks = (f"{size_text(cost.peak)}{'' if cost.peak > memory.limit else ' fits'}" for cost in costs)
         table.add_row(saving.argument, saving.price, *peaks)
     return table
-
-
-def _peak(cost: Cost) -> str:
-    return size_text(cost.peak)
 
 
 def size_text(size: float) -> str:

@@ -19,8 +19,8 @@ class Length:
 
     prompts: int
     tests: int
-    epochs: float = 10
-    validate_every: int = 100
+    epochs: float
+    validate_every: int
 
     def updates(self, batch_size: int) -> int:
         """Of the whole run; the last is followed by a validation."""

@@ -45,8 +45,8 @@ def update_cost(tuning: Tuning) -> Cost:
         module.window, module.gradients_per_rollout = (0, m - 1), m
         optimizer = _attach(module)
         denoise = tuning.rollout.denoiser(model, module.schedule, prompts[:some])
-        with Ledger() as ledger:
-            networks = _adopt(ledger, tuning, model)
+        networks = _networks(tuning, model)
+        with _ledger(networks) as ledger:
             with SavedBytes(tensors_of(module)) as saved:
                 denoise(_noise(model, some), 0)
             denoising = ledger.flops / some
@@ -57,12 +57,13 @@ def update_cost(tuning: Tuning) -> Cost:
                 optimizer.step()
             optimizer.zero_grad()
             ledger.restart()
-            with ledger.watching(networks):
+            with ledger.watching(_called(networks)):
                 module.training_step(PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)), 0)
         state = [value for values in optimizer.state.values() for value in values.values()]
         held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
-        parts = _parts(tuning, model, module.adapters, kept, held)
-        return Cost(ledger.peak, _activations(ledger), parts, denoising, ledger.flops / (m * len(prompts)))
+        parts = _parts(networks, kept)
+        parts[UNET] = replace(parts[UNET], optimiser=bytes_of(module.adapters) + held)
+        return Cost(ledger.peak, _activations(ledger), denoising, ledger.flops / (m * len(prompts)), parts)
 
 
 def kept_by_unet(tuning: Tuning) -> int:
@@ -76,25 +77,30 @@ def kept_by_unet(tuning: Tuning) -> int:
         return saved.total
 
 
-def judging_cost(tuning: Tuning, images: int) -> Cost:
+def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
     """What a validation needs: `Exam.look` and the judges are run, on a schedule of the fewest steps.
+
+    All of it is computed outside of autocast, as a run does it.
 
     Args:
         tuning: The run.
         images: How many a validation looks at.
+        optimiser: Bytes of gradients and of the optimiser's state, which stay where they are.
     """
     drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
     sampler = replace(tuning.sampling, num_inference_steps=2)
-    with _model(tuning) as model, torch.no_grad():
+    with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
         tuning.lora.add(model.unet)
         exam = Exam(_prompts(drawn), sampler, Judges({REWARD: tuning.reward, **tuning.judges})).to("meta")
         sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes them, which is done once
-        with Ledger() as ledger:
-            networks = _adopt(ledger, tuning, model)
+        networks = _networks(tuning, model)
+        with _ledger(networks) as ledger:
             pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
             decoding = ledger.flops
+            with ledger.within(OPTIMISER):
+                held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
             ledger.restart()
-            with ledger.watching(networks):
+            with ledger.watching(_called(networks)):
                 exam.look(model, range(drawn), with_kl=False)  # the base model's calls need what the policy's need
                 before = ledger.flops
                 denoising = (before / drawn - decoding) / sampler.num_inference_steps
@@ -102,7 +108,8 @@ def judging_cost(tuning: Tuning, images: int) -> Cost:
                 if tuning.encoder is not None:
                     tuning.encoder.encode_images(pixels.float() / 255)
             looking = (ledger.flops - before) / seen
-        return Cost(ledger.peak, _activations(ledger), _parts(tuning, model, [], {}, 0), denoising, decoding + looking)
+            del held  # until now it was counted
+        return Cost(ledger.peak, _activations(ledger), denoising, decoding + looking)
 
 
 @contextmanager
@@ -111,11 +118,30 @@ def _model(tuning: Tuning) -> Iterator[DiffusionModel]:
         yield Outline.of(tuning.diffusion).load()
 
 
-def _adopt(ledger: Ledger, tuning: Tuning, model: DiffusionModel) -> dict[str, nn.Module]:
-    """Count the weights; gives the networks whose activations are told apart."""
-    ledger.adopt(WEIGHTS, tensors_of(model, tuning.reward, *tuning.judges.values(), tuning.encoder))
-    decoders = {f"{DECODER} {n}": d.decoder for n, d in enumerate((model.vae, model.decoder)) if d is not None}
-    return {UNET: model.unet, REWARD: tuning.reward, **decoders}
+def _networks(tuning: Tuning, model: DiffusionModel) -> dict[str, list[Any]]:
+    """The networks by part."""
+    return {
+        TEXT: [model.text_encoder],
+        UNET: [model.unet],
+        DECODER: [each for each in (model.vae, model.decoder) if each is not None],
+        REWARD: [tuning.reward],
+        JUDGES: [*tuning.judges.values()],
+        DIVERSITY: [] if tuning.encoder is None else [tuning.encoder],
+    }
+
+
+def _called(networks: Mapping[str, list[Any]]) -> dict[str, list[nn.Module]]:
+    """The same as modules that are called: of an autoencoder only its decoder is."""
+    return {**networks, DECODER: [each.decoder for each in networks[DECODER]]}
+
+
+@contextmanager
+def _ledger(networks: Mapping[str, list[Any]]) -> Iterator[Ledger]:
+    """A ledger that knows the weights."""
+    with Ledger() as ledger:
+        for some in networks.values():
+            ledger.adopt(WEIGHTS, tensors_of(*some))
+        yield ledger
 
 
 def _attach(module: Any) -> torch.optim.Optimizer:
@@ -149,36 +175,16 @@ def _prompts(count: int) -> list[str]:
 
 
 def _activations(ledger: Ledger) -> dict[str, int]:
-    """What was alive at the peak besides the weights, the decoders' taken together."""
-    found: dict[str, int] = {}
-    for part, size in ledger.at_peak.items():
-        if size and part != WEIGHTS:
-            found[DECODER if part.startswith(DECODER) else part] = found.get(part, 0) + size
-    return found
+    """What was alive at the peak besides the weights."""
+    return {part: size for part, size in ledger.at_peak.items() if size and part != WEIGHTS}
 
 
-def _parts(
-    tuning: Tuning, model: DiffusionModel, adapters: list[nn.Parameter], saved: Mapping[str, int], state: int
-) -> dict[str, Part]:
-    trained = sum(weight.numel() for weight in adapters)
-    judges = nn.ModuleList(judge for judge in tuning.judges.values() if judge is not tuning.reward)
-    networks: dict[str, list[nn.Module]] = {
-        TEXT: [model.text_encoder],
-        UNET: [model.unet],
-        DECODER: [each for each in (model.vae, model.decoder) if each is not None],
-        REWARD: [tuning.reward],
-        JUDGES: [judges],
-        DIVERSITY: [] if tuning.encoder is None else [tuning.encoder],
-    }
+def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, Part]:
     parts = {}
     for name, some in networks.items():
-        count = sum(weight.numel() for network in some for weight in network.parameters())
-        of_unet = name == UNET
-        parts[name] = Part(
-            parameters=count - trained if of_unet else count,
-            trained=trained if of_unet else 0,
-            weights=bytes_of(tensors_of(*some)),
-            saved=saved.get(name),
-            optimiser=bytes_of(adapters) + state if of_unet and adapters else 0,
-        )
-    return {name: part for name, part in parts.items() if part.parameters}
+        weights = [weight for network in some for weight in network.parameters()]
+        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+        count = sum(weight.numel() for weight in weights) - trained
+        if weights:
+            parts[name] = Part(count, trained, bytes_of(tensors_of(*some)), saved.get(name))
+    return parts

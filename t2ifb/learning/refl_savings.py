@@ -1,14 +1,17 @@
 """Settings by which a fine-tuning run would fit into less memory, each tried by measuring the run with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from t2ifb.diffusion.geometry import TAESD_ID
-from t2ifb.learning.cost import DIVERSITY, Cost, Tuning
+from t2ifb.diffusion.geometry import SD15, TAESD_ID, geometry_of
+from t2ifb.learning.cost import UNET, Cost, Tuning
 from t2ifb.learning.refl_cost import judging_cost, update_cost
 
 WORTH = 0.005
 """A setting is proposed if it saves at least this part of the limit."""
+AGAIN = "U-Net and decoder are computed once more for each gradient"
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,10 @@ class Measured:
     judging: Cost
 
     @classmethod
-    def of(cls, tuning: Tuning, images: int) -> "Measured":
-        """Measure a run."""
-        return cls(tuning, images, update_cost(tuning), judging_cost(tuning, images))
+    def of(cls, tuning: Tuning, images: int, update: Cost | None = None, judging: Cost | None = None) -> "Measured":
+        """Measure a run, but for what is known already."""
+        update = update or update_cost(tuning)
+        return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[UNET].optimiser))
 
     @property
     def peak(self) -> int:
@@ -45,15 +49,6 @@ class Measured:
     def excess(self, limit: float) -> float:
         """Bytes by which the two phases are beyond a limit, added up."""
         return sum(max(0.0, cost.peak - limit) for cost in (self.update, self.judging))
-
-    def with_tuning(self, tuning: Tuning, update: bool = True, judging: bool = True) -> "Measured":
-        """The same with other settings; only the phases that they act on are measured again."""
-        return Measured(
-            tuning,
-            self.images,
-            update_cost(tuning) if update else self.update,
-            judging_cost(tuning, self.images) if judging else self.judging,
-        )
 
 
 @dataclass(frozen=True)
@@ -82,98 +77,59 @@ def savings(run: Measured, limit: float) -> list[Saving]:
     """
     found: list[Saving] = []
     for candidate in CANDIDATES:
-        if run.excess(limit) == 0:
-            break
-        for saving in candidate(run, limit):
-            if run.excess(limit) - saving.run.excess(limit) > WORTH * limit:
-                found.append(saving)
-                run = saving.run
+        saving = candidate(run, limit) if run.excess(limit) else None
+        if saving is not None and run.excess(limit) - saving.run.excess(limit) > WORTH * limit:
+            found.append(saving)
+            run = saving.run
     return found
 
 
-def _fewer_images(run: Measured, limit: float) -> Iterator[Saving]:
-    together = min(run.images, run.tuning.samples_per_batch)
-    if run.judging.peak <= limit or together == 1:
-        return
-
-    def measured(count: int) -> Measured:
-        return run.with_tuning(replace(run.tuning, samples_per_batch=count), update=False)
-
-    count, changed = _largest(together, run.judging.peak, run.weights, limit, measured, lambda one: one.judging.peak)
-    yield Saving(f"algorithm.samples_per_batch={count}", "nothing", changed)
-
-
-def _checkpointing(run: Measured, limit: float) -> Iterator[Saving]:
-    source = run.tuning.diffusion
-    if run.update.peak > limit and not source.gradient_checkpointing:
-        tuning = replace(run.tuning, diffusion=replace(source, gradient_checkpointing=True))
-        more = "U-Net and decoder are computed once more for each gradient"
-        yield Saving("diffusion.gradient_checkpointing=true", more, run.with_tuning(tuning, judging=False))
-
-
-def _smaller_parts(run: Measured, limit: float) -> Iterator[Saving]:
-    if run.update.peak <= limit or run.tuning.together == 1:
-        return
-
-    def measured(count: int) -> Measured:
-        return run.with_tuning(replace(run.tuning, micro_batch_size=count), judging=False)
-
-    together = run.tuning.together
-    count, changed = _largest(together, run.update.peak, run.weights, limit, measured, lambda one: one.update.peak)
-    yield Saving(f"algorithm.micro_batch_size={count}", "the GPU has less to do at a time", changed)
-
-
-def _half_decoder(run: Measured, limit: float) -> Iterator[Saving]:
-    source = run.tuning.diffusion
-    if source.decoder_precision == "fp32":
-        tuning = replace(run.tuning, diffusion=replace(source, decoder_precision="bf16"))
-        yield Saving("diffusion.decoder_precision=bf16", "images are rounded a little", run.with_tuning(tuning))
-
-
-def _no_diversity(run: Measured, limit: float) -> Iterator[Saving]:
-    if run.tuning.encoder is None:
-        return
-    changed = run.with_tuning(replace(run.tuning, encoder=None), update=False)
-    weights = run.update.parts[DIVERSITY].weights  # an update does not call it
-    parts = {name: part for name, part in run.update.parts.items() if name != DIVERSITY}
-    update = replace(run.update, peak=run.update.peak - weights, parts=parts)
-    yield Saving("algorithm.diversity=null", "validations do not tell diversity", replace(changed, update=update))
-
-
-def _half_weights(run: Measured, limit: float) -> Iterator[Saving]:
-    source = run.tuning.diffusion
-    if source.precision == "fp32":
-        tuning = replace(run.tuning, diffusion=replace(source, precision="bf16"))
-        yield Saving("diffusion.precision=bf16", "the U-Net rounds", run.with_tuning(tuning))
-
-
-def _tiny_decoder(run: Measured, limit: float) -> Iterator[Saving]:
-    source = run.tuning.diffusion
-    if run.update.peak > limit and source.tiny_decoder is None:
-        tuning = replace(run.tuning, diffusion=replace(source, tiny_decoder=TAESD_ID))
-        yield Saving(f"diffusion.tiny_decoder={TAESD_ID}", "the reward sees coarser images", run.with_tuning(tuning))
-
-
-CANDIDATES: tuple[Callable[[Measured, float], Iterator[Saving]], ...] = (
-    _fewer_images, _checkpointing, _smaller_parts, _half_decoder, _no_diversity, _half_weights, _tiny_decoder,
-)  # fmt: skip
-
-
-def _largest(
-    count: int,
-    peak: float,
-    weights: float,
-    limit: float,
-    measured: Callable[[int], Measured],
-    peak_of: Callable[[Measured], int],
-) -> tuple[int, Measured]:
-    """The largest number below `count` with which the peak is within the limit, or 1.
+def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
+    """The largest number of samples at a time with which one phase is within the limit, or 1.
 
     What lies on top of the weights grows with the number, so that few have to be tried.
     """
-    while True:
-        count = max(1, min(count - 1, int(count * (limit - weights) / (peak - weights))))
-        run = measured(count)
-        peak = peak_of(run)
-        if count == 1 or peak <= limit:
-            return count, run
+    of_update = setting == "micro_batch_size"
+    count = run.tuning.together if of_update else min(run.images, run.tuning.samples_per_batch)
+    known: dict[str, Any] = {"judging": run.judging} if of_update else {"update": run.update}
+    changed = run
+    while count > 1 and (peak := (changed.update if of_update else changed.judging).peak) > limit:
+        count = max(1, min(count - 1, int(count * (limit - run.weights) / (peak - run.weights))))
+        changes: dict[str, Any] = {setting: count}
+        changed = Measured.of(replace(run.tuning, **changes), run.images, **known)
+    return None if changed is run else Saving(f"algorithm.{setting}={count}", "less is computed at a time", changed)
+
+
+def _no_diversity(run: Measured, limit: float) -> Saving | None:
+    if run.tuning.encoder is None:
+        return None
+    changed = Measured.of(replace(run.tuning, encoder=None), run.images)
+    return Saving("algorithm.diversity=null", "validations do not tell diversity", changed)
+
+
+def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured, limit: float) -> Saving | None:
+    """Another value of a setting of the diffusion model that has its usual one."""
+    source = run.tuning.diffusion
+    if getattr(source, setting) != usual:
+        return None
+    changed = Measured.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
+    return Saving(f"diffusion.{setting}={str(value).lower()}", price, changed)
+
+
+def _tiny_decoder(run: Measured, limit: float) -> Saving | None:
+    """TAESD, which knows the latents of Stable Diffusion's first versions and no others."""
+    scale = SD15.vae["scaling_factor"]
+    if geometry_of(run.tuning.diffusion).vae.get("scaling_factor", scale) != scale:
+        return None
+    return _other_model("tiny_decoder", None, TAESD_ID, "the reward sees coarser images", run, limit)
+
+
+CANDIDATES: tuple[Callable[[Measured, float], Saving | None], ...] = (
+    partial(_fewer, "samples_per_batch"),
+    partial(_other_model, "gradient_checkpointing", False, True, AGAIN),
+    partial(_fewer, "micro_batch_size"),
+    partial(_other_model, "decoder_precision", "fp32", "bf16", "images are rounded a little"),
+    _no_diversity,
+    partial(_other_model, "precision", "fp32", "bf16", "the U-Net rounds"),
+    _tiny_decoder,
+)

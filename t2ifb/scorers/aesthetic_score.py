@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import quote
 
+import torch
 from torch import Tensor, nn
 
 from t2ifb.scorers.clip_encoder import CLIPEncoder
@@ -12,6 +13,8 @@ from t2ifb.scorers.weights import check_names, find_weights, read_state
 
 FILE = "sac+logos+ava1-l14-linearMSE.pth"
 ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{quote(FILE)}"
+PUBLISHED = CLIPSource("ViT-L-14-quickgelu", "openai")
+"""The encoder that LAION's predictor is for."""
 
 
 class AestheticHead(nn.Module):
@@ -97,14 +100,23 @@ class AestheticScore(nn.Module):
 
         Args:
             source: The file, a folder that holds it, or its address.
-            encoder: By default OpenAI's ViT-L/14, which LAION's predictor is for.
+            encoder: By default `PUBLISHED`.
 
         Raises:
             ValueError: The weights are missing or do not fit.
         """
         head = AestheticHead.from_checkpoint(find_weights(source, FILE, "aesthetic.safetensors"))
-        encoder = encoder or CLIPSource("ViT-L-14-quickgelu", "openai")
+        encoder = encoder or PUBLISHED
         return cls(encoder if isinstance(encoder, CLIPEncoder) else encoder.load().cpu(), head)
+
+    @classmethod
+    def outline(cls, source: str | Path = ADDRESS, encoder: CLIPSource | None = None) -> "AestheticScore":
+        """The same without weights, see `scorers.outline`."""
+        from t2ifb.scorers.outline import CLIPOutline
+
+        built = CLIPOutline.of(encoder or PUBLISHED).load()
+        with torch.device("meta"):
+            return cls(built, AestheticHead(built.embedding_dim))
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images.

@@ -18,15 +18,16 @@ VOCABULARY = "google-bert/bert-base-uncased"
 class BertPrompts:
     """Turns prompts into token ids with a BERT vocabulary, which is read when the first prompt comes."""
 
-    def __init__(self, vocabulary: str | Path, ids: int) -> None:
+    def __init__(self, vocabulary: str | Path, ids: int, tokenizer: Any = None) -> None:
         """Name the vocabulary.
 
         Args:
             vocabulary: A folder with `vocab.txt` or `tokenizer.json`, or a hub id.
             ids: Rows of the text tower's table, among them the two of [DEC] and [ENC].
+            tokenizer: Takes the place of the one that the vocabulary makes.
         """
         self.vocabulary, self.ids = vocabulary, ids
-        self._tokenizer: Any = None
+        self._tokenizer = tokenizer
 
     @classmethod
     def near(cls, checkpoint: Path, vocabulary: str | Path | None, tower: Any) -> Self:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.scorers.preprocess import preprocess
-from t2ifb.scorers.weights import check_names
+from t2ifb.scorers.weights import beside, check_names
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the pixels, as in CLIP."""
@@ -30,6 +30,16 @@ NAMES = (
     ("text_encoder.", "text."),
 )
 """Beginnings of names in the original checkpoints and here, where the towers are those of `transformers`."""
+PUBLISHED_VISION = {
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 16,
+}  # fmt: skip
+PUBLISHED_TEXT = {
+    "vocab_size": 30524, "hidden_size": 768, "encoder_hidden_size": 1024, "intermediate_size": 3072,
+    "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512, "bos_token_id": None,
+    "sep_token_id": None,
+}  # fmt: skip
+"""Sizes of the published BLIP (ViT-L) and ImageReward; ids that only generation needs are left out."""
 DERIVED = "text_encoder.embeddings.position_ids"
 """A buffer that counts from 0, in files that older versions of `transformers` wrote."""
 
@@ -120,6 +130,26 @@ class BLIP(nn.Module):
         embeddings: Any = blip.text.embeddings
         embeddings.position_ids = torch.arange(text["max_position_embeddings"]).expand(1, -1)
         return blip.eval().requires_grad_(False)
+
+    @classmethod
+    def outline(
+        cls, source: str | Path, names: Sequence[str], select: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    ) -> Self:
+        """BLIP without weights, of the sizes of a checkpoint that is on this machine, else of the published ones.
+
+        Args:
+            source: The checkpoint, or a folder that holds it; whatever else is not looked for.
+            names: What it may be called in a folder.
+            select: Gives the towers' tensors of all those in the checkpoint.
+        """
+        from t2ifb.scorers.outline import shapes_in
+
+        path = Path(source).expanduser()
+        file = next((file for file in (path, *(path / name for name in names)) if file.is_file()), None)
+        if file is not None:
+            return cls.from_state(select(shapes_in(file)), TextSettings.read(beside(file, "med_config.json")), file)
+        with torch.device("meta"):
+            return cls(PUBLISHED_VISION, PUBLISHED_TEXT)
 
     def original_state(self) -> dict[str, Tensor]:
         """The tensors by their original names, as `from_state` reads them."""

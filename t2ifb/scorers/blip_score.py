@@ -1,17 +1,19 @@
 """BLIP Score: the cosine of the image's and the prompt's embedding by BLIP."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.scorers.bert_prompts import BertPrompts
+from t2ifb.data.precisions import dtype_of
+from t2ifb.scorers.bert_prompts import VOCABULARY, BertPrompts
 from t2ifb.scorers.blip import BLIP, TextSettings
-from t2ifb.scorers.clip_source import dtype_of
 from t2ifb.scorers.weights import beside, find_weights, read_state
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth"
+FILES = ("model_large.pth", "blip.safetensors")
 PRETRAINING = (
     "visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.", "text_decoder.", "itm_head.",
     "image_queue", "text_queue", "queue_ptr", "ptr_queue", "temp",
@@ -48,7 +50,7 @@ class BLIPScore(nn.Module):
         Raises:
             ValueError: The weights are missing or not those of BLIP.
         """
-        path = find_weights(source, "model_large.pth", "blip.safetensors")
+        path = find_weights(source, *FILES)
         return cls.from_checkpoint(path, beside(path, "med_config.json"), vocabulary, precision)
 
     @classmethod
@@ -72,12 +74,18 @@ class BLIPScore(nn.Module):
             ValueError: A tensor is missing or unknown, or the file is no checkpoint.
         """
         path, dtype = Path(path), dtype_of(precision)
-        state = read_state(path, within="model")
-        if any(name.startswith("blip.") for name in state):
-            state = {name.removeprefix("blip."): t for name, t in state.items() if not name.startswith("mlp.")}
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING)}
-        blip = BLIP.from_state(state, TextSettings.read(med_config), path)
+        blip = BLIP.from_state(_towers(read_state(path, within="model")), TextSettings.read(med_config), path)
         return cls(blip.to(dtype), BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
+
+    @classmethod
+    def outline(
+        cls, source: str | Path = ADDRESS, vocabulary: str | Path | None = None, precision: str = "fp32"
+    ) -> Self:
+        """The same without weights, see `scorers.outline`."""
+        from t2ifb.scorers.outline import blank_tokens
+
+        blip = BLIP.outline(source, FILES, _towers)
+        return cls(blip.to(dtype_of(precision)), BertPrompts(VOCABULARY, 0, blank_tokens))
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.
@@ -105,3 +113,10 @@ class BLIPScore(nn.Module):
             (B,) float32 in [-1, 1], differentiable with respect to the images.
         """
         return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images))
+
+
+def _towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The towers' tensors by BLIP's names, from a file of BLIP or of ImageReward."""
+    if any(name.startswith("blip.") for name in state):
+        state = {name.removeprefix("blip."): t for name, t in state.items() if not name.startswith("mlp.")}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING)}

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.scorers.clip_source import CLIPSource, dtype_of
+from t2ifb.data.precisions import dtype_of
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.last_layers import last_layers
 from t2ifb.scorers.preprocess import preprocess, square
 

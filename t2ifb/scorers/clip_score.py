@@ -52,6 +52,15 @@ class CLIPScore(nn.Module):
         model = f"local-dir:{source}" if Path(source).is_dir() else str(source)
         return cls(CLIPSource(model, pretrained))
 
+    @classmethod
+    def outline(cls, source: CLIPSource | str | Path, pretrained: str | None = None) -> "CLIPScore":
+        """The same without weights, see `scorers.outline`."""
+        from t2ifb.scorers.outline import CLIPOutline
+
+        named = cls.from_pretrained(source, pretrained).source
+        assert isinstance(named, CLIPSource)
+        return cls(CLIPOutline.of(named).load())
+
     @property
     def encoder(self) -> Encoder:
         """The encoder, built now if it was not before."""

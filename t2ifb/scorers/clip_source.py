@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from t2ifb.data.files import sha256_file
+from t2ifb.data.precisions import dtype_of
 from t2ifb.scorers.preprocess import VERSION
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 LOCAL_DIR = "local-dir:"
 QUICK_GELU = "-quickgelu"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ class CLIPSource:
         """Refuse what would silently give wrong embeddings."""
         import open_clip
 
-        config = open_clip.get_model_config(self.model)
-        if config is None:
-            raise ValueError(f"open_clip has no model {self.model!r}; `open_clip.list_models()` gives all")
+        self._config()
         if self.pretrained is None:
             raise ValueError(
                 f"{self.model} without weights is random: give pretrained=<file> or one of the tags "
@@ -124,29 +122,37 @@ class CLIPSource:
                 f"embeddings; use model={right}"
             )
 
-    def _quick_gelu(self) -> bool:
+    def _config(self) -> dict[str, Any]:
         import open_clip
 
-        own = bool((open_clip.get_model_config(self.model) or {}).get("quick_gelu", False))
-        return own if self.quick_gelu is None else self.quick_gelu
+        config: dict[str, Any] | None = open_clip.get_model_config(self.model)
+        if config is None:
+            raise ValueError(f"open_clip has no model {self.model!r}; `open_clip.list_models()` gives all")
+        return config
+
+    def _quick_gelu(self) -> bool:
+        return bool(self._config().get("quick_gelu", False)) if self.quick_gelu is None else self.quick_gelu
 
     def create(self) -> tuple[nn.Module, Any]:
         """The model of `open_clip` with its weights, and its tokenizer."""
-        import open_clip
-
         if self.folder is not None:
             _folder_files(self.folder)
         else:
             self._check()
         weights = None if self.pretrained is None else str(Path(self.pretrained).expanduser())
         source = self.pretrained if weights is None or not Path(weights).is_file() else weights
-        name = self.model if self.folder is None else f"{LOCAL_DIR}{self.folder}"
         try:
-            activation = {} if self.folder is not None else {"quick_gelu": self._quick_gelu()}
-            model = open_clip.create_model(name, source, precision=self.precision, **activation)
-            return model, open_clip.get_tokenizer(name)
+            return self._create(source)
         except Exception as error:  # from the hub, torch, safetensors or open_clip: anything
             raise ValueError(self._failure(error)) from error
+
+    def _create(self, weights: str | None, **options: Any) -> tuple[nn.Module, Any]:
+        import open_clip
+
+        name = self.model if self.folder is None else f"{LOCAL_DIR}{self.folder}"
+        if self.folder is None:
+            options["quick_gelu"] = self._quick_gelu()
+        return open_clip.create_model(name, weights, precision=self.precision, **options), open_clip.get_tokenizer(name)
 
     def _failure(self, error: Exception) -> str:
         """What to tell when the weights cannot be had."""
@@ -170,15 +176,14 @@ class CLIPSource:
         return {key: value for key, value in asdict(self).items() if key != "device"}
 
 
-def dtype_of(precision: str) -> torch.dtype:
-    """The type of weights that are kept in `precision`.
+def check_folder(folder: Path) -> None:
+    """Find the configuration of an `open_clip` folder.
 
     Raises:
-        ValueError: It is none of fp32, fp16, bf16.
+        ValueError: There is no such folder, or it lacks one.
     """
-    if precision not in DTYPES:
-        raise ValueError(f"precision must be fp32, fp16 or bf16, not {precision!r}")
-    return DTYPES[precision]
+    if not (folder / "open_clip_config.json").is_file():
+        raise ValueError(f"{folder} is not a folder in open_clip's form: it has no open_clip_config.json")
 
 
 def _folder_files(folder: Path) -> list[Path]:
@@ -187,8 +192,7 @@ def _folder_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: There is no such folder, or it lacks configuration or weights.
     """
-    if not (folder / "open_clip_config.json").is_file():
-        raise ValueError(f"{folder} is not a folder in open_clip's form: it has no open_clip_config.json")
+    check_folder(folder)
     files = [file for file in folder.iterdir() if file.is_file()]
     if not any(file.suffix == ".safetensors" for file in files):
         raise ValueError(f"{folder} has no weights: expected open_clip_model.safetensors")

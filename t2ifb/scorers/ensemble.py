@@ -1,8 +1,8 @@
 """Several reward models as one that is cautious where they disagree."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,24 @@ class Ensemble(nn.Module):
             built = [one for one in encoders if not one.source.trainable_layers]
             members.append(_load(source, built, encoder))
         return cls(members, k, offsets).eval()
+
+    @classmethod
+    def outline(
+        cls,
+        sources: Sequence[str | Path],
+        k: float = 1.0,
+        offsets: Sequence[float] | None = None,
+        encoder: CLIPSource | None = None,
+        *,
+        untrained: Callable[[CLIPSource | None], RewardModel],
+    ) -> Self:
+        """The same without the encoders' weights, see `scorers.outline` and `RewardModel.outline`."""
+        members: list[Any] = [RewardModel.outline(source, encoder, untrained=untrained) for source in sources]
+        shared = {member.encoder.source: member.encoder for member in members}
+        for member in members:
+            if not member.encoder.source.trainable_layers:
+                member.encoder = shared[member.encoder.source]
+        return cls(members, k, offsets)
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.

@@ -50,6 +50,16 @@ class HPSv2(nn.Module):
         path = find_weights(source, FILE)
         return cls(CLIPScore(CLIPSource(model, str(path), precision, quick_gelu=False)))
 
+    @classmethod
+    def outline(
+        cls,
+        source: str | Path = HUB_ID,
+        model: str = "ViT-H-14",
+        precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    ) -> Self:
+        """The same without weights, see `scorers.outline`."""
+        return cls(CLIPScore.outline(CLIPSource(model, precision=precision, quick_gelu=False)))
+
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.
 

@@ -1,17 +1,19 @@
 """ImageReward: human preference learned on ImageRewardDB by BLIP with cross-attention (arXiv 2304.05977)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
-from t2ifb.scorers.bert_prompts import BertPrompts
+from t2ifb.data.precisions import dtype_of
+from t2ifb.scorers.bert_prompts import VOCABULARY, BertPrompts
 from t2ifb.scorers.blip import BLIP, TextSettings
-from t2ifb.scorers.clip_source import dtype_of
 from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.scorers.weights import beside, check_names, find_weights, read_state
 
-HUB_ID, FILE = "zai-org/ImageReward", "ImageReward.pt"
+HUB_ID, FILES = "zai-org/ImageReward", ("ImageReward.pt", "image_reward.safetensors")
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's output on the authors' data; the published reward is standardised with them."""
 
@@ -51,7 +53,7 @@ class ImageReward(nn.Module):
         Raises:
             ValueError: The weights are missing or not those of ImageReward.
         """
-        path = find_weights(source, FILE, "image_reward.safetensors")
+        path = find_weights(source, *FILES)
         return cls.from_checkpoint(path, beside(path, "med_config.json"), vocabulary, precision)
 
     @classmethod
@@ -75,9 +77,8 @@ class ImageReward(nn.Module):
         """
         path, dtype = Path(path), dtype_of(precision)
         state = read_state(path)
-        towers = {name.removeprefix("blip."): t for name, t in state.items() if name.startswith("blip.")}
         layers = {name.removeprefix("mlp.layers."): t for name, t in state.items() if not name.startswith("blip.")}
-        blip = BLIP.from_state(towers, TextSettings.read(med_config), path)
+        blip = BLIP.from_state(_towers(state), TextSettings.read(med_config), path)
         head = linear_stack(blip.text_proj.in_features)
         check_names(set(layers), set(head.state_dict()), path, "ImageReward")
         try:
@@ -85,6 +86,18 @@ class ImageReward(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"{path}: the head does not fit the towers: {error}") from error
         return cls(blip.to(dtype), head, BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
+
+    @classmethod
+    def outline(
+        cls, source: str | Path = HUB_ID, vocabulary: str | Path | None = None, precision: str = "fp32"
+    ) -> Self:
+        """The same without weights, see `scorers.outline`."""
+        from t2ifb.scorers.outline import blank_tokens
+
+        blip = BLIP.outline(source, FILES, _towers).to(dtype_of(precision))
+        with torch.device("meta"):
+            head = linear_stack(blip.text_proj.in_features)
+        return cls(blip, head, BertPrompts(VOCABULARY, 0, blank_tokens))
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.
@@ -112,3 +125,7 @@ class ImageReward(nn.Module):
             (B,) float32, differentiable with respect to the images.
         """
         return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images))
+
+
+def _towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("blip."): tensor for name, tensor in state.items() if name.startswith("blip.")}

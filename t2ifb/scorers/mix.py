@@ -47,6 +47,11 @@ class Mix(nn.Module):
         self.register_buffer("means", torch.zeros(len(scorers)))
         self.register_buffer("deviations", torch.ones(len(scorers)))
 
+    @classmethod
+    def outline(cls, scorers: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> "Mix":
+        """A mix of scorers that have no weights themselves, see `scorers.outline`."""
+        return cls(scorers, weights)
+
     def parts(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """What each scorer says, (B,) float32, unchanged."""
         return {name: scorer(images, prompts) for name, scorer in self.scorers.items()}

@@ -8,10 +8,22 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.scorers.clip_source import dtype_of
+from t2ifb.data.precisions import dtype_of
 from t2ifb.scorers.preprocess import check_counts, preprocess
 
 HUB_ID, PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+PUBLISHED: dict[str, Any] = {
+    "vision_config": {
+        "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+        "image_size": 224, "patch_size": 14,
+    },
+    "text_config": {
+        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    },
+    "projection_dim": 1024,
+}  # fmt: skip
+"""Sizes of the published model."""
 
 
 class PickScore(nn.Module):
@@ -81,6 +93,19 @@ class PickScore(nn.Module):
         scorer = cls(model, tokenizer, size, list(settings.image_mean), list(settings.image_std))
         scorer.model.to(dtype)
         return scorer.eval().requires_grad_(False)
+
+    @classmethod
+    def outline(cls, source: str | Path = HUB_ID, processor: str | Path | None = None, precision: str = "fp32") -> Self:
+        """The same without weights, see `scorers.outline`."""
+        from transformers import CLIPConfig, CLIPModel
+
+        from t2ifb.scorers.outline import blank_tokens
+
+        folder = Path(source).expanduser()
+        config: Any = CLIPConfig.from_pretrained(folder) if folder.is_dir() else CLIPConfig(**PUBLISHED)
+        with torch.device("meta"):
+            model = CLIPModel(config).to(dtype_of(precision))
+        return cls(model, blank_tokens, config.vision_config.image_size, [0.5] * 3, [0.5] * 3)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The network behind the preprocessing.

@@ -1,5 +1,6 @@
 """The learned reward: an encoder and a trained head, from pixels to one number."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,22 @@ class RewardModel(nn.Module):
             built = replace(found, trainable_layers=tuned).load().cpu()
             built.load_tuned(export.tuned())
         return cls(built, head).eval().requires_grad_(False)
+
+    @classmethod
+    def outline(
+        cls,
+        source: str | Path,
+        encoder: CLIPSource | None = None,
+        *,
+        untrained: "Callable[[CLIPSource | None], RewardModel]",
+    ) -> "RewardModel":
+        """The same without the encoder's weights, see `scorers.outline`; `untrained` if the export is not here."""
+        from t2ifb.scorers.outline import CLIPOutline
+
+        if not Path(source).expanduser().exists():
+            return untrained(encoder)
+        export = read_export(source)
+        return cls(CLIPOutline.of(encoder or export.encoder).load(), export.build_head())
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write `reward.safetensors`, `config.json` and a model card; of the encoder only tuned layers are copied.

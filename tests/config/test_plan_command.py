@@ -59,7 +59,7 @@ def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert go("+experiment=refl", "domain=sd15", "memory_gb=16", *changes) == 0
     out = capsys.readouterr().out
     assert "it does not fit into 16.00 GB" in out
-    assert rows(out)["diffusion.gradient_checkpointing=true"][1:] == ["14.37 GB fits", "14.19 GB fits"]
+    assert rows(out)["diffusion.gradient_checkpointing=true"][1:] == ["14.37 GB fits", "14.20 GB fits"]
     assert "With these it fits." in out
     saved = re.search(r"saved activations: (\S+) GB with gradient_ch\w+; (\S+) GB without.*; (\S+) GB without", out)
     assert saved is not None
@@ -67,13 +67,16 @@ def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert go("trainer=cpu", "algorithm.batch_size=2", "algorithm.gradients_per_rollout=1") == 0
+    changes = ("algorithm.batch_size=2", "algorithm.gradients_per_rollout=1", "prompts.most=10")
+    assert go("trainer=cpu", *changes, "+scorer@judges.truth=gold") == 0
     out = capsys.readouterr().out
     table = rows(out)
     assert table["U-Net"][:2] == ["2.54 M", "25,600"]
     assert table["one update, 2 x 1 reward gradients"]
     assert table["960 updates"]  # 0.4 of 4,800 prompts, and none of them missing
+    assert table["48 validations of 20 images, and the report"]  # of 64 prompts, `most` leaves ten
     assert "note: the training" not in out
+    assert "note: judges.truth is not counted: GoldScore has no `outline`" in out
     assert "the RAM of this machine" in out
 
 
@@ -101,6 +104,10 @@ def test_the_groups_are_those_of_train() -> None:
         (("algorithm.window=[0,40]",), "window=[0, 40] must lie within the steps"),
         (("algorithm.lora.targets=[to_x]",), "cannot put adapters into to_x"),
         (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
+        (("algorithm.validation_prompts=0",), "validation_prompts=0"),
+        (("algorithm.epochs=0",), "epochs=0 must be above 0"),
+        (("algorithm.samples_per_batch=0",), "samples_per_batch=0 must be at least 1"),
+        (("algorithm.batch_size=0",), "batch_size=0"),
         (("memory_gb=1",), "memory_gb=1.0 must be above 1"),
         (("memory_gb=large",), "memory_gb"),
         (("memory_gp=16",), "did you mean 'memory_gb'"),

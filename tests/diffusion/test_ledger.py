@@ -51,7 +51,7 @@ def test_activations_are_freed_by_the_backward_pass(device: str) -> None:
 
 def test_what_a_network_allocates_is_its_part() -> None:
     one, other = nn.Linear(250, 250, device="meta"), nn.Linear(250, 500, device="meta")
-    with torch.no_grad(), Ledger() as ledger, ledger.watching({"one": one, "other": other}):
+    with torch.no_grad(), Ledger() as ledger, ledger.watching({"one": [one], "other": [other]}):
         ledger.adopt("weights", tensors_of(one, other))
         with ledger.within("input"):
             values = block("meta")

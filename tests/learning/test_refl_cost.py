@@ -13,33 +13,31 @@ from torch.profiler import ProfilerActivity, profile
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.dry_run import DryRun
-from t2ifb.diffusion.ledger import SavedBytes, bytes_of, tensors_of
+from t2ifb.diffusion.ledger import WORK, SavedBytes, bytes_of, tensors_of
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.random_pipeline import write_random_pipeline
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.cost import DECODER, REWARD, UNET, Tuning
+from t2ifb.learning.cost import DECODER, OPTIMISER, REWARD, UNET, Tuning
 from t2ifb.learning.refl_arithmetic import Arithmetic, Length
 from t2ifb.learning.refl_cost import judging_cost, kept_by_unet, update_cost
 from t2ifb.learning.refl_module import ReFLModule
 from t2ifb.learning.refl_savings import Measured, savings
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip_source import CLIPSource
-from t2ifb.scorers.heads import MLPHead
-from t2ifb.scorers.outline import CLIPOutline, outline
+from t2ifb.scorers.outline import CLIPOutline
 from t2ifb.shapes import weights
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
 
-CLIP = {"model": f"local-dir:{Path(weights.__file__).parent / 'clip'}"}
+CLIP = CLIPSource(f"local-dir:{Path(weights.__file__).parent / 'clip'}", device="cpu")
 MB = 1e6
 
 
 def small_run(pipeline: Path = PIPELINE, **changes: Any) -> Tuning:
     """A run on a CPU, whose reward is the embedded world's CLIP Score."""
     with DryRun():
-        reward = outline({"_target_": "t2ifb.scorers.CLIPScore", "source": CLIP}, CLIP, MLPHead)
-    assert reward is not None
+        reward = CLIPScore.outline(CLIP).to("meta")
     settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain"}
     source, optimizer = DiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
     return Tuning(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
@@ -50,7 +48,7 @@ class Real:
 
     def __init__(self, tuning: Tuning) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
-        self.reward = CLIPScore(CLIPSource(CLIP["model"], device="cpu").load())
+        self.reward = CLIPScore(CLIP.load())
         self.module: Any = ReFLModule(
             self.model,
             tuning.lora,
@@ -177,6 +175,14 @@ def test_judging_grows_with_the_images_that_are_drawn_together() -> None:
     assert many.denoising == pytest.approx(few.denoising, rel=0.01)
 
 
+def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -> None:
+    plain, mixed = (judging_cost(small_run(samples_per_batch=1, autocast=dtype), 64) for dtype in (None, torch.float16))
+    assert mixed.peak == plain.peak  # that of 64 images before the judges
+    assert plain.at_peak.keys() == {REWARD, WORK}
+    run = Measured.of(small_run(samples_per_batch=1), 64)
+    assert run.judging.peak - plain.peak == run.update.parts[UNET].optimiser == run.judging.at_peak[OPTIMISER]
+
+
 def test_settings_that_make_it_fit() -> None:
     with DryRun():
         encoder = CLIPOutline.of(CLIP).load()
@@ -202,6 +208,7 @@ def test_even_all_settings_may_not_do() -> None:
     arguments = [saving.argument.partition("=")[0].rpartition(".")[2] for saving in found]
     expected = ["samples_per_batch", "gradient_checkpointing", "micro_batch_size", "decoder_precision", "diversity"]
     assert arguments[:5] == expected
+    assert "tiny_decoder" not in arguments  # the published one is for other latents
     assert found[-1].run.peak > 20 * MB
     assert found[-1].run.tuning.encoder is None
 
