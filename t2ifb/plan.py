@@ -49,20 +49,20 @@ def plan(parts: Parts) -> None:
 
 
 def _settings(parts: Parts) -> dict[str, Any]:
-    """The algorithm's arguments, with those that are not given as `ReFLTraining` has them.
+    """The algorithm's arguments, with those that are not given as `FineTuning` has them.
 
     Raises:
-        ConfigError: The algorithm tunes no diffusion model, or the precision is none that it takes.
+        ConfigError: The algorithm is not ReFL, or the precision is none that it takes.
     """
     given = parts.value("algorithm")
-    if "diffusion" not in given:
-        raise ConfigError(["algorithm: only the fine-tuning of a diffusion model is planned; give +experiment=refl"])
+    if not str(given.get("method", {}).get("_target_")).endswith(".ReFL"):
+        raise ConfigError(["algorithm: only fine-tuning by ReFL is planned; give +experiment=refl"])
     precision = str(parts.value("trainer").get("precision", "32-true"))
     if precision not in PRECISIONS:
         raise ConfigError([f"trainer.precision={precision}: fine-tuning takes {', '.join(PRECISIONS)}"])
-    from t2ifb.learning.refl_training import ReFLTraining
+    from t2ifb.learning.fine_tuning import FineTuning
 
-    arguments = inspect.signature(ReFLTraining).parameters.values()
+    arguments = inspect.signature(FineTuning).parameters.values()
     return {each.name: given.get(each.name, each.default) for each in arguments}
 
 
@@ -96,7 +96,7 @@ def _tuning(parts: Parts, settings: Mapping[str, Any], on_cpu: bool) -> "tuple[T
     precision = PRECISIONS[str(parts.value("trainer").get("precision", "32-true"))]
     if on_cpu and precision == "float16":
         precision = "bfloat16"  # as Lightning does
-    wish, window = parts.value("attention"), settings["window"]
+    wish, method = parts.value("attention"), parts.build("algorithm.method")
     if wish not in ("auto", "fused", "plain"):
         raise ConfigError([f"attention={wish}: expected auto, fused or plain"])
     assert reward is not None
@@ -111,8 +111,7 @@ def _tuning(parts: Parts, settings: Mapping[str, Any], on_cpu: bool) -> "tuple[T
         encoder=encoder,
         batch_size=settings["batch_size"],
         micro_batch_size=settings["micro_batch_size"],
-        gradients_per_rollout=settings["gradients_per_rollout"],
-        window=None if window is None else tuple(window),
+        method=method,
         samples_per_batch=settings["samples_per_batch"],
         autocast=None if precision is None else getattr(torch, precision),
         attention=("plain" if on_cpu else "fused") if wish == "auto" else wish,
