@@ -99,7 +99,15 @@ def rewarded(
     arguments = in_domain(request.param, folder, database)
     with pytest.MonkeyPatch.context() as monkeypatch:
         trained = take_two_steps(monkeypatch, folder, "+experiment=reward_mlp", *arguments)
-    return request.param, folder, arguments, trained
+    if request.param == "shapes":
+        few = ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
+        return "shapes", folder, [*arguments, *few], trained
+    (folder / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
+    published = [name for name in write_published(folder / "published") if not name.startswith("scorers.clip")]
+    judges = [name.replace("scorers.", "judges.") for name in published if "aesthetic" in name or "image_rew" in name]
+    files = [f"prompts.train.path={folder / 'prompts.json'}", f"diffusion.source={PIPELINE}"]
+    plain = ["diffusion.precision=fp32", "trainer.precision=32-true"]
+    return "sd15", folder, [*arguments, *files, *plain, *judges], trained
 
 
 @pytest.mark.parametrize("experiment", TUNINGS)
@@ -107,21 +115,6 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
     monkeypatch: pytest.MonkeyPatch, rewarded: tuple[str, Path, list[str], Path], experiment: str
 ) -> None:
     domain, tmp_path, arguments, trained = rewarded
-    if domain == "sd15":
-        (tmp_path / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
-        names = [name for name in write_published(tmp_path / "published") if not name.startswith("scorers.clip")]
-        judges = [
-            name.replace("scorers.", "judges.") for name in names if "aesthetic" in name or "image_reward" in name
-        ]
-        arguments = [
-            *arguments,
-            f"prompts.train.path={tmp_path / 'prompts.json'}",
-            f"diffusion.source={PIPELINE}",
-            *judges,
-        ]
-        arguments += ["diffusion.precision=fp32", "trainer.precision=32-true"]
-    else:
-        arguments = [*arguments, "prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
     quick = [
         "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
         "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none", "trainer=cpu",
