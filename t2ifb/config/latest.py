@@ -93,6 +93,15 @@ def settle_reward(parts: Parts, record: Path) -> None:
     parts.settle("judges", judges)
 
 
+def rewards_of(run: str | Path) -> list[dict[str, Any]]:
+    """The scorers that a fine-tuning run was trained on, as plain containers; none for another kind of run."""
+    record = Path(run).expanduser() / "reward.json"
+    if not record.is_file():
+        return []
+    reward = json.loads(record.read_text(encoding="utf-8"))["reward"]
+    return list((reward.get("scorers") or {"reward": reward}).values())
+
+
 def _hashes(reward: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of the exported reward models that a reward is made of, by their folder."""
     nodes = (reward.get("scorers") or {"reward": reward}).values()
