@@ -1,12 +1,13 @@
 """`python -m t2ifb.evaluate`: a table or figure that judges scorers or generators; `--help` says what exists."""
 
+import inspect
 import sys
 from typing import Any
 
 from t2ifb.config.build import Parts, unbuilt
 from t2ifb.config.command import command
 from t2ifb.config.faults import ConfigError
-from t2ifb.config.latest import find_latest
+from t2ifb.config.latest import find_latest, rewards_of
 from t2ifb.prepare import ready_dataset
 
 
@@ -16,8 +17,14 @@ def evaluate(parts: Parts) -> None:
     from t2ifb.learning.run_folder import RunFolder
 
     scorers = _scorers(parts)
-    evaluation = parts.build("evaluation")(scorers={name: unbuilt(node) for name, node in scorers.items()})
-    ready_dataset(parts, evaluation.splits)
+    make = parts.build("evaluation")
+    offered = {"trained_on": _add_rewards(parts, scorers)}
+    offered |= {name: unbuilt(parts.value(name)) for name in ("diffusion", "sampling", "encoder")}
+    offered |= {"scorers": {name: unbuilt(node) for name, node in scorers.items()}}
+    takes = inspect.signature(make).parameters
+    evaluation = make(**{name: value for name, value in offered.items() if name in takes})
+    if evaluation.splits:
+        ready_dataset(parts, evaluation.splits)
     run = RunFolder(parts.run_folder)
     with run.held():
         try:
@@ -37,6 +44,19 @@ def _scorers(parts: Parts) -> dict[str, dict[str, Any]]:
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
     return found
+
+
+def _add_rewards(parts: Parts, scorers: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Put what the runs in `run` were trained on among the scorers; gives the names of each run's."""
+    wish = parts.value("run")
+    trained_on: dict[str, list[str]] = {}
+    for run in [wish] if isinstance(wish, str) else wish:
+        for node in rewards_of(run):
+            if node not in scorers.values():
+                taken = sum(name.startswith("reward") for name in scorers)
+                scorers[f"reward_{taken + 1}" if taken else "reward"] = node
+            trained_on.setdefault(run, []).extend(name for name, other in scorers.items() if other == node)
+    return trained_on
 
 
 main = command("evaluate", evaluate)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from t2ifb.diffusion.dry_run import Attention
     from t2ifb.learning.cost import Tuning
+    from t2ifb.learning.fine_tuning import FineTuning
     from t2ifb.learning.plan_text import Memory
-    from t2ifb.learning.refl_training import ReFLTraining
     from t2ifb.scorers.clip_source import CLIPSource
 
 REFL_PROMPTS = 10_000
@@ -36,8 +36,8 @@ def plan(parts: Parts) -> None:
     Raises:
         ConfigError: A part refuses a value, or nothing is planned for the algorithm.
     """
-    if "diffusion" not in parts.value("algorithm"):
-        raise ConfigError(["algorithm: only the fine-tuning of a diffusion model is planned; give +experiment=refl"])
+    if not str(parts.value("algorithm").get("method", {}).get("_target_")).endswith(".ReFL"):
+        raise ConfigError(["algorithm: only fine-tuning by ReFL is planned; give +experiment=refl"])
     try:
         _measure(parts)
     except ConfigError:
@@ -73,12 +73,12 @@ def _measure(parts: Parts) -> None:
     show(run, counted, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
 
 
-def _training(parts: Parts) -> "tuple[ReFLTraining, list[str]]":
+def _training(parts: Parts) -> "tuple[FineTuning, list[str]]":
     """The run as it is configured, its scorers without weights, and notes on those that are not counted."""
     import torch
 
     from t2ifb.diffusion.dry_run import DryRun
-    from t2ifb.learning.refl_training import ReFLTraining
+    from t2ifb.learning.fine_tuning import FineTuning
     from t2ifb.scorers.outline import CLIPOutline, NoOutline, outline
     from t2ifb.scorers.reward_model import RewardModel
 
@@ -105,10 +105,10 @@ def _training(parts: Parts) -> "tuple[ReFLTraining, list[str]]":
             except NoOutline as error:
                 notes.append(f"judges.{name} is not counted: {error}")
     built = {name: parts.build(f"algorithm.{name}") if isinstance(v, dict) else v for name, v in given.items()}
-    return ReFLTraining(**built, reward=reward, judges=judges), notes
+    return FineTuning(**built, reward=reward, judges=judges), notes
 
 
-def _tuning(parts: Parts, training: "ReFLTraining", on_cpu: bool) -> "Tuning":
+def _tuning(parts: Parts, training: "FineTuning", on_cpu: bool) -> "Tuning":
     """What is measured of a run.
 
     Raises:
@@ -117,6 +117,7 @@ def _tuning(parts: Parts, training: "ReFLTraining", on_cpu: bool) -> "Tuning":
     from t2ifb.data.precisions import dtype_of
     from t2ifb.diffusion.dry_run import DryRun
     from t2ifb.learning.cost import Tuning
+    from t2ifb.learning.refl import ReFL
     from t2ifb.scorers.outline import CLIPOutline
 
     mixed, wish = str(parts.value("trainer").get("precision", "32-true")), parts.value("attention")
@@ -128,7 +129,8 @@ def _tuning(parts: Parts, training: "ReFLTraining", on_cpu: bool) -> "Tuning":
     with DryRun():
         embeds = training.diversity is not None and training.images_per_prompt > 1
         encoder = CLIPOutline.of(training.diversity).load() if embeds else None
-    settings = training.settings
+    settings, method = training.settings, training.method
+    assert isinstance(method, ReFL)
     return Tuning(
         diffusion=training.diffusion,
         lora=training.lora,
@@ -140,8 +142,7 @@ def _tuning(parts: Parts, training: "ReFLTraining", on_cpu: bool) -> "Tuning":
         encoder=encoder,
         batch_size=training.batch_size,
         micro_batch_size=settings["micro_batch_size"],
-        gradients_per_rollout=settings["gradients_per_rollout"],
-        window=settings["window"],
+        method=method,
         samples_per_batch=training.samples_per_batch,
         autocast=None if precision is None else dtype_of(precision),
         attention=("plain" if on_cpu else "fused") if wish == "auto" else wish,

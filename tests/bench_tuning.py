@@ -11,7 +11,8 @@ from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.refl_module import ReFLModule, fast_attention
+from t2ifb.learning.refl import ReFLModule
+from t2ifb.learning.tuning_module import fast_attention
 from t2ifb.scorers import ImageReward
 from t2ifb.shapes.prompts import ScenePrompts
 from t2ifb.shapes.weights import IMAGE_REWARD, PIPELINE
@@ -47,7 +48,7 @@ def bare(module: ReFLModule, with_base: bool = True) -> float:
     start = time.perf_counter()
     with fast_attention(module.device):
         for position in range(UPDATES):
-            indices = module.indices(position)
+            indices = module.method.indices(STEPS, module.seed, position)
             with torch.no_grad():
                 for _ in range(indices[-1] - len(indices) + 1):
                     module.model.predict(latents, 500, states)

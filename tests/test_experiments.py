@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from t2ifb.config.command import run
-from t2ifb.config.compose import commands_of, open_conf
+from t2ifb.config.compose import commands_of, compose_all, open_conf
 from t2ifb.config.paths import conf_folder
 from t2ifb.evaluate import evaluate
 from t2ifb.scorers import RewardModel
@@ -29,8 +29,12 @@ def experiments_of(command: str) -> list[str]:
 
 
 EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
-REWARDS = [name for name in EXPERIMENTS["train"] if name.startswith("reward")]
-TUNINGS = [name for name in EXPERIMENTS["train"] if name not in REWARDS]
+TUNINGS = [
+    name
+    for name in EXPERIMENTS["train"]
+    if "method" in compose_all("train", [f"+experiment={name}"])[0].config.algorithm
+]
+REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
 
 
 @pytest.fixture(scope="module")
@@ -86,27 +90,34 @@ def test_every_experiment_takes_two_steps(
         assert summary["test/by_part"]["alignment"]["annotator ceiling"] > 0.9  # of clean pictures gold is alignment
 
 
-@pytest.mark.parametrize("domain", ["shapes", "sd15"])
+@pytest.fixture(scope="module", params=["shapes", "sd15"])
+def rewarded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path
+) -> tuple[str, Path, list[str], Path]:
+    """A domain, a folder, arguments that work there, and a reward run in it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    arguments = in_domain(request.param, folder, database)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trained = take_two_steps(monkeypatch, folder, "+experiment=reward_mlp", *arguments)
+    if request.param == "shapes":
+        few = ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
+        return "shapes", folder, [*arguments, *few], trained
+    (folder / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
+    published = [name for name in write_published(folder / "published") if not name.startswith("scorers.clip")]
+    judges = [name.replace("scorers.", "judges.") for name in published if "aesthetic" in name or "image_rew" in name]
+    files = [f"prompts.train.path={folder / 'prompts.json'}", f"diffusion.source={PIPELINE}"]
+    plain = ["diffusion.precision=fp32", "trainer.precision=32-true"]
+    return "sd15", folder, [*arguments, *files, *plain, *judges], trained
+
+
 @pytest.mark.parametrize("experiment", TUNINGS)
 def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
-    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
+    monkeypatch: pytest.MonkeyPatch, rewarded: tuple[str, Path, list[str], Path], experiment: str
 ) -> None:
-    arguments = in_domain(domain, tmp_path, database)
-    trained = take_two_steps(monkeypatch, tmp_path, "+experiment=reward_mlp", *arguments)
-    if domain == "sd15":
-        (tmp_path / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
-        names = [name for name in write_published(tmp_path / "published") if not name.startswith("scorers.clip")]
-        judges = [
-            name.replace("scorers.", "judges.") for name in names if "aesthetic" in name or "image_reward" in name
-        ]
-        arguments += [f"prompts.train.path={tmp_path / 'prompts.json'}", f"diffusion.source={PIPELINE}", *judges]
-        arguments += ["diffusion.precision=fp32", "trainer.precision=32-true"]
-    else:
-        arguments += ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
+    domain, tmp_path, arguments, trained = rewarded
     quick = [
-        "rollout.num_inference_steps=11", "sampling.num_inference_steps=2", "algorithm.window=[9,10]",
-        "algorithm.gradients_per_rollout=1", "algorithm.batch_size=20", "algorithm.epochs=1", "prompts.most=2",
-        "algorithm.validation_prompts=2", "logger=none", "trainer=cpu",
+        "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
+        "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none", "trainer=cpu",
     ]  # fmt: skip
     folder = go(monkeypatch, tmp_path, "train", f"+experiment={experiment}", *arguments, *quick)
     summary = json.loads((folder / "summary.json").read_text())

@@ -19,7 +19,7 @@ images, prompts = torch.rand(2, 3, 64, 64, requires_grad=True), ["a red circle",
 def test_there_are_both_stages() -> None:
     assert len(BLOCKS) == 3
     assert "RewardTraining" in BLOCKS[0]
-    assert "ReFLTraining" in BLOCKS[2]
+    assert "FineTuning" in BLOCKS[2]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def settings(gradients_per_rollout: int) -> list[str]:
     """As many gradients an update and as many updates, from fewer rollouts the more each of them gives."""
     batch = GRADIENTS // gradients_per_rollout
     return [
-        f"algorithm.gradients_per_rollout={gradients_per_rollout}",
+        f"algorithm.method.gradients_per_rollout={gradients_per_rollout}",
         f"algorithm.batch_size={batch}",
         f"algorithm.epochs={UPDATES * batch / PROMPTS}",
         "prompts.test.count=16",

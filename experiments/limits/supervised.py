@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
-from t2ifb.learning.refl_training import ReFLTraining
+from t2ifb.learning.fine_tuning import FineTuning
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.tuned_states import ask, look_at_base
 from t2ifb.shapes.training.autoencoder import encode
@@ -62,7 +62,7 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
 def supervised(parts: Parts) -> None:
     """Tune, put the test exam of a fine-tuning run to base and tuned, and write their scores as such a run does."""
     started = time.monotonic()
-    tuning: ReFLTraining = parts.build("algorithm")
+    tuning: FineTuning = parts.build("algorithm")
     seed, run = parts.value("seed"), RunFolder(parts.run_folder)
     model = tuning.diffusion.load()
     adapters = tuning.lora.add(model.unet, seed)

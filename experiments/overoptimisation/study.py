@@ -30,7 +30,7 @@ COMMON = [
 """What all differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its steps to get far in them.
 No test prompts are looked at but for 16 at the end."""
 VARIANTS = {
-    f"{window}, alpha/beta {ratio}": [f"algorithm.window=[{first},{last}]", f"algorithm.beta={beta}"]
+    f"{window}, alpha/beta {ratio}": [f"algorithm.method.window=[{first},{last}]", f"algorithm.beta={beta}"]
     for window, (first, last) in WINDOWS.items()
     for ratio, beta in RATIOS.items()
 }

@@ -94,13 +94,26 @@ def settle_reward(parts: Parts, record: Path) -> None:
 
 def judges_of(reward: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """Of the judges that are named, as plain containers, those that a run is not trained on."""
-    trained_on = list((reward.get("scorers") or {"reward": reward}).values())
-    return {name: node for name, node in named.items() if node is not None and node not in trained_on}
+    return {name: node for name, node in named.items() if node is not None and node not in _members(reward)}
+
+
+def rewards_of(run: str | Path) -> list[dict[str, Any]]:
+    """The scorers that a fine-tuning run was trained on, as plain containers; none for another kind of run."""
+    record = Path(run).expanduser() / "reward.json"
+    if not record.is_file():
+        return []
+    reward = json.loads(record.read_text(encoding="utf-8"))["reward"]
+    return _members(reward)
+
+
+def _members(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The scorers of a mix, or the one that there is."""
+    return list((reward.get("scorers") or {"reward": reward}).values())
 
 
 def _hashes(reward: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of the exported reward models that a reward is made of, by their folder."""
-    nodes = (reward.get("scorers") or {"reward": reward}).values()
+    nodes = _members(reward)
     folders = [node["source"] for node in nodes if isinstance(node.get("source"), str)]
     folders += [source for node in nodes for source in node.get("sources") or ()]
     files = {str(folder): Path(folder) / EXPORT for folder in folders}

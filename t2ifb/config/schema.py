@@ -115,11 +115,16 @@ class EvaluateConfig:
     seed: int = 0
     data_folder: str = "${data_folder:}"
     split: str = "test"
+    run: Any = field(default_factory=list)
     batch_size: int = 32
     device: str = "auto"
     dataset: Part = field(default_factory=dict)
     build: Part | None = None
     encoder: Part = field(default_factory=dict)
+    diffusion: Part | None = None
+    scheduler: Part = field(default_factory=dict)
+    prompts: Part | None = None
+    sampling: Part | None = None
     scorers: dict[str, Any] = field(default_factory=dict)
     evaluation: Part = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""From noise towards an image, step by step, without gradient."""
+"""From noise towards an image, step by step."""
 
 from collections.abc import Callable, Sequence
 
@@ -54,7 +54,11 @@ class Rollout:
     @torch.no_grad()
     def take(self, output: Tensor) -> None:
         """Do one step with the U-Net's output at the present one."""
-        step = self.schedule.transition(output.detach(), self.latents, self.index)
+        self.follow(output.detach())
+
+    def follow(self, output: Tensor) -> None:
+        """Do one step that gradients can be followed through, to the output and to the latents before it."""
+        step = self.schedule.transition(output, self.latents, self.index)
         self.latents = step.mean
         if self.schedule.is_noisy(self.index):
             noise = gaussian(self.keys, self.index + 1, self.shape).to(self.device)

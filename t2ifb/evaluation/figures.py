@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from t2ifb.data.files import atomic_write
+from t2ifb.evaluation.gains import Gain
 from t2ifb.evaluation.preference import Calibration
 from t2ifb.evaluation.tables import CEILING, RANDOM, Row
 
@@ -220,6 +221,45 @@ def _finish(axes: Axes, legend: bool = True) -> None:
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+def gain_bars(rows: Mapping[str, Sequence[Gain]], path: Path) -> None:
+    """Mean score of the base model and of each tuned one, a panel a scorer; bars carry the difference's interval.
+
+    Args:
+        rows: By model, the same scorers in the same order.
+        path: The PNG to write.
+    """
+    scorers = [row.name for row in next(iter(rows.values()))]
+    columns = min(4, len(scorers))
+    figure = _figure(3.1 * columns, (1.1 + 0.42 * len(rows)) * -(-len(scorers) // columns))
+    panels = list(figure.subplots(-(-len(scorers) // columns), columns, squeeze=False).flat)
+    for number, (axes, name) in enumerate(zip(panels, scorers, strict=False)):
+        found = {model: some[number] for model, some in rows.items()}
+        base = next(iter(found.values())).base
+        axes.axvline(base, color=GRAY, lw=1.0, ls="--")
+        for place, row in enumerate(found.values()):
+            ends = [row.difference.mean - row.difference.low, row.difference.high - row.difference.mean]
+            color = ORANGE if row.trained_on else BLUE
+            axes.barh(place, row.tuned - base, left=base, color=color, alpha=0.8, height=0.6)
+            if np.isfinite(ends).all():
+                errors = [[max(0.0, end)] for end in ends]
+                axes.errorbar(row.tuned, place, xerr=errors, color="black", capsize=2, lw=1)
+        labels = [_label(model, 26) for model in found] if number % columns == 0 else [""] * len(found)
+        axes.set_yticks(range(len(found)), labels, size=7, parse_math=False)
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.use_sticky_edges = False  # the base model's line stays inside
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_title(_label(name, 30), size=9, parse_math=False)
+        _finish(axes, legend=False)
+        axes.grid(False, axis="y")
+    for axes in panels[len(scorers) :]:
+        axes.set_axis_off()
+    figure.supxlabel(
+        "dashed: the base model; bars: tuned, with the 95 % interval of the difference; orange: trained on this scorer",
+        size=8,
+    )
+    _save(figure, path)
 
 
 def progress_sheet(prompts: Sequence[str], columns: Mapping[str, ArrayLike], path: Path) -> None:

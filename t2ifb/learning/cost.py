@@ -1,6 +1,6 @@
 """A fine-tuning run before anything of it is loaded, and what it is found to need."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from t2ifb.diffusion.dry_run import Attention
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.learning.refl import ReFL
 
 TEXT, UNET, DECODER, REWARD = "text encoder", "U-Net", "decoder", "reward"
 JUDGES, DIVERSITY = "judges", "diversity encoder"
@@ -19,7 +20,7 @@ WEIGHTS, OPTIMISER = "weights", "optimiser"
 
 @dataclass(frozen=True)
 class Tuning:
-    """A run as `ReFLTraining` and `ReFLModule` take it; its scorers are on the `meta` device.
+    """A run as `FineTuning` and `TuningModule` take it; its scorers are on the `meta` device.
 
     Attributes:
         diffusion: Which model.
@@ -32,8 +33,7 @@ class Tuning:
         encoder: A `CLIPEncoder` that measures diversity, if there is one.
         batch_size: Prompts an update, of one process.
         micro_batch_size: Prompts in memory together.
-        gradients_per_rollout: m.
-        window: First and last step that gradients are taken at; the last ten by default.
+        method: At which steps gradients are taken.
         samples_per_batch: Images that are drawn together.
         autocast: What mixed precision computes in; None for none.
         attention: `fused` as on a GPU, `plain` as on a CPU.
@@ -49,8 +49,7 @@ class Tuning:
     encoder: Any = None
     batch_size: int = 1
     micro_batch_size: int | None = None
-    gradients_per_rollout: int = 1
-    window: Sequence[int] | None = None
+    method: ReFL = ReFL()
     samples_per_batch: int = 32
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
@@ -69,8 +68,8 @@ class Tuning:
     @property
     def steps_to_window(self) -> float:
         """Expected denoising steps of a rollout that no gradient is taken at: those before its last gradient."""
-        steps, m = self.rollout.num_inference_steps, self.gradients_per_rollout
-        first, last = self.window or (max(0, steps - 10), steps - 1)
+        m = self.method.gradients_per_rollout
+        first, last = self.method.window_of(self.rollout.num_inference_steps)
         return first + m * (last - first + 2) / (m + 1) - m
 
 

@@ -15,6 +15,7 @@ from t2ifb.data.files import atomic_write
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler, to_bytes
+from t2ifb.evaluation.generations import diversity
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning.losses import gaussian_kl
 
@@ -178,5 +179,4 @@ class Exam(nn.Module):
             return torch.zeros(0)
         pixels = [some.to(self._place.device).float() / 255 for some in images.split(64)]
         vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in pixels]).unflatten(0, (-1, k))
-        cosines = vectors @ vectors.transpose(1, 2)
-        return 1 - (cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(1)) / (k * (k - 1))
+        return diversity(vectors)

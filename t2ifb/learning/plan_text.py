@@ -147,10 +147,10 @@ def _operations(run: Measured, counted: Arithmetic) -> Table:
     tuning = run.tuning
     title = "Arithmetic (one addition and one multiplication are two operations)"
     table = _table(title, "of", right=["operations"])
-    rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.gradients_per_rollout}"
+    rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.method.gradients_per_rollout}"
     table.add_row("one denoising step of one sample", flops_text(counted.denoising))
     table.add_row(f"one reward gradient of one sample, with its share of {rollout}", flops_text(counted.gradient))
-    gradients = f"{tuning.batch_size} x {tuning.gradients_per_rollout}"
+    gradients = f"{tuning.batch_size} x {tuning.method.gradients_per_rollout}"
     table.add_row(f"one update, {gradients} reward gradients", flops_text(counted.update))
     table.add_row(f"{counted.updates:,} updates", flops_text(counted.training))
     table.add_row(

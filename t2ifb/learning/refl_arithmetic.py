@@ -8,7 +8,7 @@ from t2ifb.learning.refl_savings import Measured
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is, as `ReFLTraining` goes on.
+    """How long a run is, as `FineTuning` goes on.
 
     Attributes:
         prompts: To tune on.
@@ -67,7 +67,7 @@ class Arithmetic:
         The base model's images are drawn without the KL divergence, and so by half the calls. The report asks base
         model, kept and last checkpoint for one image of each test prompt.
         """
-        tuning, m = run.tuning, run.tuning.gradients_per_rollout
+        tuning, m = run.tuning, run.tuning.method.gradients_per_rollout
         gradient = run.update.sample + tuning.steps_to_window * run.update.denoising / m
         update = tuning.batch_size * m * gradient
         updates = length.updates(tuning.batch_size)

@@ -17,32 +17,32 @@ from t2ifb.diffusion.outline import Outline
 from t2ifb.evaluation.judges import BATCH, Judges
 from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, TEXT, UNET, WEIGHTS, Cost, Part, Tuning
 from t2ifb.learning.exam import Exam
-from t2ifb.learning.refl_module import ReFLModule
+from t2ifb.learning.refl import ReFL
+from t2ifb.learning.tuning_module import TuningModule
 
 STEPS = 2
 """How many of an update's gradients are run, one after the other: the third needs what the second one needs."""
 
 
 def update_cost(tuning: Tuning) -> Cost:
-    """What an update needs: `ReFLModule.training_step` is run, at the first steps of the schedule.
+    """What an update needs: `TuningModule.training_step` is run, at the first steps of the schedule.
 
     Raises:
         ValueError: The settings do not fit together.
     """
-    some, m = tuning.together, min(STEPS, tuning.gradients_per_rollout)
+    some, m = tuning.together, min(STEPS, tuning.method.gradients_per_rollout)
     prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
     with _model(tuning) as model:
-        module: Any = ReFLModule(
+        module: Any = TuningModule(
             model,
             tuning.lora,
             tuning.reward,
             tuning.optimizer,
             tuning.rollout,
-            window=tuning.window,
-            gradients_per_rollout=tuning.gradients_per_rollout,
+            tuning.method,
             micro_batch_size=tuning.micro_batch_size,
         )
-        module.window, module.gradients_per_rollout = (0, m - 1), m
+        module.method = ReFL((0, m - 1), m)
         optimizer = _attach(module)
         denoise = tuning.rollout.denoiser(model, module.schedule, prompts[:some])
         networks = _networks(tuning, model)
@@ -155,7 +155,7 @@ def _attach(module: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _kept_behind(tuning: Tuning, module: ReFLModule, prompts: list[str]) -> dict[str, int]:
+def _kept_behind(tuning: Tuning, module: TuningModule, prompts: list[str]) -> dict[str, int]:
     """Bytes that decoder and reward each keep for the backward pass."""
     weights, noisy = tensors_of(module), _noise(module.model, len(prompts)).requires_grad_()
     with torch.autocast("meta", enabled=False):

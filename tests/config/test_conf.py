@@ -55,8 +55,8 @@ def test_sd15_tunes_with_the_reports_values() -> None:
     assert (tuning.lora.rank, tuning.lora.lora_alpha) == (4, None)
     assert list(tuning.lora.targets) == ["to_q", "to_k", "to_v", "to_out.0"]
     assert tuning.rollout.num_inference_steps == 40
-    assert tuning.window is None  # the last ten
-    assert tuning.gradients_per_rollout == 1
+    assert tuning.method.window is None  # the last ten
+    assert tuning.method.gradients_per_rollout == 1
     assert tuning.gradient_clip_norm is None
     assert tuning.standardise is None
     assert config.optimizer._target_ == "torch.optim.AdamW"

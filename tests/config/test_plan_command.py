@@ -67,7 +67,7 @@ def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = ("algorithm.batch_size=2", "algorithm.gradients_per_rollout=1", "prompts.most=10")
+    changes = ("algorithm.batch_size=2", "algorithm.method.gradients_per_rollout=1", "prompts.most=10")
     assert go("trainer=cpu", *changes, "+scorer@judges.truth=gold") == 0
     out = capsys.readouterr().out
     table = rows(out)
@@ -98,10 +98,11 @@ def test_the_groups_are_those_of_train() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("+experiment=reward_mlp",), "only the fine-tuning of a diffusion model is planned; give +experiment=refl"),
+        (("+experiment=reward_mlp",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
+        (("+experiment=draft",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
         (("trainer.precision=16-true",), "trainer.precision=16-true: fine-tuning takes 32-true"),
         (("diffusion.source=./nowhere",), "there is no ./nowhere"),
-        (("algorithm.window=[0,40]",), "window=[0, 40] must lie within the steps"),
+        (("algorithm.method.window=[0,40]",), "window=[0, 40] must lie within the steps"),
         (("algorithm.lora.targets=[to_x]",), "cannot put adapters into to_x"),
         (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
         (("algorithm.validation_prompts=0",), "validation_prompts=0"),

@@ -25,8 +25,8 @@ from t2ifb.shapes.weights import CLIP, PIPELINE
 
 STUDIES: list[Any] = [limits, gradients_per_rollout, overoptimisation]
 FEW = (
-    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.window=[0,2]",
-    "sampling.num_inference_steps=3", "algorithm.gradients_per_rollout=1", "algorithm.batch_size=2",
+    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.method.window=[0,2]",
+    "sampling.num_inference_steps=3", "algorithm.method.gradients_per_rollout=1", "algorithm.batch_size=2",
     "algorithm.validation_prompts=2", "algorithm.validate_every=1", "algorithm.epochs=1", "prompts.train.count=4",
     "prompts.test.count=2", "prompts.validation.count=2", "algorithm.standardise=false",
 )  # fmt: skip

@@ -19,10 +19,11 @@ from t2ifb.diffusion.random_pipeline import write_random_pipeline
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.learning.cost import DECODER, OPTIMISER, REWARD, UNET, Tuning
+from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_arithmetic import Arithmetic, Length
 from t2ifb.learning.refl_cost import judging_cost, kept_by_unet, update_cost
-from t2ifb.learning.refl_module import ReFLModule
 from t2ifb.learning.refl_savings import Measured, savings
+from t2ifb.learning.tuning_module import TuningModule
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.outline import CLIPOutline
@@ -49,14 +50,13 @@ class Real:
     def __init__(self, tuning: Tuning) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
         self.reward = CLIPScore(CLIP.load())
-        self.module: Any = ReFLModule(
+        self.module: Any = TuningModule(
             self.model,
             tuning.lora,
             self.reward,
             tuning.optimizer,
             tuning.rollout,
-            window=(0, tuning.gradients_per_rollout - 1),
-            gradients_per_rollout=tuning.gradients_per_rollout,
+            replace(tuning.method, window=(0, tuning.method.gradients_per_rollout - 1)),
             micro_batch_size=tuning.micro_batch_size,
         )
         optimizer = self.module.configure_optimizers()
@@ -107,7 +107,7 @@ def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rollout": Sampler(4, 4.0), "gradients_per_rollout": 2, "batch_size": 2},
+        {"rollout": Sampler(4, 4.0), "method": ReFL(gradients_per_rollout=2), "batch_size": 2},
         {"batch_size": 4, "micro_batch_size": 2},
     ],
     ids=["guided", "in parts"],
@@ -157,9 +157,9 @@ def test_operations_are_those_of_one_sample() -> None:
 
 
 def test_a_run_is_as_long_as_its_settings_say() -> None:
-    tuning = small_run(rollout=Sampler(40), batch_size=2, gradients_per_rollout=1)
+    tuning = small_run(rollout=Sampler(40), batch_size=2)
     assert tuning.steps_to_window == 34.5
-    assert replace(tuning, window=(8, 17), gradients_per_rollout=10).steps_to_window == 8
+    assert replace(tuning, method=ReFL((8, 17), 10)).steps_to_window == 8
     run = Measured.of(tuning, 4)
     counted = Arithmetic.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation
@@ -215,6 +215,6 @@ def test_even_all_settings_may_not_do() -> None:
 
 def test_settings_that_do_not_fit_together() -> None:
     with pytest.raises(ValueError, match="window=.* must lie within the steps"):
-        update_cost(small_run(window=(2, 9)))
+        update_cost(small_run(method=ReFL((2, 9))))
     with pytest.raises(ValueError, match="gradients_per_rollout=5"):
-        update_cost(small_run(gradients_per_rollout=5))
+        update_cost(small_run(method=ReFL(gradients_per_rollout=5)))

@@ -13,8 +13,9 @@ from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.learning.fine_tuning import FineTuning
 from t2ifb.learning.loggers import no_logger
-from t2ifb.learning.refl_training import ReFLTraining
+from t2ifb.learning.refl import ReFL
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS
@@ -34,7 +35,7 @@ class Darkness(nn.Module):
         return 1 - images.mean((1, 2, 3))
 
 
-def make_tuning(**changes: Any) -> ReFLTraining:
+def make_tuning(**changes: Any) -> FineTuning:
     settings: dict[str, Any] = {
         "diffusion": DiffusionSource(str(PIPELINE)),
         "lora": LoRA(),
@@ -50,18 +51,18 @@ def make_tuning(**changes: Any) -> ReFLTraining:
         "judges": {"redness": Redness()},
         "alpha": 1.0,
         "beta": 1e-6,
-        "window": [1, 3],
+        "method": ReFL([1, 3]),
         "batch_size": 2,
         "epochs": 3,
         "validate_every": 2,
         "validation_prompts": 2,
         "images_per_prompt": 1,
     }
-    return ReFLTraining(**(settings | changes))
+    return FineTuning(**(settings | changes))
 
 
 def tune(
-    tuning: ReFLTraining,
+    tuning: FineTuning,
     folder: Path,
     resume: bool = False,
     callbacks: list[lightning.Callback] | None = None,

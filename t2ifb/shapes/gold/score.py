@@ -15,6 +15,17 @@ class GoldScore(nn.Module):
     neither as a reward nor for choosing a checkpoint; a model that has seen it can no longer be judged by it.
     """
 
+    def __init__(self, part: str = "gold") -> None:
+        """Give gold, or a part of it: `alignment`, `fidelity`, `strict` or another of `PARTS`.
+
+        Raises:
+            ValueError: There is no such part.
+        """
+        super().__init__()
+        if part not in PARTS:
+            raise ValueError(f"gold has no part {part!r}; expected one of {', '.join(PARTS)}")
+        self.part = part
+
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Gold of each image for its prompt.
 
@@ -23,12 +34,12 @@ class GoldScore(nn.Module):
             prompts: B sentences of the grammar.
 
         Returns:
-            (B,) float32 in [0, 1], on the images' device, without gradient.
+            (B,) float32 in [0, 1], on the images' device, without gradient; NaN for a `relation` that is not asked.
 
         Raises:
             ValueError: If the numbers of images and prompts differ, or one of them is not of this world.
         """
-        return self.parts(images, prompts)["gold"]
+        return self.parts(images, prompts)[self.part]
 
     def parts(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """All parts of the verdicts, each (B,) float32; `relation` is NaN where none is asked, `strict` 0 or 1."""

@@ -1,7 +1,7 @@
 """The fine-tuning run: adapters tuned by a reward, judged by others while it goes on and at the end, exported."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +23,18 @@ from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics
-from t2ifb.learning.refl_module import ReFLModule
+from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.tuned_states import REWARD, ask_states, look_at_base, rounding_floor
+from t2ifb.learning.tuning_module import Method, TuningModule
 from t2ifb.learning.tuning_verdict import TuningVerdict
 from t2ifb.learning.tuning_watch import TuningWatch
 from t2ifb.scorers.mix import Mix
 
 
-class ReFLTraining:
-    """Stage 2 of the report: a diffusion model tuned by alpha * reward - beta * KL (see `ReFLModule`)."""
+class FineTuning:
+    """Stage 2 of the report: a diffusion model tuned by alpha * reward - beta * KL (see `TuningModule`)."""
 
     def __init__(
         self,
@@ -44,12 +45,11 @@ class ReFLTraining:
         prompts: PromptSplits,
         rollout: Sampler,
         sampling: Sampler,
+        method: Method | None = None,
         judges: Mapping[str, nn.Module] | None = None,
         truth: nn.Module | None = None,
         alpha: float = 100.0,
         beta: float = 0.01,
-        window: Sequence[int] | None = None,
-        gradients_per_rollout: int = 1,
         standardise: bool | None = None,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
@@ -73,12 +73,11 @@ class ReFLTraining:
             prompts: To tune on, to choose by, to report on.
             rollout: How training trajectories are made.
             sampling: How images are drawn when they are judged.
+            method: How a batch of prompts becomes a gradient; `ReFL` as in the report by default.
             judges: Scorers that the run is not trained on, by name.
             truth: A scorer that knows how good an image is (`shapes`); only looked at.
-            alpha: See `ReFLModule`, as the next three.
+            alpha: Weight of the reward; see `TuningModule`.
             beta: Weight of the KL divergence.
-            window: First and last step that gradients are taken at.
-            gradients_per_rollout: m.
             standardise: Give the reward mean 0 and standard deviation 1 on the base model's images of the validation
                 prompts, a mix scorer by scorer. By default only a mix is.
             batch_size: Prompts an update, over all processes.
@@ -108,11 +107,10 @@ class ReFLTraining:
         self.reward = Mix({REWARD: reward}) if self.standardise and not isinstance(reward, Mix) else reward
         self.prompts, self.rollout, self.sampling = prompts, rollout, sampling
         self.judges, self.truth = dict(judges or {}), truth
+        self.method = method or ReFL()
         self.settings: dict[str, Any] = {
             "alpha": alpha,
             "beta": beta,
-            "window": window,
-            "gradients_per_rollout": gradients_per_rollout,
             "micro_batch_size": micro_batch_size,
             "gradient_clip_norm": gradient_clip_norm,
         }
@@ -158,7 +156,8 @@ class ReFLTraining:
         self, run: RunFolder, trainer: MakeTrainer, logger: MakeLogger, seed: int, resume: Path | None, config: Any
     ) -> dict[str, Any]:
         started = time.monotonic()
-        check_differentiable(self.reward)
+        if self.method.needs_gradient:
+            check_differentiable(self.reward)
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
         exam = self.exam("validation", seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
@@ -167,8 +166,8 @@ class ReFLTraining:
         if any(cut.values()):
             print("longer than the text encoder's context and cut: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
-        module = ReFLModule(
-            model, self.lora, self.reward, self.optimizer, self.rollout, exam, seed=seed, **self.settings
+        module = TuningModule(
+            model, self.lora, self.reward, self.optimizer, self.rollout, self.method, exam, seed=seed, **self.settings
         )
         metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
         recorder = logger(run=run, config=config) if first_process() else False

@@ -1,0 +1,176 @@
+"""Figures 8 and 9: a base model against tuned ones on the same prompts and noise, by every scorer (PAPER)."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+from numpy.typing import NDArray
+
+from t2ifb.data.encoder import Encoder
+from t2ifb.data.files import atomic_write
+from t2ifb.data.images import load_image
+from t2ifb.data.prompts import PromptSplits
+from t2ifb.evaluation.figures import gain_bars, progress_sheet
+from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
+from t2ifb.evaluation.generations import Generations, Sample, diversity, embed, samples_of, tuned_runs
+from t2ifb.evaluation.score_cache import ScoreCache
+from t2ifb.evaluation.table_text import screen
+from t2ifb.evaluation.unbuilt import Unbuilt, build
+
+SHOWN = 8
+"""Prompts in each grid."""
+
+
+class Figure8:
+    """Draws test prompts by the base model and by the tuned ones from the same noise, and asks every scorer.
+
+    Attributes:
+        splits: Of the preference data, which it needs.
+    """
+
+    def __init__(
+        self,
+        diffusion: Unbuilt,
+        sampling: Unbuilt,
+        prompts: PromptSplits,
+        scorers: Mapping[str, Unbuilt],
+        runs: str | Sequence[str],
+        cache_folder: str | Path,
+        trained_on: Mapping[str, Sequence[str]] | None = None,
+        encoder: Unbuilt | None = None,
+        most: int = 200,
+        images_per_prompt: int = 5,
+        batch_size: int = 32,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Put the parts together; nothing is loaded yet.
+
+        Args:
+            diffusion: A `DiffusionSource`, unbuilt.
+            sampling: How images are drawn, unbuilt.
+            prompts: Those of `test` are drawn.
+            scorers: By name, unbuilt.
+            runs: Folder of a finished fine-tuning run, or of several.
+            cache_folder: Where images and scores are kept.
+            trained_on: By run folder, the names of the scorers that it was trained on: they are no judges of it.
+            encoder: Embeds images, unbuilt, for the diversity; nothing is said of it without one, or with one image.
+            most: Prompts that are drawn at the most, the first ones.
+            images_per_prompt: Of each.
+            batch_size: Images that are drawn or scored together.
+            device: What everything runs on; `auto` is the GPU if there is one.
+            seed: Of noise and bootstrap.
+
+        Raises:
+            ValueError: There are no runs or no scorers, one run is not finished, or a number is out of range.
+        """
+        if not runs:
+            raise ValueError("which runs to compare with the base model: give run=<folder>, or run=[<folder>,<folder>]")
+        if not scorers:
+            raise ValueError("there are no scorers; add one by +scorer@scorers.<name>=<option>")
+        if most < 1 or images_per_prompt < 1:
+            raise ValueError(f"most={most} and images_per_prompt={images_per_prompt} must be at least 1")
+        self.models = tuned_runs([runs] if isinstance(runs, str) else runs)
+        trained = {str(Path(run).expanduser().absolute()): names for run, names in (trained_on or {}).items()}
+        self.trained_on = {
+            name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
+        }
+        self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
+        self.most, self.images_per_prompt, self.batch_size, self.seed = most, images_per_prompt, batch_size, seed
+        folder = Path(cache_folder).expanduser()
+        self.generations = Generations(folder / "generations", diffusion, sampling, batch_size, device, seed)
+        self.cache = ScoreCache(folder / "scores", device, batch_size)
+        self.splits = [s.split for s in (prompts.test,) if hasattr(s, "dataset")]  # type: ignore[attr-defined]
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Draw and score what is not there yet; show tables and write them with their pictures into a folder.
+
+        Returns:
+            The figures, to be recorded.
+
+        Raises:
+            ValueError: There are no prompts, or a model cannot be loaded.
+            UnusableScorers: Some scorers cannot be built.
+        """
+        started = time.monotonic()
+        prompts = self.prompts.of("test")[: self.most]
+        samples = samples_of(prompts, self.images_per_prompt)
+        files = {"base": self.generations.fill("the base model", None, samples)}
+        files |= {name: self.generations.fill(name, export, samples) for name, export in self.models.items()}
+        scores = self._scores(files, samples)
+        rows = {
+            name: gains(scores["base"], scores[name], self.images_per_prompt, self.trained_on[name], self.seed)
+            for name in self.models
+        }
+        for name, found in rows.items():
+            title = f"{name}: {len(prompts)} test prompts, {self.images_per_prompt} images each, same noise"
+            rich.print(screen(title, HEADINGS, [row.cells() for row in found]))
+        self._write(rows, files, scores, prompts, folder)
+        return {
+            "prompts": len(prompts),
+            "images_per_prompt": self.images_per_prompt,
+            "models": {name: str(export.parent) for name, export in self.models.items()},
+            "trained_on": self.trained_on,
+            "figure8": {name: {row.name: asdict(row) for row in found} for name, found in rows.items()},
+            "seed": self.seed,
+            "wall_seconds": round(time.monotonic() - started, 1),
+        }
+
+    def _scores(
+        self, files: Mapping[str, list[Path]], samples: Sequence[Sample]
+    ) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """By model and scorer (N,); the diversity of a prompt's images stands with each of them."""
+        every = [file for some in files.values() for file in some]
+        kept = self.cache.fill(self.scorers, every, [sample.prompt for sample in samples] * len(files))
+        of = {name: kept.of(name).astype(np.float64).reshape(len(files), -1) for name in self.scorers}
+        scores = {model: {name: values[row] for name, values in of.items()} for row, model in enumerate(files)}
+        if self.encoder is not None and self.images_per_prompt > 1:
+            encoder: Encoder = build(self.encoder).load()
+            for model, some in files.items():
+                vectors = embed(encoder, some, self.batch_size).unflatten(0, (-1, self.images_per_prompt))
+                scores[model]["diversity"] = np.repeat(diversity(vectors).numpy(), self.images_per_prompt)
+        return scores
+
+    def _write(
+        self,
+        rows: Mapping[str, list[Gain]],
+        files: Mapping[str, list[Path]],
+        scores: Mapping[str, Mapping[str, NDArray[np.float64]]],
+        prompts: Sequence[str],
+        folder: Path,
+    ) -> None:
+        for number, found in enumerate(rows.values()):
+            write_gains(found, folder, "figure8" if len(rows) == 1 else f"figure8_{number + 1}")
+        gain_bars(rows, folder / "figure8.png")
+        by_prompt = {name: self._gain_of_prompts(scores["base"], scores[name], name) for name in self.models}
+        mean = np.mean(list(by_prompt.values()), 0)
+        order = np.argsort(mean)
+        some = np.sort(np.random.default_rng(self.seed).permutation(len(prompts))[:SHOWN])
+        for title, picked in (("random", some), ("best", order[::-1][:SHOWN]), ("worst", order[:SHOWN])):
+            shown = [int(number) for number in picked]
+            columns = {name: self._pixels(some_files, shown) for name, some_files in files.items()}
+            progress_sheet([prompts[number] for number in shown], columns, folder / f"figure9_{title}.png")
+        index = [
+            {"prompt": prompt, "gain": {name: float(values[number]) for name, values in by_prompt.items()}}
+            for number, prompt in enumerate(prompts)
+        ]
+        with atomic_write(folder / "prompts.json") as file:
+            file.write(json.dumps(index, indent=1, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+    def _gain_of_prompts(
+        self, base: Mapping[str, NDArray[np.float64]], tuned: Mapping[str, NDArray[np.float64]], name: str
+    ) -> NDArray[np.float64]:
+        """(P,) mean gain over the scorers that a run was not trained on, in units of the base's deviation."""
+        judges = [scorer for scorer in self.scorers if scorer not in self.trained_on[name]] or list(self.scorers)
+        gained = [(tuned[judge] - base[judge]) / max(float(base[judge].std()), 1e-9) for judge in judges]
+        return np.asarray(np.mean(gained, 0).reshape(-1, self.images_per_prompt).mean(1))
+
+    def _pixels(self, files: Sequence[Path], prompts: Sequence[int]) -> NDArray[np.uint8]:
+        """(P, 3, H, W) the first image of some prompts."""
+        pixels = [load_image(files[number * self.images_per_prompt]) for number in prompts]
+        return np.stack([(image * 255).round().byte().numpy() for image in pixels])

@@ -1,0 +1,146 @@
+"""Images of a base model and of tuned ones from the same noise, drawn once and kept on disk."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.progress import track
+
+from t2ifb.data.encoder import Encoder
+from t2ifb.data.files import atomic_write, file_lock, sha256_file
+from t2ifb.data.images import load_image
+from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
+from t2ifb.diffusion.sampling import generate
+from t2ifb.evaluation.unbuilt import Identities, Unbuilt, build
+
+STREAM = 0x0DF6
+"""Keeps this noise apart from that of training and of its validations."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be drawn: the `copy`-th for a prompt."""
+
+    prompt: str
+    copy: int
+
+    @property
+    def name(self) -> str:
+        """The stem of its file: nothing of the prompt gets into a file name."""
+        return f"{hashlib.sha256(self.prompt.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}_{self.copy}"
+
+    def key(self, seed: int) -> tuple[int, ...]:
+        """What its noise depends on: prompt and copy, and not what else is drawn."""
+        return (STREAM, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
+
+
+class Generations:
+    """Draws what is not there yet; an interrupted run goes on, and jobs that need the same images wait for each other.
+
+    A model's images are kept by what they depend on: the diffusion model's files, the sampler, the adapters' weights
+    and the seed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        diffusion: Unbuilt,
+        sampling: Unbuilt,
+        batch_size: int = 16,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Name the place; nothing is loaded yet.
+
+        Args:
+            folder: Where images are kept.
+            diffusion: A `DiffusionSource`, unbuilt.
+            sampling: A `Sampler`, unbuilt.
+            batch_size: Images that are drawn together.
+            device: What draws; `auto` is the GPU if there is one.
+            seed: Of the noise.
+        """
+        self.root, self.diffusion, self.sampling = Path(folder).expanduser(), diffusion, sampling
+        self.batch_size, self.seed = batch_size, seed
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self._identities = Identities(self.root / "file_keys.npy")
+
+    def fill(self, name: str, adapters: Path | None, samples: Sequence[Sample]) -> list[Path]:
+        """The files of some images by one model.
+
+        Args:
+            name: What progress calls the model.
+            adapters: A folder with exported adapters; None for the base model.
+            samples: Which.
+
+        Raises:
+            ValueError: The model or the adapters cannot be loaded.
+        """
+        place = self.root / self._key(adapters)
+        files = [place / f"{sample.name}.png" for sample in samples]
+        with file_lock(self.root / f"{place.name}.lock"):
+            starts = range(0, len(samples), self.batch_size)
+            batches = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
+            missing = [batch for batch in batches if not all(files[number].exists() for number in batch)]
+            if missing:
+                model, sampler = build(self.diffusion).load().to(self.device), build(self.sampling)
+                if adapters is not None:
+                    load_lora(model.unet, adapters)
+                for batch in track(missing, f"drawing with {name}"):
+                    some = [samples[number] for number in batch]
+                    keys = [sample.key(self.seed) for sample in some]
+                    (images,) = generate(model, sampler, [sample.prompt for sample in some], keys, len(some))
+                    for number, image in zip(batch, images, strict=True):
+                        with atomic_write(files[number]) as file:
+                            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG")
+        return files
+
+    def _key(self, adapters: Path | None) -> str:
+        parts = [self._identities(part) for part in (self.diffusion, self.sampling)]
+        parts += [str(self.seed), "base" if adapters is None else sha256_file(adapters / LORA_WEIGHTS)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
+    """`images_per_prompt` in a row of each prompt."""
+    return [Sample(prompt, copy) for prompt in prompts for copy in range(images_per_prompt)]
+
+
+def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
+    """Exports of some fine-tuning runs by what tables call the runs: the end of their path that tells them apart.
+
+    Raises:
+        ValueError: One is no finished fine-tuning run, or named twice.
+    """
+    paths = [Path(run).expanduser() for run in runs]
+    for path in paths:
+        if not (path / "export" / LORA_WEIGHTS).is_file() or not (path / "summary.json").is_file():
+            raise ValueError(f"{path} is no finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing")
+    if len(set(map(Path.absolute, paths))) < len(paths):
+        raise ValueError("a run is named twice")
+    for depth in range(1, max((len(path.absolute().parts) for path in paths), default=0) + 1):
+        names = ["/".join(path.absolute().parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return {name: path / "export" for name, path in zip(names, paths, strict=True)}
+    return {}
+
+
+def diversity(vectors: torch.Tensor) -> torch.Tensor:
+    """(P,) mean distance (1 - cosine) between the images of each prompt.
+
+    Args:
+        vectors: (P, K, D) embeddings of unit length, K at least 2.
+    """
+    count = vectors.shape[1]
+    cosines = vectors @ vectors.transpose(1, 2)
+    return 1 - (cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(1)) / (count * (count - 1))
+
+
+def embed(encoder: Encoder, files: Sequence[Path], batch_size: int) -> torch.Tensor:
+    """(N, D) unit vectors of images on disk, by an encoder that takes (B, 3, H, W) in [0, 1]."""
+    parts = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    with torch.inference_mode():
+        return torch.cat([encoder.encode_images(torch.stack([*map(load_image, part)])).cpu() for part in parts])

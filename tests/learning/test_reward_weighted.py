@@ -1,0 +1,79 @@
+"""The reward-weighted likelihood: its gradient written out, and a reward that has none."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from t2ifb.data.prompt_batches import PromptBatch
+from t2ifb.diffusion.noise import gaussian
+from t2ifb.diffusion.rollout import Rollout
+from t2ifb.learning.losses import gaussian_kl
+from t2ifb.learning.reward_weighted import LARGEST, RewardWeighted
+from t2ifb.learning.tuning_module import TuningModule
+from tests.learning.method_parts import BATCH, assert_alike, gradient, make_module
+from tests.learning.tuning_worlds import make_tuning, tune
+
+
+def by_the_book(module: TuningModule, method: RewardWeighted, batch: PromptBatch) -> Tensor:
+    """The docstring's loss, with ε in the U-Net's own words, as the embedded world's model predicts it."""
+    schedule, shape = module.schedule, module.model.latent_shape
+    keys = [(module.seed, batch.position, number) for number in batch.numbers]
+    denoise = module.sampler.denoiser(module.model, schedule, batch.prompts)
+    samples = Rollout(schedule, keys, shape, "cpu").to(len(schedule), denoise)
+    weights = torch.exp(module.reward(module.model.decode(samples), batch.prompts) / method.temperature)
+    states, loss = module.model.encode_prompts(batch.prompts), torch.zeros(())
+    steps = method.indices(len(schedule), module.seed, batch.position)
+    for step in steps:
+        noise, bar = gaussian(keys, len(schedule) + 1 + step, shape), schedule.alpha_bars[step]
+        noisy, time = bar.sqrt() * samples + (1 - bar).sqrt() * noise, int(schedule.timesteps[step])
+        with torch.no_grad(), module.model.base():
+            base = schedule.kl_transition(module.model.predict(noisy, time, states), noisy, step)
+        output = module.model.predict(noisy, time, states)
+        policy = schedule.kl_transition(output, noisy, step)
+        kl = gaussian_kl(policy.mean, base.mean, policy.variance)
+        error = (output - noise).pow(2).mean((1, 2, 3))
+        loss = loss + (module.alpha * weights * error + module.beta * kl).mean() / len(steps)
+    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, module.adapters)])
+
+
+@pytest.mark.parametrize("gradients", [1, 3])
+def test_an_update_follows_the_weighted_likelihood(gradients: int) -> None:
+    method = RewardWeighted(temperature=0.1, gradients_per_rollout=gradients)
+    module = make_module(method)
+    module.training_step(BATCH, 0)
+    assert_alike(gradient(module), by_the_book(module, method, BATCH))
+
+
+class Steps(nn.Module):
+    """A reward without gradient: how many pixels are light."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return 100 * (images > 0.5).float().mean((1, 2, 3))
+
+
+def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tmp_path: Path) -> None:
+    method = RewardWeighted(temperature=0.01)
+    summary = tune(make_tuning(method=method, reward=Steps(), standardise=False), tmp_path)
+    assert summary["steps"] == 6 and summary["skipped_updates"] == 0
+    module = make_module(method)
+    module.reward = Steps()
+    noted: dict[str, Tensor] = {}
+    module.note = lambda **figures: noted.update(figures)  # type: ignore[method-assign]
+    module.training_step(BATCH, 0)
+    assert float(noted["weight"]) == LARGEST
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (partial(RewardWeighted, 0.0), "temperature=0.0 must be above 0"),
+        (partial(RewardWeighted, 1.0, 5), "gradients_per_rollout=5 must be from 1 to the 4 steps"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(method: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_module(method())
