@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import Callback, LightningModule, Trainer
+from PIL import Image
 
+from t2ifb.data.files import atomic_write
 from t2ifb.evaluation.figures import progress_sheet
 from t2ifb.learning import loggers
-from t2ifb.learning.exam import Exam
+from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder
 
 SHOWN = 8
@@ -35,7 +38,7 @@ class TuningWatch(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Note the base model's scores; a run that had stopped does not go on when it is resumed for its end."""
         if trainer.is_global_zero and self.exam.base is not None:
-            self.exam.base.write_scores(self.exam.prompts, self._path(0, "csv"))
+            self._write(self.exam.base, 0)
         self._stop_if_waited(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -44,10 +47,10 @@ class TuningWatch(Callback):
         self.best, self.waited = (judged, 0) if judged > self.best else (self.best, self.waited + 1)
         self._stop_if_waited(trainer)
         if trainer.is_global_zero and self.exam.last is not None and self.exam.base is not None:
-            some = slice(0, SHOWN * self.exam.images_per_prompt, self.exam.images_per_prompt)
+            some = self._shown
             columns = {"base": self.exam.base.images[some], f"step {trainer.global_step}": self.exam.last.images[some]}
-            self.exam.last.write_scores(self.exam.prompts, self._path(trainer.global_step, "csv"))
-            path = self._path(trainer.global_step, "png")
+            self._write(self.exam.last, trainer.global_step)
+            path = self._path(trainer.global_step, ".png")
             progress_sheet(self.exam.prompts[some], columns, path)
             loggers.show(trainer.loggers, "samples", path, trainer.global_step)
 
@@ -59,8 +62,20 @@ class TuningWatch(Callback):
         """Go on from there."""
         self.best, self.waited = state_dict["best"], state_dict["waited"]
 
-    def _path(self, step: int, suffix: str) -> Path:
-        return self.run.samples / f"step_{step:06d}.{suffix}"
+    @property
+    def _shown(self) -> slice:
+        """The first image of each of the first prompts."""
+        return slice(0, SHOWN * self.exam.images_per_prompt, self.exam.images_per_prompt)
+
+    def _write(self, answers: Answers, step: int) -> None:
+        """Each image's scores, and the images that are shown, side by side and as they are."""
+        answers.write_scores(self.exam.prompts, self._path(step, ".csv"))
+        strip = np.concatenate([image.permute(1, 2, 0).numpy() for image in answers.images[self._shown]], axis=1)
+        with atomic_write(self._path(step, "_strip.png")) as file:
+            Image.fromarray(strip).save(file, format="PNG")
+
+    def _path(self, step: int, ending: str) -> Path:
+        return self.run.samples / f"step_{step:06d}{ending}"
 
     def _stop_if_waited(self, trainer: Trainer) -> None:
         if self.patience is not None and self.waited >= self.patience:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -53,6 +54,8 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
             "a green star on a white background",
             "a blue square on a gray background",
         ]
+        strip = Image.open(whole / "samples" / f"step_{int(row['step']):06d}_strip.png")
+        assert strip.size == (2 * 64, 64)  # the two prompts
         for name in ("reward", "redness", "kl"):
             mean = sum(float(image[name]) for image in images) / len(images)
             assert mean == pytest.approx(float(row[f"val/{name}"]), abs=1e-5, rel=1e-5)
