@@ -22,7 +22,7 @@ from t2ifb.learning import loggers
 from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics
+from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable
 from t2ifb.learning.run_folder import RunFolder
@@ -186,9 +186,12 @@ class FineTuning:
         module.to(engine.strategy.root_device)
         test = self.exam("test", seed).to(engine.strategy.root_device)
         answers, best_step = ask_states(run, test, model, self.samples_per_batch)
-        verdict = TuningVerdict(test, answers, read_metrics(run.metrics), [REWARD], best_step, seed)
+        rows = read_metrics(run.metrics)
+        verdict = TuningVerdict(test, answers, rows, [REWARD], best_step, seed)
         figures = verdict.write(run) | {
             "best_step": best_step,
+            "chosen_by": "judges",
+            "validation": validation_figures(rows, best_step),
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
             "prompts_cut": cut,
