@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ifb.config import schema
+from t2ifb.config import ray_launcher, schema
 from t2ifb.config.build import Parts, check
 from t2ifb.config.compose import Composed, compose_all
 from t2ifb.config.faults import ConfigError, missing_file
@@ -67,6 +67,7 @@ def run(name: str, task: Callable[[Parts], Any]) -> int:
         if arguments is None:
             return 0
         sys.argv[1:], sweep = arguments
+        ray_launcher.offer()
         try:
             hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
         finally:

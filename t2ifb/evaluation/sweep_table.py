@@ -93,14 +93,15 @@ class SweepTable:
             return
         varied = _varied([job.overrides for job in self.jobs])
         shown = [name for name in FIGURES if any(name in job.validation for job in self.jobs)]
-        headings = ["run", *varied, *shown, *(["Pareto"] if self.on_front else []), "state"]
+        headings = ["run", *_short(varied), *shown, *(["front"] if self.on_front else [])]
+        headings += ["state"] if self.unfinished else []
         lines = [
             [
                 job.folder.name,
-                *(job.overrides.get(key, "") for key in varied),
-                *(f"{job.validation[name]:.4g}" if name in job.validation else "" for name in shown),
+                *(_rounded(job.overrides.get(key, "")) for key in varied),
+                *(f"{job.validation[name]:.3g}" if name in job.validation else "" for name in shown),
                 *([("*" if job.folder in self.on_front else "")] if self.on_front else []),
-                job.state,
+                *([job.state] if self.unfinished else []),
             ]
             for job in self.jobs
         ]
@@ -117,7 +118,8 @@ class SweepTable:
 
     def _draw(self, varied: Sequence[str]) -> None:
         jobs = [job for job in self.jobs if {"judges", "kl"} <= job.validation.keys()]
-        names = [" ".join(f"{key.rpartition('.')[2]}={job.overrides.get(key)}" for key in varied) for job in jobs]
+        short = dict(zip(varied, _short(varied), strict=True))
+        names = [" ".join(f"{short[key]}={_rounded(job.overrides.get(key, ''))}" for key in varied) for job in jobs]
         kl, judges = ([job.validation[name] for job in jobs] for name in ("kl", "judges"))
         trade_off(names, kl, judges, [job.folder in self.on_front for job in jobs], self.folder / "sweep.png")
 
@@ -126,3 +128,17 @@ def _varied(overrides: Sequence[dict[str, str]]) -> list[str]:
     """Keys that the jobs differ in."""
     keys = dict.fromkeys(key for some in overrides for key in some)
     return [key for key in keys if len({some.get(key) for some in overrides}) > 1]
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """The last parts of keys, or all of those that would not be told apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)]
+
+
+def _rounded(value: str) -> str:
+    """A number with four digits; anything else as it is."""
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value

@@ -80,6 +80,22 @@ def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsy
     table.write()
     assert "best first by judges" in " ".join(capsys.readouterr().out.split())
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
-    assert lines[0] == "run,algorithm.beta,judges,kl,gold,Pareto,state"
-    assert lines[1] == "b,9.0,0.3,9,0.7,*,finished" and lines[4].endswith(",not finished")
+    assert lines[0] == "run,beta,judges,kl,gold,front,state"
+    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[4].endswith(",not finished")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
+def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip({"submitit_local": "submitit"}.get(launcher, launcher))
+    done = run_module(*TINY, "-m", "seed=1,2", f"hydra/launcher={launcher}")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
+    assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2}
+    (tmp_path / "fail.txt").write_text("value:unlucky")
+    (tmp_path / "fail_seed.txt").write_text("4")
+    done = run_module(*TINY, "-m", "seed=2,3,4", f"hydra/launcher={launcher}")
+    assert done.returncode == 1
+    assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2, 3}
+    assert "1 of 4 runs are not finished" in done.stdout
