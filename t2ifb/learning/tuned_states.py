@@ -23,15 +23,15 @@ FLOOR_SAMPLES = 4
 
 
 def look_at_base(
-    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, standardised: nn.Module | None
+    run: RunFolder, exam: Exam, device: torch.device, answers: Callable[[], Answers], standardised: nn.Module | None
 ) -> Answers:
-    """The base model's answers, drawn once and kept in the run's folder; sets the reward's units by them.
+    """The base model's answers, found once and kept in the run's folder; sets the reward's units by them.
 
     Args:
         run: Its `base.safetensors` has the answers.
-        exam: On the model's device.
-        model: With or without adapters.
-        samples_per_batch: Samples that are drawn together.
+        exam: What is asked.
+        device: Where the scorers are.
+        answers: Finds them.
         standardised: The reward, if its units are to be those of the base model's images.
 
     Raises:
@@ -39,26 +39,25 @@ def look_at_base(
     """
     path = run.path / "base.safetensors"
     if not path.exists():
-        ask(exam, model, samples_per_batch, "the base model", base=True).save(path)
-    answers = Answers.read(path)
+        answers().save(path)
+    found = Answers.read(path)
     if isinstance(standardised, Mix):
-        device = model.device
-        scores = Judges(dict(standardised.scorers.items()))(answers.images, exam.prompts, device)
+        scores = Judges(dict(standardised.scorers.items()))(found.images, exam.prompts, device)
         standardised.standardise(scores)
         together = torch.stack([scores[name] for name in standardised.scorers])
-        answers.scores[REWARD] = standardised.combine(together.to(device)).cpu()
-    return answers
+        found.scores[REWARD] = standardised.combine(together.to(device)).cpu()
+    return found
 
 
 def ask_states(
-    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int
+    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, base: Answers
 ) -> tuple[dict[str, Answers], int]:
     """Answers of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
 
     The kept checkpoint's adapters are in the model afterwards.
     """
     best, last = (torch.load(path, weights_only=True) for path in (run.best_checkpoint, run.last_checkpoint))
-    answers = {"base": ask(exam, model, samples_per_batch, "the base model", base=True)}
+    answers = {"base": base}
     load_adapter_state(model.unet, last["state_dict"])
     answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")
     same = best["global_step"] == last["global_step"]
