@@ -5,8 +5,9 @@ from typing import Any
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.config.faults import ConfigError
 from t2ifb.config.latest import settle_reward
-from t2ifb.config.sweeps import begun, known_figures, objectives
+from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives
 from t2ifb.prepare import ready_dataset
 
 
@@ -18,6 +19,8 @@ def train(parts: Parts) -> Any:
     """
     if (known := known_figures(parts.run_folder)) is not None:
         return objectives(known, parts.value("objective"))
+    if in_sweep() and "ddp" in str(parts.value("trainer").get("strategy")):
+        raise ConfigError(["trainer: a job of a sweep is one process, as several would each begin the sweep again"])
     from t2ifb.learning.run_folder import RunFolder
 
     run = RunFolder(parts.run_folder)

@@ -70,11 +70,8 @@ def supervised(parts: Parts) -> None:
     tune(model, adapters, run.path, seed)
     seconds = time.monotonic() - started
     base = BaseAnswers(tuning.cache_folder, parts.value("algorithm"))
-    exam, size, unit = (
-        tuning.exam("validation", seed),
-        tuning.samples_per_batch,
-        tuning.reward if tuning.standardise else None,
-    )
+    exam, size = tuning.exam("validation", seed), tuning.samples_per_batch
+    unit = tuning.reward if tuning.standardise else None
     look_at_base(run, exam, model.device, lambda: base.of(exam, model, size), standardised=unit)
     test = tuning.exam("test", seed)
     answers = {"base": base.of(test, model, size), "kept": ask(test, model, size, "the tuned model")}

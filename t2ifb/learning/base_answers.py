@@ -54,10 +54,8 @@ def _stamped(value: Any) -> Any:
         return value
     path = Path(value.removeprefix("local-dir:")).expanduser()
     try:
-        files = [path] if path.is_file() else sorted(path.rglob("*")) if value and path.is_dir() else []
-        return [
-            value,
-            [(str(f.relative_to(path)), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file()],
-        ]
+        inside = sorted(path.rglob("*")) if value and path.is_dir() else [path]
+        files = [(str(file.relative_to(path)), file.stat()) for file in inside if file.is_file()]
+        return [value, [(name, status.st_mtime_ns, status.st_size) for name, status in files]]
     except (OSError, ValueError):  # too long for a path, a null byte
         return value

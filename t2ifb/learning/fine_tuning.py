@@ -178,8 +178,11 @@ class FineTuning:
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is looked at, and saved
         engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, [watch])
-        if engine.world_size > 1:
-            raise ValueError("fine-tuning runs in one process for now; give trainer.devices=1")
+        if min(self.batch_size, len(exam)) < engine.world_size:
+            raise ValueError(
+                f"{engine.world_size} processes need at least as many prompts an update and images a validation; "
+                f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
+            )
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
@@ -190,10 +193,13 @@ class FineTuning:
         floor = rounding_floor(exam, model, engine.precision_plugin.forward_context)
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
+        engine.strategy.barrier()  # until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
         test = self.exam("test", seed).to(engine.strategy.root_device)
         of_base = base.of(test, model, self.samples_per_batch)
         answers, best_step = ask_states(run, test, model, self.samples_per_batch, of_base)
+        if not engine.is_global_zero:
+            return {}
         rows = read_metrics(run.metrics)
         verdict = TuningVerdict(test, answers, rows, [REWARD], best_step, seed)
         figures = verdict.write(run) | {

@@ -4,13 +4,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
+import torch.distributed as dist
 from rich.progress import track
 from torch import nn
 
+from t2ifb.data.files import file_lock
 from t2ifb.diffusion.lora import load_adapter_state
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.evaluation.judges import Judges
+from t2ifb.learning.engine import first_process
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.run_folder import RunFolder
@@ -38,8 +41,9 @@ def look_at_base(
         ValueError: A scorer gives all of them the same score.
     """
     path = run.path / "base.safetensors"
-    if not path.exists():
-        answers().save(path)
+    with file_lock(run.path / ".base.lock"):  # of several processes that begin together one looks
+        if not path.exists():
+            answers().save(path)
     found = Answers.read(path)
     if isinstance(standardised, Mix):
         scores = Judges(dict(standardised.scorers.items()))(found.images, exam.prompts, device)
@@ -67,7 +71,7 @@ def ask_states(
 
 
 def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
-    """Draw all samples of an exam and judge them.
+    """Draw all samples of an exam and judge them; several processes that have found each other share the drawing.
 
     Args:
         exam: On the model's device.
@@ -76,13 +80,17 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
         whom: For the progress bar.
         base: Ask the base model instead.
     """
-    for start in track(range(0, len(exam), samples_per_batch), f"drawing samples of {whom}"):
-        numbers = range(start, min(start + samples_per_batch, len(exam)))
+    together = dist.is_available() and dist.is_initialized()
+    share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together else range(len(exam))
+    starts = range(0, len(share), samples_per_batch)
+    for start in track(starts, f"drawing samples of {whom}", disable=not first_process()):
+        numbers = share[start : start + samples_per_batch]
         if base:
             with model.base():
                 exam.look(model, numbers, with_kl=False)
         else:
             exam.look(model, numbers)
+    exam.gather()
     return exam.answers()
 
 

@@ -99,3 +99,11 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
     assert done.returncode == 1
     assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2, 3}
     assert "1 of 4 runs are not finished" in done.stdout
+
+
+def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path) -> None:
+    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", "trainer=ddp", "logger=none")
+    assert done.returncode == 2
+    assert "a job of a sweep is one process" in done.stderr
+    (failure,) = tmp_path.glob("outputs/shapes/reward_mlp/sweep/*/failed.json")
+    assert "one process" in failure.read_text()
