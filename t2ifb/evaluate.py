@@ -22,7 +22,10 @@ def evaluate(parts: Parts) -> None:
     offered |= {name: unbuilt(parts.value(name)) for name in ("diffusion", "sampling", "encoder")}
     offered |= {"scorers": {name: unbuilt(node) for name, node in scorers.items()}}
     takes = inspect.signature(make).parameters
-    evaluation = make(**{name: value for name, value in offered.items() if name in takes})
+    try:
+        evaluation = make(**{name: value for name, value in offered.items() if name in takes})
+    except ValueError as error:
+        raise ConfigError([f"evaluation: {error}"]) from error
     if evaluation.splits:
         ready_dataset(parts, evaluation.splits)
     run = RunFolder(parts.run_folder)

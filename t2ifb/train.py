@@ -7,7 +7,7 @@ from t2ifb.config.build import Parts
 from t2ifb.config.command import command
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.latest import settle_reward
-from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives
+from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, settle_job
 from t2ifb.prepare import ready_dataset
 
 
@@ -17,14 +17,17 @@ def train(parts: Parts) -> Any:
     Returns:
         What a sweeper goes by, see `objective`.
     """
-    if (known := known_figures(parts.run_folder)) is not None:
-        return objectives(known, parts.value("objective"))
-    if in_sweep() and "ddp" in str(parts.value("trainer").get("strategy")):
-        raise ConfigError(["trainer: a job of a sweep is one process, as several would each begin the sweep again"])
+    if in_sweep():
+        trainer = parts.value("trainer")
+        if trainer.get("strategy", "auto") != "auto" or trainer.get("devices", 1) != 1:
+            raise ConfigError(["trainer: a job of a sweep is one process, as several would each begin the sweep again"])
+        settle_job(parts.run_folder, parts.resolved())
+        if (known := known_figures(parts.run_folder)) is not None:
+            return objectives(known, parts.value("objective"))
     from t2ifb.learning.run_folder import RunFolder
 
     run = RunFolder(parts.run_folder)
-    resume = parts.value("resume") or begun(run.path)
+    resume = parts.value("resume") or (begun(run.path) if in_sweep() else None)
     if "reward" in parts.value("algorithm"):
         settle_reward(parts, run.path / "reward.json")
     algorithm = parts.build("algorithm")
@@ -42,7 +45,18 @@ def train(parts: Parts) -> Any:
     return objectives(figures, parts.value("objective"))
 
 
-main = command("train", train)
+def after_sweep(folder: Path, started: float) -> int:
+    """Show the jobs of a sweep, the best first; gives how many of those begun are not finished."""
+    from t2ifb.evaluation.sweep_table import SweepTable
+
+    table = SweepTable(folder, started)
+    table.write()
+    if table.unfinished:
+        print(f"{len(table.unfinished)} of {len(table.jobs)} runs are not finished; the same command goes on with them")
+    return len(table.unfinished)
+
+
+main = command("train", train, after_sweep)
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,11 @@ EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
-def command(name: str, task: Callable[[Parts], Any]) -> Callable[[], None]:
+AfterSweep = Callable[[Path, float], int]
+"""Takes a sweep's folder and when it was started, in seconds since the epoch; gives how many of its jobs are left."""
+
+
+def command(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None = None) -> Callable[[], None]:
     """Make `main` of `python -m t2ifb.<name>`.
 
     Exit status: 0 when done; 2 when the input is wrong (an argument, a file that is not there), found before any
@@ -37,15 +42,16 @@ def command(name: str, task: Callable[[Parts], Any]) -> Callable[[], None]:
     Args:
         name: The primary configuration, `conf/<name>.yaml`.
         task: What the command does with the parts of one run. Its module imports nothing heavy before it is called.
+        after_sweep: Shows what a sweep found, also of one that was stopped.
     """
 
     def main() -> None:
-        sys.exit(run(name, task))
+        sys.exit(run(name, task, after_sweep))
 
     return main
 
 
-def run(name: str, task: Callable[[Parts], Any]) -> int:
+def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None = None) -> int:
     """Run the command on `sys.argv` and give its exit status."""
 
     def job(config: DictConfig) -> Any:
@@ -68,12 +74,13 @@ def run(name: str, task: Callable[[Parts], Any]) -> int:
             return 0
         sys.argv[1:], sweep = arguments
         ray_launcher.offer()
+        started = time.time()
         try:
             hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
         finally:
-            unfinished = _end_of_sweep(sweep)
+            left = after_sweep(sweep, started) if after_sweep and sweep is not None and sweep.is_dir() else 0
         sys.stdout.flush()
-        if unfinished:
+        if left:
             return FAILED
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -84,19 +91,6 @@ def run(name: str, task: Callable[[Parts], Any]) -> int:
     except EXPECTED as error:
         return _report(name, error)
     return 0
-
-
-def _end_of_sweep(folder: Path | None) -> int:
-    """Show what a sweep found, whether it came to its end or not; gives how many of its jobs did not finish."""
-    if folder is None or not folder.is_dir():
-        return 0
-    from t2ifb.evaluation.sweep_table import SweepTable
-
-    table = SweepTable(folder)
-    table.write()
-    if table.unfinished:
-        print(f"{len(table.unfinished)} of {len(table.jobs)} runs are not finished; the same command goes on with them")
-    return len(table.unfinished)
 
 
 def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], Path | None] | None:

@@ -1,5 +1,6 @@
 """Where things are: the configuration files, the data, the weights that ship with the package."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -28,3 +29,8 @@ def data_folder() -> Path:
 def shapes_weights(part: str) -> Path:
     """The folder of one shipped part of the embedded world, such as `clip` or `pipeline`."""
     return PACKAGE / "shapes" / "weights" / part
+
+
+def short_hash(text: str) -> str:
+    """Ten letters and figures that stand for a job's arguments."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

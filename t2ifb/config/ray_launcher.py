@@ -4,6 +4,7 @@ The launcher that Hydra's authors publish for Ray needs a release of Ray that to
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
@@ -57,24 +58,31 @@ class RayLauncher(Launcher):
         if not ray.is_initialized():
             ray.init(address=self.address, include_dashboard=False, logging_level=logging.WARNING)
         job = ray.remote(max_calls=1, **self.resources)(_run)  # type: ignore[call-overload]
-        state, config = Singleton.get_state(), self.config
+        shared = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), os.getcwd())
         try:
-            waiting = [
-                job.remote(initial_job_idx + n, list(some), self.hydra_context, config, self.task_function, state)
-                for n, some in enumerate(job_overrides)
-            ]
-            return list(ray.get(waiting))
+            waiting = [job.remote(initial_job_idx + n, list(some), *shared) for n, some in enumerate(job_overrides)]
+            return [self._result(ray, one) for one in waiting]
         finally:
             if self.address is None:
                 ray.shutdown()
 
+    def _result(self, ray: Any, waiting: Any) -> JobReturn:
+        """What a job gave; one whose process was killed has failed, and the others go on."""
+        try:
+            result: JobReturn = ray.get(waiting)
+        except ray.exceptions.RayError as error:
+            result = JobReturn()
+            result.status, result.return_value = JobStatus.FAILED, ValueError(f"a job was lost: {error}")
+        return result
+
 
 def _run(
-    number: int, overrides: list[str], hydra_context: Any, config: Any, task_function: Any, singleton_state: Any
+    number: int, overrides: list[str], hydra_context: Any, config: Any, task_function: Any, state: Any, folder: str
 ) -> JobReturn:
-    """One job, in a worker: what Hydra's own launchers do for each."""
+    """One job, in a worker: what Hydra's own launchers do for each, in the folder where the sweep was started."""
+    os.chdir(folder)
     setup_globals()
-    Singleton.set_state(singleton_state)
+    Singleton.set_state(state)
     composed = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(composed):
         composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"

@@ -10,8 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from t2ifb.config.paths import data_folder, shapes_weights
-from t2ifb.config.sweeps import short_hash
+from t2ifb.config.paths import data_folder, shapes_weights, short_hash
 
 Part = dict[str, Any]
 

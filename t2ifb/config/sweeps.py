@@ -1,24 +1,25 @@
 """Sweeps that survive: each job in a folder of its own values, so that what is finished is not done again."""
 
-import hashlib
+import gc
 import json
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from t2ifb.config.compose import flatten
+from t2ifb.config.faults import ConfigError
+from t2ifb.config.resume import FREE
 from t2ifb.data.files import atomic_write
 
+SETTINGS = "job.json"
+"""What a job of a sweep was begun with."""
 FAILED = "failed.json"
 """What ended a job of a sweep; gone when the job is started again."""
-
-
-def short_hash(text: str) -> str:
-    """Ten letters and figures that stand for a job's arguments."""
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def in_sweep() -> bool:
@@ -26,11 +27,37 @@ def in_sweep() -> bool:
     return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
+def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Hold a job of a sweep to the settings that it was begun with: its arguments alone do not say all.
+
+    Args:
+        folder: Its run folder.
+        settings: Its configuration as plain containers; what changes no weight is not compared.
+
+    Raises:
+        ConfigError: They are others than those of an earlier start.
+    """
+    (folder / FAILED).unlink(missing_ok=True)
+    now = flatten({key: value for key, value in settings.items() if key not in FREE})
+    record = folder / SETTINGS
+    if not record.exists():
+        with atomic_write(record) as file:
+            file.write(json.dumps(now, indent=1, default=str).encode())
+        return
+    then, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(now, default=str))
+    if changed := sorted(key for key in {**then, **now} if then.get(key, "nothing") != now.get(key, "nothing")):
+        lines = "; ".join(
+            f"{key} was {then.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}" for key in changed[:5]
+        )
+        raise ConfigError(
+            [f"{folder} was begun with other settings: {lines}. Delete it, or give another hydra.sweep.dir"]
+        )
+
+
 def known_figures(folder: Path) -> dict[str, Any] | None:
     """What a job's `summary.json` says if an earlier start of the sweep finished it; it is told and not done again."""
-    (folder / FAILED).unlink(missing_ok=True)
     summary = folder / "summary.json"
-    if not in_sweep() or not summary.exists():
+    if not summary.exists():
         return None
     print(f"finished before: {folder}")
     return dict(json.loads(summary.read_text(encoding="utf-8")))
@@ -38,7 +65,7 @@ def known_figures(folder: Path) -> dict[str, Any] | None:
 
 def begun(folder: Path) -> Path | None:
     """The folder of a job that an earlier start of the sweep began and did not finish."""
-    return folder if in_sweep() and (folder / "checkpoints" / "last.ckpt").exists() else None
+    return folder if (folder / "checkpoints" / "last.ckpt").exists() else None
 
 
 def record_failure(error: BaseException) -> None:
@@ -48,6 +75,11 @@ def record_failure(error: BaseException) -> None:
     print(f"failed: {folder}: {text}", file=sys.stderr, flush=True)
     with atomic_write(folder / FAILED) as file:
         file.write(json.dumps({"error": text, "kind": type(error).__name__}, indent=2).encode())
+    cause: BaseException | None = error
+    while cause is not None:  # Hydra keeps the error, and its frames would keep the model
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    gc.collect()
 
 
 def objectives(figures: dict[str, Any], names: Sequence[str]) -> float | tuple[float, ...] | None:

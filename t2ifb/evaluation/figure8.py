@@ -43,6 +43,7 @@ class Figure8:
         cache_folder: str | Path,
         trained_on: Mapping[str, Sequence[str]] | None = None,
         encoder: Unbuilt | None = None,
+        judges: Sequence[str] | None = None,
         most: int = 200,
         images_per_prompt: int = 5,
         batch_size: int = 32,
@@ -60,6 +61,7 @@ class Figure8:
             cache_folder: Where images and scores are kept.
             trained_on: By run folder, the names of the scorers that it was trained on: they are no judges of it.
             encoder: Embeds images, unbuilt, for the diversity; nothing is said of it without one, or with one image.
+            judges: Names of the scorers that best and worst prompts are chosen by; all by default.
             most: Prompts that are drawn at the most, the first ones.
             images_per_prompt: Of each.
             batch_size: Images that are drawn or scored together.
@@ -80,7 +82,10 @@ class Figure8:
         self.trained_on = {
             name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
         }
+        if unknown := sorted(set(judges or ()) - set(scorers)):
+            raise ValueError(f"judges={list(judges or ())}: there is no scorer {', '.join(unknown)}")
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
+        self.judges = list(scorers) if judges is None else list(judges)
         self.most, self.images_per_prompt, self.batch_size, self.seed = most, images_per_prompt, batch_size, seed
         folder = Path(cache_folder).expanduser()
         self.generations = Generations(folder / "generations", diffusion, sampling, batch_size, device, seed)
@@ -130,9 +135,10 @@ class Figure8:
         of = {name: kept.of(name).astype(np.float64).reshape(len(files), -1) for name in self.scorers}
         scores = {model: {name: values[row] for name, values in of.items()} for row, model in enumerate(files)}
         if self.encoder is not None and self.images_per_prompt > 1:
-            encoder: Encoder = build(self.encoder).load()
+            device = self.generations.device
+            encoder: Encoder = build(self.encoder).load().to(device)
             for model, some in files.items():
-                vectors = embed(encoder, some, self.batch_size).unflatten(0, (-1, self.images_per_prompt))
+                vectors = embed(encoder, some, self.batch_size, device).unflatten(0, (-1, self.images_per_prompt))
                 scores[model]["diversity"] = np.repeat(diversity(vectors).numpy(), self.images_per_prompt)
         return scores
 
@@ -166,7 +172,7 @@ class Figure8:
         self, base: Mapping[str, NDArray[np.float64]], tuned: Mapping[str, NDArray[np.float64]], name: str
     ) -> NDArray[np.float64]:
         """(P,) mean gain over the scorers that a run was not trained on, in units of the base's deviation."""
-        judges = [scorer for scorer in self.scorers if scorer not in self.trained_on[name]] or list(self.scorers)
+        judges = [scorer for scorer in self.judges if scorer not in self.trained_on[name]] or list(self.scorers)
         gained = [(tuned[judge] - base[judge]) / max(float(base[judge].std()), 1e-9) for judge in judges]
         return np.asarray(np.mean(gained, 0).reshape(-1, self.images_per_prompt).mean(1))
 

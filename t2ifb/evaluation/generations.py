@@ -139,8 +139,9 @@ def diversity(vectors: torch.Tensor) -> torch.Tensor:
     return 1 - (cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(1)) / (count * (count - 1))
 
 
-def embed(encoder: Encoder, files: Sequence[Path], batch_size: int) -> torch.Tensor:
+def embed(encoder: Encoder, files: Sequence[Path], batch_size: int, device: str) -> torch.Tensor:
     """(N, D) unit vectors of images on disk, by an encoder that takes (B, 3, H, W) in [0, 1]."""
     parts = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with torch.inference_mode():
-        return torch.cat([encoder.encode_images(torch.stack([*map(load_image, part)])).cpu() for part in parts])
+        pixels = (torch.stack([*map(load_image, part)]).to(device) for part in track(parts, "embedding images"))
+        return torch.cat([encoder.encode_images(some).cpu() for some in pixels])

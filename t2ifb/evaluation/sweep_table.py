@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rich
+import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from t2ifb.data.files import atomic_write
@@ -40,17 +42,21 @@ class Job:
     @classmethod
     def read(cls, folder: Path) -> "Job":
         """Read a run folder."""
-        lines = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8").splitlines()
-        given = [line[2:].strip("'\"").lstrip("+") for line in lines if line.startswith("- ")]
-        overrides = dict(text.partition("=")[::2] for text in given)
+        given = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+        overrides = dict(str(text).lstrip("+").partition("=")[::2] for text in given)
         summary, failure = folder / "summary.json", folder / "failed.json"
-        if summary.exists():
-            figures = json.loads(summary.read_text(encoding="utf-8"))
-            return cls(folder, overrides, figures.get("chosen_by", ""), figures.get("validation", {}), "finished")
-        state = "not finished"
         if failure.exists():
-            state = "failed: " + str(json.loads(failure.read_text(encoding="utf-8"))["error"]).splitlines()[0]
-        return cls(folder, overrides, "", {}, state)
+            error = str(json.loads(failure.read_text(encoding="utf-8"))["error"]).splitlines()[0]
+            return cls(folder, overrides, "", {}, f"failed: {error}")
+        if not summary.exists():
+            return cls(folder, overrides, "", {}, "not finished")
+        figures = json.loads(summary.read_text(encoding="utf-8"))
+        return cls(folder, overrides, figures.get("chosen_by", ""), figures.get("validation", {}), "finished")
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has both a gain of the judges and a KL divergence."""
+        return all(math.isfinite(self.validation.get(name, math.nan)) for name in ("judges", "kl"))
 
     @property
     def rank(self) -> float:
@@ -73,18 +79,24 @@ class SweepTable:
         on_front: Folders of those on the Pareto front of judges against KL divergence.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read the run folders in a sweep's folder."""
+    def __init__(self, folder: Path, since: float = 0.0) -> None:
+        """Read the run folders in a sweep's folder.
+
+        Args:
+            folder: The sweep's.
+            since: Jobs that were last begun before this time, in seconds since the epoch, belong to other sweeps.
+        """
         self.folder = folder
-        found = [Job.read(path.parent.parent) for path in sorted(folder.glob("*/.hydra/overrides.yaml"))]
+        files = [file for file in sorted(folder.glob("*/.hydra/overrides.yaml")) if file.stat().st_mtime >= since - 1]
+        found = [Job.read(file.parent.parent) for file in files]
         self.jobs = sorted(found, key=lambda job: -job.rank)
-        both = [job for job in self.jobs if {"judges", "kl"} <= job.validation.keys()]
+        both = [job for job in self.jobs if job.is_placed]
         gains, costs = (np.array([job.validation[name] for job in both]) for name in ("judges", "kl"))
         self.on_front = {job.folder for job, front in zip(both, pareto_front(gains, costs), strict=True) if front}
 
     @property
     def unfinished(self) -> list[Job]:
-        """Jobs that failed or were not reached."""
+        """Jobs that failed or were stopped."""
         return [job for job in self.jobs if job.state != "finished"]
 
     def write(self) -> None:
@@ -117,7 +129,7 @@ class SweepTable:
             self._draw(varied)
 
     def _draw(self, varied: Sequence[str]) -> None:
-        jobs = [job for job in self.jobs if {"judges", "kl"} <= job.validation.keys()]
+        jobs = [job for job in self.jobs if job.is_placed]
         short = dict(zip(varied, _short(varied), strict=True))
         names = [" ".join(f"{short[key]}={_rounded(job.overrides.get(key, ''))}" for key in varied) for job in jobs]
         kl, judges = ([job.validation[name] for job in jobs] for name in ("kl", "judges"))

@@ -3,13 +3,19 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
+import t2ifb
 from t2ifb.data.files import file_lock, make_folder
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.learning.exam import Answers, Exam
-from t2ifb.learning.tuned_states import ask
+from t2ifb.learning.tuned_states import REWARD, ask, together
+from t2ifb.scorers.mix import Mix
 
 DEPENDS_ON = (
     "diffusion", "sampling", "reward", "judges", "truth", "diversity",
@@ -32,16 +38,47 @@ class BaseAnswers:
         self.known = _stamped({name: settings.get(name) for name in DEPENDS_ON})
 
     def of(self, exam: Exam, model: DiffusionModel, samples_per_batch: int) -> Answers:
-        """The base model's answers, drawn now if nobody has before."""
+        """The base model's answers, drawn now if nobody has before; to be asked by all processes of a run together."""
         if self.folder is None:
             return ask(exam, model, samples_per_batch, "the base model", base=True)
-        asked = {"stream": exam.stream, "seed": exam.seed, "prompts": exam.prompts, "settings": self.known}
-        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]
-        path = make_folder(self.folder) / f"{key}.safetensors"
+        path = make_folder(self.folder) / f"{self._key(exam, model)}.safetensors"
+        if together():  # all of them draw, so that none may wait for another here
+            known = [path.exists()]
+            dist.broadcast_object_list(known)
+            if not known[0]:
+                answers = ask(exam, model, samples_per_batch, "the base model", base=True)
+                if dist.get_rank() == 0:
+                    answers.save(path)
+                return answers
+            found = [Answers.read(path) if dist.get_rank() == 0 else None]
+            dist.broadcast_object_list(found)
+            assert found[0] is not None
+            return found[0]
         with file_lock(path.with_suffix(".lock")):
             if not path.exists():
                 ask(exam, model, samples_per_batch, "the base model", base=True).save(path)
             return Answers.read(path)
+
+    def _key(self, exam: Exam, model: DiffusionModel) -> str:
+        reward = dict(exam.judges.scorers.items()).get(REWARD)
+        asked = {
+            "stream": exam.stream,
+            "seed": exam.seed,
+            "prompts": exam.prompts,
+            "settings": self.known,
+            "unit": [reward.means.tolist(), reward.deviations.tolist()] if isinstance(reward, Mix) else None,
+            "code": package_hash(),
+            "torch": torch.__version__,
+            "device": model.device.type,
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+@cache
+def package_hash() -> str:
+    """Of all code of this package: what was drawn or judged by other code is not taken for this one's."""
+    files = sorted(Path(t2ifb.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _stamped(value: Any) -> Any:

@@ -70,10 +70,10 @@ class DRaFT:
         kl = torch.stack(list(divergences.values())).sum(0)
         with torch.autocast(policy.device.type, enabled=False):
             reward = policy.reward(policy.model.decode(rollout.latents), part.prompts)
+            reward = reward * (1 + 0 * reward.detach())  # a NaN reaches the gradient, whatever that of the scorer is
             loss = policy.beta * kl - policy.alpha * reward
         policy.terms = {"latents": rollout.latents.detach(), "reward": reward.detach(), "kl": kl.detach()}
         policy.note(
-            loss=loss.mean(), reward=reward.mean(), kl=kl.mean(),
-            **{f"kl_{step}": divergence.mean() for step, divergence in divergences.items()},
+            loss=loss, reward=reward, kl=kl, **{f"kl_{step}": each for step, each in divergences.items()},
         )  # fmt: skip
         policy.manual_backward(loss.sum() / part.total)

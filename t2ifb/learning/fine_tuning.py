@@ -100,6 +100,9 @@ class FineTuning:
         """
         if REWARD in (judges or {}):
             raise ValueError(f"a judge is called {REWARD!r}, as the scorer that the run is trained on is: rename it")
+        members = reward.scorers.values() if isinstance(reward, Mix) else [reward]
+        if truth is not None and any(type(member) is type(truth) for member in members):
+            raise ValueError("the truth only looks: a run that is trained on it could not be judged by it")
         if epochs <= 0 or validate_every < 1 or validation_prompts < 1 or images_per_prompt < 1:
             raise ValueError(
                 f"epochs={epochs} must be above 0, and validate_every={validate_every}, validation_prompts="

@@ -42,7 +42,10 @@ def wandb_logger(
     id_file = run.path / "wandb_id.txt"
     run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else uuid.uuid4().hex[:8]
     id_file.write_text(run_id, encoding="utf-8")
-    domain, experiment = run.path.parts[-3:-1] if len(run.path.parts) > 3 else ("", run.path.name)
+    domain = str(config.get("domain", ""))
+    parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, and in a sweep its name
+    below = parts[len(parts) - parts[::-1].index("outputs") + 1 :] if "outputs" in parts else parts[-1:]
+    experiment = "/".join(below)
     with _unchanged("WANDB_MODE"):
         started = wandb.init(
             project=project,

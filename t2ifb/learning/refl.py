@@ -112,11 +112,11 @@ def output_gradient(
         kl = policy.kl(leaf, base, noisy, step)
         (of_kl,) = torch.autograd.grad(policy.beta * kl.sum(), leaf)
     policy.terms = {"U-Net's output": output.detach(), "reward": reward.detach(), "kl": kl.detach()}
-    norms = [gradient.flatten(1).norm(dim=1).mean() for gradient in (of_reward, of_kl)]
+    norms = [gradient.flatten(1).norm(dim=1) for gradient in (of_reward, of_kl)]
     policy.note(
-        loss=(policy.beta * kl - policy.alpha * reward).mean(), reward=reward.mean(), kl=kl.mean(),
+        loss=policy.beta * kl - policy.alpha * reward, reward=reward, kl=kl,
         reward_gradient=norms[0], kl_gradient=norms[1], kl_share=norms[1] / (norms[0] + norms[1]).clamp(min=1e-12),
-        **{f"kl_{step}": kl.mean()},
+        **{f"kl_{step}": kl},
     )  # fmt: skip
     # Zero, but NaN where a term is NaN and its gradient happens to be finite: such a step must not count.
     faults = 0 * (reward.detach() + kl.detach())

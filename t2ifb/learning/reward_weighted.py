@@ -86,7 +86,6 @@ class RewardWeighted:
             loss = policy.alpha * weight * error + policy.beta * kl
             policy.terms = {"U-Net's output": output.detach(), "reward": reward, "kl": kl.detach()}
             policy.note(
-                loss=loss.mean(), reward=reward.mean(), kl=kl.mean(), weight=weight.mean(), error=error.mean(),
-                **{f"kl_{step}": kl.mean()},
+                loss=loss, reward=reward, kl=kl, weight=weight, error=error, **{f"kl_{step}": kl},
             )  # fmt: skip
             policy.manual_backward(loss.sum() / (part.total * len(indices)))

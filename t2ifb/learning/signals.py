@@ -29,6 +29,9 @@ class StopOnSignal(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Stop here if asked to: the last update is whole and the next has not begun."""
+        if trainer.world_size > 1:  # all stop at the same step, whichever was told
+            told = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+            self.received = self.received or (signal.SIGTERM if told else None)
         if self.received is not None:
             progress: Any = trainer.fit_loop.epoch_loop.batch_progress
             for count in (progress.total, progress.current):

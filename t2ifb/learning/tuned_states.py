@@ -70,6 +70,11 @@ def ask_states(
     return answers, int(best["global_step"])
 
 
+def together() -> bool:
+    """Whether this is one of several processes that have found each other."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
     """Draw all samples of an exam and judge them; several processes that have found each other share the drawing.
 
@@ -80,8 +85,7 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
         whom: For the progress bar.
         base: Ask the base model instead.
     """
-    together = dist.is_available() and dist.is_initialized()
-    share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together else range(len(exam))
+    share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together() else range(len(exam))
     starts = range(0, len(share), samples_per_batch)
     for start in track(starts, f"drawing samples of {whom}", disable=not first_process()):
         numbers = share[start : start + samples_per_batch]

@@ -160,9 +160,10 @@ class TuningModule(LightningModule):
             weight.grad = gradient
 
     def note(self, **figures: Tensor) -> None:
-        """Remember figures, each a mean over samples, until they are logged."""
-        for name, value in figures.items():
-            self._seen.setdefault(name, []).append(value.detach())
+        """Remember figures, each (B,) of some samples, until their means are logged."""
+        for name, values in figures.items():
+            total = torch.stack([values.detach().double().sum(), values.new_tensor(len(values), dtype=torch.float64)])
+            self._seen.setdefault(name, []).append(total)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Limit the gradient, once it is complete and unscaled.
@@ -213,11 +214,17 @@ class TuningModule(LightningModule):
         """Log the means since the last time, now and then; NaN for a step that no gradient was taken at."""
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        means = {name: float(torch.stack(values).mean()) for name, values in self._seen.items()}
+        totals = {name: torch.stack(values).sum(0).cpu() for name, values in self._seen.items()}
         self._seen = {}
+        parts: list[Any] = [totals] * self.trainer.world_size
+        if len(parts) > 1:
+            torch.distributed.all_gather_object(parts, totals)
+        names = dict.fromkeys(name for part in parts for name in part)
+        sums = {name: sum(part[name] for part in parts if name in part) for name in names}
+        means = {name: float(total[0] / total[1]) for name, total in sums.items()}
         means = {f"kl_{step}": float("nan") for step in self._steps_with_kl} | means
         for name, value in means.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1, sync_dist=True)
+            self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1)
 
 
 def fast_attention(device: torch.device) -> AbstractContextManager[None]:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
-from t2ifb.config.sweeps import known_figures
+from t2ifb.config.sweeps import in_sweep, known_figures, settle_job
+from t2ifb.train import after_sweep
 
 
 @dataclass
@@ -65,8 +66,10 @@ def go(parts: Parts) -> None:
 
     With `fail_seed.txt` only the run with that seed does.
     """
-    if known_figures(parts.run_folder) is not None:
-        return
+    if in_sweep():
+        settle_job(parts.run_folder, parts.resolved())
+        if known_figures(parts.run_folder) is not None:
+            return
     kind, _, text = Path("fail.txt").read_text().partition(":") if Path("fail.txt").exists() else ("", "", "")
     only = Path("fail_seed.txt").read_text() if Path("fail_seed.txt").exists() else str(parts.value("seed"))
     if kind and only == str(parts.value("seed")):
@@ -80,7 +83,7 @@ def go(parts: Parts) -> None:
         (parts.run_folder / "summary.json").write_text("{}")
 
 
-main = command("train", go)
+main = command("train", go, after_sweep)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2ifb.config.sweeps import objectives, short_hash
+from t2ifb.config.paths import short_hash
+from t2ifb.config.sweeps import objectives
 from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
 from tests.config.test_command import TINY
 from tests.conftest import Command
@@ -36,6 +37,17 @@ def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_
     assert all(file.stat().st_mtime_ns == written for file, written in finished.items())
     assert len(list(folder.glob("*/figures.json"))) == 3
     assert "| " in (folder / "sweep.md").read_text()
+
+
+def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp_path: Path) -> None:
+    assert run_module(*TINY, "-m", "seed=1").returncode == 0
+    (record,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/job.json")
+    settings_then = json.loads(record.read_text())
+    record.write_text(json.dumps(settings_then | {"optimizer.lr": 7}))
+    done = run_module(*TINY, "-m", "seed=1,2")
+    assert done.returncode != 0
+    assert "was begun with other settings: optimizer.lr was 7, now it is" in done.stderr
+    assert "1 of 2 runs are not finished" in done.stdout
 
 
 def test_a_job_is_known_by_its_arguments() -> None:
@@ -98,7 +110,7 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
     done = run_module(*TINY, "-m", "seed=2,3,4", f"hydra/launcher={launcher}")
     assert done.returncode == 1
     assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2, 3}
-    assert "1 of 4 runs are not finished" in done.stdout
+    assert "1 of 3 runs are not finished" in done.stdout
 
 
 def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path) -> None:

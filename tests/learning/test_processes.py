@@ -64,7 +64,8 @@ def test_two_processes_tune_and_judge_as_one(tmp_path: Path) -> None:
         "sampling.num_inference_steps=4", "algorithm.method.window=[1,3]", "algorithm.method.gradients_per_rollout=2",
         "algorithm.batch_size=3", "algorithm.validation_prompts=5", "algorithm.images_per_prompt=1",
         "algorithm.validate_every=2", "algorithm.epochs=1", "prompts.train.count=12", "prompts.test.count=5",
-        "optimizer.eps=0.01", "optimizer.lr=0.01", "algorithm.standardise=false", "algorithm.cache_folder=null",
+        "optimizer.eps=0.01", "optimizer.lr=0.01", "algorithm.standardise=false",
+        f"algorithm.cache_folder={tmp_path / 'kept'}",
     ]  # fmt: skip
     runs = {"one": ["trainer=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
     for name, how in runs.items():
