@@ -72,7 +72,7 @@ def _write(folders: Sequence[Path], output: Path, title: str | None) -> int:
         file.write(page.html)
     for name, notes in page.notes.items():
         more = f" (and {len(notes) - 1} more, all on the page)" if len(notes) > 1 else ""
-        print(f"left out of {name}: {notes[0]}{more}", file=sys.stderr)
+        print(f"{name}: {notes[0]}{more}", file=sys.stderr)
     if len(page.html) > LIMIT:
         print(f"larger than {LIMIT // MEGABYTE} MB: give fewer runs for a page that opens fast", file=sys.stderr)
     runs = f"{page.runs} run{'s' if page.runs != 1 else ''}"

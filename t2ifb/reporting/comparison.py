@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from t2ifb.reporting.discovery import labels, short_names
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, Run
@@ -16,6 +15,7 @@ KINDS = {
     FIGURE8: "Figure 8",
     OTHER: "Other runs",
 }
+NOUNS = {TUNING: "fine-tuning run", REWARD: "reward run", TABLE1: "table 1", FIGURE8: "figure 8", OTHER: "other run"}
 ALPHA, BETA, RATIO = "algorithm.alpha", "algorithm.beta", "beta / alpha"
 """The optimiser ignores a common factor of alpha and beta: where both differ, their ratio is worth a setting."""
 NAMED = 6
@@ -46,6 +46,12 @@ class Group:
     def title(self) -> str:
         """The kind in words."""
         return KINDS[self.kind]
+
+    @property
+    def counted(self) -> str:
+        """How many runs there are, in words."""
+        count, noun = len(self.runs), NOUNS[self.kind]
+        return f"{count} {noun}" if count == 1 else f"{count} × {noun}" if noun[-1].isdigit() else f"{count} {noun}s"
 
 
 class Comparison:
@@ -78,11 +84,6 @@ class Comparison:
         group = next(group for group in self.groups if number in group.runs)
         named = [key for key in group.differing if key not in ("git_commit", "reward_sha256")][:NAMED]
         return ", ".join(f"{group.labels[key]} {shown(self.settings[number].get(key))}" for key in named)
-
-    @property
-    def folder(self) -> Path:
-        """The first run's."""
-        return self.runs[0].path
 
     def _group(self, kind: str) -> Group:
         numbers = [n for n, run in enumerate(self.runs) if run.kind == kind]
