@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         folders = find_runs(options.folders)
         output = options.output or common_parent(folders) / "report.html"
         if output.is_dir():
-            raise ValueError(f"--output {output} is a folder; expected the name of a file, such as {output}/report.html")
+            raise ValueError(f"--output {output} is a folder; expected a file, such as {output / 'report.html'}")
     except FileNotFoundError as error:
         return _report(missing_file(Path(error.filename)), BAD_INPUT, error)
     except ValueError as error:

@@ -14,6 +14,8 @@ from t2ifb.reporting.settings import Value, flat
 
 TUNING, REWARD, TABLE1, FIGURE8, OTHER = "tuning", "reward", "table1", "figure8", "other"
 """Kinds of runs; each has sections of its own."""
+CLASSES = {"FineTuning": TUNING, "RewardTraining": REWARD, "Table1": TABLE1, "Figure8": FIGURE8}
+"""What a configuration builds in a run of each kind."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Resu
         return TUNING
     if "accuracy" in measured or results.accuracy:
         return REWARD
-    made = next((config[key] for key in ("evaluation", "algorithm") if isinstance(config.get(key), Mapping)), {})
-    name = str(made.get("_target_", "")).rpartition(".")[2]
-    known = {"FineTuning": TUNING, "RewardTraining": REWARD, "Table1": TABLE1, "Figure8": FIGURE8}
-    return known.get(name, OTHER)
+    for part in (config.get("evaluation"), config.get("algorithm")):
+        if isinstance(part, Mapping):
+            return CLASSES.get(str(part.get("_target_")).rpartition(".")[2], OTHER)
+    return OTHER
 
 
 def _provenance(summary: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict[str, Value]:

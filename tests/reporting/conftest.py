@@ -60,8 +60,7 @@ class Visit:
 
     def plot(self, selector: str) -> list[dict[str, Any]]:
         """The traces of a chart."""
-        found = "element => element.data.map(({x, y, text, line, mode, type, dimensions}) => ({x, y, text, line, mode, type, dimensions}))"
-        return self.page.locator(selector).evaluate(found)
+        return self.page.locator(selector).evaluate("element => JSON.parse(JSON.stringify(element.data))")
 
 
 @pytest.fixture

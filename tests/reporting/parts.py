@@ -26,8 +26,12 @@ def write_tuning_run(
     size: int = 16,
     finished: bool = True,
     noise: bool = False,
+    base: int = 0,
 ) -> Path:
-    """A fine-tuning run whose reward rises by lr, and whose judges fall after the second validation."""
+    """A fine-tuning run whose reward rises by lr, and whose judges fall after the second validation.
+
+    `base` is the seed of the base model's images, `seed` that of the others.
+    """
     (folder / "samples").mkdir(parents=True)
     config = {
         "domain": "shapes",
@@ -47,10 +51,10 @@ def write_tuning_run(
     for n, step in enumerate(steps):
         row = {"step": step, "wall_seconds": 6.0 * n, "val/reward": 100 * lr * n, "val/clip_score": 0.6 + 0.01 * n}
         row |= {"val/gold": 0.7 - 0.01 * beta * n, "val/kl": 10.0 * n * lr / 0.001, "val/diversity": 0.1}
-        rows += [row | {"val/judges": (0.0, 0.2, 0.1, -0.1)[n % 4] + beta}]
+        rows += [row | {"val/judges": (0.0, 0.2, 0.1, -0.1)[n % 4] + beta * (n > 0)}]
         if step:
             rows.append({"step": step + 1, "wall_seconds": 6.0 * n + 1, "train/loss": 1.0 / n, "train/kl": 10.0 * n})
-        write_samples(folder / "samples", step, prompts, size, seed + 1000 * n if n else 0, noise)
+        write_samples(folder / "samples", step, prompts, size, seed + 1000 * n if n else base, noise)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(folder / "metrics.csv", [columns, *([row.get(key, "") for key in columns] for row in rows)])
     gains = [gain("reward", 0.1, trained_on=True), gain("clip_score", -0.01), gain("gold", 0.02)]

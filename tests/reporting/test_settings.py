@@ -1,7 +1,7 @@
 from t2ifb.reporting.comparison import RATIO, Comparison
+from t2ifb.reporting.runs import read_run
 from t2ifb.reporting.settings import differing, flat, shown
 from tests.reporting.parts import write_tuning_run
-from t2ifb.reporting.runs import read_run
 
 
 def test_a_configuration_becomes_flat() -> None:

@@ -15,6 +15,8 @@ function pointsOfTrade(run, xName, yName, which) {
     .filter((point) => point.x !== null && point.y !== null);
 }
 
+const BASE = { step: 0, x: 0, y: 0 };
+
 // Points that no other one beats: none has less KL and a better judgement.
 function frontOf(points) {
   const front = [];
@@ -35,7 +37,7 @@ function drawTrade(element, xName, xTitle) {
     trace.marker.size = trace.marker.size.map((size) => (size === null ? null : size + 2));
   }
   if (xName === "kl") {
-    const front = frontOf(runs.flatMap((run) => pointsOfTrade(run, xName, judge, which)));
+    const front = frontOf([BASE, ...runs.flatMap((run) => pointsOfTrade(run, xName, judge, which))]);
     traces.unshift(frontTrace(front));
     describeFront(front);
   }
