@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2ifb.reporting.discovery import labels, short_names
-from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, Run
+from t2ifb.reporting.runs import FIGURE8, OTHER, PROVENANCE, REWARD, TABLE1, TUNING, Run
 from t2ifb.reporting.settings import Value, differing, numeric, shown
 
 KINDS = {
@@ -18,8 +18,8 @@ KINDS = {
 NOUNS = {TUNING: "fine-tuning run", REWARD: "reward run", TABLE1: "table 1", FIGURE8: "figure 8", OTHER: "other run"}
 ALPHA, BETA, RATIO = "algorithm.alpha", "algorithm.beta", "beta / alpha"
 """The optimiser ignores a common factor of alpha and beta: where both differ, their ratio is worth a setting."""
-NAMED = 6
-"""Settings that a run is described by."""
+NAMED = 4
+"""Settings that a run is described by in lists; the table of configurations has them all."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Group:
     def title(self) -> str:
         """The kind in words."""
         return KINDS[self.kind]
+
+    @property
+    def named(self) -> list[str]:
+        """The first of the settings that differ, without what no configuration says."""
+        return [key for key in self.differing if key not in PROVENANCE][:NAMED]
 
     @property
     def counted(self) -> str:
@@ -82,8 +87,8 @@ class Comparison:
     def about(self, number: int) -> str:
         """What tells a run apart from the others of its kind, in a few words."""
         group = next(group for group in self.groups if number in group.runs)
-        named = [key for key in group.differing if key not in ("git_commit", "reward_sha256")][:NAMED]
-        return ", ".join(f"{group.labels[key]} {shown(self.settings[number].get(key))}" for key in named)
+        settings = self.settings[number]
+        return ", ".join(f"{group.labels[key]} {shown(settings.get(key))}" for key in group.named)
 
     def _group(self, kind: str) -> Group:
         numbers = [n for n, run in enumerate(self.runs) if run.kind == kind]

@@ -47,9 +47,9 @@ def read_curves(path: Path, notes: Notes) -> dict[str, Curves]:
     """The training and the validation figures of a `metrics.csv`; empty ones if it is not there."""
     rows = [(step, row) for row in read_rows(path, notes) if (step := number(row.get("step"))) is not None]
     rows.sort(key=lambda item: item[0])
-    bad = sorted({key for _, row in rows for key, cell in row.items() if cell and number(cell) is None})
+    bad = sorted({key for _, row in rows for key, cell in row.items() if cell and _is_wrong(cell)})
     if bad:
-        notes.add(path, f"cells that are no finite numbers are left out ({', '.join(bad)})")
+        notes.add(path, f"cells that are no numbers, or infinite, are left out ({', '.join(bad)})")
     return {kind: _of_kind(rows, f"{kind}/") for kind in ("train", "val")}
 
 
@@ -60,6 +60,11 @@ def spread(count: int, most: int) -> list[int]:
     if most <= 1:
         return [count - 1][:most]
     return [round(n * (count - 1) / (most - 1)) for n in range(most)]
+
+
+def _is_wrong(cell: str) -> bool:
+    """Whether a cell holds no figure and should; NaN is a mean over nothing, such as of a step that was not drawn."""
+    return number(cell) is None and cell.strip().lower() != "nan"
 
 
 def _of_kind(rows: Sequence[tuple[float, dict[str, str]]], prefix: str) -> Curves:

@@ -14,6 +14,10 @@ from t2ifb.reporting.settings import Value, flat
 
 TUNING, REWARD, TABLE1, FIGURE8, OTHER = "tuning", "reward", "table1", "figure8", "other"
 """Kinds of runs; each has sections of its own."""
+AGAINST = {"over-optimisation": "over-optimised later", "no better than the base model": "no better than base"}
+"""Phrases of a verdict, and what the overview makes of them."""
+PROVENANCE = ("git_commit", "reward_sha256")
+"""Settings that no configuration has: the commit, and the content of what a run was trained on."""
 CLASSES = {"FineTuning": TUNING, "RewardTraining": REWARD, "Table1": TABLE1, "Figure8": FIGURE8}
 """What a configuration builds in a run of each kind."""
 
@@ -67,6 +71,11 @@ class Run:
         return text if isinstance(text, str) else ""
 
     @property
+    def verdict(self) -> str:
+        """The verdict in a few words: only what speaks against the run."""
+        return ", ".join(words for phrase, words in AGAINST.items() if phrase in self.sentence)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show but perhaps settings."""
         return not (self.summary or self.train.step or self.val.step or self.results.any)
@@ -114,7 +123,7 @@ def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Resu
 
 
 def _provenance(summary: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict[str, Value]:
-    """What no configuration says and yet may differ: the commit, and the content of what the run was trained on."""
+    """Those of `PROVENANCE` that are known."""
     found: dict[str, Value] = {}
     if isinstance(summary.get("git_commit"), str):
         commit = summary["git_commit"]

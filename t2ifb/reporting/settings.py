@@ -1,5 +1,6 @@
 """Settings of runs: flat, as text or number, and which of them differ."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,16 +30,21 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
             found[key] = _class_name(value) if key.endswith("_target_") and isinstance(value, str) else value
         else:
             found[key] = str(value)  # dates, which YAML knows and configurations do not
+        if isinstance(value, float) and not math.isfinite(value):
+            found[key] = str(value)
     return found
 
 
 def differing(runs: Sequence[Mapping[str, Value]]) -> list[str]:
-    """Keys whose values are not the same in all runs, those of `KNOWN` first, then in the order of the files.
+    """Keys whose values are not the same in all runs, in the order in which they are of interest.
+
+    Those of `KNOWN` come first, then those that all runs have, then those of parts that only some runs have.
 
     A value that only points at another one (`${optimizer}`) is left out: what it points at is compared itself.
     """
     keys = dict.fromkeys([*KNOWN, *(key for run in runs for key in run)])
-    return [key for key in keys if len({_same(run.get(key)) for run in runs}) > 1 and not _points(key, runs)]
+    found = [key for key in keys if len({_same(run.get(key)) for run in runs}) > 1 and not _points(key, runs)]
+    return sorted(found, key=lambda key: (key not in KNOWN, any(run.get(key) is None for run in runs)))
 
 
 def shown(value: Value) -> str:

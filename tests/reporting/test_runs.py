@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from t2ifb.learning.tuning_verdict import verdict_sentence
 from t2ifb.reporting.curves import spread
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
 from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, write_tuning_run
@@ -23,6 +24,17 @@ def test_a_tuning_run_is_read(tmp_path: Path) -> None:
     assert run.samples[1].scores[1]["reward"] == pytest.approx(0.1)  # of the first image of the second prompt
     assert [gain.name for gain in run.results.gains["kept"]] == ["reward", "clip_score", "gold"]
     assert run.sentence.startswith("Kept step 10")
+
+
+def test_what_speaks_against_a_run_is_said_in_a_few_words(tmp_path: Path) -> None:
+    run = read_run(write_tuning_run(tmp_path / "run"))
+    assert run.verdict == ""
+    rows = [
+        {"step": step, "val/reward": step, "val/judges": judges, "val/kl": step}
+        for step, judges in ((0, 0.0), (1, -0.1), (2, -0.3))
+    ]
+    run.summary["sentence"] = verdict_sentence(rows, 1)
+    assert run.verdict == "over-optimised later, no better than base"
 
 
 def test_every_kind_of_run_is_known(tmp_path: Path) -> None:
@@ -84,11 +96,13 @@ def test_what_is_broken_is_noted_and_the_rest_is_read(tmp_path: Path) -> None:
 def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "metrics.csv").write_text("step,val/kl,val/gold\n0,0,0.5\n5,nan,x\n9,2\n10,inf,0.7\n")
+    (folder / "metrics.csv").write_text("step,val/kl,val/gold,train/loss\n0,0,0.5,nan\n5,nan,x,nan\n9,2\n10,inf,0.7,\n")
     run = read_run(folder)
     assert run.val.step == [0, 10]
     assert run.val.columns == {"kl": [0, None], "gold": [0.5, 0.7]}
-    assert "val/gold, val/kl" in run.notes[1] or "val/gold, val/kl" in run.notes[2]
+    assert run.notes[0].startswith(".hydra/config.yaml: is missing")
+    assert run.notes[1].startswith("metrics.csv: 1 of its lines have not as many cells")
+    assert run.notes[2].endswith("left out (val/gold, val/kl)")  # NaN is no fault
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 3), (2, 3), (10, 3), (10, 1), (10, 10)])

@@ -8,11 +8,13 @@ def test_a_configuration_becomes_flat() -> None:
     config = {
         "seed": 1,
         "resume": "auto",
+        "limit": float("inf"),
         "head": {"_target_": "t2ifb.scorers.heads.MLPHead", "hidden": [8, 4], "bias": True},
         "reward": {"_target_": "t2ifb.scorers.RewardModel.from_pretrained", "parts": [{"weight": 1.0}]},
     }
     assert flat(config) == {
         "seed": 1,
+        "limit": "inf",
         "head._target_": "MLPHead",
         "head.hidden": "[8, 4]",
         "head.bias": True,
@@ -22,9 +24,9 @@ def test_a_configuration_becomes_flat() -> None:
 
 
 def test_only_what_differs_is_listed_and_the_known_settings_come_first() -> None:
-    one = {"rank": 4, "algorithm.beta": 0.1, "same": 1, "flag": 1, "algorithm.optimizer": "${optimizer}"}
+    one = {"rank": 4, "algorithm.beta": 0.1, "same": 1, "only here": "y", "flag": 1, "points": "${optimizer}"}
     other = {"rank": 8, "algorithm.beta": 0.0, "same": 1.0, "flag": True, "extra": "x"}
-    assert differing([one, other]) == ["algorithm.beta", "rank", "flag", "extra"]
+    assert differing([one, other]) == ["algorithm.beta", "rank", "flag", "only here", "extra"]
     assert differing([one]) == []
 
 

@@ -42,7 +42,7 @@ function tracesOf(runs, pointsOf, more) {
       group.y.push(point.y);
       group.text.push(plain(run.about ? `${run.name}: ${run.about}` : run.name) + `<br>step ${point.step}`);
       group.symbol.push(point.kept ? "diamond" : "circle");
-      group.size.push(point.kept ? 10 : 5);
+      group.size.push(point.kept ? 10 : point.dot ?? 5);
     }
     for (const list of [group.x, group.y, group.text, group.symbol, group.size]) list.push(null);
   }
@@ -69,7 +69,7 @@ function pointsOfCurve(run, metric, xName, weight) {
   return rows.step
     .map((step, n) => ({
       step, x: xName === "wall" && xs[n] !== null ? xs[n] / 60 : xs[n] ?? null, y: smoothed[n], raw: column[n],
-      kept: metric.split === "val" && step === run.kept,
+      kept: metric.split === "val" && step === run.kept, dot: metric.kind === "reward" ? 0 : 5,
     }))
     .filter((point) => point.x !== null && point.y !== null);
 }
@@ -79,9 +79,9 @@ function drawCurve(element, metric) {
   const weight = Number(value("smoothing"));
   const runs = runsOf(metric.kind).filter((run) => run[metric.split].columns[metric.name]);
   const marked = metric.split === "val" && metric.kind === "tuning";
-  const mode = marked && !weight ? "lines+markers" : "lines";
+  const mode = metric.split === "val" && !weight ? "lines+markers" : "lines";
   const traces = tracesOf(runs, (run) => pointsOfCurve(run, metric, xName, weight), { mode });
-  if (marked && weight) {
+  if (metric.split === "val" && weight) {
     const raw = (run) => pointsOfCurve(run, metric, xName, weight).map((point) => ({ ...point, y: point.raw }));
     traces.push(...tracesOf(runs, raw, { mode: "markers", opacity: 0.45 }));
   }

@@ -68,9 +68,9 @@ function drawParallel(element) {
   const note = left ? `${left} chosen runs have no figures for some of these axes and are not drawn. ` : "";
   one("#parallel-note").textContent = note + (runs.length && outcomes.length ? "" : "Nothing to draw.");
   if (!runs.length || !outcomes.length) return Plotly.purge(element);
-  const varied = data.settings.filter(({ key }) => key !== "git_commit" && runs.some((run) => run.settings[key] !== undefined));
+  const varied = data.settings.filter(({ key }) => !["git_commit", "reward_sha256"].includes(key) && runs.some((run) => run.settings[key] !== undefined));
   const dimensions = varied.slice(0, 7).map((setting) => dimensionOf(setting, runs));
-  for (const [name, label] of outcomes) dimensions.push({ label, values: runs.map((run) => outcome(run, name)), tickformat: ".3~g" });
+  for (const [name, label] of outcomes) dimensions.push({ label, values: runs.map((run) => outcome(run, name)), tickformat: ".4~g" });
   const looks = [...new Map([...runs].sort((a, b) => a.look.order - b.look.order).map((run) => [run.look.name, run.look])).values()];
   const places = new Map(looks.map((look, n) => [look.name, n]));
   const last = Math.max(1, looks.length - 1);
