@@ -251,3 +251,24 @@ def test_an_unfinished_run_and_one_without_anything_are_shown(visit: Opener, tmp
         seen.draw(section)
     assert seen.page.locator("#overview .badge").count() == 2
     assert "empty: has no results yet" in seen.page.locator("#notes").inner_text()
+
+
+@pytest.mark.slow
+def test_a_hundred_runs_can_be_used(visit: Opener, tmp_path: Path) -> None:
+    runs = [
+        write_tuning_run(
+            tmp_path / f"{n:03d}",
+            **{"beta": 0.1 * (n % 5), "lr": 1e-4 * (1 + n // 5 % 4), "seed": n, "steps": range(0, 70, 10)},
+        )
+        for n in range(100)
+    ]
+    seen = visit(*runs)
+    for section in ("curves", "trade-offs", "parallel"):
+        seen.draw(section)
+    assert len(seen.plot(GOLD)) <= 24  # runs that look alike share a trace
+    assert seen.page.locator("#images figure:not(.base)").count() == 24
+    seen.page.locator("#more-images").click()
+    assert seen.page.locator("#images figure:not(.base)").count() == 100
+    seen.page.locator("[data-setting='algorithm.beta'] input").first.uncheck()
+    seen.settle()
+    assert len(shown_rows(seen)) == 80
