@@ -34,6 +34,7 @@ def test_both_stages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         '"stable-diffusion-v1-5/stable-diffusion-v1-5"': f'"{PIPELINE}"',
         '"zai-org/ImageReward"': f'"{IMAGE_REWARD}"',
         "=40": "=4",
+        "[30, 39]": "[2, 3]",
     }
     names: dict[str, object] = {}
     for block in (BLOCKS[0], USING + BLOCKS[1], BLOCKS[2]):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.learning.base_answers import BaseAnswers
 from t2ifb.learning.fine_tuning import FineTuning
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.tuned_states import ask, look_at_base
@@ -68,12 +69,14 @@ def supervised(parts: Parts) -> None:
     adapters = tuning.lora.add(model.unet, seed)
     tune(model, adapters, run.path, seed)
     seconds = time.monotonic() - started
-    validation = tuning.exam("validation", seed)
-    look_at_base(run, validation, model, tuning.samples_per_batch, tuning.reward if tuning.standardise else None)
-    exam = tuning.exam("test", seed)
-    for name, base in (("base", True), ("kept", False)):
-        answers = ask(exam, model, tuning.samples_per_batch, name, base)
-        answers.write_scores(exam.prompts, run.samples / f"test_{name}.csv")
+    base = BaseAnswers(tuning.cache_folder, parts.value("algorithm"))
+    exam, size = tuning.exam("validation", seed), tuning.samples_per_batch
+    unit = tuning.reward if tuning.standardise else None
+    look_at_base(run, exam, model.device, lambda: base.of(exam, model, size), standardised=unit)
+    test = tuning.exam("test", seed)
+    answers = {"base": base.of(test, model, size), "kept": ask(test, model, size, "the tuned model")}
+    for name, found in answers.items():
+        found.write_scores(test.prompts, run.samples / f"test_{name}.csv")
     run.write_summary({"steps": STEPS, "wall_seconds": round(seconds, 1), "seed": seed})
 
 

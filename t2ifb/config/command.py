@@ -5,29 +5,29 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ifb.config import schema
+from t2ifb.config import ray_launcher, schema
 from t2ifb.config.build import Parts, check
 from t2ifb.config.compose import Composed, compose_all
 from t2ifb.config.faults import ConfigError, missing_file
 from t2ifb.config.help import help_text
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
+from t2ifb.config.sweeps import in_sweep, record_failure
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
-def command(name: str, task: Callable[[Parts], None]) -> Callable[[], None]:
+def command(name: str, task: Callable[[Parts], Any]) -> Callable[[], None]:
     """Make `main` of `python -m t2ifb.<name>`.
 
     Exit status: 0 when done; 2 when the input is wrong (an argument, a file that is not there), found before any
@@ -45,17 +45,20 @@ def command(name: str, task: Callable[[Parts], None]) -> Callable[[], None]:
     return main
 
 
-def run(name: str, task: Callable[[Parts], None]) -> int:
+def run(name: str, task: Callable[[Parts], Any]) -> int:
     """Run the command on `sys.argv` and give its exit status."""
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not
         try:
-            task(Parts(config))
-        except EXPECTED as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the other jobs of the sweep go on, and Hydra names this one
-            sys.exit(_report(name, error))
+            return task(Parts(config))
+        except Exception as error:
+            if in_sweep():
+                record_failure(error)
+                raise  # the other jobs of the sweep go on
+            if isinstance(error, EXPECTED):
+                sys.exit(_report(name, error))
+            raise
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:
@@ -63,9 +66,15 @@ def run(name: str, task: Callable[[Parts], None]) -> int:
         arguments = _checked_arguments(name, sys.argv[1:])
         if arguments is None:
             return 0
-        sys.argv[1:] = arguments
-        hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
+        sys.argv[1:], sweep = arguments
+        ray_launcher.offer()
+        try:
+            hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
+        finally:
+            unfinished = _end_of_sweep(sweep)
         sys.stdout.flush()
+        if unfinished:
+            return FAILED
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
@@ -77,13 +86,30 @@ def run(name: str, task: Callable[[Parts], None]) -> int:
     return 0
 
 
-def _checked_arguments(name: str, arguments: list[str]) -> list[str] | None:
-    """Refuse wrong arguments and answer `--help`; give those for Hydra, None if there is no more to do."""
+def _end_of_sweep(folder: Path | None) -> int:
+    """Show what a sweep found, whether it came to its end or not; gives how many of its jobs did not finish."""
+    if folder is None or not folder.is_dir():
+        return 0
+    from t2ifb.evaluation.sweep_table import SweepTable
+
+    table = SweepTable(folder)
+    table.write()
+    if table.unfinished:
+        print(f"{len(table.unfinished)} of {len(table.jobs)} runs are not finished; the same command goes on with them")
+    return len(table.unfinished)
+
+
+def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], Path | None] | None:
+    """Refuse wrong arguments and answer `--help`; None if there is no more to do.
+
+    Returns:
+        Those for Hydra, and the folder of the sweep if it is one.
+    """
     options = get_args_parser().parse_intermixed_args(arguments)
     overrides: list[str] = list(options.overrides)
     flags = [argument for argument in arguments if argument not in overrides]
     if options.hydra_help or options.shell_completion or options.experimental_rerun or options.config_name:
-        return arguments
+        return arguments, None
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise ConfigError([f"--config-dir: {missing_file(Path(options.config_dir))}"])
     only_shows = bool(options.cfg or options.help or options.info)
@@ -99,7 +125,10 @@ def _checked_arguments(name: str, arguments: list[str]) -> list[str] | None:
     if options.help:
         print(help_text(composed[0].config), flush=True)
         return None
-    return [*flags, *overrides]
+    first = composed[0].config
+    sweeping = not only_shows and (options.multirun or str(first.hydra.mode).endswith("MULTIRUN"))
+    sweep = Path(str(first.hydra.sweep.dir)).absolute() if sweeping else None
+    return [*flags, *overrides], sweep
 
 
 def _faults(composed: Composed) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -72,7 +73,9 @@ def _sweep(override: str) -> tuple[str | None, list[str]]:
         parsed = OverridesParser.create().parse_override(override)
         if not parsed.is_sweep_override() or parsed.key_or_group == "hydra.mode":
             return None, []
-        return parsed.get_key_element(), [f"{parsed.get_key_element()}={v}" for v in parsed.sweep_string_iterator()]
+        value = parsed.value()
+        ends = [value.start, value.end] if isinstance(value, IntervalSweep) else parsed.sweep_string_iterator()
+        return parsed.get_key_element(), [f"{parsed.get_key_element()}={end}" for end in ends]
     except HydraException:  # not readable: `_compose` reports it
         return None, []
 

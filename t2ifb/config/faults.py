@@ -7,7 +7,11 @@ from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
 
-EXTRAS = {("hydra/launcher", "joblib"): "; it comes with pip install -c constraints.txt -e '.[sweeps]'"}
+SWEEPS = "; it comes with pip install -c constraints.txt -e '.[sweeps]'"
+EXTRAS = {
+    **{("hydra/launcher", name): SWEEPS for name in ("joblib", "submitit_local", "submitit_slurm")},
+    ("hydra/sweeper", "optuna"): SWEEPS,
+}
 """Options of Hydra that an extra of this package brings."""
 
 

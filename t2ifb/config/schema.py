@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from t2ifb.config.paths import data_folder, shapes_weights
+from t2ifb.config.sweeps import short_hash
 
 Part = dict[str, Any]
 
@@ -22,6 +23,7 @@ class TrainConfig:
     domain: str = MISSING
     seed: int = 0
     resume: str | None = None
+    objective: list[str] = field(default_factory=list)
     data_folder: str = "${data_folder:}"
     dataset: Part = field(default_factory=dict)
     build: Part | None = None
@@ -143,5 +145,6 @@ def register() -> None:
     """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=schema)
+    OmegaConf.register_new_resolver("short_hash", short_hash, replace=True)
     OmegaConf.register_new_resolver("data_folder", lambda: str(data_folder()), replace=True)
     OmegaConf.register_new_resolver("shapes_weights", lambda part: str(shapes_weights(part)), replace=True)

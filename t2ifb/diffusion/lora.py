@@ -106,6 +106,7 @@ def save_lora(unet: Any, folder: str | Path, card: str = "") -> None:
 
     layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(unet).items()}
     settings = unet.peft_config["default"].to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set's order is another in each process
     StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
     with atomic_write(Path(folder) / "README.md") as file:
         file.write(CARD.format(rank=settings["r"], alpha=settings["lora_alpha"], card=card).encode())

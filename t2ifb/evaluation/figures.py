@@ -262,6 +262,32 @@ def gain_bars(rows: Mapping[str, Sequence[Gain]], path: Path) -> None:
     _save(figure, path)
 
 
+def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: Sequence[bool], path: Path) -> None:
+    """What the judges gained against the KL divergence that it took, a point a run.
+
+    Args:
+        names: N runs.
+        kl: (N,) nats.
+        judges: (N,) mean gain in standard deviations.
+        on_front: N, whether no other run is better in both.
+        path: The PNG to write.
+    """
+    distance, gained = np.sqrt(np.maximum(np.asarray(kl, float), 0)), np.asarray(judges, float)
+    figure = _figure(7.5, 5)
+    axes = figure.subplots()
+    front = np.flatnonzero(on_front)
+    order = front[np.argsort(distance[front])]
+    axes.axhline(0, color=GRAY, lw=0.8)
+    axes.plot(distance, gained, "o", color=GRAY, ms=5, label="runs")
+    axes.plot(distance[order], gained[order], "o-", color=BLUE, ms=6, lw=1, label="Pareto front")
+    for number in order:
+        at = (distance[number], gained[number])
+        axes.annotate(names[number], at, (5, 4), textcoords="offset points", size=7, parse_math=False)
+    axes.set(xlabel="√KL to the base model, in root nats", ylabel="judges' mean gain, in standard deviations")
+    _finish(axes)
+    _save(figure, path)
+
+
 def progress_sheet(prompts: Sequence[str], columns: Mapping[str, ArrayLike], path: Path) -> None:
     """A line for each prompt with the image of each model from the same noise.
 

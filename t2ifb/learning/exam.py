@@ -2,12 +2,16 @@
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from t2ifb.data.encoder import Encoder
@@ -42,8 +46,9 @@ class Answers:
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
         tensors = {"images": self.images, "kl": self.kl, "diversity": self.diversity}
+        order = {"scores": json.dumps(list(self.scores))}
         with atomic_write(path) as file:
-            file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}))
+            file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}, order))
 
     def write_scores(self, prompts: Sequence[str], path: Path) -> None:
         """Write a CSV file, a row an image in the exam's order: prompt, each score, KL divergence."""
@@ -58,9 +63,9 @@ class Answers:
     @classmethod
     def read(cls, path: Path) -> "Answers":
         """Read what `save` wrote."""
-        found, prefix = load_file(path), "scores/"
-        scores = {name.removeprefix(prefix): found[name] for name in found if name.startswith(prefix)}
-        return cls(found["images"], scores, found["kl"], found["diversity"])
+        with safe_open(path, "pt") as file:
+            scores = {name: file.get_tensor(f"scores/{name}") for name in json.loads(file.metadata()["scores"])}
+            return cls(file.get_tensor("images"), scores, file.get_tensor("kl"), file.get_tensor("diversity"))
 
 
 class Exam(nn.Module):
@@ -138,6 +143,14 @@ class Exam(nn.Module):
                 rollout.take(output)
             images = to_bytes(model.decode(rollout.latents))
         self._found |= {n: (image, nats) for n, image, nats in zip(numbers, images, kl.cpu(), strict=True)}
+
+    def gather(self) -> None:
+        """Share what each process has drawn with all others; nothing to do for one alone."""
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, self._found)
+        self._found = {number: sample for some in found for number, sample in some.items()}
 
     @torch.no_grad()
     def answers(self) -> Answers:

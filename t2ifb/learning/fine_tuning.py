@@ -19,10 +19,11 @@ from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
+from t2ifb.learning.base_answers import BaseAnswers
 from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics
+from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable
 from t2ifb.learning.run_folder import RunFolder
@@ -62,6 +63,7 @@ class FineTuning:
         diversity: Any = None,
         patience: int | None = None,
         most_faults: int = 10,
+        cache_folder: str | Path | None = None,
     ) -> None:
         """Put the parts together; the diffusion model is not loaded yet.
 
@@ -91,6 +93,7 @@ class FineTuning:
             diversity: A `CLIPSource` whose embeddings measure how different the images of a prompt are.
             patience: Validations without a better one after which the run stops; never by default.
             most_faults: Updates with NaN or infinity that may be skipped before the run stops.
+            cache_folder: Where the base model's answers are kept for other runs that ask the same.
 
         Raises:
             ValueError: A number is out of range.
@@ -117,7 +120,7 @@ class FineTuning:
         self.batch_size, self.epochs, self.validate_every = batch_size, epochs, validate_every
         self.validation_prompts, self.images_per_prompt = validation_prompts, images_per_prompt
         self.samples_per_batch, self.diversity = samples_per_batch, diversity
-        self.patience, self.most_faults = patience, most_faults
+        self.patience, self.most_faults, self.cache_folder = patience, most_faults, cache_folder
 
     @property
     def splits(self) -> list[str]:
@@ -175,20 +178,34 @@ class FineTuning:
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is looked at, and saved
         engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, [watch])
-        if engine.world_size > 1:
-            raise ValueError("fine-tuning runs in one process for now; give trainer.devices=1")
+        if min(self.batch_size, len(exam)) < engine.world_size:
+            raise ValueError(
+                f"{engine.world_size} processes need at least as many prompts an update and images a validation; "
+                f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
+            )
         module.to(engine.strategy.root_device)
-        exam.base = look_at_base(run, exam, model, self.samples_per_batch, self.reward if self.standardise else None)
+        base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
+        unit = self.reward if self.standardise else None
+        exam.base = look_at_base(
+            run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
+        )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
         floor = rounding_floor(exam, model, engine.precision_plugin.forward_context)
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
+        engine.strategy.barrier()  # until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
         test = self.exam("test", seed).to(engine.strategy.root_device)
-        answers, best_step = ask_states(run, test, model, self.samples_per_batch)
-        verdict = TuningVerdict(test, answers, read_metrics(run.metrics), [REWARD], best_step, seed)
+        of_base = base.of(test, model, self.samples_per_batch)
+        answers, best_step = ask_states(run, test, model, self.samples_per_batch, of_base)
+        if not engine.is_global_zero:
+            return {}
+        rows = read_metrics(run.metrics)
+        verdict = TuningVerdict(test, answers, rows, [REWARD], best_step, seed)
         figures = verdict.write(run) | {
             "best_step": best_step,
+            "chosen_by": "judges",
+            "validation": validation_figures(rows, best_step),
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
             "prompts_cut": cut,

@@ -3,6 +3,7 @@
 import csv
 import io
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.csv`, figures as text."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def validation_figures(rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
+    """What the validation at a step found, by name; nothing if there was none.
+
+    Args:
+        rows: Of a `metrics.csv`.
+        step: The step.
+    """
+    at = next((row for row in rows if int(row["step"]) == step), {})
+    return {key[4:]: float(value) for key, value in at.items() if key.startswith("val/") and value not in ("", None)}

@@ -20,7 +20,7 @@ from t2ifb.evaluation.figures import learning_curves
 from t2ifb.learning import loggers
 from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
 from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV
+from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.reward_verdict import RewardVerdict, embedded
 from t2ifb.learning.run_folder import RunFolder
@@ -191,6 +191,8 @@ class RewardTraining:
         write_export(run.export, head, self.encoder, verdicts[0].card(), changed)
         figures |= {
             "best_step": best["global_step"],
+            "chosen_by": "accuracy",
+            "validation": validation_figures(read_metrics(run.metrics), best["global_step"]),
             "skipped_updates": guard.skipped,
             "seed": seed,
             "precision": str(engine.precision),

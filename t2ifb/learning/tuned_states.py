@@ -4,13 +4,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
+import torch.distributed as dist
 from rich.progress import track
 from torch import nn
 
+from t2ifb.data.files import file_lock
 from t2ifb.diffusion.lora import load_adapter_state
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.evaluation.judges import Judges
+from t2ifb.learning.engine import first_process
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.run_folder import RunFolder
@@ -23,42 +26,42 @@ FLOOR_SAMPLES = 4
 
 
 def look_at_base(
-    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, standardised: nn.Module | None
+    run: RunFolder, exam: Exam, device: torch.device, answers: Callable[[], Answers], standardised: nn.Module | None
 ) -> Answers:
-    """The base model's answers, drawn once and kept in the run's folder; sets the reward's units by them.
+    """The base model's answers, found once and kept in the run's folder; sets the reward's units by them.
 
     Args:
         run: Its `base.safetensors` has the answers.
-        exam: On the model's device.
-        model: With or without adapters.
-        samples_per_batch: Samples that are drawn together.
+        exam: What is asked.
+        device: Where the scorers are.
+        answers: Finds them.
         standardised: The reward, if its units are to be those of the base model's images.
 
     Raises:
         ValueError: A scorer gives all of them the same score.
     """
     path = run.path / "base.safetensors"
-    if not path.exists():
-        ask(exam, model, samples_per_batch, "the base model", base=True).save(path)
-    answers = Answers.read(path)
+    with file_lock(run.path / ".base.lock"):  # of several processes that begin together one looks
+        if not path.exists():
+            answers().save(path)
+    found = Answers.read(path)
     if isinstance(standardised, Mix):
-        device = model.device
-        scores = Judges(dict(standardised.scorers.items()))(answers.images, exam.prompts, device)
+        scores = Judges(dict(standardised.scorers.items()))(found.images, exam.prompts, device)
         standardised.standardise(scores)
         together = torch.stack([scores[name] for name in standardised.scorers])
-        answers.scores[REWARD] = standardised.combine(together.to(device)).cpu()
-    return answers
+        found.scores[REWARD] = standardised.combine(together.to(device)).cpu()
+    return found
 
 
 def ask_states(
-    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int
+    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, base: Answers
 ) -> tuple[dict[str, Answers], int]:
     """Answers of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
 
     The kept checkpoint's adapters are in the model afterwards.
     """
     best, last = (torch.load(path, weights_only=True) for path in (run.best_checkpoint, run.last_checkpoint))
-    answers = {"base": ask(exam, model, samples_per_batch, "the base model", base=True)}
+    answers = {"base": base}
     load_adapter_state(model.unet, last["state_dict"])
     answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")
     same = best["global_step"] == last["global_step"]
@@ -68,7 +71,7 @@ def ask_states(
 
 
 def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
-    """Draw all samples of an exam and judge them.
+    """Draw all samples of an exam and judge them; several processes that have found each other share the drawing.
 
     Args:
         exam: On the model's device.
@@ -77,13 +80,17 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
         whom: For the progress bar.
         base: Ask the base model instead.
     """
-    for start in track(range(0, len(exam), samples_per_batch), f"drawing samples of {whom}"):
-        numbers = range(start, min(start + samples_per_batch, len(exam)))
+    together = dist.is_available() and dist.is_initialized()
+    share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together else range(len(exam))
+    starts = range(0, len(share), samples_per_batch)
+    for start in track(starts, f"drawing samples of {whom}", disable=not first_process()):
+        numbers = share[start : start + samples_per_batch]
         if base:
             with model.base():
                 exam.look(model, numbers, with_kl=False)
         else:
             exam.look(model, numbers)
+    exam.gather()
     return exam.answers()
 
 

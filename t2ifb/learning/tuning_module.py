@@ -102,13 +102,19 @@ class TuningModule(LightningModule):
         self.terms: dict[str, Tensor] = {}
         self._seen: dict[str, list[Tensor]] = {}
 
+    def setup(self, stage: str) -> None:
+        """Let several processes exchange nothing but adapters: each reads the frozen weights itself."""
+        frozen = [name for name, weight in self.named_parameters() if not weight.requires_grad]
+        self._ddp_params_and_buffers_to_ignore = [*frozen, *(name for name, _ in self.named_buffers())]
+
     def training_step(self, batch: PromptBatch, index: int) -> None:
         """One update: the mean over the batch's prompts."""
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        with fast_attention(self.device):
+        with fast_attention(self.device), self._apart():
             for part in batch.split(self.micro_batch_size):
                 self.method.learn(self, part)
+        self._sum_gradients()
         optimizer.step()
         self._log()
 
@@ -136,6 +142,22 @@ class TuningModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             policy, reference = (self.schedule.kl_transition(each.float(), noisy, step) for each in (output, base))
             return gaussian_kl(policy.mean, reference.mean, policy.variance)
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """Keeps several processes from averaging at each backward pass: they add up once, when an update is whole."""
+        strategy: Any = self.trainer.strategy if self.trainer.world_size > 1 else None
+        return nullcontext() if strategy is None else strategy.block_backward_sync()
+
+    def _sum_gradients(self) -> None:
+        """Add up the gradients of all processes: each has divided by the prompts of the whole batch."""
+        if self.trainer.world_size == 1:
+            return
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.adapters]
+        together = nn.utils.parameters_to_vector(gradients)
+        torch.distributed.all_reduce(together)
+        nn.utils.vector_to_parameters(together, gradients)
+        for weight, gradient in zip(self.adapters, gradients, strict=True):
+            weight.grad = gradient
 
     def note(self, **figures: Tensor) -> None:
         """Remember figures, each a mean over samples, until they are logged."""
@@ -166,6 +188,7 @@ class TuningModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log what was found."""
         assert self.exam is not None
+        self.exam.gather()
         for name, value in self.exam.figures(self.exam.answers()).items():
             self.log(f"val/{name}", value, prog_bar=name in ("reward", "kl"))
 
@@ -194,7 +217,7 @@ class TuningModule(LightningModule):
         self._seen = {}
         means = {f"kl_{step}": float("nan") for step in self._steps_with_kl} | means
         for name, value in means.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1)
+            self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1, sync_dist=True)
 
 
 def fast_attention(device: torch.device) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.config.sweeps import known_figures
 
 
 @dataclass
@@ -60,9 +61,15 @@ class Loop:
 
 
 def go(parts: Parts) -> None:
-    """Write what a run was built with into its folder; `fail.txt` in the working folder says how it fails."""
+    """Write what a run was built with into its folder; `fail.txt` in the working folder says how it fails.
+
+    With `fail_seed.txt` only the run with that seed does.
+    """
+    if known_figures(parts.run_folder) is not None:
+        return
     kind, _, text = Path("fail.txt").read_text().partition(":") if Path("fail.txt").exists() else ("", "", "")
-    if kind:
+    only = Path("fail_seed.txt").read_text() if Path("fail_seed.txt").exists() else str(parts.value("seed"))
+    if kind and only == str(parts.value("seed")):
         raise {"value": ValueError, "os": OSError, "bug": RuntimeError, "stop": KeyboardInterrupt}[kind](text)
     if parts.value("dataset")["source"] == "nowhere":
         Path("nowhere/data.json").read_text()

@@ -71,11 +71,11 @@ def test_a_missing_file_ends_with_2_and_names_it(run_module: Command) -> None:
 def test_flags_may_stand_anywhere_and_a_sweep_runs_every_job(run_module: Command, tmp_path: Path) -> None:
     done = run_module(*TINY, "-m", "seed=1,2")
     assert done.returncode == 0, done.stderr
-    found = [json.loads(file.read_text())["seed"] for file in sorted(tmp_path.glob("outputs/tiny/tiny/*/figures.json"))]
-    assert found == [1, 2]
+    found = {json.loads(file.read_text())["seed"] for file in tmp_path.glob("outputs/tiny/tiny/sweep/*/figures.json")}
+    assert found == {1, 2}
     done = run_module(*TINY, "+sweep=tiny")
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("outputs/tiny/tiny/*/figures.json"))) == 4
+    assert len(list(tmp_path.glob("outputs/tiny/tiny/tiny/*/figures.json"))) == 2
 
 
 def test_resume_goes_on_in_the_same_folder(run_module: Command, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Several processes: together they do what one does."""
 
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -7,9 +9,15 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from t2ifb.learning.metrics_csv import read_metrics
 from t2ifb.learning.reward_module import RewardModule
+from t2ifb.scorers import RewardModel
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
+from t2ifb.shapes.weights import CLIP
+from tests.conftest import CHECKOUT
 from tests.learning.worlds import make_training
 
 
@@ -40,3 +48,40 @@ def test_two_processes_train_and_judge_as_one(tmp_path: Path) -> None:
         assert two[key] == pytest.approx(one[key], rel=1e-5), key
     for name, value in single.items():
         torch.testing.assert_close(shared[name], value)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes of one machine is tried on Linux")
+def test_two_processes_tune_and_judge_as_one(tmp_path: Path) -> None:
+    """A batch of three and five samples, which do not divide evenly; rounding is not blown up by Adam's division."""
+    encoder = CLIPSource(f"local-dir:{CLIP}").load()
+    torch.manual_seed(0)
+    RewardModel(encoder, MLPHead(encoder.encode_prompts(["a red circle"]).shape[1], [4], [])).save_pretrained(
+        tmp_path / "reward"
+    )
+    few = [
+        "+experiment=refl", "logger=none", f"reward.source={tmp_path / 'reward'}", "rollout.num_inference_steps=4",
+        "sampling.num_inference_steps=4", "algorithm.method.window=[1,3]", "algorithm.method.gradients_per_rollout=2",
+        "algorithm.batch_size=3", "algorithm.validation_prompts=5", "algorithm.images_per_prompt=1",
+        "algorithm.validate_every=2", "algorithm.epochs=1", "prompts.train.count=12", "prompts.test.count=5",
+        "optimizer.eps=0.01", "optimizer.lr=0.01", "algorithm.standardise=false", "algorithm.cache_folder=null",
+    ]  # fmt: skip
+    runs = {"one": ["trainer=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
+    for name, how in runs.items():
+        command = [sys.executable, "-m", "t2ifb.train", *few, *how, f"hydra.run.dir={tmp_path / name}"]
+        subprocess.run(
+            command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    one, two = (load_file(tmp_path / name / "export" / "pytorch_lora_weights.safetensors") for name in runs)
+    assert (
+        max(float(weight.abs().max()) for name, weight in one.items() if "lora_B" in name or "lora.up" in name) > 1e-4
+    )
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-6)
+    rows = [read_metrics(tmp_path / name / "metrics.csv") for name in runs]
+    for single, shared in zip(*rows, strict=True):
+        for key in single.keys() - {"wall_seconds"}:
+            if single[key]:
+                assert float(shared[key]) == pytest.approx(float(single[key]), rel=2e-3, abs=1e-5, nan_ok=True), key
+    tables = [(tmp_path / name / "table_kept.md").read_text() for name in runs]
+    assert tables[0].splitlines()[:2] == tables[1].splitlines()[:2] and len(tables[0]) == len(tables[1])

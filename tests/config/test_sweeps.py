@@ -1,0 +1,109 @@
+"""A sweep survives: failures are written down, what is finished is not done again, and the end tells what was found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2ifb.config.sweeps import objectives, short_hash
+from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
+from tests.config.test_command import TINY
+from tests.conftest import Command
+
+
+def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_is_left(
+    run_module: Command, tmp_path: Path
+) -> None:
+    sweep = [*TINY, "-m", "seed=1,2,3"]
+    (tmp_path / "fail.txt").write_text("value:seed 2 is unlucky")
+    (tmp_path / "fail_seed.txt").write_text("2")
+    done = run_module(*sweep)
+    assert done.returncode == 1
+    folder = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
+    assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 3}
+    (failure,) = folder.glob("*/failed.json")
+    assert json.loads(failure.read_text()) == {"error": "seed 2 is unlucky", "kind": "ValueError"}
+    assert "1 of 3 runs are not finished" in done.stdout and "failed: seed 2 is unlucky" in done.stdout
+    (tmp_path / "fail.txt").unlink()
+    finished = {file: file.stat().st_mtime_ns for file in folder.glob("*/figures.json")}
+    done = run_module(*sweep)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished before") == 2
+    assert not list(folder.glob("*/failed.json"))
+    assert all(file.stat().st_mtime_ns == written for file, written in finished.items())
+    assert len(list(folder.glob("*/figures.json"))) == 3
+    assert "| " in (folder / "sweep.md").read_text()
+
+
+def test_a_job_is_known_by_its_arguments() -> None:
+    assert short_hash("seed=1") == short_hash("seed=1") != short_hash("seed=2")
+
+
+def test_a_sweeper_is_told_the_figures_that_it_goes_by() -> None:
+    figures = {"validation": {"judges": 0.5, "kl": 3.0}, "seed": 1}
+    assert objectives(figures, []) is None
+    assert objectives(figures, ["validation/judges"]) == 0.5
+    assert objectives(figures, ["validation/judges", "validation/kl"]) == (0.5, 3.0)
+    with pytest.raises(ValueError, match="has no figure validation/gold"):
+        objectives(figures, ["validation/gold"])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_no_run_on_the_front_is_beaten_and_every_other_is(points: list[tuple[int, int]]) -> None:
+    gains, costs = (np.array(side, float) for side in zip(*points, strict=True))
+    front = pareto_front(gains, costs)
+    for number in range(len(points)):
+        beaten = any(
+            gains[other] >= gains[number] and costs[other] <= costs[number]
+            and (gains[other] > gains[number] or costs[other] < costs[number])
+            for other in range(len(points))
+        )  # fmt: skip
+        assert front[number] != beaten
+
+
+def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, judges, kl in (("a", 0.1, 1.0), ("b", 0.3, 9.0), ("c", 0.2, 16.0), ("d", None, None)):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        text = f"- +experiment=refl\n- algorithm.beta={kl}\n"
+        (tmp_path / name / ".hydra" / "overrides.yaml").write_text(text)
+        summary = {"chosen_by": "judges", "validation": {"judges": judges, "kl": kl, "gold": 0.7}}
+        if judges is not None:
+            (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    table = SweepTable(tmp_path)
+    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "d"]
+    assert {folder.name for folder in table.on_front} == {"a", "b"}
+    assert [job.folder.name for job in table.unfinished] == ["d"]
+    table.write()
+    assert "best first by judges" in " ".join(capsys.readouterr().out.split())
+    lines = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert lines[0] == "run,beta,judges,kl,gold,front,state"
+    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[4].endswith(",not finished")
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
+def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip({"submitit_local": "submitit"}.get(launcher, launcher))
+    done = run_module(*TINY, "-m", "seed=1,2", f"hydra/launcher={launcher}")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
+    assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2}
+    (tmp_path / "fail.txt").write_text("value:unlucky")
+    (tmp_path / "fail_seed.txt").write_text("4")
+    done = run_module(*TINY, "-m", "seed=2,3,4", f"hydra/launcher={launcher}")
+    assert done.returncode == 1
+    assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2, 3}
+    assert "1 of 4 runs are not finished" in done.stdout
+
+
+def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path) -> None:
+    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", "trainer=ddp", "logger=none")
+    assert done.returncode == 2
+    assert "a job of a sweep is one process" in done.stderr
+    (failure,) = tmp_path.glob("outputs/shapes/reward_mlp/sweep/*/failed.json")
+    assert "one process" in failure.read_text()
