@@ -31,7 +31,7 @@ class Run:
         kind: `TUNING`, `REWARD`, `TABLE1`, `FIGURE8` or `OTHER`.
         settings: What it was configured with, flat.
         summary: `summary.json`; empty if it is not there.
-        finished: Whether `summary.json` is there.
+        state: `finished` if `summary.json` is there, `failed` if a sweep noted so, else `unfinished`.
         train: Training figures over the steps.
         val: Validation figures over the steps; of a fine-tuning run, step 0 is the base model.
         samples: Images of its validations.
@@ -43,7 +43,7 @@ class Run:
     kind: str
     settings: dict[str, Value]
     summary: dict[str, Any]
-    finished: bool
+    state: str
     train: Curves
     val: Curves
     samples: list[Samples]
@@ -96,13 +96,24 @@ def read_run(path: Path) -> Run:
         kind=_kind(config, curves, results),
         settings=flat(config) | _provenance(summary or {}, trained_on),
         summary=summary or {},
-        finished=(path / "summary.json").is_file(),
+        state=_state(path, notes),
         train=curves["train"],
         val=curves["val"],
         samples=read_samples(path / "samples", notes),
         results=results,
         notes=notes.texts,
     )
+
+
+def _state(path: Path, notes: Notes) -> str:
+    if (path / "summary.json").is_file():
+        return "finished"
+    failure = read_json(path / "failed.json", dict, notes)  # of a job of a sweep; the others went on
+    if failure is None:
+        return "unfinished"
+    text = str(failure.get("error", "")).strip() or "for an unknown reason"
+    notes.texts.append(f"failed: {text.splitlines()[0]}")
+    return "failed"
 
 
 def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Results) -> str:

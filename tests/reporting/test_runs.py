@@ -11,7 +11,7 @@ from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, 
 
 def test_a_tuning_run_is_read(tmp_path: Path) -> None:
     run = read_run(write_tuning_run(tmp_path / "run", beta=0.5))
-    assert (run.kind, run.finished, run.notes, run.kept) == (TUNING, True, [], 10)
+    assert (run.kind, run.state, run.notes, run.kept) == (TUNING, "finished", [], 10)
     assert run.val.step == [0, 10, 20, 30]
     assert run.train.step == [11, 21, 31]
     assert run.val.columns["kl"] == [0, 10, 20, 30]
@@ -52,10 +52,17 @@ def test_every_kind_of_run_is_known(tmp_path: Path) -> None:
 def test_a_run_that_has_only_begun_is_known_by_its_configuration(tmp_path: Path) -> None:
     folder = write_tuning_run(tmp_path / "run", finished=False)
     run = read_run(folder)
-    assert (run.kind, run.finished, run.kept, run.is_empty) == (TUNING, False, 10, False)
+    assert (run.kind, run.state, run.kept, run.is_empty) == (TUNING, "unfinished", 10, False)
     (folder / "metrics.csv").unlink()
     run = read_run(folder)
     assert (run.kind, run.is_empty, run.notes) == (TUNING, True, [])
+
+
+def test_a_failed_job_of_a_sweep_says_why(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run", finished=False)
+    (folder / "failed.json").write_text('{"error": "no space left\\nmore", "kind": "StorageError"}')
+    run = read_run(folder)
+    assert (run.state, run.notes) == ("failed", ["failed: no space left"])
 
 
 def test_what_is_broken_is_noted_and_the_rest_is_read(tmp_path: Path) -> None:
