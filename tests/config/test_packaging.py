@@ -58,7 +58,8 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    for file in [*(CHECKOUT / "conf").rglob("*.yaml"), *(CHECKOUT / "t2ifb").rglob("*.py")]:
+    page = (CHECKOUT / "t2ifb" / "reporting" / "page").iterdir()
+    for file in [*(CHECKOUT / "conf").rglob("*.yaml"), *(CHECKOUT / "t2ifb").rglob("*.py"), *page]:
         inside = file.relative_to(CHECKOUT).as_posix()
         assert (f"t2ifb/{inside}" if inside.startswith("conf/") else inside) in names
     prompts = "+build.prompts={train: 12, validation: 4, test: 4, compositional: 2}"

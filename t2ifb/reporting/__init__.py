@@ -1,0 +1,1 @@
+"""The page that compares runs: reading run folders, thumbnails within a budget, one self-contained HTML file."""

@@ -1,0 +1,111 @@
+"""Files of a run as far as they can be read: what is broken becomes a note on the page, never an exception."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The fast one, where PyYAML was built with it."""
+
+
+class Notes:
+    """What could not be read of one run, in the order it was found.
+
+    Attributes:
+        texts: One line each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Of the run in `folder`; files are named relative to it."""
+        self.folder = folder
+        self.texts: list[str] = []
+
+    def add(self, path: Path, what: str) -> None:
+        """Note what is wrong with a file."""
+        name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+        self.texts.append(f"{name}: {what}")
+
+
+def read_json(path: Path, kind: type, notes: Notes) -> Any:
+    """A JSON file that holds a `kind` (dict or list); None when it is not there, or broken, which is noted."""
+    text = _text(path, notes)
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        notes.add(path, f"not valid JSON ({error})")
+        return None
+    if not isinstance(found, kind):
+        notes.add(path, f"expected a {kind.__name__}, found {type(found).__name__}")
+        return None
+    return found
+
+
+def read_yaml(path: Path, kind: type, notes: Notes) -> Any:
+    """The same for YAML; interpolations stay as they are written."""
+    text = _text(path, notes)
+    if text is None:
+        return None
+    try:
+        found = yaml.load(text, _SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        notes.add(path, f"not valid YAML ({' '.join(str(error).split())})")
+        return None
+    if found is not None and not isinstance(found, kind):
+        notes.add(path, f"expected a {kind.__name__}, found {type(found).__name__}")
+        return None
+    return found
+
+
+def read_rows(path: Path, notes: Notes) -> list[dict[str, str]]:
+    """The rows of a CSV file, cells as text; a last row that breaks off is left out, which is noted."""
+    text = _text(path, notes)
+    if text is None:
+        return []
+    try:
+        lines = list(csv.reader(text.splitlines(keepends=True)))
+    except csv.Error as error:
+        notes.add(path, f"not valid CSV ({error})")
+        return []
+    if lines and not text.endswith(("\n", "\r")):
+        notes.add(path, "breaks off in its last line, which is left out")
+        lines.pop()
+    if not lines:
+        notes.add(path, "is empty")
+        return []
+    heading, *body = lines
+    whole = [line for line in body if len(line) == len(heading)]
+    if len(whole) < sum(bool(line) for line in body):
+        notes.add(path, f"{len(body) - len(whole)} of its lines have not as many cells as its heading; left out")
+    return [dict(zip(heading, line, strict=True)) for line in whole]
+
+
+def number(cell: Any) -> float | None:
+    """A finite number, or None for an empty cell, NaN, infinity and what is none."""
+    if isinstance(cell, bool):
+        return None
+    try:
+        value = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """A number with as many digits as a chart can show, so that the page stays small."""
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+def _text(path: Path, notes: Notes) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        notes.add(path, f"cannot be read ({error.strerror})")
+        return None

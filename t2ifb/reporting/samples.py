@@ -1,0 +1,78 @@
+"""What a run drew at its validations: a strip of images for each, and what every scorer said of them."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from t2ifb.reporting.files import Notes, number, read_rows
+
+MOST = 8
+"""Prompts in a strip."""
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no image, or a cut one."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One validation's images.
+
+    Attributes:
+        step: Of the validation; 0 is the base model.
+        strip: The PNG with one image of each prompt, side by side.
+        prompts: T texts, in the order of the strip.
+        scores: For each prompt what the scorers said of the image that is shown.
+        size: Width and height of one image in pixels.
+    """
+
+    step: int
+    strip: Path
+    prompts: tuple[str, ...]
+    scores: tuple[dict[str, float], ...]
+    size: tuple[int, int]
+
+
+def read_samples(folder: Path, notes: Notes) -> list[Samples]:
+    """All validations in a run's `samples/`, in the order of their steps; broken ones are left out and noted."""
+    found = []
+    for path in _tables(folder):
+        strip = path.with_name(f"{path.stem}_strip.png")
+        if not strip.is_file():
+            if strip.with_name(f"{path.stem}.png").is_file():
+                notes.add(strip, "is missing; this step is not in the gallery")
+            continue
+        samples = _read(int(path.stem.removeprefix("step_")), path, strip, notes)
+        if samples is not None:
+            found.append(samples)
+    return sorted(found, key=lambda samples: samples.step)
+
+
+def _tables(folder: Path) -> Iterable[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if re.fullmatch(r"step_\d+\.csv", path.name))
+    except OSError:
+        return []
+
+
+def _read(step: int, table: Path, strip: Path, notes: Notes) -> Samples | None:
+    first: dict[str, dict[str, float]] = {}
+    for row in read_rows(table, notes):
+        prompt = row.pop("prompt", None)
+        if prompt is not None and prompt not in first and len(first) < MOST:
+            first[prompt] = {name: value for name, cell in row.items() if (value := number(cell)) is not None}
+    if not first:
+        notes.add(table, "has no prompts; this step is not in the gallery")
+        return None
+    try:
+        with Image.open(strip) as image:
+            image.verify()  # a cut file is found here, before anything is decoded
+            width, height = image.size
+    except BROKEN as error:
+        notes.add(strip, f"cannot be read ({error}); this step is not in the gallery")
+        return None
+    if width % len(first):
+        notes.add(strip, f"is {width} pixels wide, which are not {len(first)} images; this step is not in the gallery")
+        return None
+    return Samples(step, strip, tuple(first), tuple(first.values()), (width // len(first), height))

@@ -1,0 +1,81 @@
+"""Settings of runs: flat, as text or number, and which of them differ."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Value = str | int | float | bool | None
+"""Of a setting; None is `null`, or that a run has no such setting."""
+QUIET = ("resume", "data_folder", "build", "logger")
+"""What says nothing about a result: where a run went on, where files are kept, where figures are sent."""
+KNOWN = ("algorithm.alpha", "algorithm.beta", "optimizer.lr", "seed")
+"""What runs are mostly compared by, first wherever settings are listed."""
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
+    """A composed configuration as dotted keys; lists of plain values become text."""
+    found: dict[str, Value] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if not prefix and key in QUIET:
+            continue
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{key}.")
+        elif isinstance(value, list):
+            nested = any(isinstance(item, (Mapping, list)) for item in value)
+            listed = flat({str(n): item for n, item in enumerate(value)}, f"{key}.") if nested else {}
+            found |= listed or {key: "[" + ", ".join(map(_plain, value)) + "]"}
+        elif value is None or isinstance(value, (str, int, float, bool)):
+            found[key] = _class_name(value) if key.endswith("_target_") and isinstance(value, str) else value
+        else:
+            found[key] = str(value)  # dates, which YAML knows and configurations do not
+        if isinstance(value, float) and not math.isfinite(value):
+            found[key] = str(value)
+    return found
+
+
+def differing(runs: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Keys whose values are not the same in all runs, in the order in which they are of interest.
+
+    Those of `KNOWN` come first, then those that all runs have, then those of parts that only some runs have.
+
+    A value that only points at another one (`${optimizer}`) is left out: what it points at is compared itself.
+    """
+    keys = dict.fromkeys([*KNOWN, *(key for run in runs for key in run)])
+    found = [key for key in keys if len({_same(run.get(key)) for run in runs}) > 1 and not _points(key, runs)]
+    return sorted(found, key=lambda key: (key not in KNOWN, any(run.get(key) is None for run in runs)))
+
+
+def shown(value: Value) -> str:
+    """A value as a reader expects it; what a run does not have is a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def numeric(value: Value) -> bool:
+    """Whether values of this kind have an order and a distance."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> str:
+    return shown(value) if value is None or isinstance(value, (int, float, bool)) else str(value)
+
+
+def _same(value: Value) -> tuple[str, Value]:
+    """1 and 1.0 are the same setting, 1 and True are not."""
+    return ("number", float(value)) if isinstance(value, float) or type(value) is int else (type(value).__name__, value)
+
+
+def _points(key: str, runs: Sequence[Mapping[str, Value]]) -> bool:
+    values = [run[key] for run in runs if run.get(key) is not None]
+    return all(isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value) for value in values)
+
+
+def _class_name(target: str) -> str:
+    """`t2ifb.learning.refl.ReFL` is called `ReFL`, `….RewardModel.from_pretrained` is called `RewardModel`."""
+    *_, owner, name = ["", *target.split(".")]
+    return owner if owner[:1].isupper() else name

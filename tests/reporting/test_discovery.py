@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from t2ifb.reporting.discovery import common_parent, find_runs, labels, short_names
+from tests.reporting.parts import write_reward_run, write_tuning_run
+
+
+def test_runs_are_found_at_any_depth_and_each_once(tmp_path: Path) -> None:
+    a = write_tuning_run(tmp_path / "shapes" / "refl" / "a")
+    b = write_reward_run(tmp_path / "shapes" / "reward" / "b")
+    (a / "checkpoints" / "inner" / ".hydra").mkdir(parents=True)
+    (tmp_path / ".hidden" / ".hydra").mkdir(parents=True)
+    assert find_runs([tmp_path]) == [a, b]
+    assert find_runs([b, tmp_path, a, a / ".."]) == [b, a]
+
+
+def test_a_summary_alone_makes_a_run_only_where_there_is_none_below(tmp_path: Path) -> None:
+    run = write_tuning_run(tmp_path / "sweep" / "0")
+    (tmp_path / "sweep" / "summary.json").write_text("{}")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "summary.json").write_text("{}")
+    assert find_runs([tmp_path]) == [run, tmp_path / "table"]
+
+
+def test_a_file_a_missing_folder_and_an_empty_one_are_refused(tmp_path: Path) -> None:
+    run = write_tuning_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"metrics.csv is a file; expected a run folder"):
+        find_runs([run / "metrics.csv"])
+    with pytest.raises(FileNotFoundError):
+        find_runs([tmp_path / "nothing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no run found in .*empty; expected a run folder"):
+        find_runs([tmp_path / "empty"])
+
+
+def test_names_are_the_shortest_ends_that_tell_runs_apart() -> None:
+    paths = [Path("/o/shapes/refl/1"), Path("/o/shapes/draft/1"), Path("/o/shapes/refl/2"), Path("/p/shapes/draft/1")]
+    assert short_names(paths) == ["refl/1", "o/shapes/draft/1", "2", "p/shapes/draft/1"]
+    assert short_names([Path("/1"), Path("/a/1")]) == ["/1", "a/1"]
+    assert short_names(paths[:1]) == ["1"]
+
+
+def test_settings_are_called_by_their_shortest_ends() -> None:
+    keys = ["optimizer.lr", "prompts.train.count", "prompts.test.count", "algorithm.method._target_", "seed"]
+    assert list(labels(keys).values()) == ["lr", "train.count", "test.count", "method", "seed"]
+
+
+def test_the_page_goes_where_all_runs_are() -> None:
+    assert common_parent([Path("/o/a/1"), Path("/o/b/2")]) == Path("/o")
+    assert common_parent([Path("/o/a/1")]) == Path("/o/a/1")

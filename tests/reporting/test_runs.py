@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from t2ifb.learning.tuning_verdict import verdict_sentence
+from t2ifb.reporting.curves import spread
+from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
+from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, write_tuning_run
+
+
+def test_a_tuning_run_is_read(tmp_path: Path) -> None:
+    run = read_run(write_tuning_run(tmp_path / "run", beta=0.5))
+    assert (run.kind, run.state, run.notes, run.kept) == (TUNING, "finished", [], 10)
+    assert run.val.step == [0, 10, 20, 30]
+    assert run.train.step == [11, 21, 31]
+    assert run.val.columns["kl"] == [0, 10, 20, 30]
+    assert run.settings["algorithm.beta"] == 0.5
+    assert run.settings["git_commit"] == "ab" * 6
+    assert run.changes() == pytest.approx({"reward": 0.1, "judges": 0.7, "gold": -0.005, "kl": 10})
+    assert [samples.step for samples in run.samples] == [0, 10, 20, 30]
+    assert run.samples[0].prompts == PROMPTS
+    assert run.samples[0].size == (16, 16)
+    assert run.samples[1].scores[1]["reward"] == pytest.approx(0.1)  # of the first image of the second prompt
+    assert [gain.name for gain in run.results.gains["kept"]] == ["reward", "clip_score", "gold"]
+    assert run.sentence.startswith("Kept step 10")
+
+
+def test_what_speaks_against_a_run_is_said_in_a_few_words(tmp_path: Path) -> None:
+    run = read_run(write_tuning_run(tmp_path / "run"))
+    assert run.verdict == ""
+    rows = [
+        {"step": step, "val/reward": step, "val/judges": judges, "val/kl": step}
+        for step, judges in ((0, 0.0), (1, -0.1), (2, -0.3))
+    ]
+    run.summary["sentence"] = verdict_sentence(rows, 1)
+    assert run.verdict == "over-optimised later, no better than base"
+
+
+def test_every_kind_of_run_is_known(tmp_path: Path) -> None:
+    write_evaluations(tmp_path)
+    assert read_run(write_reward_run(tmp_path / "reward")).kind == REWARD
+    table = read_run(tmp_path / "table1")
+    assert (table.kind, len(table.results.table1), table.results.table1[1].accuracy) == (TABLE1, 2, None)
+    figure = read_run(tmp_path / "figure8")
+    assert (figure.kind, list(figure.results.figure8)) == (FIGURE8, ["A", "B"])
+    assert figure.results.figure8["A"][1].trained_on
+    (tmp_path / "other").mkdir()
+    assert read_run(tmp_path / "other").kind == OTHER
+
+
+def test_a_run_that_has_only_begun_is_known_by_its_configuration(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run", finished=False)
+    run = read_run(folder)
+    assert (run.kind, run.state, run.kept, run.is_empty) == (TUNING, "unfinished", 10, False)
+    (folder / "metrics.csv").unlink()
+    run = read_run(folder)
+    assert (run.kind, run.is_empty, run.notes) == (TUNING, True, [])
+
+
+def test_a_failed_job_of_a_sweep_says_why(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run", finished=False)
+    (folder / "failed.json").write_text('{"error": "no space left\\nmore", "kind": "StorageError"}')
+    run = read_run(folder)
+    assert (run.state, run.notes) == ("failed", ["failed: no space left"])
+
+
+def test_what_is_broken_is_noted_and_the_rest_is_read(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run")
+    metrics = folder / "metrics.csv"
+    metrics.write_bytes(metrics.read_bytes()[:-20])
+    (folder / "summary.json").write_text('{"sentence": "Ke')
+    (folder / "table_kept.json").write_text(json.dumps([{"name": "gold", "tuned": 1}, 3]))
+    (folder / "table_last.json").write_text("{}")
+    (folder / "reward.json").write_text("[]")
+    (folder / ".hydra" / "config.yaml").write_text("a: [1")
+    strip = folder / "samples" / "step_000010_strip.png"
+    strip.write_bytes(strip.read_bytes()[:40])
+    (folder / "samples" / "step_000020_strip.png").unlink()
+    (folder / "samples" / "step_000020.png").touch()
+    (folder / "samples" / "step_000030.csv").write_text("prompt,reward\n")
+    run = read_run(folder)
+    assert run.kind == TUNING
+    assert [samples.step for samples in run.samples] == [0]
+    assert run.val.step == [0, 10, 20, 30]
+    assert run.train.step == [11, 21]
+    notes = "\n".join(run.notes)
+    for text in (
+        "config.yaml: not valid YAML",
+        "summary.json: not valid JSON",
+        "reward.json: expected a dict",
+        "metrics.csv: breaks off in its last line",
+        "table_kept.json: one of its entries",
+        "table_last.json: expected a list",
+        "step_000010_strip.png: cannot be read",
+        "step_000020_strip.png: is missing",
+        "step_000030.csv: has no prompts",
+    ):
+        assert text in notes
+    assert not run.results.gains
+
+
+def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("step,val/kl,val/gold,train/loss\n0,0,0.5,nan\n5,nan,x,nan\n9,2\n10,inf,0.7,\n")
+    run = read_run(folder)
+    assert run.val.step == [0, 10]
+    assert run.val.columns == {"kl": [0, None], "gold": [0.5, 0.7]}
+    assert run.notes[0].startswith(".hydra/config.yaml: is missing")
+    assert run.notes[1].startswith("metrics.csv: 1 of its lines have not as many cells")
+    assert run.notes[2].endswith("left out (val/gold, val/kl)")  # NaN is no fault
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 3), (2, 3), (10, 3), (10, 1), (10, 10)])
+def test_thinning_keeps_the_ends(count: int, most: int) -> None:
+    some = spread(count, most)
+    assert len(some) == min(count, most) == len(set(some))
+    if count and most > 1:
+        assert (some[0], some[-1]) == (0, count - 1)
