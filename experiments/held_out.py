@@ -38,23 +38,22 @@ class Course:
     Attributes:
         steps: S updates, from 0, where the policy is the base model.
         scores: S times.
+        judges: S times, what the guard goes by: the judges' mean gain in standard deviations of the base's scores.
         seconds_per_update: Without validations.
     """
 
     steps: list[int]
     scores: list[Scores]
+    judges: list[float]
     seconds_per_update: float
 
     @classmethod
     def of(cls, run: Run) -> "Course":
         """Read it."""
         files = sorted((run.path / "samples").glob("step_*.csv"))
-        return cls([int(file.stem.removeprefix("step_")) for file in files], list(map(read_scores, files)), pace(run))
-
-    def judges(self, at: int) -> float:
-        """What the guard goes by: the judges' mean gain in standard deviations of the base model's scores."""
-        base, now = self.scores[0], self.scores[at]
-        return float(np.mean([(now[name] - base[name]).mean() / base[name].std() for name in JUDGES]))
+        steps = [int(file.stem.removeprefix("step_")) for file in files]
+        judged = {int(row["step"]): row["val/judges"] for row in read_metrics(run.path / "metrics.csv")}
+        return cls(steps, list(map(read_scores, files)), [float(judged[step]) for step in steps], pace(run))
 
 
 def courses(runs: Sequence[Run]) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
         "steps": seen[0].steps,
         "seconds_per_update": [course.seconds_per_update for course in seen],
         "kl": [[float(course.scores[at]["kl"].mean()) for course in seen] for at in places],
-        "judges": [[course.judges(at) for course in seen] for at in places],
+        "judges": [[course.judges[at] for course in seen] for at in places],
         "gain": {
             name: [gain(base, [course.scores[at] for course in seen], name) for at in places]
             for name in ("reward", *GOLD, *JUDGES)
@@ -77,12 +76,12 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def pace(run: Run) -> float:
-    """Seconds of an update, the median of the stretches of a run that no validation is in."""
-    rows = read_metrics(run.path / "metrics.csv")
+    """Seconds of an update: the median of the stretches between two rows of training figures without a validation."""
+    rows = [row for row in read_metrics(run.path / "metrics.csv") if row["train/reward"] or row["val/reward"]]
     stretches = [
         (float(after["wall_seconds"]) - float(before["wall_seconds"])) / (int(after["step"]) - int(before["step"]))
         for before, after in zip(rows, rows[1:], strict=False)
-        if not before["val/reward"]
+        if before["train/reward"] and after["train/reward"] and not before["val/reward"]
     ]
     return float(np.median(stretches)) if stretches else float("nan")
 

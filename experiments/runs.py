@@ -55,14 +55,14 @@ class Run:
                 stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False,
             ).returncode  # fmt: skip
 
-    def is_of(self, groups: Iterable[str]) -> bool:
-        """Whether it was made with the settings that its overrides give now, in these groups of the config."""
+    def is_of(self) -> bool:
+        """Whether it was made with the settings that its overrides give now; which logger it had does not matter."""
         schema.register()
         (composed,) = compose_all("train", list(self.overrides))
         then: Any = OmegaConf.load(self.path / ".hydra" / "config.yaml")
-        return all(
-            OmegaConf.to_yaml({"": then[one]}) == OmegaConf.to_yaml({"": composed.config[one]}) for one in groups
-        )
+        now = composed.config
+        keys = [key for key in {**then, **now} if key not in ("logger", "resume", "hydra")]
+        return all(OmegaConf.to_yaml({"": then.get(key)}) == OmegaConf.to_yaml({"": now.get(key)}) for key in keys)
 
 
 def folder(study: str, variant: str, seed: int) -> Path:
@@ -82,12 +82,11 @@ def train_all(runs: Sequence[Run], jobs: int) -> int:
     return failed
 
 
-def finished(runs: Mapping[str, list[Run]], groups: Iterable[str]) -> dict[str, list[Run]]:
+def finished(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
     """Those variants whose runs are all finished; the others are named.
 
     Args:
         runs: Of each variant.
-        groups: In these groups of the config a run must have the settings that its overrides give now.
 
     Raises:
         SystemExit: There are none, or a run has other settings.
@@ -97,8 +96,7 @@ def finished(runs: Mapping[str, list[Run]], groups: Iterable[str]) -> dict[str, 
         print(f"left out, as not all of their runs are finished: {', '.join(left_out)}", flush=True)
     if not done:
         raise SystemExit("no variant has finished runs")
-    groups = list(groups)
-    if old := [str(run.path) for some in done.values() for run in some if not run.is_of(groups)]:
+    if old := [str(run.path) for some in done.values() for run in some if not run.is_of()]:
         raise SystemExit(f"other settings than now: {', '.join(old)}; delete what is old and train it again")
     return done
 

@@ -7,7 +7,7 @@ from typing import Any
 from t2ifb.config.build import Parts, unbuilt
 from t2ifb.config.command import command
 from t2ifb.config.faults import ConfigError
-from t2ifb.config.latest import find_latest, rewards_of
+from t2ifb.config.latest import absolute, find_latest, rewards_of
 from t2ifb.prepare import ready_dataset
 
 
@@ -55,10 +55,10 @@ def _add_rewards(parts: Parts, scorers: dict[str, dict[str, Any]]) -> dict[str, 
     trained_on: dict[str, list[str]] = {}
     for run in [wish] if isinstance(wish, str) else wish:
         for node in rewards_of(run):
-            if node not in scorers.values():
+            if node not in map(absolute, scorers.values()):
                 taken = sum(name.startswith("reward") for name in scorers)
                 scorers[f"reward_{taken + 1}" if taken else "reward"] = node
-            trained_on.setdefault(run, []).extend(name for name, other in scorers.items() if other == node)
+            trained_on.setdefault(run, []).extend(name for name, other in scorers.items() if absolute(other) == node)
     return trained_on
 
 

@@ -58,7 +58,7 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, over the updates."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    done = finished(runs, ("seed", "prompts", "reward", "algorithm"))
+    done = finished(runs)
     every = [run for some in done.values() for run in some]
     return {
         "command": "python -m experiments.gradients_per_rollout.study",

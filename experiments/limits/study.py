@@ -18,7 +18,7 @@ BY_GOLD = ("head=interaction", "+build.noise=0", "+build.tie_width=0", "dataset.
 """Annotators who never err; the head that is best on validation rankings."""
 VARIANTS = {
     "learned": "the report's reward model",
-    "distilled": "a reward model whose annotators are gold itself",
+    "distilled": "an interaction head whose annotators are gold itself",
     "supervised": "no reward: clean renders of training prompts",
 }
 """What the same adapters are tuned by."""
@@ -57,7 +57,7 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, on the test prompts: the kept state against the base model."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    done = finished(runs, ("seed", "prompts", "reward", "algorithm"))
+    done = finished(runs)
     result: dict[str, Any] = {"command": "python -m experiments.limits.study", "seeds": seeds, "variants": {}}
     for variant, some in done.items():
         base, kept = ([read_scores(run.path / f"samples/test_{name}.csv") for run in some] for name in ("base", "kept"))
@@ -67,7 +67,9 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         result["variants"][variant] = {
             "what": VARIANTS[variant],
             "git_commits": sorted({str(summary["git_commit"]) for summary in summaries}),
-            "reward_accuracy": [reward["test/accuracy"] for reward in rewards] if variant != "supervised" else None,
+            "reward_accuracy_on_its_own_annotators": [reward["test/accuracy"] for reward in rewards]
+            if variant != "supervised"
+            else None,
             "kept_step": [summary.get("best_step", summary["steps"]) for summary in summaries],
             "wall_seconds": [summary["wall_seconds"] for summary in summaries],
             "kl": [float(scores["kl"].mean()) for scores in kept],

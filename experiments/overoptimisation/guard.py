@@ -37,16 +37,15 @@ def highest(name: str) -> Rule:
 
 def before_the_first_fall(course: Course) -> int:
     """The last validation before the judges' mean falls for the first time."""
-    mean = judges(course).mean(0)
-    falls = np.flatnonzero(np.diff(mean) < 0)
-    return max(1, int(falls[0])) if len(falls) else len(mean) - 1
+    falls = np.flatnonzero(np.diff(course.judges) < 0)
+    return max(1, int(falls[0])) if len(falls) else len(course.judges) - 1
 
 
 RULES: dict[str, Rule] = {
-    "highest mean of the judges": lambda course: best(judges(course).mean(0)),
+    "highest mean of the judges": lambda course: best(np.array(course.judges)),
     "highest worst judge": lambda course: best(judges(course).min(0)),
     **{f"highest {name}": highest(name) for name in JUDGES},
-    "highest mean of judges and reward": lambda course: best(judges(course).mean(0) + standardised(course, "reward")),
+    "highest mean of judges and reward": lambda course: best(course.judges + standardised(course, "reward")),
     "before the judges' first fall": before_the_first_fall,
     "smallest KL (first)": lambda course: 1,
     "highest reward": highest("reward"),
@@ -56,9 +55,10 @@ RULES: dict[str, Rule] = {
 
 
 def kept(runs: Sequence[Run], rule: Rule) -> dict[str, Any]:
-    """The mean over runs of gold above the base model in what a rule keeps, and how often that is better than the last.
+    """Gold above the base model in what a rule keeps: the mean over runs with its interval, and the worst run.
 
-    The interval is over runs.
+    Rules choose on the same images that gold is then read from, so that all of them, and the one that looks at gold
+    most, do a little better here than on fresh prompts. The interval is over runs, which share their prompts.
     """
     courses = [Course.of(run) for run in runs]
     gold = [

@@ -61,7 +61,7 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, over the updates; and what each rule of a guard would have kept."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    done = finished(runs, ("seed", "prompts", "reward", "algorithm", "optimizer"))
+    done = finished(runs)
     every = [run for some in done.values() for run in some]
     return {
         "command": "python -m experiments.overoptimisation.study",

@@ -83,7 +83,7 @@ def all_comparisons(run: Path) -> dict[str, Comparisons]:
 def judge_all(seeds: list[int]) -> dict[str, Any]:
     """The figures of every variant whose runs are all finished."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    done = finished(runs, ("seed", "dataset", "build", "encoder", "head", "optimizer", "algorithm"))
+    done = finished(runs)
     if BASELINE not in done:
         raise SystemExit(f"{runs[BASELINE][0].path} is not finished, and every variant is compared with {BASELINE}")
     every = [run for some in done.values() for run in some]

@@ -2,13 +2,15 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from t2ifb.config.build import Parts
 from t2ifb.config.faults import ConfigError
-from t2ifb.data.files import atomic_write, sha256_file
+from t2ifb.config.sweeps import in_sweep
+from t2ifb.data.files import atomic_write, file_lock, sha256_file
 
 LATEST = "latest"
 OUTPUTS = Path("outputs")
@@ -23,7 +25,12 @@ def newest_reward_run(domain: str, outputs: Path = OUTPUTS) -> Path | None:
 
 
 def find_latest(
-    scorers: dict[str, Any], key: str, domain: str, typed: Sequence[str], outputs: Path = OUTPUTS
+    scorers: dict[str, Any],
+    key: str,
+    domain: str,
+    typed: Sequence[str],
+    outputs: Path = OUTPUTS,
+    newest: Callable[[str, Path], Path | None] = newest_reward_run,
 ) -> tuple[dict[str, Any], list[str]]:
     """Put the newest reward run's folder in place of `source: latest`.
 
@@ -33,6 +40,7 @@ def find_latest(
         domain: Whose runs to look at.
         typed: The arguments of the command: who asks for a model by name does not want to go without it.
         outputs: Where runs are.
+        newest: Finds the run.
 
     Returns:
         The components, without those that there is no run for, and a note on each of the latter.
@@ -41,7 +49,7 @@ def find_latest(
         ConfigError: There is no run, and it was asked for on the command line.
     """
     wanting = {name for name, node in scorers.items() if isinstance(node, dict) and node.get("source") == LATEST}
-    run = newest_reward_run(domain, outputs) if wanting else None
+    run = newest(domain, outputs) if wanting else None
     if run is not None:
         return {name: {**node, "source": str(run)} if name in wanting else node for name, node in scorers.items()}, []
     place = {name: f"{key}.{name}" if key else name for name in wanting}
@@ -78,9 +86,11 @@ def settle_reward(parts: Parts, record: Path) -> None:
         members = reward.get("scorers")
         place = "reward.scorers" if members is not None else ""
         wanted = members if members is not None else {"reward": reward}
-        found, notes = find_latest(wanted, place, parts.value("domain"), parts.arguments)
+        with _one_for_all(record) as known:
+            found, notes = find_latest(wanted, place, parts.value("domain"), parts.arguments, newest=known)
         if notes:
             raise ConfigError(notes)
+        found = {name: absolute(node) for name, node in found.items()}
         reward = {**reward, "scorers": found} if members is not None else found["reward"]
         with atomic_write(record) as file:
             file.write(json.dumps({"reward": reward, "hashes": _hashes(reward)}, indent=2).encode())
@@ -92,9 +102,44 @@ def settle_reward(parts: Parts, record: Path) -> None:
     parts.settle("judges", judges)
 
 
+@contextmanager
+def _one_for_all(record: Path) -> Iterator[Callable[[str, Path], Path | None]]:
+    """How the newest run is found: once for all jobs of a sweep, whichever reward runs are finished meanwhile."""
+    if not in_sweep():
+        yield newest_reward_run
+        return
+    note = record.parent.parent / "latest.json"
+    with file_lock(note.with_suffix(".lock")):
+        known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+
+        def newest(domain: str, outputs: Path) -> Path | None:
+            if domain not in known:
+                run = newest_reward_run(domain, outputs)
+                if run is None:
+                    return None
+                known[domain] = str(run)
+                with atomic_write(note) as file:
+                    file.write(json.dumps(known).encode())
+            return Path(known[domain])
+
+        yield newest
+
+
+def absolute(node: Any) -> Any:
+    """A component with absolute paths in the place of files and folders, so that it is known wherever it is named."""
+    if isinstance(node, dict):
+        return {key: absolute(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [absolute(value) for value in node]
+    if isinstance(node, str) and node and len(node) < 1000 and "\0" not in node and Path(node).expanduser().exists():
+        return str(Path(node).expanduser().absolute())
+    return node
+
+
 def judges_of(reward: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
     """Of the judges that are named, as plain containers, those that a run is not trained on."""
-    return {name: node for name, node in named.items() if node is not None and node not in _members(reward)}
+    trained_on = [absolute(member) for member in _members(reward)]
+    return {name: node for name, node in named.items() if node is not None and absolute(node) not in trained_on}
 
 
 def rewards_of(run: str | Path) -> list[dict[str, Any]]:
@@ -103,7 +148,7 @@ def rewards_of(run: str | Path) -> list[dict[str, Any]]:
     if not record.is_file():
         return []
     reward = json.loads(record.read_text(encoding="utf-8"))["reward"]
-    return _members(reward)
+    return [absolute(member) for member in _members(reward)]
 
 
 def _members(reward: Mapping[str, Any]) -> list[dict[str, Any]]:

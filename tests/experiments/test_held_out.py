@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from experiments.held_out import GOLD, JUDGES, Course, courses, gain, read_scores
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.runs import Run, finished, train_all
+from t2ifb.config import schema
+from t2ifb.config.compose import compose_all
 
 NAMES = ("reward", *JUDGES, *GOLD, "kl")
 
@@ -27,10 +30,11 @@ def write_run(folder: Path, course: dict[str, list[float]]) -> Run:
                 for image in (-1, 1):
                     writer.writerow([prompt, *(base + image + course.get(name, [0.0] * length)[at] for name in NAMES)])
     clock = {0: 0.0, 5: 10.0, 10: 23.0, 15: 33.0}  # the validation at step 5 took three seconds
-    rows = [(step, clock[step], "1" if step % 10 == 5 else "") for step in list(clock)[: length + 1]]
-    (folder / "metrics.csv").write_text(
-        "step,wall_seconds,val/reward\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
-    )
+    judged = np.mean([course.get(name, [0.0] * length) for name in JUDGES], 0)
+    rows = ["step,wall_seconds,train/reward,val/reward,val/judges"]
+    rows += [f"{step},{clock[step]},{'1' if step else ''},1,{judged[n]}" for n, step in enumerate([*clock][:length])]
+    rows += [f"{length * 5 + 1},99,1,,", f"{length * 5 + 3},103,1,,"]  # two updates in four seconds
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     return Run(folder, ("+experiment=refl",))
 
 
@@ -54,7 +58,7 @@ def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> No
     course = Course.of(run)
     assert course.steps == [0, 5, 10]
     assert course.seconds_per_update == pytest.approx(2.0)
-    assert [course.judges(at) for at in range(3)] == pytest.approx([0, 1, 0.5])  # a judge of four; its deviation is 1
+    assert course.judges == pytest.approx([0, 1, 0.5])  # a judge of four
     figures = courses([run, run])
     assert figures["kl"] == [[0, 0], [9, 9], [16, 16]]
     assert [at["over_seeds"]["mean"] for at in figures["gain"]["image_reward"]] == [0, 4, 2]
@@ -81,15 +85,18 @@ def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsy
     run = write_run(tmp_path / "run", {"gold": [0.0, 1.0]})
     assert train_all([run], 1) == 0
     assert "1 runs, 0 of them to train" in capsys.readouterr().out
+    schema.register()
+    (composed,) = compose_all("train", ["+experiment=refl"])
+    config = OmegaConf.masked_copy(composed.config, [key for key in composed.config if key != "hydra"])
     (run.path / ".hydra").mkdir()
-    (run.path / ".hydra" / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(SystemExit, match="other settings than now: .*run; delete"):
-        finished({"one": [run]}, ["seed"])
-    run, missing = (Run(run.path.with_name(name), ("+experiment=refl", "seed=1")) for name in ("run", "missing"))
-    assert finished({"one": [run], "two": [run, missing]}, ["seed"]) == {"one": [run]}
+    OmegaConf.save(config, run.path / ".hydra" / "config.yaml")
+    missing = Run(run.path.with_name("missing"), run.overrides)
+    assert finished({"one": [run], "two": [run, missing]}) == {"one": [run]}
     assert "left out, as not all of their runs are finished: two" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no variant has finished runs"):
-        finished({"two": [missing]}, ["seed"])
+        finished({"two": [missing]})
+    with pytest.raises(SystemExit, match="other settings than now: .*run; delete"):
+        finished({"one": [Run(run.path, ("+experiment=refl", "optimizer.lr=7"))]})
 
 
 def test_a_run_that_fails_is_counted_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
