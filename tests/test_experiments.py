@@ -126,10 +126,30 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
     assert {"reward", "clip_score", "aesthetic_score", "image_reward"} <= summary["test_kept"].keys()
     assert ("gold/alignment" in summary["test_kept"]) == (domain == "shapes")
     assert (folder / "export" / "pytorch_lora_weights.safetensors").exists()
+    if experiment == "refl":
+        compare_with_base(monkeypatch, tmp_path, folder, domain, arguments)
+
+
+def compare_with_base(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tuned: Path, domain: str, arguments: list[str]
+) -> None:
+    """Figure 8 of a tuned run: the reward that it was trained on is among the scorers, and marked."""
+    known = ("domain=", "dataset.", "encoder.", "prompts.", "diffusion.")
+    given = [argument for argument in arguments if argument.startswith(known)]
+    if domain == "sd15":
+        files = write_published(folder / "published for figure 8")
+        kinds = ("scorers.aesthetic", "scorers.blip", "scorers.image_rew")
+        given += [name for name in files if any(kind in name for kind in kinds)]
+    quick = ["sampling.num_inference_steps=2", "evaluation.most=2", "evaluation.images_per_prompt=2", "device=cpu"]
+    table = go(monkeypatch, folder, "evaluate", "+experiment=figure8", f"run={tuned}", *given, *quick)
+    (rows,) = json.loads((table / "summary.json").read_text())["figure8"].values()
+    assert {"clip_score", "aesthetic_score", "blip_score", "image_reward", "reward", "diversity"} <= rows.keys()
+    assert ("alignment" in rows) == (domain == "shapes")
+    assert [name for name, row in rows.items() if row["trained_on"]] == ["reward"]
 
 
 @pytest.mark.parametrize("domain", ["shapes", "sd15"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS["evaluate"])
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS["evaluate"] if name != "figure8"])
 def test_every_evaluation_judges_a_reward_run(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
 ) -> None:

@@ -13,6 +13,8 @@ from t2ifb.evaluation.table_text import markdown, screen
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder
 
+NOTICED = 0.01
+"""How far judges must fall, in standard deviations of the base model's scores, to be spoken of."""
 SHOWN = 12
 """Test prompts in the picture and in the table of examples: the first ones, not chosen."""
 
@@ -93,8 +95,8 @@ def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int) -> str:
     at = next((row for row in seen if int(row["step"]) == kept), last)
     top = max(seen, key=lambda row: row["val/judges"])
     text = f"Kept step {kept}: {_moves(first, at)}; KL {at['val/kl']:.2f} nats."
-    fell = last["val/judges"] < top["val/judges"]
-    if fell and last["val/reward"] > top["val/reward"]:
+    fell = top["val/judges"] - last["val/judges"]
+    if fell > NOTICED and last["val/reward"] > top["val/reward"]:
         text += f" From step {int(top['step'])} to {int(last['step'])}: {_moves(top, last)}: over-optimisation."
     if at["val/judges"] <= 0:
         text += " It is no better than the base model by its judges."
