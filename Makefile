@@ -23,9 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-demo: $(STAMP) ## train a reward model in the embedded domain, tune the image model by it, say how good both are (20 minutes)
+demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, and a page that compares them (20 minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
 	$(BIN)/python -m t2ifb.train +experiment=refl
+	$(BIN)/python -m t2ifb.train +experiment=refl_overoptimised prompts.test.count=100
+	$(BIN)/python -m t2ifb.report outputs/shapes
 
 test: $(STAMP) ## the default tests (under 5 minutes)
 	$(BIN)/python -m pytest -n 2

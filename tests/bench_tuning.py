@@ -73,7 +73,7 @@ def rows(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[fl
     )
     for m in (1, 10):
         kl = ratios(lambda m=m: bare(modules[m]), lambda m=m: bare(modules[m], with_base=False))
-        yield f"model calls of an update at m = {m}", "those without the KL divergence", kl, ""
+        yield f"an update's model calls, m = {m}", "without the KL's", kl, ""
     for m in (2, 5, 10):
         cheaper = ratios(lambda: update(modules[1]), lambda m=m: update(modules[m]) / m)
         yield f"a reward gradient, m = 1, {STEPS} steps", f"one at m = {m}", cheaper, "at least 3" if m == 10 else ""

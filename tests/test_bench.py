@@ -5,6 +5,7 @@ import pytest
 from tests import bench, bench_tuning
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in {"PROMPTS": 20, "COMPARISONS": 100, "ROUNDS": 1, "FILLED": 64, "SCORED": 64}.items():
         monkeypatch.setattr(bench, name, value)

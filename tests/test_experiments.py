@@ -110,7 +110,9 @@ def rewarded(
     return "sd15", folder, [*arguments, *files, *plain, *judges], trained
 
 
-@pytest.mark.parametrize("experiment", TUNINGS)
+@pytest.mark.parametrize(
+    "experiment", [name if name == "refl" else pytest.param(name, marks=pytest.mark.slow) for name in TUNINGS]
+)
 def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
     monkeypatch: pytest.MonkeyPatch, rewarded: tuple[str, Path, list[str], Path], experiment: str
 ) -> None:

@@ -173,7 +173,8 @@ def test_prepare_is_right_in_every_domain() -> None:
 
 def test_every_sweep_names_keys_that_exist() -> None:
     for file in (conf_folder() / "sweep").glob("*.yaml"):
-        composed = compose_all("train", ["+experiment=reward_mlp", f"+sweep={file.stem}"])
+        (experiment,) = re.findall(r"\+experiment=(\w+)", file.read_text())  # the call that its comment shows
+        composed = compose_all("train", [f"+experiment={experiment}", f"+sweep={file.stem}"])
         assert len(composed) > 1
         assert not any(each.faults for each in composed)
 

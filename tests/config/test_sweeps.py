@@ -39,6 +39,7 @@ def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_
     assert "| " in (folder / "sweep.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp_path: Path) -> None:
     assert run_module(*TINY, "-m", "seed=1").returncode == 0
     (record,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/job.json")
@@ -113,6 +114,7 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
     assert "1 of 3 runs are not finished" in done.stdout
 
 
+@pytest.mark.slow
 def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path) -> None:
     done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", "trainer=ddp", "logger=none")
     assert done.returncode == 2

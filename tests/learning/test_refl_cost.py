@@ -183,6 +183,7 @@ def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -
     assert run.judging.peak - plain.peak == run.update.parts[UNET].optimiser == run.judging.at_peak[OPTIMISER]
 
 
+@pytest.mark.slow
 def test_settings_that_make_it_fit() -> None:
     with DryRun():
         encoder = CLIPOutline.of(CLIP).load()

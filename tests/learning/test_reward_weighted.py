@@ -55,6 +55,7 @@ class Steps(nn.Module):
         return 100 * (images > 0.5).float().mean((1, 2, 3))
 
 
+@pytest.mark.slow
 def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tmp_path: Path) -> None:
     method = RewardWeighted(temperature=0.01)
     summary = tune(make_tuning(method=method, reward=Steps(), standardise=False), tmp_path)
