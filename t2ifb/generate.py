@@ -17,7 +17,7 @@ SHEET = 24
 
 def generate(parts: Parts) -> None:
     """Draw every image twice, by the base model and with the adapters if there are some; write files and one sheet."""
-    from t2ifb.evaluation.figures import progress_sheet
+    from t2ifb.evaluation.tuning_figures import progress_sheet
 
     prompts, copies = _prompts(parts), int(parts.value("images_per_prompt"))
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])

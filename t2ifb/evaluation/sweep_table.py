@@ -14,8 +14,8 @@ import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from t2ifb.data.files import atomic_write
-from t2ifb.evaluation.figures import trade_off
 from t2ifb.evaluation.table_text import markdown, screen
+from t2ifb.evaluation.tuning_figures import trade_off
 
 FIGURES = ("judges", "kl", "reward", "gold", "accuracy", "loss")
 """Of the kept checkpoint on validation prompts: what is shown of those that a run has."""

@@ -7,9 +7,9 @@ from typing import Any
 import rich
 from PIL import Image
 
-from t2ifb.evaluation.figures import progress_sheet, tuning_curves
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.table_text import markdown, screen
+from t2ifb.evaluation.tuning_figures import progress_sheet, tuning_curves
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder
 

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from t2ifb.data.files import atomic_write
-from t2ifb.evaluation.figures import progress_sheet
+from t2ifb.evaluation.tuning_figures import progress_sheet
 from t2ifb.learning import loggers
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder

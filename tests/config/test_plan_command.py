@@ -38,6 +38,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first: others for first, *others in cells}
 
 
+@pytest.mark.slow
 def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without = [f"~judges.{name}" for name in ("clip_score", "aesthetic_score", "image_reward")]  # for speed
     assert go("+experiment=refl", "domain=sd15", "memory_gb=16", "algorithm.diversity=null", *without) == 0

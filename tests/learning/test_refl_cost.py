@@ -92,6 +92,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield write_random_pipeline(tmp_path_factory.mktemp("pipeline"), small_geometry(width=64, side=24))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("checkpointing", "at_least", "error"), [(False, 400, 0.015), (True, 250, 0.025)], ids=["usual", "checkpointing"]
 )
@@ -175,6 +176,7 @@ def test_judging_grows_with_the_images_that_are_drawn_together() -> None:
     assert many.denoising == pytest.approx(few.denoising, rel=0.01)
 
 
+@pytest.mark.slow
 def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -> None:
     plain, mixed = (judging_cost(small_run(samples_per_batch=1, autocast=dtype), 64) for dtype in (None, torch.float16))
     assert mixed.peak == plain.peak  # that of 64 images before the judges
