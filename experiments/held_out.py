@@ -77,11 +77,11 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
 
 def pace(run: Run) -> float:
     """Seconds of an update: the median of the stretches between two rows of training figures without a validation."""
-    rows = [row for row in read_metrics(run.path / "metrics.csv") if row["train/reward"] or row["val/reward"]]
+    rows = [row for row in read_metrics(run.path / "metrics.csv") if row.get("train/reward") or row.get("val/reward")]
     stretches = [
         (float(after["wall_seconds"]) - float(before["wall_seconds"])) / (int(after["step"]) - int(before["step"]))
         for before, after in zip(rows, rows[1:], strict=False)
-        if before["train/reward"] and after["train/reward"] and not before["val/reward"]
+        if before.get("train/reward") and after.get("train/reward") and not before["val/reward"]
     ]
     return float(np.median(stretches)) if stretches else float("nan")
 
