@@ -182,8 +182,9 @@ class Exam(nn.Module):
         """How far a scorer's mean rose above the base model's, in standard deviations of the base model's images."""
         assert self.base is not None
         before = self.base.scores[name]
-        known = before.isfinite()
-        return float((answers.scores[name] - before).nanmean() / before[known].std().clamp(min=1e-6))
+        known = before[before.isfinite()]
+        deviation = known.std().clamp(min=1e-6) if len(known) > 1 else torch.ones(())
+        return float((answers.scores[name] - before).nanmean() / deviation)
 
     def _diversity(self, images: Tensor) -> Tensor:
         """(P,) mean distance between the images of a prompt."""
