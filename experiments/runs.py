@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,14 +101,52 @@ def finished(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
     return done
 
 
-def arguments(description: str | None, variants: Iterable[str], seeds: Sequence[int] = SEEDS) -> argparse.Namespace:
-    """What the command of a study takes: `judge`, `only`, `seeds`, `jobs`."""
+def conduct(
+    here: Path,
+    description: str | None,
+    variants: Iterable[str],
+    runs_of: Callable[[str, int], Sequence[Run]],
+    compare: Callable[[list[int]], dict[str, Any]],
+    draw: Callable[[dict[str, Any], Path], None],
+) -> None:
+    """The command of a study: train what is missing, compare, write `result.json` and `result.png`.
+
+    Args:
+        here: The study's folder.
+        description: For `--help`.
+        variants: What is compared.
+        runs_of: The runs of a variant and a seed, each after those that it needs.
+        compare: Gives the figures for some seeds.
+        draw: Draws them.
+
+    Raises:
+        SystemExit: Runs failed; the others are compared nevertheless.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(variants)
     parser.add_argument("--judge", action="store_true", help="train nothing, judge the runs that are finished")
-    parser.add_argument("--only", nargs="+", choices=list(variants), default=list(variants), help="train only these")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="train only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; the cores are shared among them")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    failed = 0
+    if not asked.judge:
+        wanted = [runs_of(variant, seed) for seed in asked.seeds for variant in asked.only]
+        for stage in zip(*wanted, strict=True):
+            failed += train_all(list({run.path: run for run in stage}.values()), asked.jobs)
+    result = compare(asked.seeds)
+    files = here / "result.json", here / "result.png"
+    write(result, files[0])
+    draw(result, files[1])
+    print(*files, sep="\n")
+    if failed:
+        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+
+
+def origin(study: str, seeds: list[int], runs: Iterable[Run]) -> dict[str, Any]:
+    """Where figures come from: command, commits, seeds."""
+    commits = sorted({str(run.summary["git_commit"]) for run in runs})
+    return {"command": f"python -m experiments.{study}.study", "git_commits": commits, "seeds": seeds}
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:

@@ -41,7 +41,8 @@ def train(parts: Parts) -> Any:
         resume=Path(resume) if resume else None,
         config=parts.resolved(),
     )
-    print(f"tables, pictures and export: {parts.run_folder}")
+    if figures:  # the first of several processes
+        print(f"tables, pictures and export: {parts.run_folder}")
     return objectives(figures, parts.value("objective"))
 
 

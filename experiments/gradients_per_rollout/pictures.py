@@ -4,13 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from t2ifb.data.files import atomic_write
+from t2ifb.evaluation.canvas import GRAY, PALETTE, finish, new_figure, save
 
-COLORS = ("#0072B2", "#009E73", "#E69F00", "#D55E00")
-"""From the colour-blind safe palette of Okabe and Ito."""
 ROWS = {"gain in gold": "gold", "gain in reward": "reward", "judges, in standard deviations": None}
 
 
@@ -21,10 +17,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         result: Of `compare`.
         path: The PNG to write.
     """
-    figure = Figure(figsize=(9, 2.6 * len(ROWS)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 2.6 * len(ROWS))
     grid = figure.subplots(len(ROWS), 2, squeeze=False, sharey="row", sharex="col")
-    for (variant, figures), color in zip(result["variants"].items(), COLORS, strict=False):
+    for (variant, figures), color in zip(result["variants"].items(), PALETTE, strict=False):
         updates = np.array(figures["steps"])
         for column, along in zip(grid.T, (updates, updates * np.mean(figures["seconds_per_update"])), strict=True):
             for axes, (title, scorer) in zip(column, ROWS.items(), strict=True):
@@ -39,10 +34,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     grid[-1, 0].set_xlabel("updates")
     grid[-1, 1].set_xlabel("seconds of training, validations left out")
     for axes in grid.flat:
-        axes.axhline(0, color="#7F7F7F", lw=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes.axhline(0, color=GRAY, lw=0.8)
+        finish(axes, legend=False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside upper center")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    save(figure, path)

@@ -4,14 +4,13 @@ python -m experiments.gradients_per_rollout.study            # trains what is mi
 python -m experiments.gradients_per_rollout.study --judge    # writes them from what is finished
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from experiments.gradients_per_rollout.pictures import draw
 from experiments.held_out import courses
 from experiments.reward_models import study as reward_models
-from experiments.runs import Run, arguments, finished, folder, train_all, write
+from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 GRADIENTS, UPDATES, PROMPTS = 20, 80, 4800
@@ -33,26 +32,20 @@ VARIANTS = {f"m = {m}": settings(m) for m in (1, 2, 5, 10)}
 """What each differs in from `+experiment=refl`; no test prompts are looked at but for 16 at the end."""
 
 
+def reward_of(seed: int) -> Run:
+    """What all are tuned by: the report's reward model of the same seed."""
+    return reward_models.run_of("mlp", seed)
+
+
 def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
-    reward = reward_models.run_of("mlp", seed).path
-    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward}", *VARIANTS[variant])
+    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward_of(seed).path}", *VARIANTS[variant])
     return Run(folder("gradients_per_rollout", variant.replace(" = ", ""), seed), overrides)
 
 
 def main() -> None:
     """Train, compare, write."""
-    asked = arguments(__doc__, VARIANTS)
-    failed = 0
-    if not asked.judge:
-        failed = train_all([reward_models.run_of("mlp", seed) for seed in asked.seeds], asked.jobs)
-        failed += train_all([run_of(variant, seed) for seed in asked.seeds for variant in asked.only], asked.jobs)
-    result = compare(asked.seeds)
-    write(result, HERE / "result.json")
-    draw(result, HERE / "result.png")
-    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
-    if failed:
-        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (reward_of(which[1]), run_of(*which)), compare, draw)
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
@@ -61,9 +54,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     done = finished(runs)
     every = [run for some in done.values() for run in some]
     return {
-        "command": "python -m experiments.gradients_per_rollout.study",
-        "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
-        "seeds": seeds,
+        **origin("gradients_per_rollout", seeds, every),
         "gradients_an_update": GRADIENTS,
         "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
     }

@@ -3,14 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from experiments.held_out import GOLD
-from t2ifb.data.files import atomic_write
-
-COLORS = ("#0072B2", "#D55E00", "#009E73")
-"""From the colour-blind safe palette of Okabe and Ito."""
+from t2ifb.evaluation.canvas import GRAY, PALETTE, new_figure, save
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -21,10 +15,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         path: The PNG to write.
     """
     variants = result["variants"]
-    figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.4)
     axes = figure.subplots()
-    for number, (name, color) in enumerate(zip(GOLD, COLORS, strict=True)):
+    for number, (name, color) in enumerate(zip(GOLD, PALETTE, strict=False)):
         for row, figures in enumerate(variants.values()):
             height = row + (number - 1) * 0.2
             gained = figures["gain"][name]
@@ -34,12 +27,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 mean, height, xerr=[[mean - low], [high - mean]], fmt="o", color=color, ms=5, capsize=2, label=label
             )
             axes.plot([one["mean"] for one in gained["seeds"]], [height] * len(gained["seeds"]), "|", color=color, ms=8)
-    axes.axvline(0, color="#7F7F7F", lw=0.8)
+    axes.axvline(0, color=GRAY, lw=0.8)
     axes.set_yticks(range(len(variants)), [f"{name}:\n{figures['what']}" for name, figures in variants.items()])
     axes.invert_yaxis()
     axes.set_xlabel(f"gain over the base model on {result['test_prompts']} test prompts; ticks: single seeds")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, axis="x")
     axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    save(figure, path)

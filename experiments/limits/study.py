@@ -4,14 +4,13 @@ python -m experiments.limits.study            # trains what is missing, writes r
 python -m experiments.limits.study --judge    # writes them from what is finished
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from experiments.held_out import GOLD, JUDGES, gain, read_scores
 from experiments.limits.pictures import draw
 from experiments.reward_models import study as reward_models
-from experiments.runs import Run, arguments, finished, folder, train_all, write
+from experiments.runs import Run, conduct, finished, folder
 
 HERE = Path(__file__).parent
 BY_GOLD = ("head=interaction", "+build.noise=0", "+build.tie_width=0", "dataset.source=${data_folder}/shapes-2-by-gold")
@@ -40,18 +39,7 @@ def run_of(variant: str, seed: int) -> Run:
 
 def main() -> None:
     """Train, compare, write."""
-    asked = arguments(__doc__, VARIANTS)
-    failed = 0
-    if not asked.judge:
-        pairs = [(variant, seed) for seed in asked.seeds for variant in asked.only]
-        failed = train_all(list({run.path: run for run in (reward_of(*pair) for pair in pairs)}.values()), asked.jobs)
-        failed += train_all([run_of(*pair) for pair in pairs], asked.jobs)
-    result = compare(asked.seeds)
-    write(result, HERE / "result.json")
-    draw(result, HERE / "result.png")
-    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
-    if failed:
-        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (reward_of(*which), run_of(*which)), compare, draw)
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:

@@ -4,13 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from t2ifb.data.files import atomic_write
+from t2ifb.evaluation.canvas import GRAY, PALETTE, finish, new_figure, save
 
-COLORS = ("#0072B2", "#009E73", "#E69F00", "#D55E00")
-"""From the colour-blind safe palette of Okabe and Ito."""
 ROWS = {
     "gain in gold": "gold",
     "its alignment": "gold/alignment",
@@ -28,12 +24,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
         path: The PNG to write.
     """
     windows = result["windows"]
-    figure = Figure(figsize=(4 * len(windows), 2.1 * (len(ROWS) + 1)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4 * len(windows), 2.1 * (len(ROWS) + 1))
     grid = figure.subplots(len(ROWS) + 1, len(windows), squeeze=False, sharey="row", sharex="col")
     for column, (window, (first, last)) in zip(grid.T, windows.items(), strict=True):
         some = {name: each for name, each in result["variants"].items() if name.startswith(f"{window},")}
-        for (name, figures), color in zip(some.items(), COLORS, strict=False):
+        for (name, figures), color in zip(some.items(), PALETTE, strict=False):
             distance = np.sqrt(np.array(figures["kl"])).mean(1)
             label = name.split(", ")[1]
             for axes, (title, scorer) in zip(column, ROWS.items(), strict=False):
@@ -47,10 +42,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         column[-1].set_xlabel("√KL, in root nats")
         column[0].set_title(f"{window} window, steps {first} to {last}", size=10)
     for axes in grid.flat:
-        axes.axhline(0, color="#7F7F7F", lw=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes.axhline(0, color=GRAY, lw=0.8)
+        finish(axes, legend=False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside upper center")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    save(figure, path)

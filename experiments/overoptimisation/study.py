@@ -4,7 +4,6 @@ python -m experiments.overoptimisation.study            # trains what is missing
 python -m experiments.overoptimisation.study --judge    # writes them from what is finished
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from experiments.held_out import courses
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models import study as reward_models
-from experiments.runs import Run, arguments, finished, folder, train_all, write
+from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
@@ -36,26 +35,26 @@ VARIANTS = {
 }
 
 
+def reward_of(seed: int) -> Run:
+    """What all are tuned by: the report's reward model of the same seed."""
+    return reward_models.run_of("mlp", seed)
+
+
 def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
-    reward = reward_models.run_of("mlp", seed).path
-    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward}", *COMMON, *VARIANTS[variant])
+    overrides = (
+        "+experiment=refl",
+        f"seed={seed}",
+        f"reward.source={reward_of(seed).path}",
+        *COMMON,
+        *VARIANTS[variant],
+    )
     return Run(folder("overoptimisation", variant.replace("alpha/beta ", "ratio "), seed), overrides)
 
 
 def main() -> None:
     """Train, compare, write."""
-    asked = arguments(__doc__, VARIANTS)
-    failed = 0
-    if not asked.judge:
-        failed = train_all([reward_models.run_of("mlp", seed) for seed in asked.seeds], asked.jobs)
-        failed += train_all([run_of(variant, seed) for seed in asked.seeds for variant in asked.only], asked.jobs)
-    result = compare(asked.seeds)
-    write(result, HERE / "result.json")
-    draw(result, HERE / "result.png")
-    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
-    if failed:
-        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (reward_of(which[1]), run_of(*which)), compare, draw)
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
@@ -64,9 +63,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     done = finished(runs)
     every = [run for some in done.values() for run in some]
     return {
-        "command": "python -m experiments.overoptimisation.study",
-        "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
-        "seeds": seeds,
+        **origin("overoptimisation", seeds, every),
         "windows": WINDOWS,
         "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
         "guards": {rule: kept(every, choose) for rule, choose in RULES.items()},

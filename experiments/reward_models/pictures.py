@@ -5,14 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from experiments.reward_models.comparisons import KINDS
-from t2ifb.data.files import atomic_write
+from t2ifb.evaluation.canvas import PALETTE, finish, new_figure, save
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
-"""From the colour-blind safe palette of Okabe and Ito."""
 SETS = ("test", "compositional")
 
 
@@ -25,8 +21,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """
     variants = result["variants"]
     whole = [name for name in variants if "prompts" not in name or int(name.split()[1]) > result["prompts"]]
-    figure = Figure(figsize=(13, 2.6 + 0.5 * len(whole)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 2.6 + 0.5 * len(whole))
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.25, 1, 1.25))
     _dots(left, variants, whole, SETS, "preference accuracy %")
     left.set_title("agreement with the annotators", size=10, pad=40)
@@ -35,13 +30,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     right.set_title("off the distribution: damaged test images", size=10, pad=40)
     right.set_yticklabels([])
     figure.supxlabel("dots: mean over the seeds with its 95 % interval over prompts; ticks: single seeds", size=9)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    save(figure, path)
 
 
 def _dots(axes: Axes, variants: dict[str, Any], names: list[str], sets: Any, label: str) -> None:
     """A row a variant: the mean over seeds with its interval, and each seed as a small dot."""
-    for number, (name_of_set, color) in enumerate(zip(sets, COLORS, strict=False)):
+    for number, (name_of_set, color) in enumerate(zip(sets, PALETTE, strict=False)):
         for row, name in enumerate(names):
             figures = variants[name][name_of_set]
             height = row + (number - (len(sets) - 1) / 2) * 0.22
@@ -61,7 +55,7 @@ def _dots(axes: Axes, variants: dict[str, Any], names: list[str], sets: Any, lab
 def _curves(axes: Axes, result: dict[str, Any]) -> None:
     """Accuracy over training prompts."""
     variants = result["variants"]
-    colors = iter(COLORS)
+    colors = iter(PALETTE)
     for head in sorted({name.split(",")[0] for name in variants if "prompts" in name}):
         if head not in variants:
             continue
@@ -81,8 +75,7 @@ def _curves(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_xlabel("training prompts")
     axes.set_ylabel("preference accuracy %")
     axes.set_title("how much data", size=10, pad=40)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    finish(axes, legend=False)
     _legend_above(axes, 2)
 
 

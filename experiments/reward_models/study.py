@@ -4,7 +4,6 @@ python -m experiments.reward_models.study            # trains what is missing, j
 python -m experiments.reward_models.study --judge    # judges what was trained already
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.progress import track
 
 from experiments.reward_models.comparisons import KINDS, Comparisons, Jury, by_annotators, by_gold
 from experiments.reward_models.pictures import draw
-from experiments.runs import Run, arguments, finished, folder, train_all, write
+from experiments.runs import Run, conduct, finished, folder, origin
 from t2ifb.config import schema
 from t2ifb.data.imagereward_db import ImageRewardDB
 from t2ifb.evaluation.preference import PreferenceResult
@@ -55,15 +54,7 @@ VARIANTS: dict[str, list[str]] = {
 
 def main() -> None:
     """Train, judge, write."""
-    asked = arguments(__doc__, VARIANTS)
-    wanted = [run_of(variant, seed) for seed in asked.seeds for variant in asked.only]
-    failed = 0 if asked.judge else train_all(wanted, asked.jobs)
-    result = judge_all(asked.seeds)
-    write(result, HERE / "result.json")
-    draw(result, HERE / "result.png")
-    print(f"{HERE / 'result.json'}\n{HERE / 'result.png'}")
-    if failed:
-        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (run_of(*which),), judge_all, draw)
 
 
 def run_of(variant: str, seed: int) -> Run:
@@ -97,9 +88,7 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
         for variant, some in track(done.items(), "judging")
     }
     return {
-        "command": "python -m experiments.reward_models.study",
-        "git_commits": sorted({str(run.summary["git_commit"]) for run in every}),
-        "seeds": seeds,
+        **origin("reward_models", seeds, every),
         "prompts": PROMPTS,
         "comparisons": {name: len(comparisons.better) for name, comparisons in asked.items()},
         "variants": dict(_figures(done, judged)),

@@ -1,7 +1,7 @@
 """`resume=<run folder>` and `resume=auto`: which run goes on, and whether it is still the same run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,13 @@ def _differences(folder: Path, config: DictConfig) -> list[str]:
     """One line per key whose value is not the one that the run in `folder` started with."""
     saved = _flat(OmegaConf.load(_config_file(folder)))
     now = _flat(config)
-    keys = [key for key in {**saved, **now} if saved.get(key, "nothing") != now.get(key, "nothing")]
-    return [f"{key} was {saved.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}" for key in keys]
+    return changes(saved, now)
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line per key whose value is another than it was."""
+    keys = [key for key in {**then, **now} if then.get(key, "nothing") != now.get(key, "nothing")]
+    return [f"{key} was {then.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}" for key in keys]
 
 
 def _flat(config: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 
 from t2ifb.config.compose import flatten
 from t2ifb.config.faults import ConfigError
-from t2ifb.config.resume import FREE
+from t2ifb.config.resume import FREE, SHOWN, changes
 from t2ifb.data.files import atomic_write
 
 SETTINGS = "job.json"
@@ -38,20 +38,16 @@ def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
         ConfigError: They are others than those of an earlier start.
     """
     (folder / FAILED).unlink(missing_ok=True)
-    now = flatten({key: value for key, value in settings.items() if key not in FREE})
+    text = json.dumps(
+        flatten({key: value for key, value in settings.items() if key not in FREE}), default=str, indent=1
+    )
     record = folder / SETTINGS
     if not record.exists():
         with atomic_write(record) as file:
-            file.write(json.dumps(now, indent=1, default=str).encode())
-        return
-    then, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(now, default=str))
-    if changed := sorted(key for key in {**then, **now} if then.get(key, "nothing") != now.get(key, "nothing")):
-        lines = "; ".join(
-            f"{key} was {then.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}" for key in changed[:5]
-        )
-        raise ConfigError(
-            [f"{folder} was begun with other settings: {lines}. Delete it, or give another hydra.sweep.dir"]
-        )
+            file.write(text.encode())
+    elif changed := changes(json.loads(record.read_text(encoding="utf-8")), json.loads(text)):
+        what = f"{folder} was begun with other settings: {'; '.join(changed[:SHOWN])}"
+        raise ConfigError([f"{what}. Delete it, or give another hydra.sweep.dir"])
 
 
 def known_figures(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from t2ifb.data.files import atomic_write
 
-BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#7F7F7F"
+PALETTE = BLUE, ORANGE, GREEN, PINK, GRAY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
 """From the colour-blind safe palette of Okabe and Ito."""
 
 

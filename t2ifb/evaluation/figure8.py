@@ -15,8 +15,9 @@ from t2ifb.data.encoder import Encoder
 from t2ifb.data.files import atomic_write
 from t2ifb.data.images import load_image
 from t2ifb.data.prompts import PromptSplits
+from t2ifb.evaluation.diversity import diversity, embed
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
-from t2ifb.evaluation.generations import Generations, Sample, diversity, embed, samples_of, tuned_runs
+from t2ifb.evaluation.generations import Generations, Sample, samples_of, tuned_runs
 from t2ifb.evaluation.score_cache import ScoreCache
 from t2ifb.evaluation.table_text import screen
 from t2ifb.evaluation.tuning_figures import gain_bars, progress_sheet

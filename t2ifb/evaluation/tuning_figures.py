@@ -71,7 +71,8 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
     axes.plot(distance[order], gained[order], "o-", color=BLUE, ms=6, lw=1, label="Pareto front")
     for number in order:
         at = (distance[number], gained[number])
-        axes.annotate(names[number], at, (5, 4), textcoords="offset points", size=7, parse_math=False)
+        side = "right" if distance[number] > np.mean([distance.min(), distance.max()]) else "left"
+        axes.annotate(names[number], at, (0, 6), textcoords="offset points", size=7, ha=side, parse_math=False)
     axes.set(xlabel="√KL to the base model, in root nats", ylabel="judges' mean gain, in standard deviations")
     finish(axes)
     save(figure, path)

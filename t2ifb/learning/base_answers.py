@@ -13,8 +13,8 @@ import torch.distributed as dist
 import t2ifb
 from t2ifb.data.files import file_lock, make_folder
 from t2ifb.diffusion.model import DiffusionModel
-from t2ifb.learning.exam import Answers, Exam
-from t2ifb.learning.tuned_states import REWARD, ask, together
+from t2ifb.learning.exam import Answers, Exam, together
+from t2ifb.learning.tuned_states import REWARD, ask
 from t2ifb.scorers.mix import Mix
 
 DEPENDS_ON = (

@@ -19,12 +19,17 @@ from t2ifb.data.files import atomic_write
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler, to_bytes
-from t2ifb.evaluation.generations import diversity
+from t2ifb.evaluation.diversity import diversity
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning.losses import gaussian_kl
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
 """Keep the noise of each split apart from the other's and from that of training."""
+
+
+def together() -> bool:
+    """Whether this is one of several processes that have found each other."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class Exam(nn.Module):
 
     def gather(self) -> None:
         """Share what each process has drawn with all others; nothing to do for one alone."""
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if not together():
             return
         found: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(found, self._found)

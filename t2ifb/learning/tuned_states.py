@@ -14,7 +14,7 @@ from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning.engine import first_process
-from t2ifb.learning.exam import Answers, Exam
+from t2ifb.learning.exam import Answers, Exam, together
 from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.mix import Mix
@@ -68,11 +68,6 @@ def ask_states(
     load_adapter_state(model.unet, best["state_dict"])
     answers["kept"] = answers["last"] if same else ask(exam, model, samples_per_batch, "the kept checkpoint")
     return answers, int(best["global_step"])
-
-
-def together() -> bool:
-    """Whether this is one of several processes that have found each other."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:

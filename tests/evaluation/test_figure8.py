@@ -16,8 +16,9 @@ from t2ifb.diffusion.lora import LoRA, save_lora
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation import generations
+from t2ifb.evaluation.diversity import diversity
 from t2ifb.evaluation.figure8 import Figure8
-from t2ifb.evaluation.generations import Generations, Sample, diversity, samples_of, tuned_runs
+from t2ifb.evaluation.generations import Generations, Sample, samples_of, tuned_runs
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.shapes.weights import CLIP, PIPELINE
 

@@ -12,6 +12,7 @@ from experiments.gradients_per_rollout import study as gradients_per_rollout
 from experiments.limits import study as limits
 from experiments.limits import supervised
 from experiments.overoptimisation import study as overoptimisation
+from experiments.reward_models import study as reward_models
 from experiments.runs import Run
 from t2ifb.config import schema
 from t2ifb.config.build import check
@@ -46,7 +47,15 @@ def test_variants_have_folders_of_their_own(study: Any) -> None:
     )
 
 
-def test_supervised_tuning_learns_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("study", [limits, reward_models])
+def test_the_picture_is_drawn_from_the_figures_that_are_committed(study: Any, tmp_path: Path) -> None:
+    study.draw(json.loads((study.HERE / "result.json").read_text()), tmp_path / "result.png")
+    assert (tmp_path / "result.png").stat().st_size > 10_000
+
+
+def test_supervised_tuning_learns_and_what_is_finished_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervised, "RENDERS", 40)
 
     def tuned(folder: Path, *steps: int) -> list[torch.Tensor]:

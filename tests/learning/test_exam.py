@@ -98,3 +98,15 @@ def test_the_rounding_of_a_precision_is_measured() -> None:
     rounded = rounding_floor(exam, model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
     assert exact == 0
     assert rounded > 0.01
+
+
+def test_one_image_alone_gives_the_guard_a_figure() -> None:
+    """It has no deviation that a gain could be told in: then it is told as it is."""
+    model, exam = shapes_model(), make_exam()
+    before = ask(exam, model, 2, "the base model", base=True)
+    one = {name: score[:1] for name, score in before.scores.items()}
+    exam.base = Answers(before.images[:1], one, before.kl[:1], torch.zeros(0))
+    after = Answers(
+        before.images[:1], {name: score + 0.25 for name, score in one.items()}, before.kl[:1], torch.zeros(0)
+    )
+    assert exam.figures(after)["judges"] == pytest.approx(0.25, abs=1e-6)
