@@ -44,6 +44,12 @@ class Run:
         """Its figures."""
         return dict(json.loads((self.path / "summary.json").read_text()))
 
+    @property
+    def last_words(self) -> str:
+        """The last line of its log."""
+        lines = self.path.with_suffix(".log").read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "its log is empty"
+
     def train(self, threads: int) -> int:
         """Train it, or go on with it, its output in `<folder>.log`; gives the exit status."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +83,8 @@ def train_all(runs: Sequence[Run], jobs: int) -> int:
     threads, failed = max(1, (os.cpu_count() or 1) // jobs), 0
     with ThreadPoolExecutor(jobs) as pool:
         for run, status in zip(missing, pool.map(lambda run: run.train(threads), missing), strict=True):
-            print(f"{run.path}: " + ("trained" if status == 0 else f"failed with {status}"), flush=True)
+            outcome = "trained" if status == 0 else f"failed with {status}; {run.last_words}"
+            print(f"{run.path}: {outcome}", flush=True)
             failed += status != 0
     return failed
 

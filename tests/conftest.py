@@ -1,4 +1,4 @@
-"""What every test starts from: no network, no account, one thread per worker."""
+"""What every test starts from: no network, no account, one thread per worker, the same random weights."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,12 @@ def real_data(name: str) -> Path:
     if not (folder / name).is_file():
         pytest.skip(f"{folder / name} is not there")
     return folder / name
+
+
+@pytest.fixture(autouse=True)
+def _the_same_weights_each_time() -> None:
+    """Networks that a test makes untrained are the same each time: a small one may happen to have dead units only."""
+    torch.manual_seed(0)
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -102,5 +102,5 @@ def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsy
 def test_a_run_that_fails_is_counted_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = [Run(tmp_path / name / "run", ("+experiment=nothing",)) for name in ("one", "two")]
     assert train_all(broken, 2) == 2
-    assert "two/run: failed with 2" in capsys.readouterr().out
+    assert "two/run: failed with 2; " in capsys.readouterr().out
     assert "nothing" in (tmp_path / "one" / "run.log").read_text()
