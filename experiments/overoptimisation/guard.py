@@ -9,49 +9,58 @@ from numpy.typing import NDArray
 from experiments.held_out import JUDGES, Course
 from experiments.runs import Run
 from t2ifb.evaluation.statistics import bootstrap_interval
+from t2ifb.learning.guard import guarded
 
 Rule = Callable[[Course], int]
 """Takes what validations of a run saw, gives the number of the one whose state is kept (not 0, the base model)."""
 
 
-def standardised(course: Course, name: str) -> NDArray[np.float64]:
-    """(S,) mean gain of a scorer at each validation, in standard deviations of the base model's scores."""
-    base = course.scores[0][name]
-    return np.array([(scores[name] - base).mean() for scores in course.scores]) / base.std()
+OTHER_ENCODERS = ("blip_score", "image_reward")
+"""Judges that see images by another encoder than the reward's."""
 
 
-def best(values: NDArray[np.float64]) -> int:
+def rises(course: Course, *names: str) -> NDArray[np.float64]:
+    """(S, len(names)) how far scorers rose at each validation."""
+    return np.array([[of_step[name] for name in names] for of_step in course.rises])
+
+
+def best(values: Sequence[float] | NDArray[np.float64]) -> int:
     """The number of the highest value after the first."""
     return 1 + int(np.argmax(values[1:]))
 
 
-def judges(course: Course) -> NDArray[np.float64]:
-    """(4, S) gains of the judges."""
-    return np.stack([standardised(course, name) for name in JUDGES])
+def highest(*names: str) -> Rule:
+    """The validation at which the mean of some scorers is highest."""
+    return lambda course: best(rises(course, *names).mean(1))
 
 
-def highest(name: str) -> Rule:
-    """The validation at which a scorer is highest."""
-    return lambda course: best(standardised(course, name))
+def near_the_worst(margin: float) -> Rule:
+    """The validation at which the mean of the judges is highest, none above the worst judge by more than a margin."""
+    return lambda course: best([guarded(list(of_step), margin) for of_step in rises(course, *JUDGES)])
 
 
 def before_the_first_fall(course: Course) -> int:
     """The last validation before the judges' mean falls for the first time."""
-    falls = np.flatnonzero(np.diff(course.judges) < 0)
-    return max(1, int(falls[0])) if len(falls) else len(course.judges) - 1
+    falls = np.flatnonzero(np.diff(rises(course, *JUDGES).mean(1)) < 0)
+    return max(1, int(falls[0])) if len(falls) else len(course.steps) - 1
 
 
 RULES: dict[str, Rule] = {
-    "highest mean of the judges": lambda course: best(np.array(course.judges)),
-    "highest worst judge": lambda course: best(judges(course).min(0)),
-    **{f"highest {name}": highest(name) for name in JUDGES},
-    "highest mean of judges and reward": lambda course: best(course.judges + standardised(course, "reward")),
-    "before the judges' first fall": before_the_first_fall,
-    "smallest KL (first)": lambda course: 1,
-    "highest reward": highest("reward"),
-    "last": lambda course: len(course.steps) - 1,
-    "highest gold (looks)": highest("gold"),
+    "mean of the judges": highest(*JUDGES),
+    **{f"mean, at most {margin:g} above the worst": near_the_worst(margin) for margin in (1.0, 0.5, 0.25)},
+    "worst judge": near_the_worst(0.0),
+    "median of the judges": lambda course: best(np.median(rises(course, *JUDGES), 1)),
+    "mean of the judges with other encoders": highest(*OTHER_ENCODERS),
+    **{name: highest(name) for name in JUDGES},
+    "mean of judges and reward": lambda course: best(rises(course, *JUDGES).mean(1) + rises(course, "reward")[:, 0]),
+    "before the judges' mean first falls": before_the_first_fall,
+    "diversity": lambda course: best(course.diversity),
+    "smallest KL (the first)": lambda course: 1,
+    "reward": highest("reward"),
+    "the last": lambda course: len(course.steps) - 1,
+    "gold (looks)": highest("gold"),
 }
+"""What each keeps: where this is highest, unless it says something else."""
 
 
 def kept(runs: Sequence[Run], rule: Rule) -> dict[str, Any]:

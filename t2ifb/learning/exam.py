@@ -21,6 +21,7 @@ from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler, to_bytes
 from t2ifb.evaluation.diversity import diversity
 from t2ifb.evaluation.judges import Judges
+from t2ifb.learning.guard import guarded, rise
 from t2ifb.learning.losses import gaussian_kl
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
@@ -103,7 +104,7 @@ class Exam(nn.Module):
             seed: Of the noise.
             split: `validation` or `test`: which noise.
             encoder: Embeds images as unit vectors, for the diversity.
-            chosen_by: Names of the judges that the guard's figure is the mean of.
+            chosen_by: Names of the judges that the guard's figure is made of.
         """
         super().__init__()
         self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
@@ -180,16 +181,9 @@ class Exam(nn.Module):
         if len(answers.diversity):
             figures["diversity"] = float(answers.diversity.mean())
         if self.base is not None and self.chosen_by:
-            figures["judges"] = sum(self._gain(answers, name) for name in self.chosen_by) / len(self.chosen_by)
+            before = self.base.scores
+            figures["judges"] = guarded([rise(before[name], answers.scores[name]) for name in self.chosen_by])
         return figures
-
-    def _gain(self, answers: Answers, name: str) -> float:
-        """How far a scorer's mean rose above the base model's, in standard deviations of the base model's images."""
-        assert self.base is not None
-        before = self.base.scores[name]
-        known = before[before.isfinite()]
-        deviation = known.std().clamp(min=1e-6) if len(known) > 1 else torch.ones(())
-        return float((answers.scores[name] - before).nanmean() / deviation)
 
     def _diversity(self, images: Tensor) -> Tensor:
         """(P,) mean distance between the images of a prompt."""

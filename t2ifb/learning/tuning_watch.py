@@ -20,8 +20,8 @@ SHOWN = 8
 class TuningWatch(Callback):
     """At each validation writes down all scores and draws some images; stops a run whose judges do not rise any more.
 
-    The checkpoint with the highest `val/judges` is kept: the mean over the judges of how far each rose above the base
-    model, in standard deviations of its scores of the base model's images. Neither the reward nor gold has a say.
+    The checkpoint with the highest `val/judges` is kept, the figure of `t2ifb.learning.guard`. Neither the reward nor
+    gold has a say.
     """
 
     def __init__(self, run: RunFolder, exam: Exam, patience: int | None = None) -> None:

@@ -30,9 +30,9 @@ def write_run(folder: Path, course: dict[str, list[float]]) -> Run:
                 for image in (-1, 1):
                     writer.writerow([prompt, *(base + image + course.get(name, [0.0] * length)[at] for name in NAMES)])
     clock = {0: 0.0, 5: 10.0, 10: 23.0, 15: 33.0}  # the validation at step 5 took three seconds
-    judged = np.mean([course.get(name, [0.0] * length) for name in JUDGES], 0)
-    rows = ["step,wall_seconds,train/reward,val/reward,val/judges"]
-    rows += [f"{step},{clock[step]},{'1' if step else ''},1,{judged[n]}" for n, step in enumerate([*clock][:length])]
+    diversity = course.get("diversity", [0.0] * length)
+    rows = ["step,wall_seconds,train/reward,val/reward,val/diversity"]
+    rows += [f"{step},{clock[step]},{'1' if step else ''},1,{diversity[n]}" for n, step in enumerate([*clock][:length])]
     rows += [f"{length * 5 + 1},99,1,,", f"{length * 5 + 3},103,1,,"]  # two updates in four seconds
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
     return Run(folder, ("+experiment=refl",))
@@ -58,7 +58,9 @@ def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> No
     course = Course.of(run)
     assert course.steps == [0, 5, 10]
     assert course.seconds_per_update == pytest.approx(2.0)
-    assert course.judges == pytest.approx([0, 1, 0.5])  # a judge of four
+    deviation = np.std([-1, 1, 1, 3], ddof=1)  # of the base model's images
+    assert [rises["image_reward"] for rises in course.rises] == pytest.approx([0, 4 / deviation, 2 / deviation])
+    assert course.judges == pytest.approx([0, 0.5, 0.5 / deviation])  # a judge of four, half a deviation at most
     figures = courses([run, run])
     assert figures["kl"] == [[0, 0], [9, 9], [16, 16]]
     assert [at["over_seeds"]["mean"] for at in figures["gain"]["image_reward"]] == [0, 4, 2]
@@ -66,19 +68,21 @@ def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> No
 
 def test_each_rule_keeps_what_it_says(tmp_path: Path) -> None:
     course = {name: [0.0, 1.0, 2.0, 1.0] for name in JUDGES} | {
-        "clip_score": [0.0, 3.0, 1.0, 0.0],
+        "clip_score": [0.0, 9.0, 1.5, -2.0],
         "reward": [0.0, 1.0, 2.0, 30.0],
         "gold": [0.0, 0.1, 0.3, -0.2],
+        "diversity": [0.3, 0.1, 0.1, 0.2],
     }
-    chosen = {rule: choose(Course.of(write_run(tmp_path / rule[:30], course))) for rule, choose in RULES.items()}
-    assert chosen["highest mean of the judges"] == 2 and chosen["highest clip_score"] == 1
-    assert chosen["highest worst judge"] in (1, 2)
-    assert chosen["before the judges' first fall"] == 2
-    assert chosen["highest reward"] == chosen["last"] == chosen["highest mean of judges and reward"] == 3
-    assert chosen["smallest KL (first)"] == 1 and chosen["highest gold (looks)"] == 2
+    chosen = {rule: choose(Course.of(write_run(tmp_path / rule, course))) for rule, choose in RULES.items()}
+    assert chosen["mean of the judges"] == 1 and chosen["clip_score"] == 1
+    assert chosen["worst judge"] == chosen["mean, at most 0.25 above the worst"] == 2
+    assert chosen["mean of the judges with other encoders"] == 2
+    assert chosen["before the judges' mean first falls"] == 1
+    assert chosen["reward"] == chosen["the last"] == chosen["mean of judges and reward"] == chosen["diversity"] == 3
+    assert chosen["smallest KL (the first)"] == 1 and chosen["gold (looks)"] == 2
     run = write_run(tmp_path / "one more", course)
-    assert kept([run], RULES["last"])["gold"] == pytest.approx(-0.2)
-    assert kept([run, run], RULES["highest gold (looks)"])["worst"] == pytest.approx(0.3)
+    assert kept([run], RULES["the last"])["gold"] == pytest.approx(-0.2)
+    assert kept([run, run], RULES["gold (looks)"])["worst"] == pytest.approx(0.3)
 
 
 def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
