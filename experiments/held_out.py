@@ -115,6 +115,22 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
+    """The figures of some runs that differ in their seed, on test prompts: a state's gains over the base model.
+
+    Args:
+        runs: Finished ones.
+        state: `kept` or `last`.
+    """
+    base, tuned = ([read_scores(run.path / f"samples/test_{name}.csv") for run in runs] for name in ("base", state))
+    return {
+        "prompts": len(base[0]["gold"]),
+        "kl": [float(scores["kl"].mean()) for scores in tuned],
+        "base": {name: float(np.mean([scores[name].mean() for scores in base])) for name in (*GOLD, *JUDGES)},
+        "gain": {name: gain(base, tuned, name) for name in ("reward", *GOLD, *JUDGES)},
+    }
+
+
 def pace(run: Run) -> float:
     """Seconds of an update: the median of the stretches between two rows of training figures without a validation."""
     rows = [row for row in read_metrics(run.path / "metrics.csv") if row.get("train/reward") or row.get("val/reward")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.gradients_per_rollout.pictures import draw
 from experiments.held_out import courses
-from experiments.reward_models import study as reward_models
+from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
@@ -32,20 +32,15 @@ VARIANTS = {f"m = {m}": settings(m) for m in (1, 2, 5, 10)}
 """What each differs in from `+experiment=refl`; no test prompts are looked at but for 16 at the end."""
 
 
-def reward_of(seed: int) -> Run:
-    """What all are tuned by: the report's reward model of the same seed."""
-    return reward_models.run_of("mlp", seed)
-
-
 def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
-    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward_of(seed).path}", *VARIANTS[variant])
+    overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
     return Run(folder("gradients_per_rollout", variant.replace(" = ", ""), seed), overrides)
 
 
 def main() -> None:
     """Train, compare, write."""
-    conduct(HERE, __doc__, VARIANTS, lambda *which: (reward_of(which[1]), run_of(*which)), compare, draw)
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (reported(which[1]), run_of(*which)), compare, draw)
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ python -m experiments.limits.study --judge    # writes them from what is finishe
 from pathlib import Path
 from typing import Any
 
-from experiments.held_out import GOLD, JUDGES, gain, read_scores
+from experiments.held_out import tested
 from experiments.limits.pictures import draw
-from experiments.reward_models import study as reward_models
+from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ def reward_of(variant: str, seed: int) -> Run:
     """The reward run that a variant is tuned by, or only watched by."""
     if variant == "distilled":
         return Run(folder("limits", "reward_by_gold", seed), ("+experiment=reward_mlp", f"seed={seed}", *BY_GOLD))
-    return reward_models.run_of("mlp", seed)
+    return reported(seed)
 
 
 def run_of(variant: str, seed: int) -> Run:
@@ -48,8 +48,8 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     done = finished(runs)
     result: dict[str, Any] = {"command": "python -m experiments.limits.study", "seeds": seeds, "variants": {}}
     for variant, some in done.items():
-        base, kept = ([read_scores(run.path / f"samples/test_{name}.csv") for run in some] for name in ("base", "kept"))
-        result["test_prompts"] = len(base[0]["gold"])
+        found = tested(some, "kept")
+        result["test_prompts"] = found.pop("prompts")
         summaries = [run.summary for run in some]
         rewards = [reward_of(variant, seed).summary for seed in seeds]
         result["variants"][variant] = {
@@ -60,9 +60,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
             else None,
             "kept_step": [summary.get("best_step", summary["steps"]) for summary in summaries],
             "wall_seconds": [summary["wall_seconds"] for summary in summaries],
-            "kl": [float(scores["kl"].mean()) for scores in kept],
-            "base": {name: float(sum(scores[name].mean() for scores in base) / len(base)) for name in (*GOLD, *JUDGES)},
-            "gain": {name: gain(base, kept, name) for name in ("reward", *GOLD, *JUDGES)},
+            **found,
         }
     return result
 

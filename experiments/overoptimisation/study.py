@@ -10,7 +10,7 @@ from typing import Any
 from experiments.held_out import courses
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
-from experiments.reward_models import study as reward_models
+from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
@@ -35,17 +35,12 @@ VARIANTS = {
 }
 
 
-def reward_of(seed: int) -> Run:
-    """What all are tuned by: the report's reward model of the same seed."""
-    return reward_models.run_of("mlp", seed)
-
-
 def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
     overrides = (
         "+experiment=refl",
         f"seed={seed}",
-        f"reward.source={reward_of(seed).path}",
+        f"reward.source={reported(seed).path}",
         *COMMON,
         *VARIANTS[variant],
     )
@@ -54,7 +49,7 @@ def run_of(variant: str, seed: int) -> Run:
 
 def main() -> None:
     """Train, compare, write."""
-    conduct(HERE, __doc__, VARIANTS, lambda *which: (reward_of(which[1]), run_of(*which)), compare, draw)
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (reported(which[1]), run_of(*which)), compare, draw)
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:

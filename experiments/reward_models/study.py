@@ -62,6 +62,11 @@ def run_of(variant: str, seed: int) -> Run:
     return Run(folder("reward_models", variant, seed), ("+experiment=reward_mlp", f"seed={seed}", *VARIANTS[variant]))
 
 
+def reported(seed: int) -> Run:
+    """The report's reward model of a seed: what the studies of fine-tuning tune by."""
+    return run_of("mlp", seed)
+
+
 def all_comparisons(run: Path) -> dict[str, Comparisons]:
     """What every run is judged by, from the data set that one was trained on."""
     schema.register()

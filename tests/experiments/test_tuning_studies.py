@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.algorithms import study as algorithms
 from experiments.gradients_per_rollout import study as gradients_per_rollout
 from experiments.limits import study as limits
 from experiments.limits import supervised
@@ -24,7 +25,7 @@ from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP, PIPELINE
 
-STUDIES: list[Any] = [limits, gradients_per_rollout, overoptimisation]
+STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation]
 FEW = (
     "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.method.window=[0,2]",
     "sampling.num_inference_steps=3", "algorithm.method.gradients_per_rollout=1", "algorithm.batch_size=2",
@@ -86,8 +87,8 @@ def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def run_of(variant: str, seed: int) -> Run:
         return Run(tmp_path / f"run{seed}", (*FEW, f"seed={seed}", f"reward.source={tmp_path / 'reward'}"))
 
-    for module in (study, study.reward_models):
-        monkeypatch.setattr(module, "run_of", run_of)
+    monkeypatch.setattr(study, "run_of", run_of)
+    monkeypatch.setattr(study, "reported", lambda seed: run_of(first, seed))
     monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])
     study.main()
     result = json.loads((tmp_path / "result.json").read_text())

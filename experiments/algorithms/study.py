@@ -1,0 +1,54 @@
+"""ReFL, DRaFT and reward-weighted likelihood in the same time. README.md has question and answer.
+
+python -m experiments.algorithms.study            # trains what is missing, writes result.json, result.png
+python -m experiments.algorithms.study --judge    # writes them from what is finished
+"""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.algorithms.pictures import draw
+from experiments.held_out import courses, tested
+from experiments.reward_models.study import reported
+from experiments.runs import Run, conduct, finished, folder, origin
+
+HERE = Path(__file__).parent
+UPDATES = {"refl": 120, "draft": 120, "reward_weighted": 120}
+"""How many updates of 16 prompts take the same time, as measured before; `result.json` has the seconds they took."""
+PROMPTS = 4800
+"""Training prompts."""
+VARIANTS = {
+    name: [f"algorithm.epochs={updates * 16 / PROMPTS}", f"algorithm.validate_every={updates // 6}"]
+    for name, updates in UPDATES.items()
+}
+"""Experiments, and what each is run with beside its own settings."""
+
+
+def run_of(variant: str, seed: int) -> Run:
+    """The run of an algorithm and a seed."""
+    overrides = (f"+experiment={variant}", f"seed={seed}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
+    return Run(folder("algorithms", variant, seed), overrides)
+
+
+def main() -> None:
+    """Train, compare, write."""
+    conduct(HERE, __doc__, VARIANTS, lambda *which: (reported(which[1]), run_of(*which)), compare, draw)
+
+
+def compare(seeds: list[int]) -> dict[str, Any]:
+    """Every algorithm whose runs are all finished: over the updates on validation prompts, and on test prompts."""
+    runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
+    done = finished(runs)
+    return {
+        **origin("algorithms", seeds, [run for some in done.values() for run in some]),
+        "variants": {
+            variant: {"overrides": VARIANTS[variant], **courses(some)}
+            | {"kept_step": [run.summary["best_step"] for run in some]}
+            | {"test": {state: tested(some, state) for state in ("kept", "last")}}
+            for variant, some in done.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The sweep over alpha, beta and learning rate, in `shapes`. README.md has question and answer.
+
+python -m experiments.alpha_beta_lr.study            # sweeps, or goes on with it, writes result.json, result.png
+python -m experiments.alpha_beta_lr.study --judge    # writes them from what is finished
+"""
+
+import argparse
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.alpha_beta_lr.pictures import draw
+from experiments.held_out import read_scores, tested
+from experiments.reward_models.study import reported
+from experiments.runs import SEEDS, Run, origin, train_all, write
+from t2ifb.evaluation.sweep_table import SweepTable
+
+HERE = Path(__file__).parent
+FOLDER = Path("outputs/shapes/study_alpha_beta_lr")
+COMMON = ("algorithm.batch_size=8", "algorithm.epochs=0.1", "algorithm.validate_every=15", "prompts.test.count=200")
+"""What the sweep's jobs differ in from `+experiment=refl`: 60 updates of 8 prompts, half of the test prompts."""
+SETTINGS = ("algorithm.alpha", "algorithm.beta", "optimizer.lr")
+Setting = tuple[float, float, float]
+"""Values of `SETTINGS`."""
+SAME = ((1.0, 0.01), (100.0, 1.0))
+"""Two pairs of alpha and beta with one ratio, which have to end alike."""
+
+
+def command(seed: int, jobs: int) -> list[str]:
+    """The sweep of a seed."""
+    where = FOLDER / f"seed{seed}"
+    launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}")
+    arguments = ("+experiment=refl", "+sweep=alpha_beta_lr", f"seed={seed}", f"reward.source={reported(seed).path}")
+    return [
+        sys.executable,
+        "-m",
+        "t2ifb.train",
+        *arguments,
+        *COMMON,
+        "logger=none",
+        f"hydra.sweep.dir={where}",
+        *launcher,
+    ]
+
+
+def main() -> None:
+    """Sweep, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--judge", action="store_true", help="train nothing, judge the runs that are finished")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS[:2]))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    asked = parser.parse_args()
+    failed = 0
+    if not asked.judge:
+        failed = train_all([reported(seed) for seed in asked.seeds], asked.jobs)
+        for seed in asked.seeds:
+            failed += subprocess.run(command(seed, asked.jobs), check=False).returncode != 0
+    result = compare(asked.seeds)
+    write(result, HERE / "result.json")
+    draw(result, HERE / "result.png")
+    if failed:
+        sys.exit(f"{failed} of the commands failed; the jobs' folders in {FOLDER} say why")
+
+
+def compare(seeds: list[int]) -> dict[str, Any]:
+    """Each setting that all seeds have finished, on test prompts; and how far the pair of one ratio is apart.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    found: dict[Setting, dict[int, Run]] = defaultdict(dict)
+    for seed in seeds:
+        for job in SweepTable(FOLDER / f"seed{seed}").jobs:
+            if job.state == "finished":
+                alpha, beta, lr = (float(job.overrides[key]) for key in SETTINGS)
+                found[alpha, beta, lr][seed] = Run(job.folder, ())
+    runs = {
+        setting: [by_seed[seed] for seed in seeds] for setting, by_seed in found.items() if len(by_seed) == len(seeds)
+    }
+    if not runs:
+        raise SystemExit("no setting has finished runs of all seeds")
+    return {
+        **origin("alpha_beta_lr", seeds, [run for some in runs.values() for run in some]),
+        "overrides": COMMON,
+        "settings": [
+            dict(zip(("alpha", "beta", "lr"), setting, strict=True))
+            | {"ratio": setting[0] / setting[1], "kept_step": [run.summary["best_step"] for run in some]}
+            | {"validation": [run.summary["validation"] for run in some]}
+            | {state: tested(some, state) for state in ("kept", "last")}
+            for setting, some in sorted(runs.items())
+        ],
+        "same_ratio": [_apart(runs[(*SAME[0], lr)], runs[(*SAME[1], lr)], lr) for lr in _rates(runs)],
+    }
+
+
+def _rates(runs: dict[Setting, list[Run]]) -> list[float]:
+    """Learning rates at which both settings of one ratio are finished."""
+    return sorted({lr for _, _, lr in runs if all((*pair, lr) in runs for pair in SAME)})
+
+
+def _apart(one: list[Run], other: list[Run], lr: float) -> dict[str, Any]:
+    """How far two settings' last states are apart on test prompts: the mean difference of each seed."""
+    apart = {
+        name: [
+            float(np.mean(read_scores(a.path / file)[name] - read_scores(b.path / file)[name]))
+            for a, b in zip(one, other, strict=True)
+        ]
+        for file in ("samples/test_last.csv",)
+        for name in ("gold", "reward", "kl")
+    }
+    return {"lr": lr, **apart}
+
+
+if __name__ == "__main__":
+    main()

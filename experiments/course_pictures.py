@@ -1,0 +1,62 @@
+"""Lines of runs that differ in their seed, over what the run has cost: parts of the studies' pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from t2ifb.evaluation.canvas import GRAY, finish
+
+SCORERS = {
+    "gain in gold": "gold",
+    "its alignment": "gold/alignment",
+    "its fidelity": "gold/fidelity",
+    "gain in reward": "reward",
+    "ImageReward": "image_reward",
+    "judges, in deviations": "judges",
+}
+"""Labels, and what they stand for in `held_out.courses`."""
+
+
+def distance(figures: dict[str, Any]) -> NDArray[np.float64]:
+    """(S,) √KL at each validation, the mean over seeds."""
+    return np.asarray(np.sqrt(np.array(figures["kl"])).mean(1))
+
+
+def seconds(figures: dict[str, Any]) -> NDArray[np.float64]:
+    """(S,) seconds of training up to each validation, without validations, the mean over seeds."""
+    return np.array(figures["steps"]) * np.mean(figures["seconds_per_update"])
+
+
+def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any], label: str, color: str) -> None:
+    """One line in each of some axes under each other, one for each of `SCORERS` from the first on, with its interval.
+
+    Args:
+        column: The axes.
+        along: (S,) place of each validation.
+        figures: Of `held_out.courses`.
+        label: For the legend.
+        color: Of the lines.
+    """
+    for axes, scorer in zip(column, SCORERS.values(), strict=False):
+        if scorer == "judges":
+            mean = np.mean(figures["judges"], 1)
+        else:
+            gained = [at["over_seeds"] for at in figures["gain"][scorer]]
+            mean, low, high = (np.array([each[key] for each in gained]) for key in ("mean", "low", "high"))
+            axes.fill_between(along, low, high, color=color, alpha=0.12, lw=0)
+        axes.plot(along, mean, color=color, marker="o", ms=3, lw=1.5, label=label)
+
+
+def finish_grid(figure: Figure, grid: NDArray[Any]) -> None:
+    """The base model's line, the names of the rows, and one legend for all."""
+    for axes, title in zip(grid[:, 0], SCORERS, strict=False):
+        axes.set_ylabel(title)
+    for axes in grid.flat:
+        axes.axhline(0, color=GRAY, lw=0.8)
+        finish(axes, legend=False)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside upper center")

@@ -1,0 +1,64 @@
+"""The study of alpha, beta and learning rate: a valid sweep, and the reading of its jobs."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.alpha_beta_lr import pictures, study
+from experiments.held_out import GOLD, JUDGES
+from t2ifb.config import schema
+from t2ifb.config.build import check
+from t2ifb.config.compose import compose_all
+
+NAMES = ("reward", *JUDGES, *GOLD, "kl")
+
+
+def write_job(folder: Path, setting: tuple[float, float, float], gold: float) -> None:
+    """A finished job whose kept and last states have gained so much gold on two prompts."""
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "samples").mkdir()
+    values = dict(zip(study.SETTINGS, setting, strict=True))
+    (folder / ".hydra/overrides.yaml").write_text("".join(f"- {key}={value}\n" for key, value in values.items()))
+    summary = {"git_commit": "none", "best_step": 30, "chosen_by": "judges", "validation": {"judges": 0.1, "kl": 2.0}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    for state, gained in (("base", 0.0), ("kept", gold), ("last", gold)):
+        with (folder / f"samples/test_{state}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["prompt", *NAMES])
+            writer.writerows([prompt, *(level + gained for _ in NAMES)] for prompt, level in (("a", 0.5), ("b", 0.7)))
+
+
+def test_the_sweep_has_valid_jobs_four_by_three_and_two_of_one_ratio() -> None:
+    schema.register()
+    jobs = compose_all("train", study.command(0, 2)[3:])
+    for job in jobs:
+        check(job)
+    values = [{float(OmegaConf.select(job.config, key)) for job in jobs} for key in study.SETTINGS]
+    assert [len(of_key) for of_key in values] == [2, 2, 3]  # each is composed once with each value
+    assert all(pair in itertools.product(*values[:2]) for pair in study.SAME)
+    assert len({alpha / beta for alpha, beta in study.SAME}) == 1
+
+
+def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    with pytest.raises(SystemExit, match="no setting has finished runs"):
+        study.compare([0, 1])
+    for seed, (alpha, beta, lr) in itertools.product(
+        (0, 1), itertools.product((1.0, 100.0), (0.01, 1.0), (1e-3, 3e-3))
+    ):
+        if (seed, alpha, beta, lr) != (1, 100.0, 0.01, 3e-3):
+            write_job(tmp_path / f"seed{seed}/{alpha}_{beta}_{lr}", (alpha, beta, lr), 0.1 * seed + 0.001 * alpha)
+    result = study.compare([0, 1])
+    assert len(result["settings"]) == 7
+    first = result["settings"][0]
+    assert (first["alpha"], first["beta"], first["lr"], first["ratio"]) == (1, 0.01, 1e-3, 100)
+    assert first["kept"]["gain"]["gold"]["over_seeds"]["mean"] == pytest.approx(0.051)
+    assert first["kept"]["base"]["gold"] == pytest.approx(0.6)
+    assert [pair["lr"] for pair in result["same_ratio"]] == [1e-3, 3e-3]
+    assert result["same_ratio"][0]["gold"] == pytest.approx([-0.099, -0.099])
+    pictures.draw(result, tmp_path / "result.png")
+    assert (tmp_path / "result.png").stat().st_size > 10_000
