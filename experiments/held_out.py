@@ -1,18 +1,17 @@
 """Held-out scores of tuned models: read from their runs' folders, compared with the base model's."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from experiments.runs import Run
+from t2ifb.evaluation.guard import guarded, rise
+from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.evaluation.statistics import paired_difference
-from t2ifb.learning.guard import guarded, rise
 from t2ifb.learning.metrics_csv import read_metrics
 
 JUDGES = ("clip_score", "aesthetic_score", "blip_score", "image_reward")
@@ -22,43 +21,9 @@ Scores = dict[str, NDArray[np.float64]]
 """By scorer, and the KL divergence as `kl`: one value a prompt, the mean over its images."""
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """The scores of one validation or test, as a run wrote them into its `samples/`.
-
-    Attributes:
-        prompts: N, one for each image.
-        columns: By scorer, and the KL divergence as `kl`: (N,) one value an image.
-    """
-
-    prompts: list[str]
-    columns: Mapping[str, NDArray[np.float64]]
-
-    @classmethod
-    def read(cls, path: Path) -> "Sheet":
-        """Read the file."""
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names = [name for name in rows[0] if name != "prompt"]
-        columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
-        return cls([row["prompt"] for row in rows], columns)
-
-    def rises(self, base: "Sheet") -> dict[str, float]:
-        """By scorer: how far its mean is above the base model's, in standard deviations over the base's images."""
-        pairs = {name: (base.columns[name], column) for name, column in self.columns.items()}
-        return {name: rise(*map(torch.from_numpy, pair)) for name, pair in pairs.items()}
-
-    @property
-    def by_prompt(self) -> Scores:
-        """Mean over the images of each prompt."""
-        different = list(dict.fromkeys(self.prompts))
-        place = [different.index(prompt) for prompt in self.prompts]
-        return {name: np.bincount(place, column) / np.bincount(place) for name, column in self.columns.items()}
-
-
 def read_scores(path: Path) -> Scores:
     """The scores that a run wrote into its `samples/`, by prompt."""
-    return Sheet.read(path).by_prompt
+    return ScoreSheet.read(path).by_prompt
 
 
 @dataclass(frozen=True)
@@ -68,7 +33,7 @@ class Course:
     Attributes:
         steps: S updates, from 0, where the policy is the base model.
         scores: S times.
-        rises: S times, see `Sheet.rises`.
+        rises: S times, by scorer: how far its mean is above the base model's, in standard deviations over its images.
         diversity: S times.
         seconds_per_update: Without validations.
     """
@@ -83,17 +48,18 @@ class Course:
     def of(cls, run: Run) -> "Course":
         """Read it."""
         files = sorted((run.path / "samples").glob("step_*.csv"))
-        sheets = list(map(Sheet.read, files))
+        sheets = list(map(ScoreSheet.read, files))
         steps = [int(file.stem.removeprefix("step_")) for file in files]
         noted = {int(row["step"]): row.get("val/diversity") for row in read_metrics(run.path / "metrics.csv")}
         diversity = [float(noted.get(step) or "nan") for step in steps]
-        rises = [sheet.rises(sheets[0]) for sheet in sheets]
+        base = sheets[0].columns
+        rises = [{name: rise(base[name], column) for name, column in sheet.columns.items()} for sheet in sheets]
         return cls(steps, [sheet.by_prompt for sheet in sheets], rises, diversity, pace(run))
 
     @property
     def judges(self) -> list[float]:
         """S times what the guard goes by."""
-        return [guarded([rises[name] for name in JUDGES]) for rises in self.rises]
+        return [float(guarded([rises[name] for name in JUDGES])) for rises in self.rises]
 
 
 def courses(runs: Sequence[Run]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def supervised(parts: Parts) -> None:
     test = tuning.exam("test", seed)
     answers = {"base": base.of(test, model, size), "kept": ask(test, model, size, "the tuned model")}
     for name, found in answers.items():
-        found.write_scores(test.prompts, run.samples / f"test_{name}.csv")
+        found.sheet(test.prompts).write(run.samples / f"test_{name}.csv")
     run.write_summary({"steps": STEPS, "wall_seconds": round(seconds, 1), "seed": seed})
 
 

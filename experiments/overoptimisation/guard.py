@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from experiments.held_out import JUDGES, Course
 from experiments.runs import Run
+from t2ifb.evaluation.guard import guarded
 from t2ifb.evaluation.statistics import bootstrap_interval
-from t2ifb.learning.guard import guarded
 
 Rule = Callable[[Course], int]
 """Takes what validations of a run saw, gives the number of the one whose state is kept (not 0, the base model)."""
@@ -36,7 +36,7 @@ def highest(*names: str) -> Rule:
 
 def near_the_worst(margin: float) -> Rule:
     """The validation at which the mean of the judges is highest, none above the worst judge by more than a margin."""
-    return lambda course: best([guarded(list(of_step), margin) for of_step in rises(course, *JUDGES)])
+    return lambda course: best(guarded(rises(course, *JUDGES), margin))
 
 
 def before_the_first_fall(course: Course) -> int:

@@ -1,5 +1,6 @@
 """The networks of a latent diffusion model as one module: prompts to states, latents to noise, latents to images."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -105,6 +106,17 @@ class DiffusionModel(nn.Module):
             return output
         without, with_prompt = output.chunk(2)
         return guidance_scale * with_prompt + (1 - guidance_scale) * without
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """The same U-Net computing in fp32, by a copy of its weights while this lasts if they are not fp32."""
+        before = self.unet
+        if before.dtype != torch.float32:
+            self.unet = copy.deepcopy(before).float()
+        try:
+            yield
+        finally:
+            self.unet = before
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) float32 in [0, 1] of latents (B, C, h, w); gradients reach the latents.

@@ -3,6 +3,7 @@
 Prompts, not images or comparisons, are resampled: what is scored for one prompt is not independent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,34 @@ def paired_difference(
         raise ValueError(f"Paired values need the same prompts, got {one.shape} and {other.shape} values.")
     weight = np.ones_like(one) if weights is None else np.asarray(weights, np.float64)
     return bootstrap_ratio(np.where(weight > 0, one - other, 0) * weight, weight, seed, level)
+
+
+def bootstrap_function(
+    values: ArrayLike,
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """A function of several means over the same prompts, which are resampled together.
+
+    Args:
+        values: (P, K) K values of each prompt; NaN where there is none.
+        function: Takes means (R, K), gives (R,).
+        seed: Of the resampling.
+        level: Of the interval, in (0, 1).
+        resamples: How many.
+    """
+    array = np.asarray(values, np.float64)
+    known = np.isfinite(array)
+    weights = np.concatenate([np.ones((1, len(array))), _resampled(len(array), seed, resamples)])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = function((weights @ np.where(known, array, 0)) / (weights @ known))
+    drawn = found[1:][np.isfinite(found[1:])]
+    if not len(drawn):
+        return Interval(np.nan, np.nan, np.nan)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(found[0]), float(low), float(high))
 
 
 def _resampled(count: int, seed: int, resamples: int) -> NDArray[np.float64]:

@@ -1,7 +1,5 @@
 """What a validation looks at: fixed held-out prompts and noise, every scorer, the KL divergence, diversity."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +18,9 @@ from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler, to_bytes
 from t2ifb.evaluation.diversity import diversity
+from t2ifb.evaluation.guard import guarded, rise
 from t2ifb.evaluation.judges import Judges
-from t2ifb.learning.guard import guarded, rise
+from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.learning.losses import gaussian_kl
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
@@ -56,15 +55,10 @@ class Answers:
         with atomic_write(path) as file:
             file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}, order))
 
-    def write_scores(self, prompts: Sequence[str], path: Path) -> None:
-        """Write a CSV file, a row an image in the exam's order: prompt, each score, KL divergence."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["prompt", *self.scores, "kl"])
-        columns = [column.tolist() for column in (*self.scores.values(), self.kl)]
-        writer.writerows(zip(prompts, *columns, strict=True))
-        with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+    def sheet(self, prompts: Sequence[str]) -> ScoreSheet:
+        """Each image's scores and KL divergence, in the exam's order."""
+        columns = {**self.scores, "kl": self.kl}
+        return ScoreSheet(prompts, {name: column.double().numpy() for name, column in columns.items()})
 
     @classmethod
     def read(cls, path: Path) -> "Answers":
@@ -182,7 +176,8 @@ class Exam(nn.Module):
             figures["diversity"] = float(answers.diversity.mean())
         if self.base is not None and self.chosen_by:
             before = self.base.scores
-            figures["judges"] = guarded([rise(before[name], answers.scores[name]) for name in self.chosen_by])
+            rises = [rise(before[name].numpy(), answers.scores[name].numpy()) for name in self.chosen_by]
+            figures["judges"] = float(guarded(rises))
         return figures
 
     def _diversity(self, images: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class FaultGuard(Callback):
         faulty, self._faulty_loss = self._faulty_loss, None
         if faulty is None and not scaled:
             faulty = _faulty_gradient(module, optimizer)
+        if trainer.world_size > 1:  # all count alike, so that all stop together
+            told = trainer.strategy.reduce_boolean_decision(faulty is not None, all=False)
+            faulty = faulty or ("loss of another process" if told else None)
         if faulty is None:
             return
         self.skipped += 1

@@ -1,7 +1,9 @@
 """The fine-tuning run: adapters tuned by a reward, judged by others while it goes on and at the end, exported."""
 
+import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figu
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.tuned_states import REWARD, ask_states, look_at_base, rounding_floor
+from t2ifb.learning.tuned_states import BASE, REWARD, ask_states, look_at_base, rounding_floor
 from t2ifb.learning.tuning_module import Method, TuningModule
 from t2ifb.learning.tuning_verdict import TuningVerdict
 from t2ifb.learning.tuning_watch import TuningWatch
@@ -155,7 +157,7 @@ class FineTuning:
                 f"trainer.precision={precision} would round the adapters' updates away; give "
                 f"{precision.replace('true', 'mixed')}, and diffusion.precision for the frozen weights"
             )
-        with run.held() if first_process() else nullcontext(), explained_memory():
+        with run.held() if first_process() else nullcontext(), explained_memory(self._savings):
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _run(
@@ -164,6 +166,8 @@ class FineTuning:
         started = time.monotonic()
         if self.method.needs_gradient:
             check_differentiable(self.reward)
+        if resume is None and first_process():
+            (run.path / BASE).unlink(missing_ok=True)  # of an earlier run in this folder
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
         exam = self.exam("validation", seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
@@ -193,8 +197,10 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
-        floor = rounding_floor(exam, model, engine.precision_plugin.forward_context)
+        floor = rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context)
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
+        if recorder and last is None:
+            recorder.log_metrics(metrics.start, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
@@ -204,8 +210,8 @@ class FineTuning:
         if not engine.is_global_zero:
             return {}
         rows = read_metrics(run.metrics)
-        verdict = TuningVerdict(test, answers, rows, [REWARD], best_step, seed)
-        figures = verdict.write(run) | {
+        verdict = TuningVerdict(run, test, answers, rows, [REWARD], best_step, seed)
+        figures = verdict.write() | {
             "best_step": best_step,
             "chosen_by": "judges",
             "validation": validation_figures(rows, best_step),
@@ -218,9 +224,42 @@ class FineTuning:
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
-        save_lora(model.unet, make_folder(run.export), verdict.card())
+        recipe = self._recipe(run, best_step, seed, figures["precision"])
+        save_lora(model.unet, make_folder(run.export), verdict.card(recipe))
+        shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         loggers.finish(recorder, verdict.examples(), run.export)
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+
+    def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
+        """What the run was made with, for the model card."""
+        record = run.path / "reward.json"
+        known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        named = [f"{key} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
+        optimizer = getattr(self.optimizer, "func", self.optimizer)
+        return {
+            "base model": self.diffusion.source,
+            "reward": ", ".join(named) or getattr(self.reward, "name", type(self.reward).__name__),
+            "judges that chose the checkpoint": ", ".join(self.judges) or "none, the reward itself",
+            "method": self.method,
+            "alpha, beta": f"{self.settings['alpha']}, {self.settings['beta']}",
+            "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(self.optimizer, 'keywords', {})}",
+            "updates": f"{kept} of {self.batch_size} prompts each",
+            **{
+                name: f"{sampler.num_inference_steps} steps, guidance {sampler.guidance_scale:g}"
+                for name, sampler in (("rollouts in training", self.rollout), ("images below", self.sampling))
+            },
+            "seed, precision": f"{seed}, {precision}",
+        }
+
+    def _savings(self) -> list[str]:
+        """Settings that would need less memory than these, what saves most first."""
+        least = {
+            "diffusion.gradient_checkpointing=true": self.diffusion.gradient_checkpointing,
+            "algorithm.micro_batch_size=1": 1 in (self.settings["micro_batch_size"], self.batch_size),
+            "algorithm.samples_per_batch=1": self.samples_per_batch == 1,
+            "diffusion.precision=fp16": self.diffusion.precision != "fp32",
+        }
+        return [setting for setting, is_so in least.items() if not is_so]
 
     def exam(self, split: str, seed: int) -> Exam:
         """What a run is asked on the prompts of `validation` or `test`, the same for every run with these parts.
@@ -244,8 +283,11 @@ SET_BY_TUNING = {
 
 
 @contextmanager
-def explained_memory() -> Iterator[None]:
+def explained_memory(savings: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Say what to do when the memory is too small.
+
+    Args:
+        savings: Gives the settings that would help.
 
     Raises:
         ValueError: It is.
@@ -255,8 +297,8 @@ def explained_memory() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
+        helps = f" What saves most: {', '.join(savings())}." if savings() else ""
         raise ValueError(
-            f"out of memory: {str(error).splitlines()[0][:200]} What saves most: "
-            "diffusion.gradient_checkpointing=true, algorithm.micro_batch_size=1, algorithm.samples_per_batch=1, "
-            "diffusion.precision=fp16. `python -m t2ifb.plan` with the same arguments says what each needs."
+            f"out of memory: {str(error).splitlines()[0][:200]}{helps} `python -m t2ifb.plan` with the same arguments "
+            "says what each part needs."
         ) from error

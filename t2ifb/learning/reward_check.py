@@ -3,13 +3,19 @@
 import torch
 from torch import Tensor, nn
 
+from t2ifb.scorers.mix import Mix
+
 
 def check_differentiable(reward: nn.Module) -> None:
-    """Refuse a reward that no gradient comes back from, before anything is spent on it.
+    """Refuse a reward that no gradient comes back from, before anything is spent on it; of a mix each scorer.
 
     Raises:
         ValueError: It is one.
     """
+    if isinstance(reward, Mix):
+        for scorer in reward.scorers.values():
+            check_differentiable(scorer)
+        return
     generator = torch.Generator().manual_seed(0)
     device = next((tensor.device for tensor in [*reward.parameters(), *reward.buffers()]), torch.device("cpu"))
     images = torch.rand(1, 3, 64, 64, generator=generator).to(device).requires_grad_()

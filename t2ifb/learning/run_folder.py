@@ -55,6 +55,10 @@ class RunFolder:
         """The state with the best validation performance."""
         return self.checkpoints / "best.ckpt"
 
+    def step(self, step: int, ending: str) -> Path:
+        """A file in `samples/` of the validation at a step, such as `step_000020.csv`."""
+        return self.samples / f"step_{step:06d}{ending}"
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes out of the folder; the operating system lets go when this one ends, however it ends.

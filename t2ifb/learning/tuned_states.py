@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager
 import torch
 import torch.distributed as dist
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from t2ifb.data.files import file_lock
 from t2ifb.diffusion.lora import load_adapter_state
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Rollout
+from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning.engine import first_process
 from t2ifb.learning.exam import Answers, Exam, together
@@ -21,6 +22,8 @@ from t2ifb.scorers.mix import Mix
 
 REWARD = "reward"
 """How the scorer that a run is trained on is called among its judges."""
+BASE = "base.safetensors"
+"""In a run's folder: the base model's answers on validation prompts."""
 FLOOR_SAMPLES = 4
 """Samples that the rounding is measured with."""
 
@@ -31,7 +34,7 @@ def look_at_base(
     """The base model's answers, found once and kept in the run's folder; sets the reward's units by them.
 
     Args:
-        run: Its `base.safetensors` has the answers.
+        run: Its `BASE` has the answers.
         exam: What is asked.
         device: Where the scorers are.
         answers: Finds them.
@@ -40,7 +43,7 @@ def look_at_base(
     Raises:
         ValueError: A scorer gives all of them the same score.
     """
-    path = run.path / "base.safetensors"
+    path = run.path / BASE
     with file_lock(run.path / ".base.lock"):  # of several processes that begin together one looks
         if not path.exists():
             answers().save(path)
@@ -95,27 +98,36 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
 
 @torch.no_grad()
 def rounding_floor(
-    exam: Exam, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
+    exam: Exam, sampler: Sampler, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
 ) -> float:
     """The KL divergence, in nats a sample, that the precision of training alone makes of the base model to itself.
 
-    Summed over the steps of the base model's own rollouts. A KL divergence in training means something above it; those
-    of validation are computed outside of autocast. The rounding of frozen weights in half precision is not in it, as
-    both sides have it.
+    Summed over the steps of the base model's own rollouts, against the same weights in fp32. A KL divergence in
+    training means something above it. Those of validation are computed outside of autocast, in the precision that the
+    frozen weights have: where that is fp16, they too mean something above this only.
+
+    Args:
+        exam: Its first prompts and their noise.
+        sampler: Of the rollouts in training.
+        model: With the policy's adapters, which are off here.
+        training_context: Under which the U-Net is called in training.
     """
-    numbers = range(min(FLOOR_SAMPLES, len(exam)))
-    schedule = exam.sampler.schedule_of(model)
-    denoise = exam.sampler.denoiser(model, schedule, [exam.prompts[number] for number in numbers])
-    keys = [(exam.stream, exam.seed, number) for number in numbers]
+    prompts = exam.prompts[:FLOOR_SAMPLES]
+    schedule = sampler.schedule_of(model)
+    keys = [(exam.stream, exam.seed, number) for number in range(len(prompts))]
     rollout = Rollout(schedule, keys, model.latent_shape, model.device)
+    seen: list[tuple[Tensor, Tensor]] = []
+    with model.exact(), model.base():
+        denoise = sampler.denoiser(model, schedule, prompts)
+        for step in range(len(schedule)):
+            seen.append((rollout.latents, denoise(rollout.latents, step)))
+            rollout.take(seen[-1][1])
     total = torch.zeros(len(keys), device=model.device)
     with model.base():
-        for step in range(len(schedule)):
-            noisy = rollout.latents
-            exact = denoise(noisy, step)
+        denoise = sampler.denoiser(model, schedule, prompts)
+        for step, (noisy, exact) in enumerate(seen):
             with training_context():
                 rounded = denoise(noisy, step)
             one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
             total += gaussian_kl(one.mean, other.mean, one.variance)
-            rollout.take(exact)
     return float(total.mean())

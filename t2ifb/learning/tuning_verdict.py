@@ -1,6 +1,6 @@
 """The verdict at the end of a fine-tuning run: tables, pictures, one sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,13 +8,14 @@ import rich
 from PIL import Image
 
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
-from t2ifb.evaluation.table_text import markdown, screen
+from t2ifb.evaluation.guard import change
+from t2ifb.evaluation.score_sheet import ScoreSheet
+from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.table_text import escape_markdown, markdown, screen
 from t2ifb.evaluation.tuning_figures import progress_sheet, tuning_curves
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder
 
-NOTICED = 0.01
-"""How far judges must fall, in standard deviations of the base model's scores, to be spoken of."""
 SHOWN = 12
 """Test prompts in the picture and in the table of examples: the first ones, not chosen."""
 
@@ -24,6 +25,7 @@ class TuningVerdict:
 
     def __init__(
         self,
+        run: RunFolder,
         exam: Exam,
         answers: Mapping[str, Answers],
         rows: Sequence[Mapping[str, Any]],
@@ -32,15 +34,17 @@ class TuningVerdict:
         seed: int,
     ) -> None:
         """Compare; `answers` are of `base`, `kept` and `last`, `rows` those of `metrics.csv`."""
+        self.run, self.seed = run, seed
         self.exam, self.answers, self.rows, self.kept = exam, answers, rows, kept
         self.gains: dict[str, list[Gain]] = {
             name: gains(answers["base"].scores, answers[name].scores, exam.images_per_prompt, trained_on, seed)
             for name in ("kept", "last")
         }
-        self.sentence = verdict_sentence(rows, kept)
+        self.sentence = verdict_sentence(rows, kept, self._change)
 
-    def write(self, run: RunFolder) -> dict[str, Any]:
+    def write(self) -> dict[str, Any]:
         """Print and save everything; gives the figures for `summary.json`."""
+        run = self.run
         figures: dict[str, Any] = {"sentence": self.sentence}
         same = self.answers["kept"] is self.answers["last"]
         for name, rows in self.gains.items():
@@ -51,7 +55,7 @@ class TuningVerdict:
             figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
             figures[f"test_{name}"]["kl"] = float(self.answers[name].kl.mean())
         for name, answers in self.answers.items():
-            answers.write_scores(self.exam.prompts, run.samples / f"test_{name}.csv")
+            answers.sheet(self.exam.prompts).write(run.samples / f"test_{name}.csv")
         print(self.sentence)
         some = slice(0, SHOWN)
         columns = {"base": "base", "kept": f"kept, step {self.kept}", "last": "last"}
@@ -62,10 +66,18 @@ class TuningVerdict:
         tuning_curves(self.rows, run.path / "tuning_curves.png")
         return figures
 
-    def card(self) -> str:
-        """The figures for the model card."""
+    def card(self, recipe: Mapping[str, Any]) -> str:
+        """Recipe, figures and curves for the model card."""
         lines = [row.cells() for row in self.gains["kept"]]
-        return f"{self.sentence}\n\n{markdown(HEADINGS, lines)}"
+        shown = [[name, escape_markdown(str(value))] for name, value in recipe.items()]
+        figures = f"On {len(self.exam.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
+        curves = "![Reward, judges and KL divergence over the updates](tuning_curves.png)"
+        return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, curves])
+
+    def _change(self, earlier: int, later: int) -> Interval:
+        """Of the guard's figure between the validations at two steps."""
+        base, old, new = (ScoreSheet.read(self.run.step(step, ".csv")) for step in (0, earlier, later))
+        return change(base, old, new, self.exam.chosen_by, self.seed)
 
     def examples(self) -> list[dict[str, Any]]:
         """Some test prompts, an image a row."""
@@ -80,12 +92,14 @@ class TuningVerdict:
         ]
 
 
-def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int) -> str:
+def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int, change: Callable[[int, int], Interval]) -> str:
     """What happened on the validation prompts: how reward, judges and gold moved, and from where on they parted.
 
     Args:
         rows: Of `metrics.csv`, those with validation figures; the first is the base model's.
         kept: The step whose checkpoint was kept.
+        change: Of the guard's figure between the validations at two steps. Only a fall whose interval excludes zero is
+            called over-optimisation: the highest of several validations is always followed by lower ones.
     """
     looked = [row for row in rows if row.get("val/reward") not in ("", None)]
     if len(looked) < 2:
@@ -95,9 +109,10 @@ def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int) -> str:
     at = next((row for row in seen if int(row["step"]) == kept), last)
     top = max(seen, key=lambda row: row["val/judges"])
     text = f"Kept step {kept}: {_moves(first, at)}; KL {at['val/kl']:.2f} nats."
-    fell = top["val/judges"] - last["val/judges"]
-    if fell > NOTICED and last["val/reward"] > top["val/reward"]:
-        text += f" From step {int(top['step'])} to {int(last['step'])}: {_moves(top, last)}: over-optimisation."
+    if top is not last and last["val/reward"] > top["val/reward"]:
+        steps = int(top["step"]), int(last["step"])
+        if change(*steps).high < 0:
+            text += f" From step {steps[0]} to {steps[1]}: {_moves(top, last)}: over-optimisation."
     if at["val/judges"] <= 0:
         text += " It is no better than the base model by its judges."
     return text

@@ -1,6 +1,5 @@
 """The over-optimisation guard while a run goes on: what is kept, when it stops, what is shown."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ SHOWN = 8
 class TuningWatch(Callback):
     """At each validation writes down all scores and draws some images; stops a run whose judges do not rise any more.
 
-    The checkpoint with the highest `val/judges` is kept, the figure of `t2ifb.learning.guard`. Neither the reward nor
+    The checkpoint with the highest `val/judges` is kept, the figure of `t2ifb.evaluation.guard`. Neither the reward nor
     gold has a say.
     """
 
@@ -50,7 +49,7 @@ class TuningWatch(Callback):
             some = self._shown
             columns = {"base": self.exam.base.images[some], f"step {trainer.global_step}": self.exam.last.images[some]}
             self._write(self.exam.last, trainer.global_step)
-            path = self._path(trainer.global_step, ".png")
+            path = self.run.step(trainer.global_step, ".png")
             progress_sheet(self.exam.prompts[some], columns, path)
             loggers.show(trainer.loggers, "samples", path, trainer.global_step)
 
@@ -69,13 +68,10 @@ class TuningWatch(Callback):
 
     def _write(self, answers: Answers, step: int) -> None:
         """Each image's scores, and the images that are shown, side by side and as they are."""
-        answers.write_scores(self.exam.prompts, self._path(step, ".csv"))
+        answers.sheet(self.exam.prompts).write(self.run.step(step, ".csv"))
         strip = np.concatenate([image.permute(1, 2, 0).numpy() for image in answers.images[self._shown]], axis=1)
-        with atomic_write(self._path(step, "_strip.png")) as file:
+        with atomic_write(self.run.step(step, "_strip.png")) as file:
             Image.fromarray(strip).save(file, format="PNG")
-
-    def _path(self, step: int, ending: str) -> Path:
-        return self.run.samples / f"step_{step:06d}{ending}"
 
     def _stop_if_waited(self, trainer: Trainer) -> None:
         if self.patience is not None and self.waited >= self.patience:

@@ -1,4 +1,4 @@
-"""A weighted mean of scorers, each in units of its own spread on some reference images."""
+"""A weighted sum of scorers, each in units of its own spread on some reference images."""
 
 from collections.abc import Callable, Mapping
 
@@ -83,5 +83,5 @@ class Mix(nn.Module):
         return self.combine(scores)
 
     def combine(self, scores: Tensor) -> Tensor:
-        """The weighted mean (B,) of scores (K, B)."""
+        """The weighted sum (B,) of scores (K, B)."""
         return (self.weights[:, None] * (scores - self.means[:, None]) / self.deviations[:, None]).sum(0)

@@ -94,10 +94,18 @@ def test_a_judge_without_an_opinion_does_not_silence_the_others() -> None:
 
 def test_the_rounding_of_a_precision_is_measured() -> None:
     model, exam = shapes_model(), make_exam()
-    exact = rounding_floor(exam, model, lambda: torch.autocast("cpu", enabled=False))
-    rounded = rounding_floor(exam, model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    assert exact == 0
+
+    def floor(dtype: torch.dtype | None) -> float:
+        context = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        return rounding_floor(exam, SAMPLER, model, lambda: context)
+
+    assert floor(None) == 0
+    rounded = floor(torch.bfloat16)
     assert rounded > 0.01
+    LoRA().add(model.unet)
+    half = model.unet.to(torch.bfloat16)
+    assert 0.5 * rounded < floor(None) < 2 * rounded  # half-precision weights round without autocast
+    assert model.unet is half and model.unet.dtype == torch.bfloat16
 
 
 def test_one_image_alone_gives_the_guard_a_figure() -> None:

@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.evaluation.statistics import Interval
 from t2ifb.learning.tuning_verdict import verdict_sentence
+from t2ifb.scorers.mix import Mix
+from t2ifb.shapes.weights import PIPELINE
+from tests.diffusion.parts import PROMPTS
 from tests.learning.tuning_worlds import Darkness, make_tuning, tune
 from tests.learning.worlds import KillAt, Killed, same
 
@@ -124,6 +129,70 @@ def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> 
     assert not (tmp_path / "base.safetensors").exists()
 
 
+def test_every_member_of_a_mix_needs_a_gradient(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
+        tune(make_tuning(reward=Mix({"dark": Darkness(), "flat": Flat()})), tmp_path)
+
+
+def test_another_run_in_the_folder_does_not_take_over_what_the_first_knew(whole: Path, tmp_path: Path) -> None:
+    tune(make_tuning(), tmp_path, seed=1)
+    tune(make_tuning(), tmp_path)
+    assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
+
+
+class NoOpinion(Darkness):
+    """Darkness that is NaN for one prompt."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        score = super().forward(images, prompts)
+        return torch.where(torch.tensor([prompt == PROMPTS[1] for prompt in prompts]), torch.nan, score)
+
+
+def test_a_reward_that_is_nan_for_one_prompt_costs_the_updates_with_it(tmp_path: Path) -> None:
+    summary = tune(make_tuning(reward=NoOpinion()), tmp_path)
+    assert summary["steps"] == 6 and summary["skipped_updates"] == 3  # once an epoch
+    assert all(weight.isfinite().all() for weight in lora(tmp_path).values())
+
+
+class TooLarge(Darkness):
+    """A reward that needs more memory than there is."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        if torch.is_grad_enabled() and len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return super().forward(images, prompts)
+
+
+def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="Tried to allocate 20.00 MiB. What saves most: .*`python -m t2ifb.plan`"
+    ) as told:
+        tune(make_tuning(reward=TooLarge()), tmp_path)
+    text = str(told.value)
+    assert "gradient_checkpointing=true, algorithm.micro_batch_size=1, algorithm.samples_per_batch=1" in text
+    source = DiffusionSource(str(PIPELINE), gradient_checkpointing=True, precision="bf16")
+    with pytest.raises(ValueError, match="out of memory") as told:
+        tune(make_tuning(reward=TooLarge(), diffusion=source, samples_per_batch=1), tmp_path / "less")
+    assert "What saves most: algorithm.micro_batch_size=1. `python" in str(told.value)
+
+
+def test_mixed_precision_moves_every_adapter(tmp_path: Path) -> None:
+    summary = tune(make_tuning(), tmp_path, precision="bf16-mixed")
+    assert summary["precision"] == "bf16-mixed" and summary["skipped_updates"] == 0
+    weights = lora(tmp_path)
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+    assert summary["rounding_floor_kl"] > 0
+
+
+def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
+    card = (whole / "export" / "README.md").read_text()
+    for text in ("| method | ReFL(", "| alpha, beta | 1.0, 1e-06 |", "| base model |", "AdamW {'lr': 0.001}", "safety"):
+        assert text in card
+    assert "| redness |" in card and "(tuning_curves.png)" in card
+    assert (whole / "export" / "tuning_curves.png").stat().st_size > 5000
+
+
 def test_a_checkpoint_of_another_rank_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
@@ -168,9 +237,14 @@ ROWS: list[dict[str, Any]] = [
 
 
 def test_the_sentence_says_what_happened() -> None:
-    assert verdict_sentence(ROWS, 20) == (
+    def fell(earlier: int, later: int) -> Interval:
+        assert (earlier, later) == (20, 40)
+        return Interval(-0.3, -0.5, -0.1)
+
+    assert verdict_sentence(ROWS, 20, fell) == (
         "Kept step 20: reward +1.000, judges +0.400, gold +0.100; KL 2.00 nats. "
         "From step 20 to 40: reward +2.000, judges -0.300, gold -0.300: over-optimisation."
     )
-    assert verdict_sentence(ROWS[:3], 20).endswith("KL 2.00 nats.")
-    assert verdict_sentence(ROWS[:2], 0) == "No validation took place."
+    assert verdict_sentence(ROWS, 20, lambda *_: Interval(-0.3, -0.7, 0.1)).endswith("KL 2.00 nats.")  # by chance
+    assert verdict_sentence(ROWS[:3], 20, fell).endswith("KL 2.00 nats.")
+    assert verdict_sentence(ROWS[:2], 0, fell) == "No validation took place."

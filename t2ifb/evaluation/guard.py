@@ -1,0 +1,69 @@
+"""What the over-optimisation guard goes by: one figure for what all judges say of a policy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from t2ifb.evaluation.score_sheet import ScoreSheet
+from t2ifb.evaluation.statistics import Interval, bootstrap_function
+
+MARGIN = 0.5
+"""How far the guard's figure may be above the worst judge, in standard deviations."""
+
+
+def rise(before: ArrayLike, after: ArrayLike) -> float:
+    """How far a scorer's mean rose above the base model's, in standard deviations of its scores of the base's images.
+
+    Args:
+        before: (N,) scores of the base model's images; NaN where there is none.
+        after: (N,) scores of the policy's images for the same prompts and noise.
+    """
+    one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    known = (other - one)[np.isfinite(other - one)]
+    return float(known.mean() / _deviation(one)) if len(known) else float("nan")
+
+
+def guarded(rises: ArrayLike, margin: float = MARGIN) -> NDArray[np.float64]:
+    """The mean of the judges' rises, but no more than a margin above the worst of them.
+
+    A reward finds what some judge likes, most easily one that shares its encoder; the mean alone is then carried by
+    that judge while the others fall. `experiments/overoptimisation/` compares this rule with others.
+
+    Args:
+        rises: (..., J) of each judge, in standard deviations.
+        margin: How far above the worst it may be; infinity leaves the mean, zero the worst judge.
+
+    Returns:
+        (...), NaN where one of the rises is.
+    """
+    values = np.asarray(rises, np.float64)
+    return np.minimum(values.mean(-1), values.min(-1) + margin)
+
+
+def change(base: ScoreSheet, earlier: ScoreSheet, later: ScoreSheet, judges: Sequence[str], seed: int = 0) -> Interval:
+    """How the guard's figure changed from one validation to another, with its interval over the same prompts.
+
+    Args:
+        base: The base model's scores.
+        earlier: Those of a validation of the same prompts and noise.
+        later: Those of another one.
+        judges: Names of the scorers that the figure is made of.
+        seed: Of the resampling.
+    """
+    before, units = base.by_prompt, {name: _deviation(base.columns[name]) for name in judges}
+    gains = [
+        (sheet.by_prompt[name] - before[name]) / unit for sheet in (earlier, later) for name, unit in units.items()
+    ]
+
+    def changed(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        old, new = np.split(means, 2, axis=1)
+        return guarded(new) - guarded(old)
+
+    return bootstrap_function(np.stack(gains, 1), changed, seed)
+
+
+def _deviation(scores: NDArray[np.float64]) -> float:
+    """The unit of rises; 1 for a scorer that has said too little to have one."""
+    known = scores[np.isfinite(scores)]
+    return max(float(known.std(ddof=1)), 1e-6) if len(known) > 1 else 1.0

@@ -1,0 +1,65 @@
+"""The guard's figure, and whether it changed."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import ArrayLike
+
+from t2ifb.evaluation.guard import change, guarded, rise
+from t2ifb.evaluation.score_sheet import ScoreSheet
+
+RISES = st.lists(st.floats(-9, 9), min_size=1, max_size=6)
+
+
+def test_one_judge_cannot_carry_the_others() -> None:
+    assert guarded([2.0, -1.0, -0.9, -0.1]) == pytest.approx(-0.5)  # their mean is 0
+    assert guarded([0.3, -0.1]) == pytest.approx(0.1)  # no judge is far from the others: their mean
+    assert np.isnan(guarded([0.3, math.nan]))
+
+
+@given(RISES)
+def test_it_lies_between_the_worst_judge_and_the_mean(rises: list[float]) -> None:
+    mean = sum(rises) / len(rises)
+    assert min(rises) - 1e-9 <= guarded(rises) <= mean + 1e-9
+    assert guarded(rises, math.inf) == pytest.approx(mean)
+    assert guarded(rises, 0.0) == pytest.approx(min(rises), abs=1e-9)
+
+
+def test_a_rise_is_in_standard_deviations_of_the_base_models_scores() -> None:
+    before = np.array([1.0, 2.0, 3.0, 4.0])
+    assert rise(before, before + 2) == pytest.approx(2 / np.std(before, ddof=1))
+    assert rise([1.0, np.nan, 3.0], [2.0, 9.0, np.nan]) == pytest.approx(1 / 2**0.5)
+    assert rise(before[:1], before[:1] + 2) == 2  # one image has no deviation
+    assert np.isnan(rise([np.nan], [1.0]))
+
+
+def sheet(**columns: ArrayLike) -> ScoreSheet:
+    """Two images a prompt."""
+    values = {name: np.repeat(np.asarray(column, np.float64), 2) for name, column in columns.items()}
+    return ScoreSheet([f"prompt {n // 2}" for n in range(len(next(iter(values.values()))))], values)
+
+
+def test_a_fall_is_told_from_chance() -> None:
+    noise = np.random.default_rng(0).normal(size=(3, 40))
+    base = sheet(one=noise[0], other=noise[1])
+    higher = sheet(one=noise[0] + 0.5, other=noise[1] + 0.5)
+    assert change(base, higher, base, ["one", "other"]).high < 0
+    fell = change(base, higher, sheet(one=noise[0] + 0.5, other=noise[1] - 0.9), ["one", "other"])
+    units = [column.std(ddof=1) for column in base.columns.values()]
+    worst = -0.9 / units[1]
+    assert fell.mean == pytest.approx(min((0.5 / units[0] + worst) / 2, worst + 0.5) - np.mean(0.5 / np.array(units)))
+    by_chance = change(base, base, sheet(one=noise[0] + noise[2], other=noise[1] - noise[2]), ["one", "other"])
+    assert by_chance.low < 0 < by_chance.high
+
+
+def test_a_sheet_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = ScoreSheet(['a "red", circle', 'a "red", circle', "two\nlines"], {"x": np.array([1.0, 2.5, np.nan])})
+    written.write(tmp_path / "sheet.csv")
+    read = ScoreSheet.read(tmp_path / "sheet.csv")
+    assert list(read.prompts) == list(written.prompts)
+    np.testing.assert_array_equal(read.columns["x"], written.columns["x"])
+    np.testing.assert_array_equal(read.by_prompt["x"], [1.75, np.nan])
