@@ -23,17 +23,17 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, and a page that compares them (20 minutes)
+demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (20 minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
-	$(BIN)/python -m t2ifb.train +experiment=refl
 	$(BIN)/python -m t2ifb.train +experiment=refl_overoptimised prompts.test.count=100
+	$(BIN)/python -m t2ifb.train +experiment=refl
 	$(BIN)/python -m t2ifb.report outputs/shapes
 
 test: $(STAMP) ## the default tests (under 5 minutes)
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --durations=10
 
 lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .

@@ -67,6 +67,8 @@ def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
     model = (
         parts.build("diffusion").load().to(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
     )
+    if cut := model.too_long(list(dict.fromkeys(prompts))):
+        print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):
         load_lora(model.unet, parts.value("lora"))
     sampler, size = parts.build("sampling"), parts.value("batch_size")

@@ -123,7 +123,7 @@ def main() -> None:
     row("filling the cache, images a second", "the bare encoder", _filling(), "at least 0.85")
     for name, measured in _scoring():
         row(f"{name}, images a second", "its bare network", measured, "")
-    for what, against, measured, target in bench_tuning.rows(ratios):
+    for what, against, measured, target in itertools.chain(bench_tuning.rows(ratios), bench_tuning.saved_rows()):
         row(what, against, measured, target)
     row("table 1 from warm caches", "reading them", _warm_table(), "")
     hydra = partial(_run, "-c", "import hydra")

@@ -2,20 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from statistics import mean
 
 import torch
 
 from t2ifb.data.prompt_batches import PromptDataModule
+from t2ifb.diffusion.dry_run import DryRun
+from t2ifb.diffusion.geometry import SD15_IDS, TAESD_ID
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.learning.cost import DECODER, UNET, Tuning
 from t2ifb.learning.refl import ReFLModule
+from t2ifb.learning.refl_cost import update_cost
 from t2ifb.learning.tuning_module import fast_attention
-from t2ifb.scorers import ImageReward
+from t2ifb.scorers import CLIPScore, ImageReward
+from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.shapes.prompts import ScenePrompts
-from t2ifb.shapes.weights import IMAGE_REWARD, PIPELINE
+from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
 from tests.bench_parts import fit_seconds
 
 UPDATES, BATCH, STEPS, WINDOW = 4, 8, 20, (10, 19)
@@ -77,6 +83,28 @@ def rows(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[fl
     for m in (2, 5, 10):
         cheaper = ratios(lambda: update(modules[1]), lambda m=m: update(modules[m]) / m)
         yield f"a reward gradient, m = 1, {STEPS} steps", f"one at m = {m}", cheaper, "at least 3" if m == 10 else ""
+
+
+def saved_rows() -> Iterator[tuple[str, str, list[float], str]]:
+    """What is kept for the backward pass at Stable Diffusion v1.5's geometry, 512 x 512: bytes over bytes.
+
+    Frozen weights and autocast in fp16, decoder and adapters in fp32, fused attention, one prompt.
+    """
+    with DryRun():
+        reward = CLIPScore.outline(CLIPSource(f"local-dir:{CLIP}", device="cpu")).to("meta")
+    source = DiffusionSource(SD15_IDS[0], precision="fp16")
+    sampler = Sampler(STEPS)
+    usual = Tuning(source, LoRA(), torch.optim.AdamW, reward, sampler, sampler, {}, autocast=torch.float16)
+    kept = update_cost(usual).parts
+    options: dict[str, tuple[str, Tuning]] = {
+        "with plain attention": (UNET, replace(usual, attention="plain")),
+        "with gradient checkpointing": (UNET, replace(usual, diffusion=replace(source, gradient_checkpointing=True))),
+        "in bf16": (DECODER, replace(usual, diffusion=replace(source, decoder_precision="bf16"))),
+        "as a tiny decoder": (DECODER, replace(usual, diffusion=replace(source, tiny_decoder=TAESD_ID))),
+    }
+    for option, (part, tuning) in options.items():
+        usually, then = (parts[part].saved or 0 for parts in (kept, update_cost(tuning).parts))
+        yield f"{usually / 1e9:.2f} GB that the {part} keeps at SD v1.5's size", option, [usually / then], ""
 
 
 if __name__ == "__main__":

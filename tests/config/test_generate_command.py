@@ -38,15 +38,16 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
-def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path) -> None:
+def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = shapes_model()
     for weight in LoRA(rank=2, lora_alpha=8.0).add(model.unet):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     save_lora(model.unet, tmp_path / "run" / "export")
-    (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script>"]))
+    (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script> " * 80]))
     assert go("file=wild.txt", "lora=run", "images_per_prompt=2") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
-    assert [entry["prompt"] for entry in index] == [*PROMPTS, "../<script>"]
+    assert [entry["prompt"] for entry in index] == [*PROMPTS, ("../<script> " * 80).strip()]
+    assert "longer than the text encoder's context and cut: 1 prompts" in capsys.readouterr().out
     pictures = {
         name: [np.asarray(Image.open(folder(tmp_path) / file)).astype(int) for file in index[0]["images"][name]]
         for name in ("base", "tuned")

@@ -10,6 +10,7 @@ from diffusers import AutoencoderTiny
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS, shapes_model
+from tests.diffusion.single_file import write_single_file
 
 
 def test_parts_are_frozen_and_have_the_wished_precision() -> None:
@@ -61,6 +62,21 @@ def test_a_tiny_decoder_takes_the_gradient_path_only(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(model.decode(latents), shapes_model().decode(latents))
     assert not torch.allclose(model.decode(latents), shapes_model().decode(latents), atol=1e-2)
+
+
+def test_a_single_file_and_a_variant_are_the_same_weights(tmp_path: Path) -> None:
+    pipeline = DiffusionSource(str(PIPELINE)).pipeline()
+    file = write_single_file(pipeline, tmp_path / "model.safetensors")
+    loaded = DiffusionSource(str(file), config=str(PIPELINE)).pipeline()
+    for part in ("unet", "vae", "text_encoder"):
+        own, other = (getattr(each, part).state_dict() for each in (pipeline, loaded))
+        assert own.keys() == other.keys()
+        assert all(torch.equal(own[name], other[name]) for name in own)
+    pipeline.to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
+    half = DiffusionSource(str(tmp_path / "half"), variant="fp16", precision="fp16").pipeline().unet.state_dict()
+    assert all(torch.equal(weight.half(), half[name]) for name, weight in loaded.unet.state_dict().items())
+    with pytest.raises(ValueError, match="cannot load .*half as a Stable Diffusion pipeline"):
+        DiffusionSource(str(tmp_path / "half")).pipeline()
 
 
 def test_what_is_missing_or_no_pipeline_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
