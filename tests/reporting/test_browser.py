@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.reporting.conftest import Visit
 from tests.reporting.parts import EVIL, PROMPTS, write_evaluations, write_reward_run, write_tuning_run
@@ -122,6 +123,38 @@ def test_the_pareto_front_holds_what_nothing_beats(visit: Opener, four: list[Pat
     seen.settle()
     assert sum(x is not None for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]) == 4
     assert "Nothing is better than the base model" in seen.page.locator("#front").inner_text()
+
+
+def with_setting(run: Path, name: str, value: object) -> Path:
+    """The run, one setting of whose algorithm is another."""
+    file = run / ".hydra" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["algorithm"][name] = value
+    file.write_text(yaml.safe_dump(config))
+    return run
+
+
+def test_parallel_axes_tell_long_values_apart(visit: Opener, tmp_path: Path) -> None:
+    values = ["<b> & </b>", "the same beginning, one", "the same beginning, two", "the same, but a longer ning, two"]
+    seen = visit(*(with_setting(write_tuning_run(tmp_path / str(n)), "plan", text) for n, text in enumerate(values)))
+    seen.draw("parallel")
+    axis = seen.page.locator("#parcoords .y-axis", has_text="plan")
+    ticks = axis.locator(".axis .tick").all()
+    from_below = sorted(ticks, key=lambda tick: -tick.bounding_box()["y"])
+    assert [tick.text_content() for tick in from_below] == [
+        "<b> & </b>",
+        "the sa…ng, one",
+        "the sa…ng, two",
+        "the sa…ng, two (2)",
+    ]
+
+
+def test_a_run_without_a_number_is_not_drawn_at_zero(visit: Opener, tmp_path: Path) -> None:
+    runs = [write_tuning_run(tmp_path / f"{n:02d}", beta=10.0 + n, steps=(0, 10)) for n in range(13)]
+    seen = visit(*runs, with_setting(write_tuning_run(tmp_path / "none", steps=(0, 10)), "beta", None))
+    seen.draw("parallel")
+    (beta,) = [d for d in seen.plot("#parcoords")[0]["dimensions"] if d["label"] == "beta"]
+    assert [beta["ticktext"][place] for place in beta["values"]] == [*(str(10 + n) for n in range(13)), "–"]
 
 
 def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Path]) -> None:
