@@ -98,6 +98,8 @@ def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[P
     seen.page.locator("#x-axis").select_option("wall")
     seen.page.locator("#smoothing").fill("0.5")
     seen.settle()
+    opacity = "points => points.map(point => Number(getComputedStyle(point).opacity))"
+    assert set(seen.page.locator(f"{REWARD} .point").evaluate_all(opacity)) == {1}
     lines = [trace for trace in seen.plot(REWARD) if trace["mode"] == "lines"]
     assert lines[0]["x"][:4] == pytest.approx([0, 0.1, 0.2, 0.3])
     first, second, third = raw["y"][:3]

@@ -47,7 +47,7 @@ function drawTrade(element, xName, xTitle) {
 
 const frontTrace = (front) => ({
   type: "scatter", mode: "lines", name: "front", x: front.map((point) => point.x), y: front.map((point) => point.y),
-  line: { shape: "hv", color: GRAY[theme()], width: 7 }, opacity: 0.4, hoverinfo: "skip",
+  line: { shape: "hv", color: GRAY[theme()], width: 4 }, hoverinfo: "skip",
 });
 
 function describeFront(front) {
