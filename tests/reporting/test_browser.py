@@ -184,6 +184,16 @@ def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Pa
     assert "reward 0.100 (+0.000)" in seen.page.locator("#images figure:not(.base)").inner_text()
 
 
+def test_the_slider_keeps_its_step_while_no_run_is_chosen(visit: Opener, four: list[Path]) -> None:
+    seen = visit(*four)
+    seen.page.locator("#step").fill("2")
+    for button in ("#no-runs", "#all-runs"):
+        seen.page.locator(button).click()
+        seen.settle()
+    assert seen.page.locator("#step-value").inner_text() == "20"
+    assert seen.page.locator("#images img").last.get_attribute("alt").endswith("run3, step 20")
+
+
 def test_tables_are_sorted_from_the_keyboard(visit: Opener, four: list[Path]) -> None:
     seen = visit(*four)
     heading = seen.page.locator("#overview thead button", has_text="reward")
