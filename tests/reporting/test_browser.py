@@ -95,6 +95,13 @@ def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[P
     seen.page.locator("#x-axis").select_option("kl")
     seen.settle()
     assert seen.plot(REWARD)[1]["x"][:4] == [0, 20, 40, 60]
+    assert seen.page.locator(f"{REWARD} .xtitle").text_content() == "KL, nats"
+    seen.page.locator("#no-metrics").click()
+    seen.page.locator("#metrics input[value='tuning:train/loss']").check()
+    seen.settle()
+    title = seen.page.locator("[data-metric='tuning:train/loss'] .xtitle")
+    assert title.text_content() == "KL of the steps that were trained on, nats"
+    seen.page.locator("#all-metrics").click()
     seen.page.locator("#x-axis").select_option("wall")
     seen.page.locator("#smoothing").fill("0.5")
     seen.settle()
