@@ -156,12 +156,18 @@ def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> 
         tuned_runs([tmp_path])
 
 
+def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_figure(tmp_path, run, judges=["blip_score", "length"]).judges == ["length"]
+    assert "left out: judges names blip_score" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"runs": []}, "give run=<folder>"),
         ({"scorers": {}}, "there are no scorers"),
         ({"most": 0}, "most=0 and"),
+        ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(run: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
