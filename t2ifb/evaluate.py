@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from itertools import chain, count
 from typing import Any
 
 from t2ifb.config.build import Parts, unbuilt
@@ -56,8 +57,8 @@ def _add_rewards(parts: Parts, scorers: dict[str, dict[str, Any]]) -> dict[str, 
     for run in [wish] if isinstance(wish, str) else wish:
         for node in rewards_of(run):
             if node not in map(absolute, scorers.values()):
-                taken = sum(name.startswith("reward") for name in scorers)
-                scorers[f"reward_{taken + 1}" if taken else "reward"] = node
+                names = chain(["reward"], (f"reward_{number}" for number in count(2)))
+                scorers[next(name for name in names if name not in scorers)] = node
             trained_on.setdefault(run, []).extend(name for name, other in scorers.items() if absolute(other) == node)
     return trained_on
 

@@ -1,11 +1,19 @@
-"""What a module does, as a hash: a score that was made by other code is not the same score."""
+"""What code does, as hashes and versions: what other code scored or drew is not the same score or image."""
 
 import ast
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+
+def library_versions() -> dict[str, str]:
+    """Of what draws images: another release may draw others from the same weights and noise."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 @lru_cache(maxsize=256)

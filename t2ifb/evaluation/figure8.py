@@ -1,6 +1,7 @@
 """Figures 8 and 9: a base model against tuned ones on the same prompts and noise, by every scorer (PAPER)."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -62,7 +63,8 @@ class Figure8:
             cache_folder: Where images and scores are kept.
             trained_on: By run folder, the names of the scorers that it was trained on: they are no judges of it.
             encoder: Embeds images, unbuilt, for the diversity; nothing is said of it without one, or with one image.
-            judges: Names of the scorers that best and worst prompts are chosen by; all by default.
+            judges: Names of the scorers that best and worst prompts are chosen by; all by default. Those that are no
+                scorers here are left out, which is said.
             most: Prompts that are drawn at the most, the first ones.
             images_per_prompt: Of each.
             batch_size: Images that are drawn or scored together.
@@ -70,7 +72,8 @@ class Figure8:
             seed: Of noise and bootstrap.
 
         Raises:
-            ValueError: There are no runs or no scorers, one run is not finished, or a number is out of range.
+            ValueError: There are no runs, no scorers or no judges among them, one run is not finished, or a number is
+                out of range.
         """
         if not runs:
             raise ValueError("which runs to compare with the base model: give run=<folder>, or run=[<folder>,<folder>]")
@@ -83,10 +86,13 @@ class Figure8:
         self.trained_on = {
             name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
         }
-        if unknown := sorted(set(judges or ()) - set(scorers)):
-            raise ValueError(f"judges={list(judges or ())}: there is no scorer {', '.join(unknown)}")
+        wished = list(scorers) if judges is None else list(judges)
+        self.judges = [name for name in wished if name in scorers]
+        if not self.judges:
+            raise ValueError(f"judges={wished} names none of the scorers {', '.join(scorers)}; null takes them all")
+        if unknown := [name for name in wished if name not in scorers]:
+            print(f"left out: judges names {', '.join(unknown)}, which are no scorers here", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
-        self.judges = list(scorers) if judges is None else list(judges)
         self.most, self.images_per_prompt, self.batch_size, self.seed = most, images_per_prompt, batch_size, seed
         folder = Path(cache_folder).expanduser()
         self.generations = Generations(folder / "generations", diffusion, sampling, batch_size, device, seed)

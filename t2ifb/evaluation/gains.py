@@ -88,10 +88,11 @@ def write_gains(rows: Sequence[Gain], folder: Path, stem: str) -> None:
     lines = [row.cells() for row in rows]
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(["scorer", "base", "tuned", "difference", "difference_low", "difference_high", "win_rate"])
+    compared = [f"{name}{end}" for name in ("difference", "win_rate") for end in ("", "_low", "_high")]
+    writer.writerow(["scorer", "base", "tuned", *compared, "trained_on"])
     for row in rows:
-        change = row.difference
-        writer.writerow([row.name, row.base, row.tuned, change.mean, change.low, change.high, row.win_rate.mean])
+        ends = [value for each in (row.difference, row.win_rate) for value in (each.mean, each.low, each.high)]
+        writer.writerow([row.name, row.base, row.tuned, *ends, row.trained_on])
     for suffix, text in (
         ("md", markdown(HEADINGS, lines)),
         ("tex", latex(HEADINGS, lines)),

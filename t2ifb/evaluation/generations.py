@@ -12,6 +12,7 @@ from rich.progress import track
 from t2ifb.data.files import atomic_write, file_lock, sha256_file
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
 from t2ifb.diffusion.sampling import generate
+from t2ifb.evaluation.code_hash import library_versions
 from t2ifb.evaluation.unbuilt import Identities, Unbuilt, build
 
 STREAM = 0x0DF6
@@ -38,8 +39,8 @@ class Sample:
 class Generations:
     """Draws what is not there yet; an interrupted run goes on, and jobs that need the same images wait for each other.
 
-    A model's images are kept by what they depend on: the diffusion model's files, the sampler, the adapters' weights
-    and the seed.
+    A model's images are kept by what they depend on: the diffusion model's files, the sampler, the adapters' weights,
+    the seed, and code and libraries that draw.
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class Generations:
         return files
 
     def _key(self, adapters: Path | None) -> str:
-        parts = [self._identities(part) for part in (self.diffusion, self.sampling)]
-        parts += [str(self.seed), "base" if adapters is None else sha256_file(adapters / LORA_WEIGHTS)]
+        code = [self._identities(part) for part in (self.diffusion, self.sampling, load_lora, Generations)]
+        weights = "base" if adapters is None else sha256_file(adapters / LORA_WEIGHTS)
+        parts = [*code, *library_versions().values(), str(self.seed), weights]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

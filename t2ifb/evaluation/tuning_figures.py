@@ -97,7 +97,8 @@ def progress_sheet(prompts: Sequence[str], columns: Mapping[str, ArrayLike], pat
             image = np.asarray(images)[number].transpose(1, 2, 0)
             axes.imshow(image, interpolation="nearest" if max(image.shape) <= 128 else "antialiased")
             if number == 0:
-                axes.set_title(name, size=9)
+                title = "\n".join(textwrap.wrap(shortened(name, 54), 18))
+                axes.set_title(title, size=7, parse_math=False)
     save(figure, path)
 
 

@@ -59,8 +59,8 @@ class Identities:
         """Remember hashes of files, by path, time and size, in the file `memory`."""
         self._hashes = ImageKeys(memory)
 
-    def __call__(self, part: Unbuilt) -> str:
-        """The identity as JSON.
+    def __call__(self, part: Callable[..., Any]) -> str:
+        """The identity as JSON of an unbuilt component, or of a class or function, which is its code.
 
         Raises:
             ValueError: A component refuses its arguments, or an argument is something that cannot be told apart from

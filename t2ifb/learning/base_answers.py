@@ -7,12 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 import t2ifb
 from t2ifb.data.files import file_lock, make_folder
 from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.evaluation.code_hash import library_versions
 from t2ifb.learning.exam import Answers, Exam, together
 from t2ifb.learning.tuned_states import REWARD, ask
 from t2ifb.scorers.mix import Mix
@@ -68,7 +68,7 @@ class BaseAnswers:
             "settings": self.known,
             "unit": [reward.means.tolist(), reward.deviations.tolist()] if isinstance(reward, Mix) else None,
             "code": package_hash(),
-            "torch": torch.__version__,
+            "libraries": library_versions(),
             "device": model.device.type,
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]

@@ -42,7 +42,7 @@ def chart_data(comparison: Comparison, gallery: Gallery) -> dict[str, Any]:
                     "kept": run.kept,
                     "settings": of_run,
                     "train": run.train.thinned(most).as_data(),
-                    "val": run.val.thinned(ROWS_OF_VALIDATION).as_data(),
+                    "val": run.val.thinned(ROWS_OF_VALIDATION, run.kept).as_data(),
                     "changes": {name: rounded(value) for name, value in run.changes().items()},
                     "samples": _samples(gallery, n, prompts, scorers),
                 }

@@ -31,9 +31,9 @@ class Curves:
         row = self.step.index(step)
         return {name: value for name, column in self.columns.items() if (value := column[row]) is not None}
 
-    def thinned(self, most: int) -> "Curves":
-        """With at most so many rows, evenly spread, the first and the last among them."""
-        some = spread(len(self.step), most)
+    def thinned(self, most: int, kept: float | None = None) -> "Curves":
+        """With at most so many rows, evenly spread, the first, the last and that of the kept step among them."""
+        some = spread(len(self.step), most, self.step.index(kept) if kept in self.step else None)
         columns = {name: [column[row] for row in some] for name, column in self.columns.items()}
         return Curves([self.step[row] for row in some], [self.wall[row] for row in some], columns)
 
@@ -53,13 +53,14 @@ def read_curves(path: Path, notes: Notes) -> dict[str, Curves]:
     return {kind: _of_kind(rows, f"{kind}/") for kind in ("train", "val")}
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spread, the first and the last among them."""
+def spread(count: int, most: int, kept: int | None = None) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread: `kept`, and with room the first and the last."""
     if count <= most:
         return list(range(count))
-    if most <= 1:
-        return [count - 1][:most]
-    return [round(n * (count - 1) / (most - 1)) for n in range(most)]
+    some = [round(n * (count - 1) / (most - 1)) for n in range(most)] if most > 1 else [count - 1][:most]
+    if some and kept is not None and kept not in some:
+        some[min(range(1, most - 1) or [most - 1], key=lambda n: abs(some[n] - kept))] = kept
+    return some
 
 
 def _is_wrong(cell: str) -> bool:

@@ -1,6 +1,7 @@
 """Files of a run as far as they can be read: what is broken becomes a note on the page, never an exception."""
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_rows(path: Path, notes: Notes) -> list[dict[str, str]]:
     if text is None:
         return []
     try:
-        lines = list(csv.reader(text.splitlines(keepends=True)))
+        lines = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:
         notes.add(path, f"not valid CSV ({error})")
         return []

@@ -106,12 +106,8 @@ def data_uri(samples: Samples, level: Level) -> str:
 
 def _some(samples: Sequence[Samples], kept: float | None, most: int) -> list[Samples]:
     """Steps evenly spread, the first, the last and the kept one among them."""
-    numbers = spread(len(samples), most)
     at = next((n for n, item in enumerate(samples) if item.step == kept), None)
-    if at is not None and at not in numbers:
-        nearest = min(numbers[1:-1] or numbers[-1:], key=lambda n: abs(n - at))
-        numbers[numbers.index(nearest)] = at
-    return [samples[n] for n in sorted(numbers)]
+    return [samples[n] for n in spread(len(samples), most, at)]
 
 
 def _estimate(chosen: Mapping[int, Sequence[Samples]], level: Level) -> float:

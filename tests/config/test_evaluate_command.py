@@ -93,6 +93,17 @@ def test_the_newest_finished_reward_run_is_taken_and_recorded(go: Go, tmp_path: 
     assert list(found["table"]) == ["random", "CLIP Score", "reward model", "mine"]
 
 
+def test_what_a_run_was_trained_on_takes_no_name_of_another(go: Go, tmp_path: Path) -> None:
+    folders = [str(finished(tmp_path / name, tmp_path / "clip", seed)) for seed, name in enumerate(("a", "b", "mine"))]
+    target = "t2ifb.scorers.reward_model.RewardModel.from_pretrained"
+    members = {folder: {"_target_": target, "source": folder} for folder in folders[:2]}
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "reward.json").write_text(json.dumps({"reward": {"scorers": members}}))
+    mine = ("+scorer@scorers.reward_2=reward_model", f"scorers.reward_2.source={folders[2]}", "~scorers.reward_model")
+    assert go("run=tuned", *mine) == 0
+    assert summary(tmp_path)["sources"] == dict(zip(("reward", "reward_3", "reward_2"), folders, strict=True))
+
+
 def test_the_second_call_builds_no_network(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path / "outputs" / "shapes" / "reward_mlp" / "1", tmp_path / "clip")
     assert go() == 0

@@ -15,7 +15,7 @@ from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA, save_lora
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.evaluation import generations
+from t2ifb.evaluation import code_hash, generations, unbuilt
 from t2ifb.evaluation.diversity import diversity
 from t2ifb.evaluation.figure8 import Figure8
 from t2ifb.evaluation.generations import Generations, Sample, samples_of, tuned_runs
@@ -107,6 +107,23 @@ def test_what_was_drawn_is_not_drawn_again(run: Path, tmp_path: Path, monkeypatc
     assert second["figure8"] == first["figure8"]
 
 
+def test_what_other_code_drew_is_drawn_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place() -> Path:
+        return Generations(tmp_path, DIFFUSION, SAMPLING, 4, "cpu").fill("one", run / "export", samples)[0].parent
+
+    samples = samples_of(PROMPTS[:1], 1)
+    places = {place(), place()}
+    assert len(places) == 1
+    versions = code_hash.library_versions()
+    for library in ("torch", "diffusers", "transformers", "peft"):
+        monkeypatch.setattr(code_hash, "version", {**versions, library: "0.0"}.get)
+        places.add(place())
+    for module in ("t2ifb.diffusion.lora", "t2ifb.evaluation.generations"):
+        monkeypatch.setattr(unbuilt, "code_hash", lambda name, other=module: "other" if name == other else "")
+        places.add(place())
+    assert len(places) == 7
+
+
 def test_an_images_noise_is_a_function_of_prompt_and_copy(tmp_path: Path) -> None:
     def pixels(folder: str, samples: list[Sample], batch_size: int, seed: int = 0) -> dict[str, Any]:
         made = Generations(tmp_path / folder, DIFFUSION, SAMPLING, batch_size, "cpu", seed).fill("base", None, samples)
@@ -139,12 +156,18 @@ def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> 
         tuned_runs([tmp_path])
 
 
+def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_figure(tmp_path, run, judges=["blip_score", "length"]).judges == ["length"]
+    assert "left out: judges names blip_score" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"runs": []}, "give run=<folder>"),
         ({"scorers": {}}, "there are no scorers"),
         ({"most": 0}, "most=0 and"),
+        ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(run: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from t2ifb.evaluation import tuning_figures
+from t2ifb.evaluation.canvas import shortened
 from t2ifb.evaluation.figures import (
     accuracy_bars,
     agreement_map,
@@ -19,6 +22,7 @@ from t2ifb.evaluation.figures import (
 from t2ifb.evaluation.preference import calibration
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import Row
+from t2ifb.evaluation.tuning_figures import progress_sheet
 
 ROWS = [
     {"step": step, "train/loss": 0.7 / step, "val/loss": 0.6 if step % 5 == 0 else "", "val/accuracy": ""}
@@ -115,3 +119,20 @@ def test_agreement_map(tmp_path: Path, count: int) -> None:
     agreement_map(NAMES[:count], matrix, tmp_path / "map.png")
     assert_picture(tmp_path / "map.png")
     agreement_map(NAMES[:count], np.full((count, count), np.nan), tmp_path / "nan.png")
+
+
+def test_of_a_long_name_the_end_is_kept() -> None:
+    assert [shortened("reward/2026-08-01", width) for width in (17, 8)] == ["reward/2026-08-01", "…6-08-01"]
+
+
+def test_long_names_stand_side_by_side_above_a_sheet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(tuning_figures, "save", lambda figure, path: figures.append(figure))
+    names = ["shapes/refl/2026-08-01_10-22-33_123456", "alpha_$5_$6/2026-08-01_10-22-33_123457_12"]
+    progress_sheet(["a"], dict.fromkeys(names, np.zeros((1, 3, 8, 8), np.uint8)), tmp_path / "sheet.png")
+    figures[0].draw_without_rendering()
+    titles = [axes.title for axes in figures[0].axes[1:]]
+    assert [title.get_text().replace("\n", "") for title in titles] == names
+    assert not any(title.get_parse_math() for title in titles)
+    one, other = (title.get_window_extent() for title in titles)
+    assert one.x1 < other.x0

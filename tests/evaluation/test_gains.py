@@ -41,6 +41,8 @@ def test_tables_say_the_same(tmp_path: Path) -> None:
         table = list(csv.DictReader(file))
     assert table[0]["scorer"] == "a, b"
     assert float(table[0]["difference"]) == pytest.approx(1.0)
+    assert [float(table[0][f"win_rate{end}"]) for end in ("", "_low", "_high")] == [1, 1, 1]
+    assert [row["trained_on"] for row in table] == ["False", "True"]
     assert json.loads((tmp_path / "gains.json").read_text())[1]["trained_on"] is True
     assert (tmp_path / "gains.md").read_text().count("\n") == 4
     assert r"\bottomrule" in (tmp_path / "gains.tex").read_text()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from t2ifb.evaluation import code_hash
 from t2ifb.learning import base_answers
 from t2ifb.learning.base_answers import BaseAnswers
 from t2ifb.learning.exam import Answers, Exam
@@ -26,7 +27,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Exam]:
     return found
 
 
-def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam]) -> None:
+def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = make_tuning()
     model = tuning.diffusion.load()
     (tmp_path / "weights").write_text("one")
@@ -46,6 +47,9 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam]) -> N
     (tmp_path / "weights").write_text("other")
     answers()
     assert len(drawn) == 5
+    monkeypatch.setattr(code_hash, "version", {**code_hash.library_versions(), "diffusers": "0.0"}.get)
+    answers()
+    assert len(drawn) == 6
 
 
 @pytest.mark.parametrize(("folder", "settings"), [(None, {"diffusion": {}}), ("kept", {})])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.reporting.conftest import Visit
 from tests.reporting.parts import EVIL, PROMPTS, write_evaluations, write_reward_run, write_tuning_run
@@ -94,9 +95,18 @@ def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[P
     seen.page.locator("#x-axis").select_option("kl")
     seen.settle()
     assert seen.plot(REWARD)[1]["x"][:4] == [0, 20, 40, 60]
+    assert seen.page.locator(f"{REWARD} .xtitle").text_content() == "KL, nats"
+    seen.page.locator("#no-metrics").click()
+    seen.page.locator("#metrics input[value='tuning:train/loss']").check()
+    seen.settle()
+    title = seen.page.locator("[data-metric='tuning:train/loss'] .xtitle")
+    assert title.text_content() == "KL of the steps that were trained on, nats"
+    seen.page.locator("#all-metrics").click()
     seen.page.locator("#x-axis").select_option("wall")
     seen.page.locator("#smoothing").fill("0.5")
     seen.settle()
+    opacity = "points => points.map(point => Number(getComputedStyle(point).opacity))"
+    assert set(seen.page.locator(f"{REWARD} .point").evaluate_all(opacity)) == {1}
     lines = [trace for trace in seen.plot(REWARD) if trace["mode"] == "lines"]
     assert lines[0]["x"][:4] == pytest.approx([0, 0.1, 0.2, 0.3])
     first, second, third = raw["y"][:3]
@@ -124,6 +134,38 @@ def test_the_pareto_front_holds_what_nothing_beats(visit: Opener, four: list[Pat
     assert "Nothing is better than the base model" in seen.page.locator("#front").inner_text()
 
 
+def with_setting(run: Path, name: str, value: object) -> Path:
+    """The run, one setting of whose algorithm is another."""
+    file = run / ".hydra" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["algorithm"][name] = value
+    file.write_text(yaml.safe_dump(config))
+    return run
+
+
+def test_parallel_axes_tell_long_values_apart(visit: Opener, tmp_path: Path) -> None:
+    values = ["<b> & </b>", "the same beginning, one", "the same beginning, two", "the same, but a longer ning, two"]
+    seen = visit(*(with_setting(write_tuning_run(tmp_path / str(n)), "plan", text) for n, text in enumerate(values)))
+    seen.draw("parallel")
+    axis = seen.page.locator("#parcoords .y-axis", has_text="plan")
+    ticks = axis.locator(".axis .tick").all()
+    from_below = sorted(ticks, key=lambda tick: -tick.bounding_box()["y"])
+    assert [tick.text_content() for tick in from_below] == [
+        "<b> & </b>",
+        "the sa…ng, one",
+        "the sa…ng, two",
+        "the sa…ng, two (2)",
+    ]
+
+
+def test_a_run_without_a_number_is_not_drawn_at_zero(visit: Opener, tmp_path: Path) -> None:
+    runs = [write_tuning_run(tmp_path / f"{n:02d}", beta=10.0 + n, steps=(0, 10)) for n in range(13)]
+    seen = visit(*runs, with_setting(write_tuning_run(tmp_path / "none", steps=(0, 10)), "beta", None))
+    seen.draw("parallel")
+    (beta,) = [d for d in seen.plot("#parcoords")[0]["dimensions"] if d["label"] == "beta"]
+    assert [beta["ticktext"][place] for place in beta["values"]] == [*(str(10 + n) for n in range(13)), "–"]
+
+
 def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Path]) -> None:
     seen = visit(*four[:1])
     image = seen.page.locator("#images figure:not(.base) img")
@@ -147,6 +189,16 @@ def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Pa
     assert image.get_attribute("alt") == f"{PROMPTS[1]}: run0, step 10"
     assert image.evaluate("element => element.style.objectPosition").startswith("50%")
     assert "reward 0.100 (+0.000)" in seen.page.locator("#images figure:not(.base)").inner_text()
+
+
+def test_the_slider_keeps_its_step_while_no_run_is_chosen(visit: Opener, four: list[Path]) -> None:
+    seen = visit(*four)
+    seen.page.locator("#step").fill("2")
+    for button in ("#no-runs", "#all-runs"):
+        seen.page.locator(button).click()
+        seen.settle()
+    assert seen.page.locator("#step-value").inner_text() == "20"
+    assert seen.page.locator("#images img").last.get_attribute("alt").endswith("run3, step 20")
 
 
 def test_tables_are_sorted_from_the_keyboard(visit: Opener, four: list[Path]) -> None:

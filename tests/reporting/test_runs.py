@@ -118,3 +118,18 @@ def test_thinning_keeps_the_ends(count: int, most: int) -> None:
     assert len(some) == min(count, most) == len(set(some))
     if count and most > 1:
         assert (some[0], some[-1]) == (0, count - 1)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+def test_thinning_keeps_what_was_kept(most: int) -> None:
+    for kept in range(20):
+        some = spread(20, most, kept)
+        assert kept in some and len(some) == most and some == sorted(set(some))
+        assert most < 3 or (some[0], some[-1]) == (0, 19)
+
+
+def test_prompts_with_any_breaks_of_lines_are_read(tmp_path: Path) -> None:
+    prompts = ["a\u2028b", "c\x85d", "e\x0cf", "g\nh"]
+    run = read_run(write_tuning_run(tmp_path / "run", prompts=prompts))
+    assert run.samples[0].prompts == tuple(prompts)
+    assert run.notes == []

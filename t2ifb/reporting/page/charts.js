@@ -48,8 +48,9 @@ function tracesOf(runs, pointsOf, more) {
   }
   const many = runs.length > 40;
   return [...groups.values()].map(({ look, size, symbol, ...points }) => ({
-    type: "scatter", mode: "lines+markers", ...points, opacity: many ? 0.75 : 1, connectgaps: false,
-    line: { color: look.color, dash: look.dash, width: many ? 1.2 : 2 }, marker: { color: look.color, size, symbol },
+    type: "scatter", mode: "lines+markers", ...points, opacity: many ? 0.85 : 1, connectgaps: false,
+    line: { color: look.color, dash: look.dash, width: many ? 1.2 : 2 },
+    marker: { color: look.color, size, symbol, opacity: 1 }, // points of several sizes are 0.7 otherwise
     hovertemplate: "%{text}<br>%{x:.4~g}, %{y:.4~g}<extra></extra>", ...more,
   }));
 }
@@ -83,9 +84,10 @@ function drawCurve(element, metric) {
   const traces = tracesOf(runs, (run) => pointsOfCurve(run, metric, xName, weight), { mode });
   if (metric.split === "val" && weight) {
     const raw = (run) => pointsOfCurve(run, metric, xName, weight).map((point) => ({ ...point, y: point.raw }));
-    traces.push(...tracesOf(runs, raw, { mode: "markers", opacity: 0.45 }));
+    traces.push(...tracesOf(runs, raw, { mode: "markers" }));
   }
-  const titles = { step: "optimiser step", wall: "minutes", kl: "KL, nats" };
+  const kl = metric.split === "val" ? "KL, nats" : "KL of the steps that were trained on, nats"; // not of whole rollouts
+  const titles = { step: "optimiser step", wall: "minutes", kl };
   const shapes = marked ? basesOf(runs, metric.name).map(dashed) : [];
   Plotly.react(element, traces, layoutOf({ xaxis: axis(titles[xName]), yaxis: axis(""), shapes }), CONFIG);
   element.setAttribute("aria-label", `${metric.name} over ${titles[xName]}, ${runs.length} runs; the figures are in the overview`);

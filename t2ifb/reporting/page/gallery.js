@@ -1,6 +1,7 @@
 // One prompt through training: a slider over steps, runs side by side, the base model first.
 const AT_ONCE = 24;
 let shownMost = AT_ONCE;
+let shownStep = Infinity;
 let placed = []; // [{samples, figure, base}] of the images on the screen
 
 const withPrompt = (run, prompt) => run.samples.filter((sample) => sample.prompts.includes(prompt));
@@ -14,9 +15,8 @@ function galleryRuns() {
 function setGallery() {
   if (!one("#images")) return;
   const slider = one("#step");
-  const before = slider.dataset.steps ? JSON.parse(slider.dataset.steps)[slider.value] : Infinity;
   const steps = stepsShown();
-  const at = steps.findLastIndex((step) => step <= before);
+  const at = steps.findLastIndex((step) => step <= shownStep);
   slider.dataset.steps = JSON.stringify(steps);
   slider.max = Math.max(0, steps.length - 1);
   slider.value = Math.max(0, at);
@@ -60,7 +60,9 @@ function addImage(name, samples, base, isBase, run = null) {
 
 function moveGallery() {
   const slider = one("#step");
-  const step = JSON.parse(slider.dataset.steps)[slider.value] ?? 0;
+  const step = JSON.parse(slider.dataset.steps)[slider.value];
+  if (step === undefined) return; // no run is chosen: the step waits for one
+  shownStep = step;
   slider.setAttribute("aria-valuetext", `step ${step}`);
   one("#step-value").textContent = step;
   for (const item of placed) place(item, step);

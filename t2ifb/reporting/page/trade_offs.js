@@ -47,7 +47,7 @@ function drawTrade(element, xName, xTitle) {
 
 const frontTrace = (front) => ({
   type: "scatter", mode: "lines", name: "front", x: front.map((point) => point.x), y: front.map((point) => point.y),
-  line: { shape: "hv", color: GRAY[theme()], width: 7 }, opacity: 0.4, hoverinfo: "skip",
+  line: { shape: "hv", color: GRAY[theme()], width: 4 }, hoverinfo: "skip",
 });
 
 function describeFront(front) {
@@ -84,11 +84,23 @@ function drawParallel(element) {
   element.setAttribute("aria-label", `Parallel coordinates of ${runs.length} runs; the same figures are in the overview`);
 }
 
-// Few values stand evenly spaced, with their texts; many numbers keep their distances.
+// Few values, and numbers with "none" among them, stand evenly spaced with their texts; many numbers keep their distances.
 function dimensionOf(setting, runs) {
-  const places = runs.map((run) => run.settings[setting.key] ?? 0);
+  const places = runs.map((run) => run.settings[setting.key]);
   const label = plain(setting.label.length > 18 ? setting.label.slice(0, 17) + "…" : setting.label);
-  if (setting.numeric && setting.values.length > 12) return { label, values: places.map((n) => setting.values[n].value ?? 0) };
-  const ticktext = setting.values.map(({ text }) => plain(text.length > 14 ? text.slice(0, 13) + "…" : text));
+  const spaced = setting.numeric && setting.values.length > 12 && setting.values.every(({ value }) => value !== null);
+  if (spaced) return { label, values: places.map((n) => setting.values[n].value) };
+  const ticktext = distinct(setting.values.map(({ text }) => (text.length > 14 ? `${text.slice(0, 6)}…${text.slice(-7)}` : text)));
   return { label, values: places, tickvals: setting.values.map((_, n) => n), ticktext, range: [0, Math.max(1, setting.values.length - 1)] };
+}
+
+// Equal texts get numbers: of equal ticks, which it takes as they are written, Plotly draws one and moves the others up.
+function distinct(texts) {
+  const found = new Set();
+  for (const text of texts) {
+    let name = text;
+    for (let n = 2; found.has(name); n++) name = `${text} (${n})`;
+    found.add(name);
+  }
+  return [...found];
 }
