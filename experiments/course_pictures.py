@@ -58,5 +58,5 @@ def finish_grid(figure: Figure, grid: NDArray[Any]) -> None:
     for axes in grid.flat:
         axes.axhline(0, color=GRAY, lw=0.8)
         finish(axes, legend=False)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside upper center")
+    named = {line.get_label(): line for axes in grid[0] for line in axes.get_legend_handles_labels()[0]}
+    figure.legend(named.values(), named.keys(), frameon=False, ncols=len(named), loc="outside upper center")

@@ -15,13 +15,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
         path: The PNG to write.
     """
     windows = result["windows"]
-    figure = new_figure(4 * len(windows), 2.1 * len(SCORERS))
-    grid = figure.subplots(len(SCORERS), len(windows), squeeze=False, sharey="row", sharex="col")
-    for column, (window, (first, last)) in zip(grid.T, windows.items(), strict=True):
-        some = {name: each for name, each in result["variants"].items() if name.startswith(f"{window},")}
+    columns = {name: f"{name} window, steps {first} to {last}" for name, (first, last) in windows.items()}
+    columns["made to fail"] = "made to fail"
+    figure = new_figure(3.3 * len(columns), 2.1 * len(SCORERS))
+    grid = figure.subplots(len(SCORERS), len(columns), squeeze=False, sharey="row", sharex="col")
+    for column, (beginning, title) in zip(grid.T, columns.items(), strict=True):
+        some = {name: each for name, each in result["variants"].items() if name.startswith(f"{beginning},")}
         for (name, figures), color in zip(some.items(), PALETTE, strict=False):
             draw_lines(column, distance(figures), figures, name.split(", ")[1], color)
         column[-1].set_xlabel("√KL, in root nats")
-        column[0].set_title(f"{window} window, steps {first} to {last}", size=10)
+        column[0].set_title(title, size=10)
     finish_grid(figure, grid)
     save(figure, path)

@@ -1,4 +1,4 @@
-"""What is gained and lost on the way from the base model, by alpha / beta and window; README.md has the answer.
+"""What is gained and lost on the way from the base model, and what a guard should keep of it; README.md has the answer.
 
 python -m experiments.overoptimisation.study            # trains what is missing, writes result.json, result.png
 python -m experiments.overoptimisation.study --judge    # writes them from what is finished
@@ -7,11 +7,11 @@ python -m experiments.overoptimisation.study --judge    # writes them from what 
 from pathlib import Path
 from typing import Any
 
-from experiments.held_out import courses
+from experiments.held_out import courses, tested
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models.study import reported
-from experiments.runs import Run, conduct, finished, folder, origin
+from experiments.runs import SEEDS, Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
@@ -26,25 +26,24 @@ COMMON = [
     "algorithm.validation_prompts=48",
     "prompts.test.count=16",
 ]
-"""What all differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its steps to get far in them.
-No test prompts are looked at but for 16 at the end."""
-VARIANTS = {
-    f"{window}, alpha/beta {ratio}": [f"algorithm.method.window=[{first},{last}]", f"algorithm.beta={beta}"]
+"""What those of the grid differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its learning rate to
+get far in them. No test prompts are looked at but for 16 at the end."""
+GRID = {
+    f"{window}, alpha/beta {ratio}": [f"algorithm.method.window=[{first},{last}]", f"algorithm.beta={beta}", *COMMON]
     for window, (first, last) in WINDOWS.items()
     for ratio, beta in RATIOS.items()
 }
+FAILING = {"made to fail, first seeds": 0, "made to fail, further seeds": len(SEEDS)}
+"""Runs of `+experiment=refl_overoptimised`, and what is added to their seed; rewards are those of the first seeds."""
+VARIANTS = {**GRID, **{name: ["prompts.test.count=100"] for name in FAILING}}
 
 
 def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
-    overrides = (
-        "+experiment=refl",
-        f"seed={seed}",
-        f"reward.source={reported(seed).path}",
-        *COMMON,
-        *VARIANTS[variant],
-    )
-    return Run(folder("overoptimisation", variant.replace("alpha/beta ", "ratio "), seed), overrides)
+    experiment = "refl" if variant in GRID else "refl_overoptimised"
+    own = seed + FAILING.get(variant, 0)
+    overrides = (f"+experiment={experiment}", f"seed={own}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
+    return Run(folder("overoptimisation", variant.replace("alpha/beta ", "ratio "), own), overrides)
 
 
 def main() -> None:
@@ -54,14 +53,26 @@ def main() -> None:
 
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Every variant whose runs are all finished, over the updates; and what each rule of a guard would have kept."""
-    runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
-    done = finished(runs)
+    done = finished({variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS})
     every = [run for some in done.values() for run in some]
+    kinds = {
+        kind: [run for variant in of_kind if variant in done for run in done[variant]]
+        for kind, of_kind in {"grid": list(GRID), "made to fail": list(FAILING)}.items()
+    }
     return {
         **origin("overoptimisation", seeds, every),
         "windows": WINDOWS,
         "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
-        "guards": {rule: kept(every, choose) for rule, choose in RULES.items()},
+        "guards": {
+            rule: {kind: kept(some, choose) for kind, some in kinds.items() if some} for rule, choose in RULES.items()
+        },
+        "made_to_fail": {
+            f"seed {run.summary['seed']}": {
+                "sentence": run.summary["sentence"],
+                "test": {state: tested([run], state) for state in ("kept", "last")},
+            }
+            for run in kinds["made to fail"]
+        },
     }
 
 
