@@ -13,7 +13,7 @@ from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
-GRADIENTS, UPDATES, PROMPTS = 20, 80, 4800
+GRADIENTS, UPDATES, PROMPTS = 20, 60, 4800
 """Gradients that an update averages, updates of a run, training prompts."""
 
 

@@ -26,8 +26,8 @@ COMMON = [
     "algorithm.validation_prompts=48",
     "prompts.test.count=16",
 ]
-"""What those of the grid differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its learning rate to
-get far in them. No test prompts are looked at but for 16 at the end."""
+"""What those of the grid differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its learning rate
+to get far in them. No test prompts are looked at but for 16 at the end."""
 GRID = {
     f"{window}, alpha/beta {ratio}": [f"algorithm.method.window=[{first},{last}]", f"algorithm.beta={beta}", *COMMON]
     for window, (first, last) in WINDOWS.items()
