@@ -97,6 +97,12 @@ def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
     }
 
 
+def difference(one: Sequence[Run], other: Sequence[Run], state: str) -> dict[str, Any]:
+    """How much more some runs' state gains on test prompts than others', seed by seed on the same prompts and noise."""
+    of_one, of_other = ([read_scores(run.path / f"samples/test_{state}.csv") for run in runs] for runs in (one, other))
+    return {name: gain(of_other, of_one, name) for name in ("reward", *GOLD, *JUDGES, "kl")}
+
+
 def pace(run: Run) -> float:
     """Seconds of an update: the median of the stretches between two rows of training figures without a validation."""
     rows = [row for row in read_metrics(run.path / "metrics.csv") if row.get("train/reward") or row.get("val/reward")]
@@ -109,7 +115,7 @@ def pace(run: Run) -> float:
 
 
 def gain(base: Sequence[Scores], tuned: Sequence[Scores], name: str) -> dict[str, Any]:
-    """How a scorer rose above the base model, paired over prompts: in each seed, and averaged over seeds per prompt.
+    """How a scorer rose from one side to the other, paired over prompts: in each seed, and averaged over seeds.
 
     The interval of the latter is over prompts too and says nothing about other seeds.
     """

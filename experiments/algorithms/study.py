@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.algorithms.pictures import draw
-from experiments.held_out import courses, tested
+from experiments.held_out import courses, difference, tested
 from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 UPDATES = {"refl": 120, "draft": 120, "reward_weighted": 120}
-"""How many updates of 16 prompts take the same time, as measured before; `result.json` has the seconds they took."""
+"""How many updates of 16 prompts take the same time; `result.json` has the seconds they took. Each is a multiple of 6,
+so that the last state is validated too."""
 PROMPTS = 4800
 """Training prompts."""
 VARIANTS = {
@@ -46,6 +47,11 @@ def compare(seeds: list[int]) -> dict[str, Any]:
             | {"kept_step": [run.summary["best_step"] for run in some]}
             | {"test": {state: tested(some, state) for state in ("kept", "last")}}
             for variant, some in done.items()
+        },
+        "against_refl": {
+            variant: {state: difference(some, done["refl"], state) for state in ("kept", "last")}
+            for variant, some in done.items()
+            if variant != "refl" and "refl" in done
         },
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.alpha_beta_lr.pictures import draw
-from experiments.held_out import read_scores, tested
+from experiments.held_out import difference, tested
 from experiments.reward_models.study import reported
 from experiments.runs import SEEDS, Run, origin, train_all, write
 from t2ifb.evaluation.sweep_table import SweepTable
@@ -67,7 +67,10 @@ def main() -> None:
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Each setting that all seeds have finished, on test prompts; and how far the pair of one ratio is apart.
+    """Each setting that all seeds have finished, on test prompts, and some of them against each other.
+
+    The one with the highest gold on validation prompts is held against each other one, and the two of one ratio against
+    each other, paired seed by seed.
 
     Raises:
         SystemExit: There is none.
@@ -83,36 +86,37 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     }
     if not runs:
         raise SystemExit("no setting has finished runs of all seeds")
+    found_gold = {
+        setting: float(np.mean([run.summary["validation"]["gold"] for run in some])) for setting, some in runs.items()
+    }
+    best = max(found_gold, key=found_gold.__getitem__)
     return {
         **origin("alpha_beta_lr", seeds, [run for some in runs.values() for run in some]),
         "overrides": COMMON,
         "settings": [
-            dict(zip(("alpha", "beta", "lr"), setting, strict=True))
+            _named(setting)
             | {"ratio": setting[0] / setting[1], "kept_step": [run.summary["best_step"] for run in some]}
             | {"validation": [run.summary["validation"] for run in some]}
             | {state: tested(some, state) for state in ("kept", "last")}
             for setting, some in sorted(runs.items())
         ],
-        "same_ratio": [_apart(runs[(*SAME[0], lr)], runs[(*SAME[1], lr)], lr) for lr in _rates(runs)],
+        "best_on_validation": _named(best),
+        "best_against": [
+            _named(setting) | {"kept": difference(runs[best], some, "kept")} for setting, some in sorted(runs.items())
+        ],
+        "same_ratio": [
+            {"lr": lr, "last": difference(runs[(*SAME[0], lr)], runs[(*SAME[1], lr)], "last")} for lr in _rates(runs)
+        ],
     }
+
+
+def _named(setting: Setting) -> dict[str, float]:
+    return dict(zip(("alpha", "beta", "lr"), setting, strict=True))
 
 
 def _rates(runs: dict[Setting, list[Run]]) -> list[float]:
     """Learning rates at which both settings of one ratio are finished."""
     return sorted({lr for _, _, lr in runs if all((*pair, lr) in runs for pair in SAME)})
-
-
-def _apart(one: list[Run], other: list[Run], lr: float) -> dict[str, Any]:
-    """How far two settings' last states are apart on test prompts: the mean difference of each seed."""
-    apart = {
-        name: [
-            float(np.mean(read_scores(a.path / file)[name] - read_scores(b.path / file)[name]))
-            for a, b in zip(one, other, strict=True)
-        ]
-        for file in ("samples/test_last.csv",)
-        for name in ("gold", "reward", "kl")
-    }
-    return {"lr": lr, **apart}
 
 
 if __name__ == "__main__":

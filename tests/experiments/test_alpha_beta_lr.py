@@ -23,7 +23,12 @@ def write_job(folder: Path, setting: tuple[float, float, float], gold: float) ->
     (folder / "samples").mkdir()
     values = dict(zip(study.SETTINGS, setting, strict=True))
     (folder / ".hydra/overrides.yaml").write_text("".join(f"- {key}={value}\n" for key, value in values.items()))
-    summary = {"git_commit": "none", "best_step": 30, "chosen_by": "judges", "validation": {"judges": 0.1, "kl": 2.0}}
+    summary = {
+        "git_commit": "none",
+        "best_step": 30,
+        "chosen_by": "judges",
+        "validation": {"judges": 0.1, "gold": 0.6 + gold},
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     for state, gained in (("base", 0.0), ("kept", gold), ("last", gold)):
         with (folder / f"samples/test_{state}.csv").open("w", newline="") as file:
@@ -59,6 +64,10 @@ def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monk
     assert first["kept"]["gain"]["gold"]["over_seeds"]["mean"] == pytest.approx(0.051)
     assert first["kept"]["base"]["gold"] == pytest.approx(0.6)
     assert [pair["lr"] for pair in result["same_ratio"]] == [1e-3, 3e-3]
-    assert result["same_ratio"][0]["gold"] == pytest.approx([-0.099, -0.099])
+    apart = result["same_ratio"][0]["last"]["gold"]
+    assert [seed["mean"] for seed in apart["seeds"]] == pytest.approx([-0.099, -0.099])
+    assert result["best_on_validation"] == {"alpha": 100, "beta": 0.01, "lr": 1e-3}
+    worst = next(each for each in result["best_against"] if each["alpha"] == 1 and each["lr"] == 3e-3)
+    assert worst["kept"]["gold"]["over_seeds"]["mean"] == pytest.approx(0.099)
     pictures.draw(result, tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 10_000
