@@ -11,7 +11,7 @@ from experiments.held_out import courses, tested
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models.study import reported
-from experiments.runs import SEEDS, Run, conduct, finished, folder, origin
+from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
@@ -33,17 +33,18 @@ GRID = {
     for window, (first, last) in WINDOWS.items()
     for ratio, beta in RATIOS.items()
 }
-FAILING = {"made to fail, first seeds": 0, "made to fail, further seeds": len(SEEDS)}
-"""Runs of `+experiment=refl_overoptimised`, and what is added to their seed; rewards are those of the first seeds."""
-VARIANTS = {**GRID, **{name: ["prompts.test.count=100"] for name in FAILING}}
+FAILING = "made to fail"
+"""Runs of `+experiment=refl_overoptimised`."""
+VARIANTS = {**GRID, FAILING: ["prompts.test.count=100"]}
 
 
 def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
-    experiment = "refl" if variant in GRID else "refl_overoptimised"
-    own = seed + FAILING.get(variant, 0)
-    overrides = (f"+experiment={experiment}", f"seed={own}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
-    return Run(folder("overoptimisation", variant.replace("alpha/beta ", "ratio "), own), overrides)
+    what = ["+experiment=refl_overoptimised"]
+    if variant in GRID:
+        what = ["+experiment=refl", f"reward.source={reported(seed).path}"]
+    name = variant.replace("alpha/beta ", "ratio ")
+    return Run(folder("overoptimisation", name, seed), (*what, f"seed={seed}", *VARIANTS[variant]))
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     every = [run for some in done.values() for run in some]
     kinds = {
         kind: [run for variant in of_kind if variant in done for run in done[variant]]
-        for kind, of_kind in {"grid": list(GRID), "made to fail": list(FAILING)}.items()
+        for kind, of_kind in {"grid": list(GRID), FAILING: [FAILING]}.items()
     }
     return {
         **origin("overoptimisation", seeds, every),
@@ -71,7 +72,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
                 "sentence": run.summary["sentence"],
                 "test": {state: tested([run], state) for state in ("kept", "last")},
             }
-            for run in kinds["made to fail"]
+            for run in kinds[FAILING]
         },
     }
 
