@@ -32,7 +32,7 @@ def seconds(figures: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any], label: str, color: str) -> None:
-    """One line in each of some axes under each other, one for each of `SCORERS` from the first on, with its interval.
+    """One line in each of some axes under each other, one for each of `SCORERS` from the first on, with its intervals.
 
     Args:
         column: The axes.
@@ -47,7 +47,7 @@ def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any]
         else:
             gained = [at["over_seeds"] for at in figures["gain"][scorer]]
             mean, low, high = (np.array([each[key] for each in gained]) for key in ("mean", "low", "high"))
-            axes.fill_between(along, low, high, color=color, alpha=0.12, lw=0)
+            axes.vlines(along, low, high, color=color, alpha=0.35, lw=1.5)
         axes.plot(along, mean, color=color, marker="o", ms=3, lw=1.5, label=label)
 
 
