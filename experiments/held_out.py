@@ -57,9 +57,14 @@ class Course:
         return cls(steps, [sheet.by_prompt for sheet in sheets], rises, diversity, pace(run))
 
     @property
+    def judged_by(self) -> list[str]:
+        """The judges that the run has: one that it is trained on is none of them."""
+        return [name for name in JUDGES if name in self.scores[0]]
+
+    @property
     def judges(self) -> list[float]:
         """S times what the guard goes by."""
-        return [float(guarded([rises[name] for name in JUDGES])) for rises in self.rises]
+        return [float(guarded([rises[name] for name in self.judged_by])) for rises in self.rises]
 
 
 def courses(runs: Sequence[Run]) -> dict[str, Any]:
@@ -75,8 +80,7 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
         "kl": [[float(course.scores[at]["kl"].mean()) for course in seen] for at in places],
         "judges": [[course.judges[at] for course in seen] for at in places],
         "gain": {
-            name: [gain(base, [course.scores[at] for course in seen], name) for at in places]
-            for name in ("reward", *GOLD, *JUDGES)
+            name: [gain(base, [course.scores[at] for course in seen], name) for at in places] for name in _scorers(base)
         },
     }
 
@@ -92,15 +96,20 @@ def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
     return {
         "prompts": len(base[0]["gold"]),
         "kl": [float(scores["kl"].mean()) for scores in tuned],
-        "base": {name: float(np.mean([scores[name].mean() for scores in base])) for name in (*GOLD, *JUDGES)},
-        "gain": {name: gain(base, tuned, name) for name in ("reward", *GOLD, *JUDGES)},
+        "base": {name: float(np.mean([scores[name].mean() for scores in base])) for name in _scorers(base)},
+        "gain": {name: gain(base, tuned, name) for name in _scorers(base)},
     }
 
 
 def difference(one: Sequence[Run], other: Sequence[Run], state: str) -> dict[str, Any]:
     """How much more some runs' state gains on test prompts than others', seed by seed on the same prompts and noise."""
     of_one, of_other = ([read_scores(run.path / f"samples/test_{state}.csv") for run in runs] for runs in (one, other))
-    return {name: gain(of_other, of_one, name) for name in ("reward", *GOLD, *JUDGES, "kl")}
+    return {name: gain(of_other, of_one, name) for name in (*_scorers(of_one), "kl")}
+
+
+def _scorers(scores: Sequence[Scores]) -> list[str]:
+    """Those that all sides have, the reward and gold first."""
+    return [name for name in ("reward", *GOLD, *JUDGES) if all(name in each for each in scores)]
 
 
 def pace(run: Run) -> float:

@@ -36,23 +36,25 @@ def highest(*names: str) -> Rule:
 
 def near_the_worst(margin: float) -> Rule:
     """The validation at which the mean of the judges is highest, none above the worst judge by more than a margin."""
-    return lambda course: best(guarded(rises(course, *JUDGES), margin))
+    return lambda course: best(guarded(rises(course, *course.judged_by), margin))
 
 
 def before_the_first_fall(course: Course) -> int:
     """The last validation before the judges' mean falls for the first time."""
-    falls = np.flatnonzero(np.diff(rises(course, *JUDGES).mean(1)) < 0)
+    falls = np.flatnonzero(np.diff(rises(course, *course.judged_by).mean(1)) < 0)
     return max(1, int(falls[0])) if len(falls) else len(course.steps) - 1
 
 
 RULES: dict[str, Rule] = {
-    "mean of the judges": highest(*JUDGES),
+    "mean of the judges": near_the_worst(np.inf),
     **{f"mean, at most {margin:g} above the worst": near_the_worst(margin) for margin in (1.0, 0.5, 0.25)},
     "worst judge": near_the_worst(0.0),
-    "median of the judges": lambda course: best(np.median(rises(course, *JUDGES), 1)),
+    "median of the judges": lambda course: best(np.median(rises(course, *course.judged_by), 1)),
     "mean of the judges with other encoders": highest(*OTHER_ENCODERS),
     **{name: highest(name) for name in JUDGES},
-    "mean of judges and reward": lambda course: best(rises(course, *JUDGES).mean(1) + rises(course, "reward")[:, 0]),
+    "mean of judges and reward": lambda course: best(
+        rises(course, *course.judged_by).mean(1) + rises(course, "reward")[:, 0]
+    ),
     "before the judges' mean first falls": before_the_first_fall,
     "diversity": lambda course: best(course.diversity),
     "smallest KL (the first)": lambda course: 1,
@@ -63,16 +65,19 @@ RULES: dict[str, Rule] = {
 """What each keeps: where this is highest, unless it says something else."""
 
 
-def kept(runs: Sequence[Run], rule: Rule) -> dict[str, Any]:
+def kept(runs: Sequence[Run], rule: Rule) -> dict[str, Any] | None:
     """Gold above the base model in what a rule keeps: the mean over runs with its interval, and the worst run.
 
     Rules choose on the same images that gold is then read from, so that all of them, and the one that looks at gold
-    most, do a little better here than on fresh prompts. The interval is over runs, which share their prompts.
+    most, do a little better here than on fresh prompts. The interval is over runs, which share their prompts. None if
+    the rule needs a judge that the runs do not have.
     """
     courses = [Course.of(run) for run in runs]
-    gold = [
-        np.array([(scores["gold"] - course.scores[0]["gold"]).mean() for scores in course.scores]) for course in courses
-    ]
-    chosen = np.array([values[rule(course)] for values, course in zip(gold, courses, strict=True)])
+    try:
+        numbers = [rule(course) for course in courses]
+    except KeyError:
+        return None
+    scores = [(course.scores[number], course.scores[0]) for course, number in zip(courses, numbers, strict=True)]
+    chosen = np.array([(after["gold"] - before["gold"]).mean() for after, before in scores])
     interval = bootstrap_interval(chosen)
     return {"gold": interval.mean, "low": interval.low, "high": interval.high, "worst": float(chosen.min())}

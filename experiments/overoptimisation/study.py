@@ -65,7 +65,8 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         "windows": WINDOWS,
         "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
         "guards": {
-            rule: {kind: kept(some, choose) for kind, some in kinds.items() if some} for rule, choose in RULES.items()
+            rule: {kind: found for kind, some in kinds.items() if some and (found := kept(some, choose)) is not None}
+            for rule, choose in RULES.items()
         },
         "made_to_fail": {
             f"seed {run.summary['seed']}": {

@@ -13,6 +13,7 @@ from experiments.overoptimisation.guard import RULES, kept
 from experiments.runs import Run, finished, train_all
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
+from t2ifb.evaluation.score_sheet import ScoreSheet
 
 NAMES = ("reward", *JUDGES, *GOLD, "kl")
 
@@ -81,8 +82,22 @@ def test_each_rule_keeps_what_it_says(tmp_path: Path) -> None:
     assert chosen["reward"] == chosen["the last"] == chosen["mean of judges and reward"] == chosen["diversity"] == 3
     assert chosen["smallest KL (the first)"] == 1 and chosen["gold (looks)"] == 2
     run = write_run(tmp_path / "one more", course)
-    assert kept([run], RULES["the last"])["gold"] == pytest.approx(-0.2)
-    assert kept([run, run], RULES["gold (looks)"])["worst"] == pytest.approx(0.3)
+    last, looks = kept([run], RULES["the last"]), kept([run, run], RULES["gold (looks)"])
+    assert last is not None and last["gold"] == pytest.approx(-0.2)
+    assert looks is not None and looks["worst"] == pytest.approx(0.3)
+
+
+def test_a_judge_that_is_the_reward_has_no_say(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"aesthetic_score": [0.0, 9.0], "clip_score": [0.0, -1.0]})
+    for file in (run.path / "samples").glob("*.csv"):
+        sheet = ScoreSheet.read(file)
+        columns = {name: column for name, column in sheet.columns.items() if name != "aesthetic_score"}
+        ScoreSheet(sheet.prompts, columns).write(file)
+    course = Course.of(run)
+    assert "aesthetic_score" not in course.judged_by and len(course.judged_by) == len(JUDGES) - 1
+    assert course.judges[1] < 0
+    assert "aesthetic_score" not in courses([run])["gain"]
+    assert kept([run], RULES["aesthetic_score"]) is None and kept([run], RULES["worst judge"]) is not None
 
 
 def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
