@@ -162,8 +162,9 @@ def test_a_mixture_is_put_together_on_the_command_line() -> None:
 @pytest.mark.parametrize("scorer", OPTIONS["scorer"])
 def test_every_scorer_is_right(scorer: str) -> None:
     needed = {"reward_model": ["scorer.source=somewhere"], "ensemble": ["scorer.sources=[one,two]"]}
-    source = needed.get(scorer, [])
-    check(compose_all("score", [f"scorer={scorer}", *source])[0])
+    alone = ["score", f"scorer={scorer}"], ["train", f"scorer@reward={scorer}", "+experiment=refl"]
+    command, *arguments = alone[scorer.startswith("judging_")]  # which is what some judge is, and so only a reward
+    check(compose_all(command, [*arguments, *needed.get(scorer, [])])[0])
 
 
 def test_prepare_is_right_in_every_domain() -> None:
