@@ -115,8 +115,9 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
 
 
 @pytest.mark.slow
-def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path) -> None:
-    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", "trainer=ddp", "logger=none")
+@pytest.mark.parametrize("several", ["trainer=ddp", "+trainer.num_nodes=2"])
+def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path, several: str) -> None:
+    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", several, "logger=none")
     assert done.returncode == 2
     assert "a job of a sweep is one process" in done.stderr
     (failure,) = tmp_path.glob("outputs/shapes/reward_mlp/sweep/*/failed.json")
