@@ -1,6 +1,7 @@
 """A sweep survives: failures are written down, what is finished is not done again, and the end tells what was found."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,13 @@ def test_no_run_on_the_front_is_beaten_and_every_other_is(points: list[tuple[int
 
 
 def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, judges, kl in (("a", 0.1, 1.0), ("b", 0.3, 9.0), ("c", 0.2, 16.0), ("d", None, None)):
+    for name, judges, kl in (
+        ("a", 0.1, 1.0),
+        ("aa", math.nan, 1.0),
+        ("b", 0.3, 9.0),
+        ("c", 0.2, 16.0),
+        ("d", None, None),
+    ):
         (tmp_path / name / ".hydra").mkdir(parents=True)
         text = f"- +experiment=refl\n- algorithm.beta={kl}\n"
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text(text)
@@ -87,14 +94,14 @@ def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsy
         if judges is not None:
             (tmp_path / name / "summary.json").write_text(json.dumps(summary))
     table = SweepTable(tmp_path)
-    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "d"]
+    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "aa", "d"]
     assert {folder.name for folder in table.on_front} == {"a", "b"}
     assert [job.folder.name for job in table.unfinished] == ["d"]
     table.write()
     assert "best first by judges" in " ".join(capsys.readouterr().out.split())
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
     assert lines[0] == "run,beta,judges,kl,gold,front,state"
-    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[4].endswith(",not finished")
+    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[5].endswith(",not finished")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
 
 
