@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2ifb.config.paths import short_hash
+from t2ifb.config.compose import compose_all
+from t2ifb.config.paths import job_folder
 from t2ifb.config.sweeps import objectives
 from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
 from tests.config.test_command import TINY
@@ -52,8 +53,26 @@ def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp
     assert "1 of 2 runs are not finished" in done.stdout
 
 
-def test_a_job_is_known_by_its_arguments() -> None:
-    assert short_hash("seed=1") == short_hash("seed=1") != short_hash("seed=2")
+def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:
+    folder = job_folder(["+experiment=refl", "seed=1"])
+    assert folder == "b7628f07a2"
+    assert folder == job_folder(
+        ["seed=1", "logger=csv", "+experiment=refl", "logger.mode=offline", "++logger.tags=[a]"]
+    )
+    assert (
+        len({folder, job_folder(["+experiment=refl", "seed=2"]), job_folder(["+experiment=refl", "+loggers=1"])}) == 3
+    )
+
+
+def test_a_sweep_over_experiments_and_domains_has_a_table_for_each(run_module: Command, tmp_path: Path) -> None:
+    composed = compose_all("train", ["+experiment=refl,draft", "domain=shapes,sd15", "seed=0,1"], multirun=True)
+    folders = {
+        f"outputs/{domain}/{experiment}/sweep" for domain in ("shapes", "sd15") for experiment in ("refl", "draft")
+    }
+    assert {each.config.hydra.sweep.dir for each in composed} == folders
+    assert run_module(*TINY[:-1], "-m", "+experiment=tiny,other").returncode == 0
+    for experiment in ("tiny", "other"):
+        assert (tmp_path / "outputs" / "tiny" / experiment / "sweep" / "sweep.csv").read_text().count("\n") == 2
 
 
 def test_a_sweeper_is_told_the_figures_that_it_goes_by() -> None:
