@@ -21,7 +21,7 @@ from t2ifb.config.faults import ConfigError, missing_file
 from t2ifb.config.help import help_text
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
-from t2ifb.config.sweeps import in_sweep, record_failure
+from t2ifb.config.sweeps import in_sweep, one_job
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
@@ -56,15 +56,14 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
 
     def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not
+        parts = Parts(config)
+        if in_sweep():
+            with one_job(parts.run_folder):
+                return task(parts)
         try:
-            return task(Parts(config))
-        except Exception as error:
-            if in_sweep():
-                record_failure(error)
-                raise  # the other jobs of the sweep go on
-            if isinstance(error, EXPECTED):
-                sys.exit(_report(name, error))
-            raise
+            return task(parts)
+        except EXPECTED as error:
+            sys.exit(_report(name, error))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:

@@ -1,18 +1,24 @@
 """A sweep survives: failures are written down, what is finished is not done again, and the end tells what was found."""
 
+import gc
 import json
 import math
+import os
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning import seed_everything
 
 from t2ifb.config.compose import compose_all
 from t2ifb.config.paths import job_folder
-from t2ifb.config.sweeps import objectives
+from t2ifb.config.sweeps import FAILED, objectives, one_job
 from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
+from t2ifb.learning.run_folder import RunFolder
 from tests.config.test_command import TINY
 from tests.conftest import Command
 
@@ -39,6 +45,46 @@ def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_
     assert all(file.stat().st_mtime_ns == written for file, written in finished.items())
     assert len(list(folder.glob("*/figures.json"))) == 3
     assert "| " in (folder / "sweep.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_job_that_another_process_is_at_has_not_failed(run_module: Command, tmp_path: Path) -> None:
+    (tmp_path / "stay_unfinished").touch()
+    assert run_module(*TINY, "-m", "seed=1,2").returncode == 1
+    (tmp_path / "stay_unfinished").unlink()
+    (live,) = (
+        file.parent
+        for file in (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/figures.json")
+        if json.loads(file.read_text())["seed"] == 2
+    )
+    with RunFolder(live).held():
+        done = run_module(*TINY, "-m", "seed=1,2")
+    assert done.returncode == 1
+    assert "Another process runs in" in done.stderr and "1 of 2 runs are not finished" in done.stdout
+    assert not list(live.parent.glob("*/failed.json"))
+
+
+def test_a_job_leaves_no_failure_seed_or_object_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.itself = self
+
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
+    gc.disable()
+    try:
+        for fails in (False, True):
+            with pytest.raises(ValueError) if fails else nullcontext(), one_job(tmp_path):
+                (tmp_path / FAILED).write_text("of another process")
+                seed_everything(3, workers=True, verbose=False)
+                left = weakref.ref(Model())
+                if fails:
+                    raise ValueError("unlucky")
+            assert left() is None
+            assert os.environ["PL_GLOBAL_SEED"] == "7" and "PL_SEED_WORKERS" not in os.environ
+            assert (tmp_path / FAILED).exists() == fails
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
@@ -138,6 +184,18 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
     assert done.returncode == 1
     assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2, 3}
     assert "1 of 3 runs are not finished" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_job_whose_process_was_killed_is_recorded(run_module: Command, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "fail.txt").write_text("kill:")
+    (tmp_path / "fail_seed.txt").write_text("1")
+    done = run_module(*TINY, "-m", "seed=1,2", "hydra/launcher=ray")
+    assert done.returncode == 1
+    (failure,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/failed.json")
+    assert "a job was lost" in failure.read_text()
+    assert "failed: a job was lost" in done.stdout and "1 of 2 runs are not finished" in done.stdout
 
 
 @pytest.mark.slow
