@@ -219,7 +219,7 @@ class FineTuning:
             "data": data.state_dict(),
         }
         save_lora(model.unet, make_folder(run.export), verdict.card())
-        loggers.finish(recorder, verdict.examples(), run.export)
+        loggers.finish(recorder, verdict.examples(), run.export, figures["validation"])
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
     def exam(self, split: str, seed: int) -> Exam:
