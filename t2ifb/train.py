@@ -18,8 +18,8 @@ def train(parts: Parts) -> Any:
         What a sweeper goes by, see `objective`.
     """
     if in_sweep():
-        trainer = parts.value("trainer")
-        if trainer.get("strategy", "auto") != "auto" or trainer.get("devices", 1) != 1:
+        one = {"strategy": "auto", "devices": 1, "num_nodes": 1}
+        if one != {key: parts.value("trainer").get(key, value) for key, value in one.items()}:
             raise ConfigError(["trainer: a job of a sweep is one process, as several would each begin the sweep again"])
         settle_job(parts.run_folder, parts.resolved())
         if (known := known_figures(parts.run_folder)) is not None:

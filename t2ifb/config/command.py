@@ -21,7 +21,7 @@ from t2ifb.config.faults import ConfigError, missing_file
 from t2ifb.config.help import help_text
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
-from t2ifb.config.sweeps import in_sweep, record_failure
+from t2ifb.config.sweeps import in_sweep, one_job
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
@@ -56,15 +56,14 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
 
     def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not
+        parts = Parts(config)
+        if in_sweep():
+            with one_job(parts.run_folder):
+                return task(parts)
         try:
-            return task(Parts(config))
-        except Exception as error:
-            if in_sweep():
-                record_failure(error)
-                raise  # the other jobs of the sweep go on
-            if isinstance(error, EXPECTED):
-                sys.exit(_report(name, error))
-            raise
+            return task(parts)
+        except EXPECTED as error:
+            sys.exit(_report(name, error))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:
@@ -72,13 +71,13 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
         arguments = _checked_arguments(name, sys.argv[1:])
         if arguments is None:
             return 0
-        sys.argv[1:], sweep = arguments
+        sys.argv[1:], sweeps = arguments
         ray_launcher.offer()
         started = time.time()
         try:
             hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()
         finally:
-            left = after_sweep(sweep, started) if after_sweep and sweep is not None and sweep.is_dir() else 0
+            left = sum(after_sweep(sweep, started) for sweep in sweeps if sweep.is_dir()) if after_sweep else 0
         sys.stdout.flush()
         if left:
             return FAILED
@@ -93,17 +92,17 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
     return 0
 
 
-def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], Path | None] | None:
+def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list[Path]] | None:
     """Refuse wrong arguments and answer `--help`; None if there is no more to do.
 
     Returns:
-        Those for Hydra, and the folder of the sweep if it is one.
+        Those for Hydra, and the folders that the jobs of a sweep go into, such as one for each experiment.
     """
     options = get_args_parser().parse_intermixed_args(arguments)
     overrides: list[str] = list(options.overrides)
     flags = [argument for argument in arguments if argument not in overrides]
     if options.hydra_help or options.shell_completion or options.experimental_rerun or options.config_name:
-        return arguments, None
+        return arguments, []
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise ConfigError([f"--config-dir: {missing_file(Path(options.config_dir))}"])
     only_shows = bool(options.cfg or options.help or options.info)
@@ -119,10 +118,9 @@ def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], Path
     if options.help:
         print(help_text(composed[0].config), flush=True)
         return None
-    first = composed[0].config
-    sweeping = not only_shows and (options.multirun or str(first.hydra.mode).endswith("MULTIRUN"))
-    sweep = Path(str(first.hydra.sweep.dir)).absolute() if sweeping else None
-    return [*flags, *overrides], sweep
+    sweeping = not only_shows and (options.multirun or str(composed[0].config.hydra.mode).endswith("MULTIRUN"))
+    sweeps = dict.fromkeys(Path(str(each.config.hydra.sweep.dir)).absolute() for each in composed if sweeping)
+    return [*flags, *overrides], list(sweeps)
 
 
 def _faults(composed: Composed) -> tuple[str, ...]:

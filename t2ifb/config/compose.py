@@ -1,8 +1,9 @@
 """Composition with every fault collected, before Hydra itself starts: no part is imported here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def compose_all(
 ) -> list[Composed]:
     """Compose what `overrides` ask for: one configuration, or those of a sweep.
 
-    Of a sweep the first job is composed, and then every other value of every swept key on its own: that finds a wrong
-    value in the last job before the first job starts, without composing the whole product.
+    Of a sweep every combination of swept options is composed, as they say what jobs are and where they go, and every
+    value of every other swept key on its own: that finds a wrong value in the last job before the first job starts,
+    without composing the whole product.
 
     Args:
         command: Which primary configuration, a key of `SCHEMAS`.
@@ -57,7 +59,9 @@ def compose_all(
         sweeping = multirun or str(OmegaConf.select(base.config, "hydra.mode")).endswith("MULTIRUN")
         if not sweeping:
             return [_compose(command, [*search, *overrides])] if swept else [base]
-        return [_compose(command, [*plain, *job]) for job in _jobs({**_swept_in_file(base.config), **swept})]
+        groups = groups_in(searched_folders(base.config))
+        jobs = _jobs({**_swept_in_file(base.config), **swept}, groups)
+        return [_compose(command, [*plain, *job]) for job in jobs]
 
 
 def open_conf() -> initialize_config_dir:
@@ -86,12 +90,14 @@ def _swept_in_file(config: DictConfig) -> dict[str, list[str]]:
     return {key: _sweep(f"{key}={value}")[1] or [f"{key}={value}"] for key, value in params.items()}
 
 
-def _jobs(swept: dict[str, list[str]]) -> Iterator[list[str]]:
-    """The first job's arguments, then one job per further value."""
+def _jobs(swept: dict[str, list[str]], groups: Container[str]) -> Iterator[list[str]]:
+    """The arguments of a job for each combination of options, the first job's first, then for each further value."""
     first = {key: values[0] for key, values in swept.items()}
-    yield list(first.values())
-    for key, values in swept.items():
-        yield from (list({**first, key: value}.values()) for value in values[1:])
+    options = [key for key in swept if _chosen_group(key) in groups]
+    for chosen in product(*(swept[key] for key in options)):
+        yield list({**first, **dict(zip(options, chosen, strict=True))}.values())
+    for key in (key for key in swept if key not in options):
+        yield from (list({**first, key: value}.values()) for value in swept[key][1:])
 
 
 def _compose(command: str, overrides: Sequence[str]) -> Composed:

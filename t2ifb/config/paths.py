@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -31,6 +33,10 @@ def shapes_weights(part: str) -> Path:
     return PACKAGE / "shapes" / "weights" / part
 
 
-def short_hash(text: str) -> str:
-    """Ten letters and figures that stand for a job's arguments."""
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+def job_folder(arguments: Iterable[str]) -> str:
+    """The name of the folder of a sweep's job: ten letters and figures that stand for its arguments.
+
+    Those of the logger change no weight and are left out.
+    """
+    kept = [text for text in arguments if re.split("[.=@]", text.lstrip("+~"))[0] != "logger"]
+    return hashlib.sha256(",".join(sorted(kept)).encode()).hexdigest()[:10]

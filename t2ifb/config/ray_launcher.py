@@ -17,7 +17,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
+
+from t2ifb.config.sweeps import record_failure
 
 
 class RayLauncher(Launcher):
@@ -60,19 +62,22 @@ class RayLauncher(Launcher):
         job = ray.remote(max_calls=1, **self.resources)(_run)  # type: ignore[call-overload]
         shared = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), os.getcwd())
         try:
-            waiting = [job.remote(initial_job_idx + n, list(some), *shared) for n, some in enumerate(job_overrides)]
-            return [self._result(ray, one) for one in waiting]
+            jobs = [(initial_job_idx + place, list(some)) for place, some in enumerate(job_overrides)]
+            waiting = [job.remote(*one, *shared) for one in jobs]
+            return [self._result(ray, result, *one) for result, one in zip(waiting, jobs, strict=True)]
         finally:
             if self.address is None:
                 ray.shutdown()
 
-    def _result(self, ray: Any, waiting: Any) -> JobReturn:
+    def _result(self, ray: Any, waiting: Any, number: int, overrides: list[str]) -> JobReturn:
         """What a job gave; one whose process was killed has failed, and the others go on."""
         try:
             result: JobReturn = ray.get(waiting)
         except ray.exceptions.RayError as error:
-            result = JobReturn()
-            result.status, result.return_value = JobStatus.FAILED, ValueError(f"a job was lost: {error}")
+            result, lost = JobReturn(), ValueError(f"a job was lost: {error}")
+            result.status, result.return_value = JobStatus.FAILED, lost
+            sweep = _composed(self.hydra_context, self.config, number, overrides).hydra.sweep
+            record_failure(Path(sweep.dir).absolute() / sweep.subdir, lost)
         return result
 
 
@@ -83,10 +88,7 @@ def _run(
     os.chdir(folder)
     setup_globals()
     Singleton.set_state(state)
-    composed = hydra_context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(composed):
-        composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
-        composed.hydra.job.num = number
+    composed = _composed(hydra_context, config, number, overrides)
     HydraConfig.instance().set_config(composed)
     return run_job(
         hydra_context=hydra_context,
@@ -95,6 +97,15 @@ def _run(
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+
+
+def _composed(hydra_context: Any, config: Any, number: int, overrides: list[str]) -> DictConfig:
+    """The configuration of one job."""
+    composed: DictConfig = hydra_context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(composed):
+        composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
+        composed.hydra.job.num = number
+    return composed
 
 
 def offer() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from t2ifb.config.paths import data_folder, shapes_weights, short_hash
+from t2ifb.config.paths import data_folder, job_folder, shapes_weights
 
 Part = dict[str, Any]
 
@@ -144,6 +144,6 @@ def register() -> None:
     """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=schema)
-    OmegaConf.register_new_resolver("short_hash", short_hash, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("data_folder", lambda: str(data_folder()), replace=True)
     OmegaConf.register_new_resolver("shapes_weights", lambda part: str(shapes_weights(part)), replace=True)

@@ -2,9 +2,11 @@
 
 import gc
 import json
+import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,46 @@ from hydra.types import RunMode
 from t2ifb.config.compose import flatten
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.resume import FREE, SHOWN, changes
-from t2ifb.data.files import atomic_write
+from t2ifb.data.files import FolderInUse, atomic_write
 
 SETTINGS = "job.json"
 """What a job of a sweep was begun with."""
 FAILED = "failed.json"
-"""What ended a job of a sweep; gone when the job is started again."""
+"""What ended a job of a sweep; gone when the job is started again, or ends well in another process."""
+SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+"""Of the environment, where Lightning leaves a run's seed."""
 
 
 def in_sweep() -> bool:
     """Whether this is a job of a sweep."""
     return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+@contextmanager
+def one_job(folder: Path) -> Iterator[None]:
+    """A job of a sweep: what ended it is written down, and nothing of it is left in the process for the next one.
+
+    Args:
+        folder: Its run folder.
+    """
+    before = {name: os.environ[name] for name in SEEDS if name in os.environ}
+    try:
+        yield
+        (folder / FAILED).unlink(missing_ok=True)
+    except Exception as error:
+        record_failure(folder, error)
+        cause: BaseException | None = error
+        while cause is not None:  # Hydra keeps the error, and its frames would keep the model
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        raise  # the other jobs go on
+    finally:
+        for name in SEEDS:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        gc.collect()
+        if torch := sys.modules.get("torch"):
+            torch.cuda.empty_cache()
 
 
 def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -64,18 +95,14 @@ def begun(folder: Path) -> Path | None:
     return folder if (folder / "checkpoints" / "last.ckpt").exists() else None
 
 
-def record_failure(error: BaseException) -> None:
-    """Write down what ended this job; the others go on."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def record_failure(folder: Path, error: BaseException) -> None:
+    """Write down what ended a job, but for one that another process is at."""
     text = str(error).strip() or type(error).__name__
     print(f"failed: {folder}: {text}", file=sys.stderr, flush=True)
+    if isinstance(error, FolderInUse):
+        return
     with atomic_write(folder / FAILED) as file:
         file.write(json.dumps({"error": text, "kind": type(error).__name__}, indent=2).encode())
-    cause: BaseException | None = error
-    while cause is not None:  # Hydra keeps the error, and its frames would keep the model
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__cause__ or cause.__context__
-    gc.collect()
 
 
 def objectives(figures: dict[str, Any], names: Sequence[str]) -> float | tuple[float, ...] | None:

@@ -29,6 +29,10 @@ class StorageError(OSError, ValueError):
     """
 
 
+class FolderInUse(ValueError):
+    """Another process is at work in a run's folder."""
+
+
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write in `folder` into one clear message.

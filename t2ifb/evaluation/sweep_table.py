@@ -60,8 +60,9 @@ class Job:
 
     @property
     def rank(self) -> float:
-        """What jobs are sorted by."""
-        return self.validation.get(self.chosen_by, float("-inf"))
+        """What jobs are sorted by; one without a finite figure comes last."""
+        figure = self.validation.get(self.chosen_by, -math.inf)
+        return figure if math.isfinite(figure) else -math.inf
 
 
 def pareto_front(gains: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.bool_]:

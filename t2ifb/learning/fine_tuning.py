@@ -227,7 +227,7 @@ class FineTuning:
         recipe = self._recipe(run, best_step, seed, figures["precision"])
         save_lora(model.unet, make_folder(run.export), verdict.card(recipe))
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
-        loggers.finish(recorder, verdict.examples(), run.export)
+        loggers.finish(recorder, verdict.examples(), run.export, figures["validation"])
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:

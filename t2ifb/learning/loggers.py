@@ -3,7 +3,7 @@
 import netrc
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from t2ifb.learning.run_folder import RunFolder
 
-BEST = {"val/accuracy": "max", "val/loss": "min"}
+STEP = "trainer/global_step"
+"""What Lightning calls the step in Weights & Biases; every figure is plotted against it."""
+BEST = {"val/accuracy": "max", "val/judges": "max", "val/loss": "min"}
 """Of which figures the run's summary keeps the best value instead of the last."""
 
 
@@ -52,7 +54,7 @@ def wandb_logger(
             entity=entity,
             name=f"{experiment}-seed{config.get('seed', 0)}-{run.path.name}",
             group=f"{domain}/{experiment}",
-            tags=[*{domain, experiment, *tags} - {""}],
+            tags=[*{domain, *below, *tags} - {""}],
             config=config,
             dir=str(run.path),
             id=run_id,
@@ -60,8 +62,10 @@ def wandb_logger(
             mode="online" if online else "disabled" if disabled else "offline",
             settings=wandb.Settings(silent=True),
         )
+    started.define_metric(STEP)  # Lightning does this and the next only where it starts the run itself
+    started.define_metric("*", step_metric=STEP, step_sync=True)
     for name, best in BEST.items():
-        started.define_metric(name, step_metric="trainer/global_step", summary=best)
+        started.define_metric(name, step_metric=STEP, step_sync=True, summary=best)
     return WandbLogger(experiment=started, save_dir=run.path)
 
 
@@ -94,8 +98,17 @@ def show(recorders: Iterable[Logger], name: str, picture: Path, step: int) -> No
             logger.log_image(name, [str(picture)], step=step)
 
 
-def finish(logger: Logger | Literal[False], examples: list[dict[str, Any]], export: Path) -> None:
-    """Add a table of examples and, online, the exported model; then end the run, so that the next begins afresh."""
+def finish(
+    logger: Logger | Literal[False], examples: list[dict[str, Any]], export: Path, kept: Mapping[str, float]
+) -> None:
+    """Add what runs are compared by, and end the run, so that the next begins afresh.
+
+    Args:
+        logger: Nothing happens unless it is that of Weights & Biases.
+        examples: Rows of a table.
+        export: The exported model, sent where there is a connection.
+        kept: Validation figures of the kept checkpoint, for the run's summary: all of one step.
+    """
     if not isinstance(logger, WandbLogger):
         return
     import wandb
@@ -104,6 +117,7 @@ def finish(logger: Logger | Literal[False], examples: list[dict[str, Any]], expo
         columns = list(examples[0])
         rows = [[wandb.Image(row[c]) if c == "image" else row[c] for c in columns] for row in examples]
         logger.experiment.log({"examples": wandb.Table(columns=columns, data=rows)})
+    logger.experiment.summary.update({f"kept/{name}": figure for name, figure in kept.items()})
     if not logger.experiment.offline:
         artifact = wandb.Artifact(f"{logger.experiment.id}-export", type="model")
         artifact.add_dir(str(export))

@@ -201,5 +201,5 @@ class RewardTraining:
             "data": data.state_dict() | {"splits": data.hashes()},
             "export": export_hash(run.export),
         }
-        loggers.finish(recorder, verdicts[0].examples(), run.export)
+        loggers.finish(recorder, verdicts[0].examples(), run.export, figures["validation"])
         return run.write_summary(figures)

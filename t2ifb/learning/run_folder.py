@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from t2ifb.data.files import atomic_write, make_folder
+from t2ifb.data.files import FolderInUse, atomic_write, make_folder
 
 PACKAGES = (
     "t2ifb",
@@ -64,13 +64,13 @@ class RunFolder:
         """Keep other processes out of the folder; the operating system lets go when this one ends, however it ends.
 
         Raises:
-            ValueError: Another process is in it.
+            FolderInUse: Another process is in it.
         """
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"Another process runs in {self.path}. Wait for it, or leave resume out.") from None
+            raise FolderInUse(f"Another process runs in {self.path}. Wait for it, or leave resume out.") from None
         try:
             yield
         finally:

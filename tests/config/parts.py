@@ -1,6 +1,8 @@
 """Small real components, and a command that runs them, for the tests of the configuration."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Literal
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
 from t2ifb.config.sweeps import in_sweep, known_figures, settle_job
+from t2ifb.learning.run_folder import RunFolder
 from t2ifb.train import after_sweep
 
 
@@ -70,9 +73,16 @@ def go(parts: Parts) -> None:
         settle_job(parts.run_folder, parts.resolved())
         if known_figures(parts.run_folder) is not None:
             return
+    with RunFolder(parts.run_folder).held():
+        work(parts)
+
+
+def work(parts: Parts) -> None:
     kind, _, text = Path("fail.txt").read_text().partition(":") if Path("fail.txt").exists() else ("", "", "")
     only = Path("fail_seed.txt").read_text() if Path("fail_seed.txt").exists() else str(parts.value("seed"))
     if kind and only == str(parts.value("seed")):
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         raise {"value": ValueError, "os": OSError, "bug": RuntimeError, "stop": KeyboardInterrupt}[kind](text)
     if parts.value("dataset")["source"] == "nowhere":
         Path("nowhere/data.json").read_text()

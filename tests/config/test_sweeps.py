@@ -1,16 +1,24 @@
 """A sweep survives: failures are written down, what is finished is not done again, and the end tells what was found."""
 
+import gc
 import json
+import math
+import os
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning import seed_everything
 
-from t2ifb.config.paths import short_hash
-from t2ifb.config.sweeps import objectives
+from t2ifb.config.compose import compose_all
+from t2ifb.config.paths import job_folder
+from t2ifb.config.sweeps import FAILED, objectives, one_job
 from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
+from t2ifb.learning.run_folder import RunFolder
 from tests.config.test_command import TINY
 from tests.conftest import Command
 
@@ -40,6 +48,46 @@ def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_
 
 
 @pytest.mark.slow
+def test_a_job_that_another_process_is_at_has_not_failed(run_module: Command, tmp_path: Path) -> None:
+    (tmp_path / "stay_unfinished").touch()
+    assert run_module(*TINY, "-m", "seed=1,2").returncode == 1
+    (tmp_path / "stay_unfinished").unlink()
+    (live,) = (
+        file.parent
+        for file in (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/figures.json")
+        if json.loads(file.read_text())["seed"] == 2
+    )
+    with RunFolder(live).held():
+        done = run_module(*TINY, "-m", "seed=1,2")
+    assert done.returncode == 1
+    assert "Another process runs in" in done.stderr and "1 of 2 runs are not finished" in done.stdout
+    assert not list(live.parent.glob("*/failed.json"))
+
+
+def test_a_job_leaves_no_failure_seed_or_object_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.itself = self
+
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
+    gc.disable()
+    try:
+        for fails in (False, True):
+            with pytest.raises(ValueError) if fails else nullcontext(), one_job(tmp_path):
+                (tmp_path / FAILED).write_text("of another process")
+                seed_everything(3, workers=True, verbose=False)
+                left = weakref.ref(Model())
+                if fails:
+                    raise ValueError("unlucky")
+            assert left() is None
+            assert os.environ["PL_GLOBAL_SEED"] == "7" and "PL_SEED_WORKERS" not in os.environ
+            assert (tmp_path / FAILED).exists() == fails
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
 def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp_path: Path) -> None:
     assert run_module(*TINY, "-m", "seed=1").returncode == 0
     (record,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/job.json")
@@ -51,8 +99,26 @@ def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp
     assert "1 of 2 runs are not finished" in done.stdout
 
 
-def test_a_job_is_known_by_its_arguments() -> None:
-    assert short_hash("seed=1") == short_hash("seed=1") != short_hash("seed=2")
+def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:
+    folder = job_folder(["+experiment=refl", "seed=1"])
+    assert folder == "b7628f07a2"
+    assert folder == job_folder(
+        ["seed=1", "logger=csv", "+experiment=refl", "logger.mode=offline", "++logger.tags=[a]"]
+    )
+    assert (
+        len({folder, job_folder(["+experiment=refl", "seed=2"]), job_folder(["+experiment=refl", "+loggers=1"])}) == 3
+    )
+
+
+def test_a_sweep_over_experiments_and_domains_has_a_table_for_each(run_module: Command, tmp_path: Path) -> None:
+    composed = compose_all("train", ["+experiment=refl,draft", "domain=shapes,sd15", "seed=0,1"], multirun=True)
+    folders = {
+        f"outputs/{domain}/{experiment}/sweep" for domain in ("shapes", "sd15") for experiment in ("refl", "draft")
+    }
+    assert {each.config.hydra.sweep.dir for each in composed} == folders
+    assert run_module(*TINY[:-1], "-m", "+experiment=tiny,other").returncode == 0
+    for experiment in ("tiny", "other"):
+        assert (tmp_path / "outputs" / "tiny" / experiment / "sweep" / "sweep.csv").read_text().count("\n") == 2
 
 
 def test_a_sweeper_is_told_the_figures_that_it_goes_by() -> None:
@@ -79,7 +145,13 @@ def test_no_run_on_the_front_is_beaten_and_every_other_is(points: list[tuple[int
 
 
 def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, judges, kl in (("a", 0.1, 1.0), ("b", 0.3, 9.0), ("c", 0.2, 16.0), ("d", None, None)):
+    for name, judges, kl in (
+        ("a", 0.1, 1.0),
+        ("aa", math.nan, 1.0),
+        ("b", 0.3, 9.0),
+        ("c", 0.2, 16.0),
+        ("d", None, None),
+    ):
         (tmp_path / name / ".hydra").mkdir(parents=True)
         text = f"- +experiment=refl\n- algorithm.beta={kl}\n"
         (tmp_path / name / ".hydra" / "overrides.yaml").write_text(text)
@@ -87,14 +159,14 @@ def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsy
         if judges is not None:
             (tmp_path / name / "summary.json").write_text(json.dumps(summary))
     table = SweepTable(tmp_path)
-    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "d"]
+    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "aa", "d"]
     assert {folder.name for folder in table.on_front} == {"a", "b"}
     assert [job.folder.name for job in table.unfinished] == ["d"]
     table.write()
     assert "best first by judges" in " ".join(capsys.readouterr().out.split())
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
     assert lines[0] == "run,beta,judges,kl,gold,front,state"
-    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[4].endswith(",not finished")
+    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[5].endswith(",not finished")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
 
 
@@ -115,8 +187,21 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
 
 
 @pytest.mark.slow
-def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path) -> None:
-    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", "trainer=ddp", "logger=none")
+def test_a_job_whose_process_was_killed_is_recorded(run_module: Command, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "fail.txt").write_text("kill:")
+    (tmp_path / "fail_seed.txt").write_text("1")
+    done = run_module(*TINY, "-m", "seed=1,2", "hydra/launcher=ray")
+    assert done.returncode == 1
+    (failure,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/failed.json")
+    assert "a job was lost" in failure.read_text()
+    assert "failed: a job was lost" in done.stdout and "1 of 2 runs are not finished" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", ["trainer=ddp", "+trainer.num_nodes=2"])
+def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path, several: str) -> None:
+    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", several, "logger=none")
     assert done.returncode == 2
     assert "a job of a sweep is one process" in done.stderr
     (failure,) = tmp_path.glob("outputs/shapes/reward_mlp/sweep/*/failed.json")

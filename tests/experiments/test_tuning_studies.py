@@ -20,18 +20,10 @@ from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.scorers import RewardModel
-from t2ifb.scorers.clip_source import CLIPSource
-from t2ifb.scorers.heads import MLPHead
-from t2ifb.shapes.weights import CLIP, PIPELINE
+from t2ifb.shapes.weights import PIPELINE
+from tests.learning.tuning_worlds import FEW, export_reward
 
 STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation]
-FEW = (
-    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.method.window=[0,2]",
-    "sampling.num_inference_steps=3", "algorithm.method.gradients_per_rollout=1", "algorithm.batch_size=2",
-    "algorithm.validation_prompts=2", "algorithm.validate_every=1", "algorithm.epochs=1", "prompts.train.count=4",
-    "prompts.test.count=2", "prompts.validation.count=2", "algorithm.standardise=false",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize(("study", "variant"), [(study, variant) for study in STUDIES for variant in study.VARIANTS])
@@ -80,12 +72,10 @@ def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     first = next(iter(study.VARIANTS))
     monkeypatch.setattr(study, "HERE", tmp_path)
     monkeypatch.setattr(study, "VARIANTS", {first: []})
-    encoder = CLIPSource(f"local-dir:{CLIP}").load()
-    width = encoder.encode_prompts(["a red circle"]).shape[1]
-    RewardModel(encoder, MLPHead(width, [4], [])).save_pretrained(tmp_path / "reward")
+    reward = export_reward(tmp_path / "reward")
 
     def run_of(variant: str, seed: int) -> Run:
-        return Run(tmp_path / f"run{seed}", (*FEW, f"seed={seed}", f"reward.source={tmp_path / 'reward'}"))
+        return Run(tmp_path / f"run{seed}", (*FEW, f"seed={seed}", f"reward.source={reward}"))
 
     monkeypatch.setattr(study, "run_of", run_of)
     monkeypatch.setattr(study, "reported", lambda seed: run_of(first, seed))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from t2ifb.learning.loggers import csv_logger, logged_in, no_logger, wandb_logger
+from t2ifb.learning.loggers import BEST, STEP, csv_logger, logged_in, no_logger, wandb_logger
 from t2ifb.learning.run_folder import RunFolder
+from tests.learning.wandb_files import read
 from tests.learning.worlds import make_training, run_training
 
 
@@ -18,11 +19,15 @@ def test_an_offline_run_records_config_metrics_and_examples_and_leaks_nothing(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     run = tmp_path / "shapes" / "reward_mlp" / "now"
-    run_training(make_training(tmp_path, epochs=1), run, logger=partial(wandb_logger, project="test"))
-    [record] = (run / "wandb").glob("offline-run-*/*.wandb")
-    content = record.read_bytes()
-    for expected in (b"shapes/reward_mlp", b"reward_mlp-seed0-now", b"val/accuracy", b"examples"):
-        assert expected in content
+    figures = run_training(make_training(tmp_path, epochs=1), run, logger=partial(wandb_logger, project="test"))
+    written = read(run)
+    assert written.run.display_name == "reward_mlp-seed0-now"
+    assert written.metrics["*"].step_metric == STEP and written.metrics["*"].options.step_sync
+    for name, best in BEST.items():
+        assert written.metrics[name].step_metric == STEP and getattr(written.metrics[name].summary, best)
+    assert all(STEP in logged for logged in written.history)
+    assert "val/accuracy" in written.history[0] and "examples._type" in written.history[-1]
+    assert written.summary["kept/accuracy"] == pytest.approx(figures["validation"]["accuracy"])
     assert "WANDB_MODE" not in os.environ
     import wandb
 

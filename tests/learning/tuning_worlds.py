@@ -17,8 +17,28 @@ from t2ifb.learning.fine_tuning import FineTuning
 from t2ifb.learning.loggers import no_logger
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.shapes.weights import PIPELINE
+from t2ifb.scorers import RewardModel
+from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.heads import MLPHead
+from t2ifb.shapes.weights import CLIP, PIPELINE
 from tests.diffusion.parts import PROMPTS
+
+FEW = (
+    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.method.window=[0,2]",
+    "sampling.num_inference_steps=3", "algorithm.method.gradients_per_rollout=1", "algorithm.batch_size=2",
+    "algorithm.validation_prompts=2", "algorithm.validate_every=1", "algorithm.epochs=1", "prompts.train.count=4",
+    "prompts.test.count=2", "prompts.validation.count=2", "algorithm.standardise=false",
+)  # fmt: skip
+"""Arguments of a run of two updates, which takes seconds."""
+
+
+def export_reward(folder: Path) -> Path:
+    """A reward model that learned nothing."""
+    encoder = CLIPSource(f"local-dir:{CLIP}").load()
+    torch.manual_seed(0)
+    head = MLPHead(encoder.encode_prompts(["a red circle"]).shape[1], [16], [])
+    RewardModel(encoder, head).save_pretrained(folder)
+    return folder
 
 
 class Redness(nn.Module):
