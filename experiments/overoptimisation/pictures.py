@@ -21,7 +21,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     grid = figure.subplots(len(SCORERS), len(columns), squeeze=False, sharey="row", sharex="col")
     for column, (beginning, title) in zip(grid.T, columns.items(), strict=True):
         some = {name: each for name, each in result["variants"].items() if name.partition(",")[0] == beginning}
-        for (name, figures), color in zip(some.items(), PALETTE, strict=False):
+        colors = PALETTE if beginning in windows else PALETTE[-1:]
+        for (name, figures), color in zip(some.items(), colors, strict=False):
             draw_lines(column, distance(figures), figures, name.partition(", ")[2] or beginning, color)
         column[-1].set_xlabel("√KL, in root nats")
         column[0].set_title(title, size=10)
