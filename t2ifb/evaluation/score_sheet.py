@@ -38,7 +38,7 @@ class ScoreSheet:
     def write(self, path: Path) -> None:
         """Write a CSV file, whole or not at all."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow([PROMPT, *self.columns])
         writer.writerows(zip(self.prompts, *(column.tolist() for column in self.columns.values()), strict=True))
         with atomic_write(path) as file:

@@ -57,7 +57,7 @@ def test_a_fall_is_told_from_chance() -> None:
 
 
 def test_a_sheet_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = ScoreSheet(['a "red", circle', 'a "red", circle', "two\nlines"], {"x": np.array([1.0, 2.5, np.nan])})
+    written = ScoreSheet(['a "red", circle', 'a "red", circle', "two\r\nli\rnes"], {"x": np.array([1.0, 2.5, np.nan])})
     written.write(tmp_path / "sheet.csv")
     read = ScoreSheet.read(tmp_path / "sheet.csv")
     assert list(read.prompts) == list(written.prompts)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from t2ifb.evaluation.statistics import Interval
 from t2ifb.learning.tuning_verdict import verdict_sentence
 from t2ifb.reporting.curves import spread
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
@@ -33,7 +34,7 @@ def test_what_speaks_against_a_run_is_said_in_a_few_words(tmp_path: Path) -> Non
         {"step": step, "val/reward": step, "val/judges": judges, "val/kl": step}
         for step, judges in ((0, 0.0), (1, -0.1), (2, -0.3))
     ]
-    run.summary["sentence"] = verdict_sentence(rows, 1)
+    run.summary["sentence"] = verdict_sentence(rows, 1, lambda *_: Interval(-0.3, -0.5, -0.1))
     assert run.verdict == "over-optimised later, no better than base"
 
 
