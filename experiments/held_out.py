@@ -76,7 +76,7 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
     base = [course.scores[0] for course in seen]
     return {
         "steps": seen[0].steps,
-        "seconds_per_update": [course.seconds_per_update for course in seen],
+        "seconds_per_update": [each if np.isfinite(each := course.seconds_per_update) else None for course in seen],
         "kl": [[float(course.scores[at]["kl"].mean()) for course in seen] for at in places],
         "judges": [[course.judges[at] for course in seen] for at in places],
         "gain": {

@@ -14,8 +14,8 @@ from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 UPDATES = {"refl": 120, "draft": 120, "reward_weighted": 120}
-"""How many updates of 16 prompts take the same time; `result.json` has the seconds they took. Each is a multiple of 6,
-so that the last state is validated too."""
+"""Updates of 16 prompts, which are to take the same time: not measured yet. Each is a multiple of 6, so that the last
+state is validated too."""
 PROMPTS = 4800
 """Training prompts."""
 VARIANTS = {

@@ -1,6 +1,5 @@
 """The networks of a latent diffusion model as one module: prompts to states, latents to noise, latents to images."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -109,14 +108,15 @@ class DiffusionModel(nn.Module):
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """The same U-Net computing in fp32, by a copy of its weights while this lasts if they are not fp32."""
-        before = self.unet
-        if before.dtype != torch.float32:
-            self.unet = copy.deepcopy(before).float()
+        """The same U-Net computing in fp32: frozen weights in half precision are fp32 while this lasts."""
+        rounded = [(weight, weight.dtype) for weight in self.unet.parameters() if weight.dtype != torch.float32]
+        for weight, _ in rounded:
+            weight.data = weight.data.float()
         try:
             yield
         finally:
-            self.unet = before
+            for weight, dtype in rounded:
+                weight.data = weight.data.to(dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) float32 in [0, 1] of latents (B, C, h, w); gradients reach the latents.

@@ -41,7 +41,14 @@ def guarded(rises: ArrayLike, margin: float = MARGIN) -> NDArray[np.float64]:
     return np.minimum(values.mean(-1), values.min(-1) + margin)
 
 
-def change(base: ScoreSheet, earlier: ScoreSheet, later: ScoreSheet, judges: Sequence[str], seed: int = 0) -> Interval:
+def change(
+    base: ScoreSheet,
+    earlier: ScoreSheet,
+    later: ScoreSheet,
+    judges: Sequence[str],
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
     """How the guard's figure changed from one validation to another, with its interval over the same prompts.
 
     Args:
@@ -50,6 +57,7 @@ def change(base: ScoreSheet, earlier: ScoreSheet, later: ScoreSheet, judges: Seq
         later: Those of another one.
         judges: Names of the scorers that the figure is made of.
         seed: Of the resampling.
+        level: Of the interval, in (0, 1).
     """
     before, units = base.by_prompt, {name: _deviation(base.columns[name]) for name in judges}
     gains = [
@@ -60,7 +68,7 @@ def change(base: ScoreSheet, earlier: ScoreSheet, later: ScoreSheet, judges: Seq
         old, new = np.split(means, 2, axis=1)
         return guarded(new) - guarded(old)
 
-    return bootstrap_function(np.stack(gains, 1), changed, seed)
+    return bootstrap_function(np.stack(gains, 1), changed, seed, level)
 
 
 def _deviation(scores: NDArray[np.float64]) -> float:

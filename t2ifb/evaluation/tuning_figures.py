@@ -57,7 +57,7 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
     Args:
         names: N runs.
         kl: (N,) nats.
-        judges: (N,) mean gain in standard deviations.
+        judges: (N,) the guard's figure, in standard deviations.
         on_front: N, whether no other run is better in both.
         path: The PNG to write.
     """
@@ -73,7 +73,7 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
         at = (distance[number], gained[number])
         side = "right" if distance[number] > np.mean([distance.min(), distance.max()]) else "left"
         axes.annotate(names[number], at, (0, 6), textcoords="offset points", size=7, ha=side, parse_math=False)
-    axes.set(xlabel="√KL to the base model, in root nats", ylabel="judges' mean gain, in standard deviations")
+    axes.set(xlabel="√KL to the base model, in root nats", ylabel="judges, in standard deviations")
     finish(axes)
     save(figure, path)
 

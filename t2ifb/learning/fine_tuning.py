@@ -232,13 +232,15 @@ class FineTuning:
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
         """What the run was made with, for the model card."""
+        members = self.reward.scorers.values() if isinstance(self.reward, Mix) else [self.reward]
+        names = [getattr(member, "name", type(member).__name__) for member in members]
         record = run.path / "reward.json"
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        named = [f"{key} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
+        hashes = [f"{key} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
         optimizer = getattr(self.optimizer, "func", self.optimizer)
         return {
             "base model": self.diffusion.source,
-            "reward": ", ".join(named) or getattr(self.reward, "name", type(self.reward).__name__),
+            "reward": ", ".join([*names, *hashes]),
             "judges that chose the checkpoint": ", ".join(self.judges) or "none, the reward itself",
             "method": self.method,
             "alpha, beta": f"{self.settings['alpha']}, {self.settings['beta']}",

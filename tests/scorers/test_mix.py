@@ -1,4 +1,4 @@
-"""A mix is the weighted mean of scorers in units of their spread on reference images."""
+"""A mix is the weighted sum of scorers in units of their spread on reference images."""
 
 import pytest
 import torch

@@ -26,7 +26,7 @@ function frontOf(points) {
   return front;
 }
 
-const judgeTitle = (judge) => (judge === "judges" ? "judges, mean gain (deviations)" : `${judge}, change from base`);
+const judgeTitle = (judge) => (judge === "judges" ? "all judges (deviations)" : `${judge}, change from base`);
 
 function drawTrade(element, xName, xTitle) {
   const [judge, which] = [value("judge"), value("points")];
