@@ -113,7 +113,7 @@ def rewarded(
 @pytest.mark.parametrize(
     "experiment", [name if name == "refl" else pytest.param(name, marks=pytest.mark.slow) for name in TUNINGS]
 )
-def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
+def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     monkeypatch: pytest.MonkeyPatch, rewarded: tuple[str, Path, list[str], Path], experiment: str
 ) -> None:
     domain, tmp_path, arguments, trained = rewarded
@@ -124,8 +124,15 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run(
     folder = go(monkeypatch, tmp_path, "train", f"+experiment={experiment}", *arguments, *quick)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 2
-    assert json.loads((folder / "reward.json").read_text())["reward"]["source"] == str(trained)
-    assert {"reward", "clip_score", "aesthetic_score", "image_reward"} <= summary["test_kept"].keys()
+    reward = json.loads((folder / "reward.json").read_text())["reward"]
+    judges = {"clip_score", "aesthetic_score", "image_reward"}
+    if experiment == "refl_overoptimised":
+        assert "AestheticScore" in reward["_target_"]
+        judges -= {"aesthetic_score"}
+    else:
+        assert reward["source"] == str(trained)
+    assert judges | {"reward"} <= summary["test_kept"].keys()
+    assert ("aesthetic_score" in summary["test_kept"]) == ("aesthetic_score" in judges)
     assert ("gold/alignment" in summary["test_kept"]) == (domain == "shapes")
     assert (folder / "export" / "pytorch_lora_weights.safetensors").exists()
     if experiment == "refl":

@@ -1,6 +1,7 @@
 """`domain=sd15` at Stable Diffusion v1.5's full geometry, with random weights: real steps at 512 x 512 on a CPU."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -35,16 +36,17 @@ def test_it_takes_steps_is_killed_resumed_and_loads_in_plain_diffusers(tmp_path:
         f"diffusion.source={pipeline}", "diffusion.precision=bf16", "diffusion.decoder_precision=bf16",
         f"reward.source={tmp_path / 'reward'}", f"encoder.model={clip}", "encoder.pretrained=null",
         "~judges.aesthetic_score", "~judges.image_reward", "prompts.most=1", "rollout.num_inference_steps=2",
-        "sampling.num_inference_steps=2", "algorithm.epochs=1", "algorithm.validate_every=1",
-        "algorithm.validation_prompts=1", "algorithm.images_per_prompt=1", "trainer=cpu",
+        "sampling.num_inference_steps=2", "sampling.guidance_scale=1", "algorithm.epochs=1",
+        "algorithm.validate_every=1", "algorithm.validation_prompts=1", "algorithm.images_per_prompt=1", "trainer=cpu",
         "trainer.precision=bf16-mixed", "logger=none",
     ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=tmp_path)
+    threads = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())}
+    process = subprocess.Popen(command, cwd=tmp_path, env=threads)
     while process.poll() is None and not (run / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.1)
     process.kill()
     assert process.wait() == -9  # or it would have ended by itself
-    subprocess.run([*command[:3], f"resume={run}"], cwd=tmp_path, check=True)
+    subprocess.run([*command[:3], f"resume={run}"], cwd=tmp_path, env=threads, check=True)
 
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 2 and summary["skipped_updates"] == 0 and summary["precision"] == "bf16-mixed"

@@ -119,7 +119,7 @@ def test_weights_and_biases_has_what_the_jobs_of_a_sweep_are_compared_by(whole: 
         assert {f"val/{name}" for name in ("judges", "reward", "gold", "kl", "clip_score")} <= names
         assert {f"train/{name}" for name in ("reward", "kl", "kl_share")} <= names
         steps = [logged["trainer/global_step"] for logged in run.history if "val/judges" in logged]
-        assert steps == [1, 3, 5, 7, 9]  # Lightning counts from 0
+        assert steps == [0, 1, 3, 5, 7, 9]  # the base model; then Lightning counts from 0
         validation: dict[str, Any] = json.loads((job / "summary.json").read_text())["validation"]
         for name in ("judges", "kl"):
             assert run.summary[f"kept/{name}"] == pytest.approx(validation[name])
