@@ -1,6 +1,7 @@
 """Lines of runs that differ in their seed, over what the run has cost: parts of the studies' pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from t2ifb.evaluation.canvas import GRAY, finish
+from t2ifb.evaluation.canvas import GRAY, PALETTE, finish, new_figure, save
 
 SCORERS = {
     "gain in gold": "gold",
@@ -49,6 +50,26 @@ def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any]
             mean, low, high = (np.array([each[key] for each in gained]) for key in ("mean", "low", "high"))
             axes.vlines(along, low, high, color=color, alpha=0.35, lw=1.5)
         axes.plot(along, mean, color=color, marker="o", ms=3, lw=1.5, label=label)
+
+
+def draw_against(
+    along: Mapping[str, Callable[[dict[str, Any]], ArrayLike]], result: dict[str, Any], path: Path
+) -> None:
+    """Gains over the base model on validation prompts: a line a variant, a column for each measure of what it has cost.
+
+    Args:
+        along: What a column stands for, and how to find it in the figures of a variant.
+        result: With `variants`, each of `held_out.courses`.
+        path: The PNG to write.
+    """
+    figure = new_figure(9, 2.1 * len(SCORERS))
+    grid = figure.subplots(len(SCORERS), len(along), squeeze=False, sharey="row", sharex="col")
+    for column, (label, place) in zip(grid.T, along.items(), strict=True):
+        for (variant, figures), color in zip(result["variants"].items(), PALETTE, strict=False):
+            draw_lines(column, place(figures), figures, variant, color)
+        column[-1].set_xlabel(label)
+    finish_grid(figure, grid)
+    save(figure, path)
 
 
 def finish_grid(figure: Figure, grid: NDArray[Any]) -> None:

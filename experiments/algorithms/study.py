@@ -4,10 +4,11 @@ python -m experiments.algorithms.study            # trains what is missing, writ
 python -m experiments.algorithms.study --judge    # writes them from what is finished
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.algorithms.pictures import draw
+from experiments.course_pictures import distance, draw_against, seconds
 from experiments.held_out import courses, difference, tested
 from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
@@ -29,6 +30,9 @@ def run_of(variant: str, seed: int) -> Run:
     """The run of an algorithm and a seed."""
     overrides = (f"+experiment={variant}", f"seed={seed}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
     return Run(folder("algorithms", variant, seed), overrides)
+
+
+draw = partial(draw_against, {"seconds of training, validations left out": seconds, "√KL, in root nats": distance})
 
 
 def main() -> None:

@@ -4,10 +4,12 @@ python -m experiments.gradients_per_rollout.study            # trains what is mi
 python -m experiments.gradients_per_rollout.study --judge    # writes them from what is finished
 """
 
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from experiments.gradients_per_rollout.pictures import draw
+from experiments.course_pictures import draw_against, seconds
 from experiments.held_out import courses
 from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
@@ -36,6 +38,9 @@ def run_of(variant: str, seed: int) -> Run:
     """The run of a variant and a seed."""
     overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
     return Run(folder("gradients_per_rollout", variant.replace(" = ", ""), seed), overrides)
+
+
+draw = partial(draw_against, {"updates": itemgetter("steps"), "seconds of training, validations left out": seconds})
 
 
 def main() -> None:

@@ -3,11 +3,14 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from experiments.algorithms import study as algorithms
+from experiments.gradients_per_rollout import study as gradients_per_rollout
 from experiments.held_out import GOLD, JUDGES, Course, courses, gain, read_scores
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.runs import Run, finished, train_all
@@ -123,3 +126,10 @@ def test_a_run_that_fails_is_counted_and_the_others_go_on(tmp_path: Path, capsys
     assert train_all(broken, 2) == 2
     assert "two/run: failed with 2; " in capsys.readouterr().out
     assert "nothing" in (tmp_path / "one" / "run.log").read_text()
+
+
+@pytest.mark.parametrize("study", [algorithms, gradients_per_rollout])
+def test_what_variants_gain_is_drawn_against_what_they_cost(study: Any, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, {"gold": [0.0, 1.0], "kl": [-1.0, 8.0]}) for name in ("one", "other")]
+    study.draw({"variants": {run.path.name: courses([run]) for run in runs}}, tmp_path / "result.png")
+    assert (tmp_path / "result.png").stat().st_size > 10_000

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.statistics import Interval
@@ -213,6 +215,14 @@ def test_the_checkpoint_that_the_judges_prefer_is_kept(tmp_path: Path) -> None:
     summary = tune(make_tuning(judges={"against": Brightness()}), tmp_path / "differ")
     assert summary["best_step"] == 2
     assert "no better than the base model" in summary["sentence"]
+
+
+def test_a_run_that_over_optimises_says_so(tmp_path: Path) -> None:
+    bright = [f"a {thing} on a white background" for thing in ("green star", "blue square", "red circle")]
+    prompts = PromptSplits(PromptList(PROMPTS), PromptList(bright), PromptList(["a cyan circle on a black background"]))
+    changes = {"prompts": prompts, "validation_prompts": 3, "optimizer": partial(torch.optim.AdamW, lr=5e-3)}
+    summary = tune(make_tuning(judges={"against": Brightness()}, **changes), tmp_path)
+    assert "From step 0 to 4: reward +" in summary["sentence"] and "over-optimisation" in summary["sentence"]
 
 
 class Brightness(nn.Module):
