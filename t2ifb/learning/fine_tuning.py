@@ -3,8 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
+from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable
 from t2ifb.learning.run_folder import RunFolder
@@ -282,25 +283,3 @@ SET_BY_TUNING = {
     "accumulate_grad_batches": "give algorithm.batch_size, and algorithm.micro_batch_size for less memory",
 }
 """Arguments of the trainer that a fine-tuning run has its own words for."""
-
-
-@contextmanager
-def explained_memory(savings: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Say what to do when the memory is too small.
-
-    Args:
-        savings: Gives the settings that would help.
-
-    Raises:
-        ValueError: It is.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        helps = f" What saves most: {', '.join(savings())}." if savings() else ""
-        raise ValueError(
-            f"out of memory: {str(error).splitlines()[0][:200]}{helps} `python -m t2ifb.plan` with the same arguments "
-            "says what each part needs."
-        ) from error
