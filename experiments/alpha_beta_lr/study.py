@@ -21,8 +21,14 @@ from t2ifb.evaluation.sweep_table import SweepTable
 
 HERE = Path(__file__).parent
 FOLDER = Path("outputs/shapes/study_alpha_beta_lr")
-COMMON = ("algorithm.batch_size=8", "algorithm.epochs=0.1", "algorithm.validate_every=15", "prompts.test.count=200")
-"""What the sweep's jobs differ in from `+experiment=refl`: 60 updates of 8 prompts, half of the test prompts."""
+COMMON = {
+    "algorithm.batch_size": "8",
+    "algorithm.epochs": "0.1",
+    "algorithm.validate_every": "20",
+    "algorithm.validation_prompts": "32",
+    "prompts.test.count": "200",
+}
+"""What the sweep's jobs differ in from `+experiment=refl`: 60 updates of 8 prompts, and fewer to judge by."""
 SETTINGS = ("algorithm.alpha", "algorithm.beta", "optimizer.lr")
 Setting = tuple[float, float, float]
 """Values of `SETTINGS`."""
@@ -40,7 +46,7 @@ def command(seed: int, jobs: int) -> list[str]:
         "-m",
         "t2ifb.train",
         *arguments,
-        *COMMON,
+        *(f"{key}={value}" for key, value in COMMON.items()),
         "logger=none",
         f"hydra.sweep.dir={where}",
         *launcher,
@@ -78,12 +84,14 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     found: dict[Setting, dict[int, Run]] = defaultdict(dict)
     for seed in seeds:
         for job in SweepTable(FOLDER / f"seed{seed}").jobs:
-            if job.state == "finished":
+            if job.state == "finished" and COMMON.items() <= job.overrides.items():
                 alpha, beta, lr = (float(job.overrides[key]) for key in SETTINGS)
                 found[alpha, beta, lr][seed] = Run(job.folder, ())
     runs = {
         setting: [by_seed[seed] for seed in seeds] for setting, by_seed in found.items() if len(by_seed) == len(seeds)
     }
+    if left_out := [", ".join(f"{value:g}" for value in setting) for setting in found if setting not in runs]:
+        print(f"left out, as not all seeds have finished them (alpha, beta, lr): {'; '.join(left_out)}")
     if not runs:
         raise SystemExit("no setting has finished runs of all seeds")
     found_gold = {

@@ -7,7 +7,7 @@ python -m experiments.limits.study --judge    # writes them from what is finishe
 from pathlib import Path
 from typing import Any
 
-from experiments.held_out import tested
+from experiments.held_out import difference, tested
 from experiments.limits.pictures import draw
 from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder
@@ -62,6 +62,11 @@ def compare(seeds: list[int]) -> dict[str, Any]:
             "wall_seconds": [summary["wall_seconds"] for summary in summaries],
             **found,
         }
+    result["against_learned"] = {
+        variant: difference(some, done["learned"], "kept")
+        for variant, some in done.items()
+        if variant != "learned" and "learned" in done
+    }
     return result
 
 

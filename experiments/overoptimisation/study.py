@@ -4,10 +4,11 @@ python -m experiments.overoptimisation.study            # trains what is missing
 python -m experiments.overoptimisation.study --judge    # writes them from what is finished
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.held_out import courses, tested
+from experiments.held_out import Course, courses, gain, read_scores, tested
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models.study import reported
@@ -16,7 +17,8 @@ from experiments.runs import Run, conduct, finished, folder, origin
 HERE = Path(__file__).parent
 WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
 """First and last of the 20 steps that gradients are taken at."""
-RATIOS = {"1": 1.0, "10": 0.1, "100": 0.01, "infinite": 0.0}
+NO_KL = "infinite"
+RATIOS = {"1": 1.0, "10": 0.1, "100": 0.01, NO_KL: 0.0}
 """beta by alpha / beta, where alpha is 1."""
 COMMON = [
     "optimizer.lr=3e-3",
@@ -64,10 +66,15 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         **origin("overoptimisation", seeds, every),
         "windows": WINDOWS,
         "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
+        "against_no_kl": {
+            window: {ratio: against_no_kl(done, window, ratio) for ratio in RATIOS if ratio != NO_KL}
+            for window in WINDOWS
+        },
         "guards": {
             rule: {kind: found for kind, some in kinds.items() if some and (found := kept(some, choose)) is not None}
             for rule, choose in RULES.items()
         },
+        "kept_against_last": kept_against_last(kinds[FAILING]),
         "made_to_fail": {
             f"seed {run.summary['seed']}": {
                 "sentence": run.summary["sentence"],
@@ -76,6 +83,20 @@ def compare(seeds: list[int]) -> dict[str, Any]:
             for run in kinds[FAILING]
         },
     }
+
+
+def against_no_kl(done: Mapping[str, Sequence[Run]], window: str, ratio: str) -> dict[str, Any] | None:
+    """How much more gold a ratio has after all updates than no KL divergence, on validation prompts, paired."""
+    none, some = (
+        [Course.of(run).scores[-1] for run in done.get(f"{window}, alpha/beta {which}", ())] for which in (NO_KL, ratio)
+    )
+    return gain(none, some, "gold") if none and some else None
+
+
+def kept_against_last(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """How much more gold the kept checkpoint of some runs has than the last, on test prompts, paired."""
+    last, best = ([read_scores(run.path / f"samples/test_{state}.csv") for run in runs] for state in ("last", "kept"))
+    return gain(last, best, "gold") if runs else None
 
 
 if __name__ == "__main__":
