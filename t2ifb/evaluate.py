@@ -3,12 +3,17 @@
 import inspect
 import sys
 from itertools import chain, count
+from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from t2ifb.config.build import Parts, unbuilt
 from t2ifb.config.command import command
+from t2ifb.config.compose import flatten
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.latest import absolute, find_latest, rewards_of
+from t2ifb.config.resume import changes
 from t2ifb.prepare import ready_dataset
 
 
@@ -17,6 +22,7 @@ def evaluate(parts: Parts) -> None:
     from t2ifb.evaluation.unbuilt import UnusableScorers
     from t2ifb.learning.run_folder import RunFolder
 
+    _check_base_model(parts)
     scorers = _scorers(parts)
     make = parts.build("evaluation")
     offered = {"trained_on": _add_rewards(parts, scorers)}
@@ -50,11 +56,33 @@ def _scorers(parts: Parts) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _check_base_model(parts: Parts) -> None:
+    """Compare the base model and the sampling of the runs in `run` with those of this evaluation.
+
+    Raises:
+        ConfigError: A run tuned another base model.
+    """
+    here = {key: absolute(parts.value(key)) for key in ("diffusion", "sampling")} if parts.value("run") else {}
+    for run in _runs(parts):
+        file = Path(run).expanduser() / ".hydra" / "config.yaml"
+        saved: Any = OmegaConf.load(file) if file.is_file() else {}
+        there = {key: absolute(OmegaConf.to_container(saved[key], resolve=True)) for key in here if key in saved}
+        changed = changes(flatten(there), flatten({key: here[key] for key in there}))
+        if wrong := [line for line in changed if line.startswith("diffusion.source ")]:
+            raise ConfigError([f"run={run}: {wrong[0]}, and its adapters fit no other base model"])
+        if other := [line for line in changed if line.startswith("sampling.")]:
+            print(f"{run}: in its own validations {'; '.join(other)}", file=sys.stderr)
+
+
+def _runs(parts: Parts) -> list[str]:
+    wish = parts.value("run")
+    return [wish] if isinstance(wish, str) else list(wish)
+
+
 def _add_rewards(parts: Parts, scorers: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     """Put what the runs in `run` were trained on among the scorers; gives the names of each run's."""
-    wish = parts.value("run")
     trained_on: dict[str, list[str]] = {}
-    for run in [wish] if isinstance(wish, str) else wish:
+    for run in _runs(parts):
         for node in rewards_of(run):
             if node not in map(absolute, scorers.values()):
                 names = chain(["reward"], (f"reward_{number}" for number in count(2)))

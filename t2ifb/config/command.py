@@ -25,6 +25,8 @@ from t2ifb.config.sweeps import in_sweep, one_job
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
+LAUNCHERS = ("joblib", "submitit")
+"""Libraries whose errors say that a job's process was killed."""
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -89,6 +91,10 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
         return FAILED
     except EXPECTED as error:
         return _report(name, error)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in LAUNCHERS:
+            raise
+        return _report(name, RuntimeError(f"a job was lost, the same command goes on with what is left: {error}"))
     return 0
 
 

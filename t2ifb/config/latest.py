@@ -18,7 +18,10 @@ EXPORT = Path("export") / "reward.safetensors"
 
 
 def newest_reward_run(domain: str, outputs: Path = OUTPUTS) -> Path | None:
-    """The newest run of a domain, by the time its folder is named after, that is finished and has a reward model."""
+    """The newest run of a domain, by the time its folder is named after, that is finished and has a reward model.
+
+    Jobs of sweeps are no candidates: which of them is meant, their table says.
+    """
     summaries = (outputs / domain).glob("*/*/summary.json")
     finished = [file.parent for file in summaries if (file.parent / EXPORT).is_file()]
     return max(finished, key=lambda folder: folder.name).absolute() if finished else None
@@ -113,16 +116,34 @@ def _one_for_all(record: Path) -> Iterator[Callable[[str, Path], Path | None]]:
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
 
         def newest(domain: str, outputs: Path) -> Path | None:
-            if domain not in known:
-                run = newest_reward_run(domain, outputs)
-                if run is None:
-                    return None
-                known[domain] = str(run)
+            now = newest_reward_run(domain, outputs)
+            if domain in known:
+                return _of_earlier_jobs(Path(known[domain]), now, note)
+            if now is not None:
+                known[domain] = str(now)
                 with atomic_write(note) as file:
                     file.write(json.dumps(known).encode())
-            return Path(known[domain])
+            return now
 
         yield newest
+
+
+def _of_earlier_jobs(run: Path, newest: Path | None, note: Path) -> Path:
+    """The reward run that a sweep's jobs go by; says so when there is a newer one.
+
+    Raises:
+        ConfigError: It is gone.
+    """
+    if not (run / EXPORT).is_file():
+        fault = f"reward: the jobs of this sweep go by {run} ({note}), which is gone"
+        raise ConfigError([f"{fault}; delete that file, or give another hydra.sweep.dir"])
+    if newest not in (None, run):
+        print(
+            f"reward: {run}, as the other jobs of this sweep, though {newest} is newer; for that one give another "
+            "hydra.sweep.dir, or reward.source=<run folder>",
+            file=sys.stderr,
+        )
+    return run
 
 
 def absolute(node: Any) -> Any:

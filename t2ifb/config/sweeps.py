@@ -44,6 +44,8 @@ def one_job(folder: Path) -> Iterator[None]:
         (folder / FAILED).unlink(missing_ok=True)
     except Exception as error:
         record_failure(folder, error)
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish(exit_code=1)  # or the next job would end it as one that went well
         cause: BaseException | None = error
         while cause is not None:  # Hydra keeps the error, and its frames would keep the model
             traceback.clear_frames(cause.__traceback__)

@@ -1,6 +1,7 @@
 """What a run is trained on is found once, recorded, and is no judge of itself."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,23 @@ def test_what_it_is_trained_on_is_no_judge(capsys: pytest.CaptureFixture[str]) -
     clip, blip = {"_target_": "clip", "source": "c"}, {"_target_": "blip", "source": "b"}
     assert settled(reward=dict(clip), judges={"clip": clip, "blip": blip, "none": None})["judges"] == {"blip": blip}
     assert "judges.clip is what the run is trained on" in capsys.readouterr().err
+
+
+def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("t2ifb.config.latest.in_sweep", lambda: True)
+
+    def job(name: str) -> str:
+        parts = FakeParts(reward={"_target_": "x", "source": "latest"})
+        Path("sweep", name).mkdir(parents=True)
+        settle_reward(parts, Path("sweep", name, "reward.json"))  # type: ignore[arg-type]
+        return str(parts.values["reward"]["source"])
+
+    first = finished_run("2026-01-01")
+    assert job("a") == first and not capsys.readouterr().err
+    second = finished_run("2026-01-02")
+    assert job("b") == first and f"though {second} is newer" in capsys.readouterr().err
+    shutil.rmtree(first)
+    with pytest.raises(ConfigError, match=r"latest\.json\), which is gone; delete that file"):
+        job("c")

@@ -199,6 +199,19 @@ def test_a_job_whose_process_was_killed_is_recorded(run_module: Command, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_job_that_takes_the_sweep_with_it_is_said(run_module: Command, tmp_path: Path, launcher: str) -> None:
+    pytest.importorskip({"submitit_local": "submitit"}.get(launcher, launcher))
+    (tmp_path / "fail.txt").write_text("kill:")
+    (tmp_path / "fail_seed.txt").write_text("1")
+    done = run_module(*TINY, "-m", "seed=1,2", f"hydra/launcher={launcher}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "a job was lost, the same command goes on with what is left" in done.stderr
+    (tmp_path / "fail.txt").unlink()
+    assert run_module(*TINY, "-m", "seed=1,2", f"hydra/launcher={launcher}").returncode == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("several", ["trainer=ddp", "+trainer.num_nodes=2"])
 def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path, several: str) -> None:
     done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", several, "logger=none")
