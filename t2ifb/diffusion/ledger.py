@@ -22,8 +22,9 @@ class Ledger(TorchDispatchMode):
 
     Memory is that of the tensors alone: an allocator rounds up and fragments, and a kernel's own workspace is not seen.
     Against the allocator of a CPU, the peak of a whole fine-tuning step found on the `meta` device is 0.8 % too low at
-    474 MB, and 1.7 % at 291 MB with gradient checkpointing (`tests/learning/test_refl_cost.py`). With larger images it
-    was 1.1 % at 792 MB and 2.2 % at 388 MB, with guidance 0.7 % at 587 MB, in bf16 1.0 % at 385 MB.
+    474 MB, and 1.7 % at 291 MB with gradient checkpointing (`tests/learning/test_refl_cost.py`). Measured
+    once by hand, with larger images it was 1.1 % at 792 MB and 2.2 % at 388 MB, with guidance 0.7 % at 587 MB, in bf16
+    1.0 % at 385 MB.
 
     Attributes:
         live: Bytes by part.

@@ -136,7 +136,7 @@ def load_lora(unet: Any, source: str | Path) -> None:
         source: A run folder, its `export/`, or the file itself.
 
     Raises:
-        ValueError: There is no such export.
+        ValueError: There is no such export, or it is of another base model.
     """
     path = Path(source).expanduser()
     places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
@@ -146,5 +146,10 @@ def load_lora(unet: Any, source: str | Path) -> None:
     from diffusers import StableDiffusionPipeline
 
     found = StableDiffusionPipeline.lora_state_dict(str(file.parent), weight_name=file.name, return_lora_metadata=True)
-    StableDiffusionPipeline.load_lora_into_unet(found[0], found[1], unet, metadata=found[2])
+    try:
+        StableDiffusionPipeline.load_lora_into_unet(found[0], found[1], unet, metadata=found[2])
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise ValueError(f"{file} was tuned on another base model: its layers have other sizes than these") from error
     unet.requires_grad_(False)

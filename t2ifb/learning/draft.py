@@ -24,8 +24,8 @@ class DRaFT:
     which the U-Net is called once more at each step but the first, unless beta is 0.
 
     Attributes:
-        last_steps: K; all that the U-Net keeps for the backward pass is in memory K times (gradient checkpointing keeps
-            only the latents).
+        last_steps: K; all that the U-Net keeps for the backward pass is in memory K times, with beta nearly twice as
+            often (gradient checkpointing keeps only the latents).
         truncation: `fixed` takes K steps every time; `random` draws how many uniformly from 1 to K for each update, as
             AlignProp does (arXiv 2310.03739).
     """

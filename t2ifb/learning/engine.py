@@ -30,6 +30,11 @@ SET_BY_THE_RUN = {
 class ProgressBar(RichProgressBar):
     """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
 
+    @property
+    def total_train_batches(self) -> int:
+        """Updates of the whole run: Lightning would take off those before a resumed run, but count them as done."""
+        return self.trainer.max_steps
+
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"
 

@@ -25,6 +25,8 @@ from t2ifb.learning.losses import gaussian_kl
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
 """Keep the noise of each split apart from the other's and from that of training."""
+FIGURES = ("judges", "gold", "kl", "diversity")
+"""What an exam finds besides the scorers' means; no scorer has such a name."""
 
 
 def together() -> bool:
@@ -118,7 +120,7 @@ class Exam(nn.Module):
         """Draw the samples of some numbers, and note images and KL divergence.
 
         Everything is computed outside of autocast: in bf16 the rounding of the two U-Net calls alone may be more nats
-        than the policy has moved.
+        than the policy has moved. The U-Net computes in the precision of its frozen weights, the rest in fp32.
 
         Args:
             model: With the adapters that are on.

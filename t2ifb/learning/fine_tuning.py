@@ -23,7 +23,7 @@ from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
 from t2ifb.learning.base_answers import BaseAnswers
 from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
-from t2ifb.learning.exam import Exam
+from t2ifb.learning.exam import FIGURES, Exam
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.out_of_memory import explained_memory
@@ -101,11 +101,11 @@ class FineTuning:
         Raises:
             ValueError: A number is out of range.
         """
-        if REWARD in (judges or {}):
-            raise ValueError(f"a judge is called {REWARD!r}, as the scorer that the run is trained on is: rename it")
-        members = reward.scorers.values() if isinstance(reward, Mix) else [reward]
+        if taken := sorted({REWARD, *FIGURES} & set(judges or {})):
+            raise ValueError(f"a judge is called {taken[0]!r}, as another figure of a validation is: rename it")
+        members = [*(reward.scorers.values() if isinstance(reward, Mix) else [reward]), *(judges or {}).values()]
         if truth is not None and any(type(member) is type(truth) for member in members):
-            raise ValueError("the truth only looks: a run that is trained on it could not be judged by it")
+            raise ValueError("the truth only looks: it is neither what a run is trained on nor a judge that chooses")
         if epochs <= 0 or validate_every < 1 or validation_prompts < 1 or images_per_prompt < 1:
             raise ValueError(
                 f"epochs={epochs} must be above 0, and validate_every={validate_every}, validation_prompts="
@@ -158,7 +158,10 @@ class FineTuning:
                 f"trainer.precision={precision} would round the adapters' updates away; give "
                 f"{precision.replace('true', 'mixed')}, and diffusion.precision for the frozen weights"
             )
-        with run.held() if first_process() else nullcontext(), explained_memory(self._savings):
+        with (
+            run.held() if first_process() else nullcontext(),
+            explained_memory(self._savings, isinstance(self.method, ReFL)),
+        ):
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _run(
@@ -174,7 +177,7 @@ class FineTuning:
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
         model = replace(self.diffusion, device="cpu").load()
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
-        if any(cut.values()):
+        if any(cut.values()) and first_process():
             print("longer than the text encoder's context and cut: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         module = TuningModule(
@@ -198,10 +201,10 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
-        floor = rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context)
+        floor = float(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         if recorder and last is None:
-            recorder.log_metrics(metrics.start, step=0)
+            recorder.log_metrics(metrics.start | {"rounding_floor_kl": floor}, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
@@ -255,12 +258,15 @@ class FineTuning:
         }
 
     def _savings(self) -> list[str]:
-        """Settings that would need less memory than these, what saves most first."""
+        """Settings that would need less memory than these, what usually saves most first."""
         least = {
             "diffusion.gradient_checkpointing=true": self.diffusion.gradient_checkpointing,
             "algorithm.micro_batch_size=1": 1 in (self.settings["micro_batch_size"], self.batch_size),
+            "algorithm.method.last_steps=1": getattr(self.method, "last_steps", 1) == 1,
+            "diffusion.decoder_precision=bf16": self.diffusion.decoder_precision != "fp32",
             "algorithm.samples_per_batch=1": self.samples_per_batch == 1,
             "diffusion.precision=fp16": self.diffusion.precision != "fp32",
+            "algorithm.diversity=null": self.diversity is None,
         }
         return [setting for setting, is_so in least.items() if not is_so]
 

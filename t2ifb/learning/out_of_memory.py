@@ -7,11 +7,12 @@ import torch
 
 
 @contextmanager
-def explained_memory(savings: Callable[[], Sequence[str]]) -> Iterator[None]:
+def explained_memory(savings: Callable[[], Sequence[str]], planned: bool = True) -> Iterator[None]:
     """Say what to do when the memory is too small.
 
     Args:
         savings: Gives the settings that would help.
+        planned: Whether `t2ifb.plan` knows what the run needs.
 
     Raises:
         ValueError: It is.
@@ -22,7 +23,5 @@ def explained_memory(savings: Callable[[], Sequence[str]]) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         helps = f" What saves most: {', '.join(savings())}." if savings() else ""
-        raise ValueError(
-            f"out of memory: {str(error).splitlines()[0][:200]}{helps} `python -m t2ifb.plan` with the same arguments "
-            "says what each part needs."
-        ) from error
+        plan = " `python -m t2ifb.plan` with the same arguments says what each part needs." if planned else ""
+        raise ValueError(f"out of memory: {str(error).splitlines()[0][:200]}{helps}{plan}") from error

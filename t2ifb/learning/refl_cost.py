@@ -1,8 +1,9 @@
 """What a fine-tuning run needs, measured on networks without weights: its own code runs on the `meta` device."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from t2ifb.evaluation.judges import BATCH, Judges
 from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, TEXT, UNET, WEIGHTS, Cost, Part, Tuning
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.refl import ReFL
+from t2ifb.learning.tuned_states import rounding_floor
 from t2ifb.learning.tuning_module import TuningModule
 
 STEPS = 2
@@ -78,9 +80,10 @@ def kept_by_unet(tuning: Tuning) -> int:
 
 
 def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
-    """What a validation needs: `Exam.look` and the judges are run, on a schedule of the fewest steps.
+    """What judging needs: `Exam.look` and the judges are run, on a schedule of the fewest steps.
 
-    All of it is computed outside of autocast, as a run does it.
+    All of it is computed outside of autocast, as a run does it. Where the rounding that is measured before training,
+    with frozen weights in fp32, needs more, its peak is given.
 
     Args:
         tuning: The run.
@@ -97,6 +100,10 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
         with _ledger(networks) as ledger:
             pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
             decoding = ledger.flops
+            ledger.restart()
+            with ledger.watching(_called(networks)):
+                rounding_floor(exam, replace(tuning.rollout, num_inference_steps=2), model, nullcontext)
+            rounding = ledger.peak, _activations(ledger)
             with ledger.within(OPTIMISER):
                 held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
             ledger.restart()
@@ -109,7 +116,9 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
                     tuning.encoder.encode_images(pixels.float() / 255)
             looking = (ledger.flops - before) / seen
             del held  # until now it was counted
-        return Cost(ledger.peak, _activations(ledger), denoising, decoding + looking)
+        return Cost(
+            *max((ledger.peak, _activations(ledger)), rounding, key=itemgetter(0)), denoising, decoding + looking
+        )
 
 
 @contextmanager

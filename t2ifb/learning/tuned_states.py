@@ -99,12 +99,12 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
 @torch.no_grad()
 def rounding_floor(
     exam: Exam, sampler: Sampler, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
-) -> float:
-    """The KL divergence, in nats a sample, that the precision of training alone makes of the base model to itself.
+) -> Tensor:
+    """The KL divergence (), in nats a sample, that the precision of training alone makes of the base model to itself.
 
-    Summed over the steps of the base model's own rollouts, against the same weights in fp32. A KL divergence in
-    training means something above it. Those of validation are computed outside of autocast, in the precision that the
-    frozen weights have: where that is fp16, they too mean something above this only.
+    Summed over all steps of the base model's own rollouts, against the same weights in fp32: an upper bound on what
+    rounding adds, as a KL divergence in training is of one step, and of two calls that round alike. Those of validation
+    are computed outside of autocast, in the precision that the frozen weights have: where that is fp16, they round too.
 
     Args:
         exam: Its first prompts and their noise.
@@ -130,4 +130,4 @@ def rounding_floor(
                 rounded = denoise(noisy, step)
             one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
             total += gaussian_kl(one.mean, other.mean, one.variance)
-    return float(total.mean())
+    return total.mean()

@@ -74,8 +74,8 @@ class TuningModule(LightningModule):
             rollout: How trajectories are made.
             method: How a batch of prompts becomes a gradient.
             exam: What a validation looks at.
-            alpha: Weight of the reward. The optimiser ignores a common factor: only alpha / beta and its learning rate
-                act.
+            alpha: Weight of the reward. The optimiser ignores a common factor, and so does a limit that every gradient
+                is above: only alpha / beta and the learning rate act.
             beta: Weight of the KL divergence in nats.
             micro_batch_size: Prompts whose trajectories are in memory together; the whole batch by default.
             gradient_clip_norm: Largest norm of an update's gradient; None for no limit.
@@ -198,8 +198,12 @@ class TuningModule(LightningModule):
         return self.make_optimizer(self.adapters)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapters: everything else is read from where it came from."""
+        """Keep the adapters, and figures that are not logged yet (of several processes those of the first).
+
+        Everything else is read from where it came from.
+        """
         checkpoint["state_dict"] = adapter_state(self.model.unet)
+        checkpoint["noted"] = {name: torch.stack(values).cpu() for name, values in self._seen.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the adapters in.
@@ -209,6 +213,8 @@ class TuningModule(LightningModule):
         """
         load_adapter_state(self.model.unet, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
+        if self.global_rank == 0:
+            self._seen = {name: list(values.to(self.device)) for name, values in checkpoint.get("noted", {}).items()}
 
     def _log(self) -> None:
         """Log the means since the last time, now and then; NaN for a step that no gradient was taken at."""

@@ -19,8 +19,8 @@ SHOWN = 8
 class TuningWatch(Callback):
     """At each validation writes down all scores and draws some images; stops a run whose judges do not rise any more.
 
-    The checkpoint with the highest `val/judges` is kept, the figure of `t2ifb.evaluation.guard`. Neither the reward nor
-    gold has a say.
+    The checkpoint with the highest `val/judges` is kept, the figure of `t2ifb.evaluation.guard`. Gold has no say in it,
+    nor has the reward unless the run has no judge.
     """
 
     def __init__(self, run: RunFolder, exam: Exam, patience: int | None = None) -> None:

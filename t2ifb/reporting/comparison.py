@@ -53,6 +53,11 @@ class Group:
         return [key for key in self.differing if key not in PROVENANCE][:NAMED]
 
     @property
+    def rewards_differ(self) -> bool:
+        """Whether runs were trained on different rewards, so that `reward` and `judges` are not the same in all."""
+        return any(key.partition(".")[0] in ("reward", "reward_sha256") for key in self.differing)
+
+    @property
     def counted(self) -> str:
         """How many runs there are, in words."""
         count, noun = len(self.runs), NOUNS[self.kind]

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
-from t2ifb.diffusion.lora import LoRA, adapter_state, load_adapter_state, save_lora
+from t2ifb.diffusion.lora import LoRA, adapter_state, load_adapter_state, load_lora, save_lora
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.diffusion.source import DiffusionSource
@@ -97,6 +98,16 @@ def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora
     base = torch.cat(list(generate(shapes_model(), sampler, PROMPTS, KEYS))).int()
     assert (theirs - ours).abs().max() <= 1
     assert (ours - base).abs().max() > 10
+
+
+def test_adapters_of_another_base_model_are_said_to_be_so(tmp_path: Path) -> None:
+    model = tuned()
+    save_lora(model.unet, tmp_path)
+    config = dict(model.unet.config) | {"cross_attention_dim": 32}
+    with pytest.raises(ValueError, match="was tuned on another base model"):
+        load_lora(UNet2DConditionModel.from_config(config), tmp_path)
+    with pytest.raises(ValueError, match="give a finished fine-tuning run"):
+        load_lora(shapes_model().unet, tmp_path / "nowhere")
 
 
 def test_what_cannot_be_adapted_is_said() -> None:

@@ -21,7 +21,7 @@ def write_job(folder: Path, setting: tuple[float, float, float], gold: float) ->
     """A finished job whose kept and last states have gained so much gold on two prompts."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / "samples").mkdir()
-    values = dict(zip(study.SETTINGS, setting, strict=True))
+    values = dict(zip(study.SETTINGS, setting, strict=True)) | study.COMMON
     (folder / ".hydra/overrides.yaml").write_text("".join(f"- {key}={value}\n" for key, value in values.items()))
     summary = {
         "git_commit": "none",
@@ -43,7 +43,7 @@ def test_the_sweep_has_valid_jobs_four_by_three_and_two_of_one_ratio() -> None:
     for job in jobs:
         check(job)
     values = [{float(OmegaConf.select(job.config, key)) for job in jobs} for key in study.SETTINGS]
-    assert [len(of_key) for of_key in values] == [2, 2, 3]  # each is composed once with each value
+    assert [len(of_key) for of_key in values] == [2, 3, 3]  # each is composed once with each value
     assert all(pair in itertools.product(*values[:2]) for pair in study.SAME)
     assert len({alpha / beta for alpha, beta in study.SAME}) == 1
 
@@ -57,6 +57,10 @@ def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monk
     ):
         if (seed, alpha, beta, lr) != (1, 100.0, 0.01, 3e-3):
             write_job(tmp_path / f"seed{seed}/{alpha}_{beta}_{lr}", (alpha, beta, lr), 0.1 * seed + 0.001 * alpha)
+    monkeypatch.setitem(study.COMMON, "algorithm.epochs", "0.2")
+    for seed in (0, 1):
+        write_job(tmp_path / f"seed{seed}/of_old_settings", (1.0, 0.01, 1e-3), 9.0)
+    monkeypatch.setitem(study.COMMON, "algorithm.epochs", "0.1")
     result = study.compare([0, 1])
     assert len(result["settings"]) == 7
     first = result["settings"][0]

@@ -97,7 +97,7 @@ def test_the_rounding_of_a_precision_is_measured() -> None:
 
     def floor(dtype: torch.dtype | None) -> float:
         context = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-        return rounding_floor(exam, SAMPLER, model, lambda: context)
+        return float(rounding_floor(exam, SAMPLER, model, lambda: context))
 
     assert floor(None) == 0
     rounded = floor(torch.bfloat16)

@@ -101,3 +101,20 @@ def test_the_reports_module_takes_refls_settings_plainly() -> None:
         shapes_model(), LoRA(), Redness(), torch.optim.AdamW, Sampler(4), [1, 3], 2, alpha=3.0, micro_batch_size=1
     )
     assert module.method == ReFL([1, 3], 2) and module.alpha == 3.0 and module.micro_batch_size == 1
+
+
+def test_figures_that_are_not_logged_yet_are_in_a_checkpoint() -> None:
+    whole, first, second = (make_module(ReFL([1, 3])) for _ in range(3))
+    logged: dict[str, dict[str, float]] = {"whole": {}, "second": {}}
+    for name, module in (("whole", whole), ("second", second)):
+        module.log = lambda key, value, name=name, **_: logged[name].update({key: value})  # type: ignore[method-assign]
+    whole.note(reward=torch.tensor([1.0, 2.0]))
+    whole.note(reward=torch.tensor([4.5]))
+    first.note(reward=torch.tensor([1.0, 2.0]))
+    checkpoint: dict[str, Any] = {}
+    first.on_save_checkpoint(checkpoint)
+    second.on_load_checkpoint(checkpoint)
+    second.note(reward=torch.tensor([4.5]))
+    whole._log()
+    second._log()
+    assert logged["whole"]["train/reward"] == logged["second"]["train/reward"] == 2.5

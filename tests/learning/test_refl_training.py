@@ -16,8 +16,10 @@ from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.statistics import Interval
+from t2ifb.learning.draft import DRaFT
 from t2ifb.learning.tuning_verdict import verdict_sentence
 from t2ifb.scorers.mix import Mix
+from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS
 from tests.learning.tuning_worlds import Darkness, make_tuning, tune
@@ -171,11 +173,28 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
     ) as told:
         tune(make_tuning(reward=TooLarge()), tmp_path)
     text = str(told.value)
-    assert "gradient_checkpointing=true, algorithm.micro_batch_size=1, algorithm.samples_per_batch=1" in text
-    source = DiffusionSource(str(PIPELINE), gradient_checkpointing=True, precision="bf16")
+    assert "gradient_checkpointing=true, algorithm.micro_batch_size=1, diffusion.decoder_precision=bf16" in text
+    source = DiffusionSource(str(PIPELINE), gradient_checkpointing=True, precision="bf16", decoder_precision="bf16")
     with pytest.raises(ValueError, match="out of memory") as told:
         tune(make_tuning(reward=TooLarge(), diffusion=source, samples_per_batch=1), tmp_path / "less")
     assert "What saves most: algorithm.micro_batch_size=1. `python" in str(told.value)
+    with pytest.raises(ValueError, match="out of memory") as told:
+        tune(make_tuning(reward=TooLarge(), method=DRaFT(2)), tmp_path / "through")
+    assert "algorithm.method.last_steps=1" in str(told.value) and "t2ifb.plan" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judges": {"kl": Darkness()}}, "a judge is called 'kl', as another figure"),
+        ({"judges": {"reward": Darkness()}}, "a judge is called 'reward'"),
+        ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "the truth only looks"),
+        ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "the truth only looks"),
+    ],
+)
+def test_neither_the_truth_nor_a_name_that_is_taken_is_a_judge(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_tuning(**changes)
 
 
 def test_mixed_precision_moves_every_adapter(tmp_path: Path) -> None:

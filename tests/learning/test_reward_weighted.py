@@ -55,6 +55,17 @@ class Steps(nn.Module):
         return 100 * (images > 0.5).float().mean((1, 2, 3))
 
 
+class Wrong(nn.Module):
+    """A reward that gives one value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return torch.full((len(prompts),), self.value)
+
+
 @pytest.mark.slow
 def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tmp_path: Path) -> None:
     method = RewardWeighted(temperature=0.01)
@@ -66,6 +77,14 @@ def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tm
     module.note = lambda **figures: noted.update(figures)  # type: ignore[method-assign]
     module.training_step(BATCH, 0)
     assert (noted["weight"] == LARGEST).all()
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
+def test_a_reward_that_is_not_finite_reaches_the_gradient(wrong: float) -> None:
+    module = make_module(RewardWeighted())
+    module.reward = Wrong(wrong)
+    module.training_step(BATCH, 0)
+    assert gradient(module).isnan().any()
 
 
 @pytest.mark.parametrize(
