@@ -4,9 +4,11 @@ import gc
 import json
 import math
 import os
+import sys
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,6 +121,16 @@ def test_a_sweep_over_experiments_and_domains_has_a_table_for_each(run_module: C
     assert run_module(*TINY[:-1], "-m", "+experiment=tiny,other").returncode == 0
     for experiment in ("tiny", "other"):
         assert (tmp_path / "outputs" / "tiny" / experiment / "sweep" / "sweep.csv").read_text().count("\n") == 2
+
+
+def test_the_record_of_a_failed_job_says_that_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(finish=lambda exit_code: ended.append(exit_code)))
+    with one_job(tmp_path):
+        pass
+    with pytest.raises(ValueError, match="unlucky"), one_job(tmp_path):
+        raise ValueError("unlucky")
+    assert ended == [1] and "unlucky" in (tmp_path / "failed.json").read_text()
 
 
 def test_a_sweeper_is_told_the_figures_that_it_goes_by() -> None:
