@@ -80,5 +80,6 @@ def finish_grid(figure: Figure, grid: NDArray[Any]) -> None:
     for axes in grid.flat:
         axes.axhline(0, color=GRAY, lw=0.8)
         finish(axes, legend=False)
+    figure.align_ylabels(grid[:, 0])
     named = {line.get_label(): line for axes in grid[0] for line in axes.get_legend_handles_labels()[0]}
     figure.legend(named.values(), named.keys(), frameon=False, ncols=len(named), loc="outside upper center")

@@ -107,6 +107,12 @@ def difference(one: Sequence[Run], other: Sequence[Run], state: str) -> dict[str
     return {name: gain(of_other, of_one, name) for name in (*_scorers(of_one), "kl")}
 
 
+def at_end(one: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
+    """How much more some runs gain on validation prompts by their end than others, seed by seed on the same noise."""
+    of_one, of_other = ([Course.of(run).scores[-1] for run in runs] for runs in (one, other))
+    return {name: gain(of_other, of_one, name) for name in (*_scorers(of_one), "kl")}
+
+
 def _scorers(scores: Sequence[Scores]) -> list[str]:
     """Those that all sides have, the reward and gold first."""
     return [name for name in ("reward", *GOLD, *JUDGES) if all(name in each for each in scores)]

@@ -146,9 +146,7 @@ def compare_with_base(
     known = ("domain=", "dataset.", "encoder.", "prompts.", "diffusion.")
     given = [argument for argument in arguments if argument.startswith(known)]
     if domain == "sd15":
-        files = write_published(folder / "published for figure 8")
-        kinds = ("scorers.aesthetic", "scorers.blip", "scorers.image_rew")
-        given += [name for name in files if any(kind in name for kind in kinds)]
+        given += write_published(folder / "published for figure 8")
     quick = ["sampling.num_inference_steps=2", "evaluation.most=2", "evaluation.images_per_prompt=2", "device=cpu"]
     table = go(monkeypatch, folder, "evaluate", "+experiment=figure8", f"run={tuned}", *given, *quick)
     (rows,) = json.loads((table / "summary.json").read_text())["figure8"].values()

@@ -14,13 +14,15 @@ from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
-UPDATES = {"refl": 120, "draft": 120, "reward_weighted": 120}
-"""Updates of 16 prompts, which are to take the same time: not measured yet. Each is a multiple of 6, so that the last
-state is validated too."""
+UPDATES = {"refl": 64, "draft": 56, "reward_weighted": 76}
+"""Updates of 16 prompts: they took 3.9, 4.6 and 3.3 seconds each, two runs at a time on two cores, so about 250 seconds
+in all. Each is a multiple of 4, so that the last state is validated too."""
 PROMPTS = 4800
 """Training prompts."""
+COMMON = ("algorithm.validation_prompts=32", "prompts.test.count=200")
+"""Half of the prompts that each is usually judged by."""
 VARIANTS = {
-    name: [f"algorithm.epochs={updates * 16 / PROMPTS}", f"algorithm.validate_every={updates // 6}"]
+    name: [f"algorithm.epochs={updates * 16 / PROMPTS}", f"algorithm.validate_every={updates // 4}", *COMMON]
     for name, updates in UPDATES.items()
 }
 """Experiments, and what each is run with beside its own settings."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.course_pictures import draw_against, seconds
-from experiments.held_out import courses
+from experiments.held_out import at_end, courses
 from experiments.reward_models.study import reported
 from experiments.runs import Run, conduct, finished, folder, origin
 
@@ -57,6 +57,11 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         **origin("gradients_per_rollout", seeds, every),
         "gradients_an_update": GRADIENTS,
         "variants": {variant: {"overrides": VARIANTS[variant]} | courses(some) for variant, some in done.items()},
+        "against_own_rollouts": {
+            variant: at_end(some, done["m = 1"])
+            for variant, some in done.items()
+            if variant != "m = 1" and "m = 1" in done
+        },
     }
 
 

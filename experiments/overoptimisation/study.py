@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.held_out import Course, courses, gain, read_scores, tested
+from experiments.held_out import at_end, courses, gain, read_scores, tested
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models.study import reported
@@ -87,10 +87,8 @@ def compare(seeds: list[int]) -> dict[str, Any]:
 
 def against_no_kl(done: Mapping[str, Sequence[Run]], window: str, ratio: str) -> dict[str, Any] | None:
     """How much more gold a ratio has after all updates than no KL divergence, on validation prompts, paired."""
-    none, some = (
-        [Course.of(run).scores[-1] for run in done.get(f"{window}, alpha/beta {which}", ())] for which in (NO_KL, ratio)
-    )
-    return gain(none, some, "gold") if none and some else None
+    none, some = (done.get(f"{window}, alpha/beta {which}") for which in (NO_KL, ratio))
+    return at_end(some, none)["gold"] if none and some else None
 
 
 def kept_against_last(runs: Sequence[Run]) -> dict[str, Any] | None:

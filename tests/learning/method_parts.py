@@ -30,7 +30,7 @@ def make_module(method: Method, away: bool = True, guidance_scale: float = 2.0, 
             weight.data = torch.randn(weight.shape, generator=generator) * 0.05
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
-    module._trainer = SimpleNamespace(world_size=1, global_step=0, log_every_n_steps=1)  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, log_every_n_steps=1)  # type: ignore[assignment]
     step = SimpleNamespace(zero_grad=lambda: module.zero_grad(), step=lambda: None)
     module.optimizers = lambda: step  # type: ignore[method-assign, assignment, return-value]
     return module
