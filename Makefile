@@ -23,9 +23,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
+# Enough of it to fail: 45 of 60 updates, judged less often and by fewer test prompts.
+BRIEFLY := algorithm.epochs=0.15 algorithm.validate_every=15 prompts.test.count=50
+
 demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (20 minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
-	$(BIN)/python -m t2ifb.train +experiment=refl_overoptimised prompts.test.count=100
+	$(BIN)/python -m t2ifb.train +experiment=refl_overoptimised $(BRIEFLY)
 	$(BIN)/python -m t2ifb.train +experiment=refl
 	$(BIN)/python -m t2ifb.report outputs/shapes
 

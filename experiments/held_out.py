@@ -101,16 +101,26 @@ def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
     }
 
 
-def difference(one: Sequence[Run], other: Sequence[Run], state: str) -> dict[str, Any]:
-    """How much more some runs' state gains on test prompts than others', seed by seed on the same prompts and noise."""
-    of_one, of_other = ([read_scores(run.path / f"samples/test_{state}.csv") for run in runs] for runs in (one, other))
-    return {name: gain(of_other, of_one, name) for name in (*_scorers(of_one), "kl")}
+def difference(one: Sequence[Run], other: Sequence[Run], state: str, of_other: str | None = None) -> dict[str, Any]:
+    """How much more some runs' state gains on test prompts than others', seed by seed on the same prompts and noise.
+
+    Args:
+        one: Finished runs that differ in their seed.
+        other: As many, or the same.
+        state: `kept` or `last`.
+        of_other: The others' state, the same by default.
+    """
+    states = (one, state), (other, of_other or state)
+    return _apart(*([read_scores(run.path / f"samples/test_{of}.csv") for run in runs] for runs, of in states))
 
 
 def at_end(one: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
-    """How much more some runs gain on validation prompts by their end than others, seed by seed on the same noise."""
-    of_one, of_other = ([Course.of(run).scores[-1] for run in runs] for runs in (one, other))
-    return {name: gain(of_other, of_one, name) for name in (*_scorers(of_one), "kl")}
+    """The same of their last validations, on validation prompts."""
+    return _apart(*([Course.of(run).scores[-1] for run in runs] for runs in (one, other)))
+
+
+def _apart(one: Sequence[Scores], other: Sequence[Scores]) -> dict[str, Any]:
+    return {name: gain(other, one, name) for name in (*_scorers([*one, *other]), "kl")}
 
 
 def _scorers(scores: Sequence[Scores]) -> list[str]:

@@ -1,7 +1,6 @@
 """`python -m t2ifb.plan`: what a fine-tuning run needs, told before anything is downloaded."""
 
 import os
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,11 +58,9 @@ def _measure(parts: Parts) -> None:
     training, notes = _training(parts)
     tuning = _tuning(parts, training, on_cpu)
     prompts, most = REFL_PROMPTS, training.prompts.most
-    for counted in (partial(training.prompts.of, "train"), training.prompts.train.prompts):
-        with suppress(ValueError, OSError):
-            prompts = len(counted())
-            break
-    else:
+    try:
+        prompts = len(training.prompts.train.prompts())  # held-out ones are left out later: that takes the rankings
+    except (ValueError, OSError):
         what = "the training prompts are not here to be counted"
         notes.append(f"{what}; {prompts:,} are taken, as in ImageReward's list")
     run = Measured.of(tuning, min(training.validation_prompts, most) * training.images_per_prompt)
@@ -71,9 +68,9 @@ def _measure(parts: Parts) -> None:
     for how, checkpointing, attention in KEPT:
         source = replace(tuning.diffusion, gradient_checkpointing=checkpointing)
         kept[how] = kept_by_unet(replace(tuning, diffusion=source, attention=attention or tuning.attention))
-    arithmetic = Arithmetic.of(run, Length(prompts, most, training.epochs, training.validate_every))
+    counted = Arithmetic.of(run, Length(prompts, most, training.epochs, training.validate_every))
     found = savings(run, memory.limit) if memory is not None else []
-    show(run, arithmetic, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
+    show(run, counted, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
 
 
 def _training(parts: Parts) -> "tuple[FineTuning, list[str]]":

@@ -24,8 +24,8 @@ from t2ifb.shapes.prompts import ScenePrompts
 from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
 from tests.bench_parts import fit_seconds
 
-UPDATES, BATCH, STEPS, WINDOW = 4, 8, 20, (10, 19)
-"""Of one measurement; prompts an update, denoising steps, and the last ten of them."""
+UPDATES, BATCH, STEPS, WINDOW = 4, 8, 40, (30, 39)
+"""Of one measurement; prompts an update, and as in the report: denoising steps, and the last ten of them."""
 
 
 def make_module(gradients_per_rollout: int) -> ReFLModule:

@@ -82,9 +82,12 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         SystemExit: There is none.
     """
     found: dict[Setting, dict[int, Run]] = defaultdict(dict)
+    old = 0
     for seed in seeds:
         for job in SweepTable(FOLDER / f"seed{seed}").jobs:
-            if job.state == "finished" and COMMON.items() <= job.overrides.items():
+            if not COMMON.items() <= job.overrides.items():
+                old += 1
+            elif job.state == "finished":
                 alpha, beta, lr = (float(job.overrides[key]) for key in SETTINGS)
                 found[alpha, beta, lr][seed] = Run(job.folder, ())
     runs = {
@@ -92,6 +95,8 @@ def compare(seeds: list[int]) -> dict[str, Any]:
     }
     if left_out := [", ".join(f"{value:g}" for value in setting) for setting in found if setting not in runs]:
         print(f"left out, as not all seeds have finished them (alpha, beta, lr): {'; '.join(left_out)}")
+    if old:
+        print(f"left out, as they have other settings than now: {old} jobs")
     if not runs:
         raise SystemExit("no setting has finished runs of all seeds")
     found_gold = {

@@ -4,11 +4,11 @@ python -m experiments.overoptimisation.study            # trains what is missing
 python -m experiments.overoptimisation.study --judge    # writes them from what is finished
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.held_out import at_end, courses, gain, read_scores, tested
+from experiments.held_out import at_end, courses, difference, tested
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.overoptimisation.pictures import draw
 from experiments.reward_models.study import reported
@@ -62,6 +62,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         kind: [run for variant in of_kind if variant in done for run in done[variant]]
         for kind, of_kind in {"grid": list(GRID), FAILING: [FAILING]}.items()
     }
+    failing = kinds[FAILING]
     return {
         **origin("overoptimisation", seeds, every),
         "windows": WINDOWS,
@@ -74,27 +75,21 @@ def compare(seeds: list[int]) -> dict[str, Any]:
             rule: {kind: found for kind, some in kinds.items() if some and (found := kept(some, choose)) is not None}
             for rule, choose in RULES.items()
         },
-        "kept_against_last": kept_against_last(kinds[FAILING]),
+        "kept_against_last": difference(failing, failing, "kept", "last")["gold"] if failing else None,
         "made_to_fail": {
             f"seed {run.summary['seed']}": {
                 "sentence": run.summary["sentence"],
                 "test": {state: tested([run], state) for state in ("kept", "last")},
             }
-            for run in kinds[FAILING]
+            for run in failing
         },
     }
 
 
-def against_no_kl(done: Mapping[str, Sequence[Run]], window: str, ratio: str) -> dict[str, Any] | None:
+def against_no_kl(done: Mapping[str, list[Run]], window: str, ratio: str) -> dict[str, Any] | None:
     """How much more gold a ratio has after all updates than no KL divergence, on validation prompts, paired."""
     none, some = (done.get(f"{window}, alpha/beta {which}") for which in (NO_KL, ratio))
     return at_end(some, none)["gold"] if none and some else None
-
-
-def kept_against_last(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """How much more gold the kept checkpoint of some runs has than the last, on test prompts, paired."""
-    last, best = ([read_scores(run.path / f"samples/test_{state}.csv") for run in runs] for state in ("last", "kept"))
-    return gain(last, best, "gold") if runs else None
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from t2ifb.config.sweeps import in_sweep, one_job
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
-LAUNCHERS = ("joblib", "submitit")
-"""Libraries whose errors say that a job's process was killed."""
+LOST = ("TerminatedWorkerError", "UncompletedJobError")
+"""What joblib and submitit, which need not be installed, call a job whose process was killed."""
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -92,9 +92,11 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
     except EXPECTED as error:
         return _report(name, error)
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in LAUNCHERS:
+        if type(error).__name__ not in LOST:
             raise
-        return _report(name, RuntimeError(f"a job was lost, the same command goes on with what is left: {error}"))
+        lost = RuntimeError(f"a job was lost, the same command goes on with what is left: {error}")
+        lost.__cause__ = error
+        return _report(name, lost)
     return 0
 
 

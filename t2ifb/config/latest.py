@@ -81,9 +81,10 @@ def settle_reward(parts: Parts, record: Path) -> None:
     if record.exists():
         known = json.loads(record.read_text(encoding="utf-8"))
         reward = known["reward"]
-        if known["hashes"] != (now := _hashes(reward)):
-            changed = ", ".join(sorted(key for key in now if known["hashes"].get(key) != now[key]))
-            raise ConfigError([f"reward: {changed} is not what the run was started with; start a new run"])
+        then, now = known["hashes"], _hashes(reward)
+        if changed := sorted(key for key in {**then, **now} if then.get(key) != now.get(key)):
+            what = ", ".join(key if key in now else f"{key}, which is gone," for key in changed)
+            raise ConfigError([f"reward: {what} is not what the run was started with; start a new run"])
     else:
         reward = parts.value("reward")
         members = reward.get("scorers")
@@ -136,11 +137,11 @@ def _of_earlier_jobs(run: Path, newest: Path | None, note: Path) -> Path:
     """
     if not (run / EXPORT).is_file():
         fault = f"reward: the jobs of this sweep go by {run} ({note}), which is gone"
-        raise ConfigError([f"{fault}; delete that file, or give another hydra.sweep.dir"])
+        raise ConfigError([f"{fault}; put it back, or give another hydra.sweep.dir"])
     if newest not in (None, run):
         print(
             f"reward: {run}, as the other jobs of this sweep, though {newest} is newer; for that one give another "
-            "hydra.sweep.dir, or reward.source=<run folder>",
+            "hydra.sweep.dir",
             file=sys.stderr,
         )
     return run

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def one_job(folder: Path) -> Iterator[None]:
     except Exception as error:
         record_failure(folder, error)
         if wandb := sys.modules.get("wandb"):
-            wandb.finish(exit_code=1)  # or the next job would end it as one that went well
+            with suppress(Exception):
+                wandb.finish(exit_code=1)  # or the next job would end it as one that went well
         cause: BaseException | None = error
         while cause is not None:  # Hydra keeps the error, and its frames would keep the model
             traceback.clear_frames(cause.__traceback__)

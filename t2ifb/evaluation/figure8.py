@@ -157,8 +157,8 @@ class Figure8:
         prompts: Sequence[str],
         folder: Path,
     ) -> None:
-        for name, found in rows.items():
-            write_gains(found, folder, "figure8" if len(rows) == 1 else f"figure8_{name.replace('/', '_')}")
+        for number, (name, found) in enumerate(rows.items(), 1):
+            write_gains(found, folder, "figure8" if len(rows) == 1 else f"figure8_{number}_{name.replace('/', '_')}")
         gain_bars(rows, folder / "figure8.png")
         by_prompt = {name: self._gain_of_prompts(scores["base"], scores[name], name) for name in self.models}
         mean = np.mean(list(by_prompt.values()), 0)
@@ -178,7 +178,10 @@ class Figure8:
     def _gain_of_prompts(
         self, base: Mapping[str, NDArray[np.float64]], tuned: Mapping[str, NDArray[np.float64]], name: str
     ) -> NDArray[np.float64]:
-        """(P,) mean gain over the scorers that a run was not trained on, in units of the base's deviation."""
+        """(P,) mean gain over the judges that a run was not trained on, in units of the base's deviation.
+
+        Of a run that was trained on all of them it is their own.
+        """
         judges = [scorer for scorer in self.judges if scorer not in self.trained_on[name]] or self.judges
         gained = [(tuned[judge] - base[judge]) / max(float(base[judge].std()), 1e-9) for judge in judges]
         return np.asarray(np.mean(gained, 0).reshape(-1, self.images_per_prompt).mean(1))

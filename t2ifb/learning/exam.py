@@ -26,7 +26,7 @@ from t2ifb.learning.losses import gaussian_kl
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
 """Keep the noise of each split apart from the other's and from that of training."""
 FIGURES = ("judges", "gold", "kl", "diversity")
-"""What an exam finds besides the scorers' means; no scorer has such a name."""
+"""Figures with a meaning of their own: no judge has such a name."""
 
 
 def together() -> bool:

@@ -1,7 +1,8 @@
 """What a fine-tuning run needs, measured on networks without weights: its own code runs on the `meta` device."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from operator import itemgetter
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from t2ifb.diffusion.dry_run import DryRun
 from t2ifb.diffusion.ledger import Ledger, SavedBytes, bytes_of, tensors_of
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.outline import Outline
+from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.judges import BATCH, Judges
 from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, TEXT, UNET, WEIGHTS, Cost, Part, Tuning
 from t2ifb.learning.exam import Exam
@@ -100,10 +102,7 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
         with _ledger(networks) as ledger:
             pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
             decoding = ledger.flops
-            ledger.restart()
-            with ledger.watching(_called(networks)):
-                rounding_floor(exam, replace(tuning.rollout, num_inference_steps=2), model, nullcontext)
-            rounding = ledger.peak, _activations(ledger)
+            rounding = _rounding(ledger, networks, exam, replace(tuning.rollout, num_inference_steps=2), model)
             with ledger.within(OPTIMISER):
                 held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
             ledger.restart()
@@ -119,6 +118,24 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
         return Cost(
             *max((ledger.peak, _activations(ledger)), rounding, key=itemgetter(0)), denoising, decoding + looking
         )
+
+
+def _rounding(
+    ledger: Ledger, networks: Mapping[str, list[Any]], exam: Exam, sampler: Sampler, model: DiffusionModel
+) -> tuple[int, dict[str, int]]:
+    """Peak and what is alive then while rounding is measured: what fp32 adds to the U-Net's weights is the U-Net's."""
+    weights = ledger.live[WEIGHTS]
+    with ExitStack() as stack:
+        with ledger.within(WEIGHTS):
+            stack.enter_context(model.exact())
+        ledger.restart()
+        with ledger.watching(_called(networks)):
+            rounding_floor(exam, sampler, model, nullcontext)
+        alive = Counter(_activations(ledger)) + Counter({UNET: ledger.at_peak[WEIGHTS] - weights})
+        peak = ledger.peak
+        with ledger.within(WEIGHTS):
+            stack.close()
+    return peak, dict(alive)
 
 
 @contextmanager

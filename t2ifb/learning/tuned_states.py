@@ -102,9 +102,9 @@ def rounding_floor(
 ) -> Tensor:
     """The KL divergence (), in nats a sample, that the precision of training alone makes of the base model to itself.
 
-    Summed over all steps of the base model's own rollouts, against the same weights in fp32: an upper bound on what
-    rounding adds, as a KL divergence in training is of one step, and of two calls that round alike. Those of validation
-    are computed outside of autocast, in the precision that the frozen weights have: where that is fp16, they round too.
+    The mean of `FLOOR_SAMPLES`, summed over all steps of the base model's own rollouts as training makes them, against
+    the same weights in fp32. It says of what size rounding is: a KL divergence in training is of one step, between two
+    calls that round alike; those of validation are computed outside of autocast, in the frozen weights' precision.
 
     Args:
         exam: Its first prompts and their noise.
@@ -112,22 +112,21 @@ def rounding_floor(
         model: With the policy's adapters, which are off here.
         training_context: Under which the U-Net is called in training.
     """
-    prompts = exam.prompts[:FLOOR_SAMPLES]
     schedule = sampler.schedule_of(model)
-    keys = [(exam.stream, exam.seed, number) for number in range(len(prompts))]
-    rollout = Rollout(schedule, keys, model.latent_shape, model.device)
-    seen: list[tuple[Tensor, Tensor]] = []
-    with model.exact(), model.base():
-        denoise = sampler.denoiser(model, schedule, prompts)
-        for step in range(len(schedule)):
-            seen.append((rollout.latents, denoise(rollout.latents, step)))
-            rollout.take(seen[-1][1])
-    total = torch.zeros(len(keys), device=model.device)
-    with model.base():
-        denoise = sampler.denoiser(model, schedule, prompts)
-        for step, (noisy, exact) in enumerate(seen):
-            with training_context():
-                rounded = denoise(noisy, step)
-            one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
-            total += gaussian_kl(one.mean, other.mean, one.variance)
-    return total.mean()
+    found = []
+    for number, prompt in enumerate(exam.prompts[:FLOOR_SAMPLES]):
+        rollout = Rollout(schedule, [(exam.stream, exam.seed, number)], model.latent_shape, model.device)
+        seen: list[tuple[Tensor, Tensor]] = []
+        with model.exact(), model.base():
+            denoise = sampler.denoiser(model, schedule, [prompt])
+            for step in range(len(schedule)):
+                seen.append((rollout.latents, denoise(rollout.latents, step)))
+                rollout.take(seen[-1][1])
+        with model.base():
+            denoise = sampler.denoiser(model, schedule, [prompt])
+            for step, (noisy, exact) in enumerate(seen):
+                with training_context():
+                    rounded = denoise(noisy, step)
+                one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
+                found.append(gaussian_kl(one.mean, other.mean, one.variance))
+    return torch.stack(found).sum() / len(exam.prompts[:FLOOR_SAMPLES])

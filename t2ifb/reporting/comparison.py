@@ -55,7 +55,8 @@ class Group:
     @property
     def rewards_differ(self) -> bool:
         """Whether runs were trained on different rewards, so that `reward` and `judges` are not the same in all."""
-        return any(key.partition(".")[0] in ("reward", "reward_sha256") for key in self.differing)
+        told = {"reward.source"} if "reward_sha256" in self.same else set()
+        return any(key.partition(".")[0] in ("reward", "reward_sha256") for key in self.differing if key not in told)
 
     @property
     def counted(self) -> str:

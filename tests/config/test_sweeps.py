@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
@@ -220,6 +221,9 @@ def test_a_job_that_takes_the_sweep_with_it_is_said(run_module: Command, tmp_pat
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "a job was lost, the same command goes on with what is left" in done.stderr
     (tmp_path / "fail.txt").unlink()
+    folder = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
+    while launcher == "submitit_local" and not list(folder.glob("*/summary.json")):
+        time.sleep(0.2)  # the other job goes on
     assert run_module(*TINY, "-m", "seed=1,2", f"hydra/launcher={launcher}").returncode == 0
 
 

@@ -156,6 +156,17 @@ def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> 
         tuned_runs([tmp_path])
 
 
+def test_several_runs_have_tables_of_their_own_names(run: Path, tmp_path: Path) -> None:
+    for name in ("a/x", "b/x"):
+        (tmp_path / name).mkdir(parents=True)
+        for part in ("export", "summary.json"):
+            (tmp_path / name / part).symlink_to(run / part)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    make_figure(tmp_path, run, runs=[str(tmp_path / "a/x"), str(tmp_path / "b/x")], most=1).run(folder)
+    assert {file.name for file in folder.glob("*.md")} == {"figure8_1_a_x.md", "figure8_2_b_x.md"}
+
+
 def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_figure(tmp_path, run, judges=["blip_score", "length"]).judges == ["length"]
     assert "left out: judges names blip_score" in capsys.readouterr().err

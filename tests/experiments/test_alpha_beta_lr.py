@@ -37,7 +37,7 @@ def write_job(folder: Path, setting: tuple[float, float, float], gold: float) ->
             writer.writerows([prompt, *(level + gained for _ in NAMES)] for prompt, level in (("a", 0.5), ("b", 0.7)))
 
 
-def test_the_sweep_has_valid_jobs_four_by_three_and_two_of_one_ratio() -> None:
+def test_the_sweep_has_valid_jobs_six_by_three_and_two_of_one_ratio() -> None:
     schema.register()
     jobs = compose_all("train", study.command(0, 2)[3:])
     for job in jobs:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from experiments.algorithms import study as algorithms
 from experiments.gradients_per_rollout import study as gradients_per_rollout
-from experiments.held_out import GOLD, JUDGES, Course, courses, gain, read_scores
+from experiments.held_out import GOLD, JUDGES, Course, at_end, courses, difference, gain, read_scores
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.runs import Run, finished, train_all
 from t2ifb.config import schema
@@ -68,6 +68,15 @@ def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> No
     figures = courses([run, run])
     assert figures["kl"] == [[0, 0], [9, 9], [16, 16]]
     assert [at["over_seeds"]["mean"] for at in figures["gain"]["image_reward"]] == [0, 4, 2]
+
+
+def test_what_runs_have_more_than_others_is_told_with_its_sign(tmp_path: Path) -> None:
+    more, less = (write_run(tmp_path / name, {"gold": [0.0, end]}) for name, end in (("more", 3.0), ("less", 1.0)))
+    assert at_end([more], [less])["gold"]["over_seeds"]["mean"] == 2
+    for name, scores in (("kept", more), ("last", less)):
+        ScoreSheet.read(scores.path / "samples/step_000005.csv").write(more.path / f"samples/test_{name}.csv")
+    assert difference([more], [more], "kept", "last")["gold"]["seeds"][0]["mean"] == 2
+    assert difference([more], [more], "kept")["gold"]["seeds"][0]["mean"] == 0
 
 
 def test_each_rule_keeps_what_it_says(tmp_path: Path) -> None:

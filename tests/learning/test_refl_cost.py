@@ -185,6 +185,18 @@ def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -
     assert run.judging.peak - plain.peak == run.update.parts[UNET].optimiser == run.judging.at_peak[OPTIMISER]
 
 
+def test_half_precision_weights_are_counted_once_while_rounding_is_measured() -> None:
+    exact, half = (
+        Measured.of(small_run(diffusion=DiffusionSource(str(PIPELINE), precision=precision), samples_per_batch=1), 1)
+        for precision in ("fp32", "bf16")
+    )
+    for run in (exact, half):
+        assert run.judging.peak == pytest.approx(run.weights + sum(run.judging.at_peak.values()), rel=0.001)
+    saved = exact.weights - half.weights
+    assert half.judging.at_peak[UNET] > saved > 0  # what fp32 adds to the U-Net's weights is there once more
+    assert half.judging.peak > exact.judging.peak - saved
+
+
 @pytest.mark.slow
 def test_settings_that_make_it_fit() -> None:
     with DryRun():

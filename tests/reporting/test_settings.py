@@ -46,3 +46,17 @@ def test_the_ratio_of_beta_to_alpha_is_a_setting_where_both_differ(tmp_path) -> 
     assert comparison.groups[0].differing == ["algorithm.alpha", "algorithm.beta", RATIO]
     assert [settings[RATIO] for settings in comparison.settings] == [0.1, 0.05]
     assert comparison.about(1) == "alpha 4, beta 0.2, beta / alpha 0.05"
+
+
+def test_runs_of_another_reward_are_known_by_its_hash_or_else_by_its_settings(tmp_path) -> None:
+    runs = [read_run(write_tuning_run(tmp_path / str(n))) for n in range(2)]
+    settings = [run.settings for run in runs]
+    assert not Comparison(runs).groups[0].rewards_differ
+    for each, source in zip(settings, ("latest", "outputs/one"), strict=True):
+        each["reward.source"] = source
+    assert Comparison(runs).groups[0].rewards_differ
+    for each in settings:
+        each["reward_sha256"] = "abc"
+    assert not Comparison(runs).groups[0].rewards_differ
+    settings[1]["reward_sha256"] = "def"
+    assert Comparison(runs).groups[0].rewards_differ
