@@ -33,10 +33,10 @@ demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises,
 	$(BIN)/python -m t2ifb.report outputs/shapes
 
 test: $(STAMP) ## the default tests (under 5 minutes)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs
-	$(BIN)/python -m pytest -m slow -n 2 --durations=10
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=10
 
 lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .

@@ -218,6 +218,7 @@ print(cache.fill(sorted(Path(sys.argv[1]).iterdir()), ["a", "b"]).encoded, file=
 """
 
 
+@pytest.mark.slow
 def test_two_jobs_at_once_share_the_work(tmp_path: Path, source: PooledPixelsSource, images: list[Path]) -> None:
     jobs = [run(SHARED, tmp_path / "images", tmp_path / "cache") for _ in range(2)]
     encoded = [int(job.communicate(timeout=60)[1].splitlines()[-1]) for job in jobs]
