@@ -1,11 +1,14 @@
 """Which folders are runs, and what they are called."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 OWN = ("checkpoints", "samples", "export", "wandb", "tensorboard")
 """Folders inside a run that hold no runs."""
+TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
+"""What a run's folder is called where nothing else is asked for."""
 EXPECTED = "a run folder (with .hydra/, metrics.csv or summary.json), or a folder that contains some at any depth"
 
 
@@ -45,8 +48,14 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:
-    """For each folder the shortest end of its path that tells it apart."""
-    ends = shortest_ends([path.parts for path in runs])
+    """For each folder the shortest end of its path that tells it apart; a time counts only where nothing else does."""
+    timeless = [path.parent if TIME.fullmatch(path.name) else path for path in runs]
+    alone = [timeless.count(path) == 1 and path not in runs for path in timeless]
+    words = [one.parts if use else path.parts for one, use, path in zip(timeless, alone, runs, strict=True)]
+    ends = [
+        path[-2:] if len(end) == 1 and TIME.fullmatch(end[0]) else end
+        for path, end in zip(words, shortest_ends(words), strict=True)
+    ]
     return ["/".join(end).replace("//", "/") for end in ends]
 
 

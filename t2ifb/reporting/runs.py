@@ -71,9 +71,9 @@ class Run:
         return text if isinstance(text, str) else ""
 
     @property
-    def verdict(self) -> str:
-        """The verdict in a few words: only what speaks against the run."""
-        return ", ".join(words for phrase, words in AGAINST.items() if phrase in self.sentence)
+    def verdict(self) -> list[str]:
+        """What speaks against the run, in a few words each."""
+        return [words for phrase, words in AGAINST.items() if phrase in self.sentence]
 
     @property
     def is_empty(self) -> bool:

@@ -7,24 +7,33 @@ from typing import Any
 
 Value = str | int | float | bool | None
 """Of a setting; None is `null`, or that a run has no such setting."""
+POINTER = re.compile(r"\$\{([\w.]+)\}")
 QUIET = ("resume", "data_folder", "build", "logger")
 """What says nothing about a result: where a run went on, where files are kept, where figures are sent."""
-KNOWN = ("algorithm.alpha", "algorithm.beta", "optimizer.lr", "seed")
+KNOWN = ("algorithm.alpha", "algorithm.beta", "optimizer.lr", "seed", "reward._target_")
 """What runs are mostly compared by, first wherever settings are listed."""
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
-    """A composed configuration as dotted keys; lists of plain values become text."""
+def flat(config: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | None = None) -> dict[str, Value]:
+    """A composed configuration as dotted keys; lists of plain values become text.
+
+    Args:
+        config: Nested.
+        prefix: Of its keys.
+        root: The whole that it is a part of, where `${a.b}` is looked up.
+    """
     found: dict[str, Value] = {}
+    root = config if root is None else root
     for name, value in config.items():
         key = f"{prefix}{name}"
+        value = _pointed(value, root)
         if not prefix and key in QUIET:
             continue
         if isinstance(value, Mapping):
-            found |= flat(value, f"{key}.")
+            found |= flat(value, f"{key}.", root)
         elif isinstance(value, list):
             nested = any(isinstance(item, (Mapping, list)) for item in value)
-            listed = flat({str(n): item for n, item in enumerate(value)}, f"{key}.") if nested else {}
+            listed = flat({str(n): item for n, item in enumerate(value)}, f"{key}.", root) if nested else {}
             found |= listed or {key: "[" + ", ".join(map(_plain, value)) + "]"}
         elif value is None or isinstance(value, (str, int, float, bool)):
             found[key] = _class_name(value) if key.endswith("_target_") and isinstance(value, str) else value
@@ -61,6 +70,15 @@ def numeric(value: Value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _pointed(value: Any, root: Mapping[str, Any]) -> Any:
+    """The plain value that `${a.b}` points at; what points at a part, or at nothing, stays as it is."""
+    match = POINTER.fullmatch(value) if isinstance(value, str) else None
+    target: Any = root if match else None
+    for part in match[1].split(".") if match else ():
+        target = target.get(part) if isinstance(target, Mapping) else None
+    return value if target is None or isinstance(target, (Mapping, list)) else target
+
+
 def _plain(value: Any) -> str:
     return shown(value) if value is None or isinstance(value, (int, float, bool)) else str(value)
 
@@ -72,7 +90,7 @@ def _same(value: Value) -> tuple[str, Value]:
 
 def _points(key: str, runs: Sequence[Mapping[str, Value]]) -> bool:
     values = [run[key] for run in runs if run.get(key) is not None]
-    return all(isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value) for value in values)
+    return all(isinstance(value, str) and POINTER.fullmatch(value) for value in values)
 
 
 def _class_name(target: str) -> str:

@@ -29,13 +29,13 @@ def test_a_tuning_run_is_read(tmp_path: Path) -> None:
 
 def test_what_speaks_against_a_run_is_said_in_a_few_words(tmp_path: Path) -> None:
     run = read_run(write_tuning_run(tmp_path / "run"))
-    assert run.verdict == ""
+    assert run.verdict == []
     rows = [
         {"step": step, "val/reward": step, "val/judges": judges, "val/kl": step}
         for step, judges in ((0, 0.0), (1, -0.1), (2, -0.3))
     ]
     run.summary["sentence"] = verdict_sentence(rows, 1, lambda *_: Interval(-0.3, -0.5, -0.1))
-    assert run.verdict == "over-optimised later, no better than base"
+    assert run.verdict == ["over-optimised later", "no better than base"]
 
 
 def test_every_kind_of_run_is_known(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ def test_a_configuration_becomes_flat() -> None:
     }
 
 
+def test_what_points_at_a_plain_value_has_it() -> None:
+    config = {"lr": "${optimizer.lr}", "optimizer": {"lr": 1}, "part": "${optimizer}", "none": "${nowhere.x}"}
+    assert flat(config) == {"lr": 1, "optimizer.lr": 1, "part": "${optimizer}", "none": "${nowhere.x}"}
+
+
 def test_only_what_differs_is_listed_and_the_known_settings_come_first() -> None:
     one = {"rank": 4, "algorithm.beta": 0.1, "same": 1, "only here": "y", "flag": 1, "points": "${optimizer}"}
     other = {"rank": 8, "algorithm.beta": 0.0, "same": 1.0, "flag": True, "extra": "x"}
