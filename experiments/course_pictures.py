@@ -28,9 +28,9 @@ def distance(figures: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def seconds(figures: dict[str, Any]) -> NDArray[np.float64]:
-    """(S,) seconds of training up to each validation, without validations, the mean over seeds."""
+    """(S,) seconds of training up to each validation, without validations, by the median over seeds."""
     known = [each for each in figures["seconds_per_update"] if each is not None]
-    return np.array(figures["steps"]) * (np.mean(known) if known else np.nan)
+    return np.array(figures["steps"]) * (np.median(known) if known else np.nan)
 
 
 def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any], label: str, color: str) -> None:
