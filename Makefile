@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-# Enough of it to fail: 45 of 60 updates, judged less often and by fewer test prompts.
-BRIEFLY := algorithm.epochs=0.15 algorithm.validate_every=15 prompts.test.count=50
+# Enough of it to fail: 40 of 60 updates, judged less often and by fewer test prompts.
+BRIEFLY := algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40
 
 demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (20 minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
