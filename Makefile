@@ -26,7 +26,7 @@ install: $(STAMP) ## the package and its development tools in .venv
 # Enough of it to fail: 40 of 60 updates, judged less often and by fewer test prompts.
 BRIEFLY := algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40
 
-demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (20 minutes)
+demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 20 minutes)
 	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
 	$(BIN)/python -m t2ifb.train +experiment=refl_overoptimised $(BRIEFLY)
 	$(BIN)/python -m t2ifb.train +experiment=refl

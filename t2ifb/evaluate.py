@@ -22,7 +22,7 @@ def evaluate(parts: Parts) -> None:
     from t2ifb.evaluation.unbuilt import UnusableScorers
     from t2ifb.learning.run_folder import RunFolder
 
-    _check_base_model(parts)
+    _tell_what_differs(parts)
     scorers = _scorers(parts)
     make = parts.build("evaluation")
     offered = {"trained_on": _add_rewards(parts, scorers)}
@@ -56,7 +56,7 @@ def _scorers(parts: Parts) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _check_base_model(parts: Parts) -> None:
+def _tell_what_differs(parts: Parts) -> None:
     """Say where the base model and the sampling of the runs in `run` are not those of this evaluation."""
     here = {key: absolute(parts.value(key)) for key in ("diffusion", "sampling")} if parts.value("run") else {}
     for run in _runs(parts):

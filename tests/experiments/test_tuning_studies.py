@@ -40,7 +40,7 @@ def test_variants_have_folders_of_their_own(study: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("study", [limits, gradients_per_rollout, overoptimisation, reward_models])
+@pytest.mark.parametrize("study", [algorithms, limits, gradients_per_rollout, overoptimisation, reward_models])
 def test_the_picture_is_drawn_from_the_figures_that_are_committed(study: Any, tmp_path: Path) -> None:
     study.draw(json.loads((study.HERE / "result.json").read_text()), tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 10_000
