@@ -26,7 +26,7 @@ COMMON = {
     "algorithm.epochs": "0.1",
     "algorithm.validate_every": "20",
     "algorithm.validation_prompts": "32",
-    "prompts.test.count": "200",
+    "prompts.test.count": "100",
 }
 """What the sweep's jobs differ in from `+experiment=refl`: 60 updates of 8 prompts, and fewer to judge by."""
 SETTINGS = ("algorithm.alpha", "algorithm.beta", "optimizer.lr")
