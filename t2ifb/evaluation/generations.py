@@ -1,6 +1,7 @@
 """Images of a base model and of tuned ones from the same noise, drawn once and kept on disk."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from t2ifb.data.files import atomic_write, file_lock, sha256_file
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
 from t2ifb.diffusion.sampling import generate
 from t2ifb.evaluation.code_hash import library_versions
+from t2ifb.evaluation.names import short_names
 from t2ifb.evaluation.unbuilt import Identities, Unbuilt, build
 
 STREAM = 0x0DF6
@@ -110,7 +112,9 @@ def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
 
 
 def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
-    """Exports of some fine-tuning runs by what tables call the runs: the end of their path that tells them apart.
+    """Exports of some fine-tuning runs by what tables call the runs, as the page that compares them does.
+
+    None is called `base`, which is the model that all are compared with.
 
     Raises:
         ValueError: One is no finished fine-tuning run, or named twice.
@@ -119,10 +123,8 @@ def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
     for path in paths:
         if not (path / "export" / LORA_WEIGHTS).is_file() or not (path / "summary.json").is_file():
             raise ValueError(f"{path} is no finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing")
-    if len(set(map(Path.absolute, paths))) < len(paths):
+    places = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(places)) < len(places):
         raise ValueError("a run is named twice")
-    for depth in range(1, max((len(path.absolute().parts) for path in paths), default=0) + 1):
-        names = ["/".join(path.absolute().parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return {name: path / "export" for name, path in zip(names, paths, strict=True)}
-    return {}
+    *names, _ = short_names([*places, Path("base")])
+    return {name: path / "export" for name, path in zip(names, paths, strict=True)}

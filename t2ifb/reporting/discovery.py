@@ -1,14 +1,11 @@
-"""Which folders are runs, and what they are called."""
+"""Which folders are runs."""
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 OWN = ("checkpoints", "samples", "export", "wandb", "tensorboard")
 """Folders inside a run that hold no runs."""
-TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
-"""What a run's folder is called where nothing else is asked for."""
 EXPECTED = "a run folder (with .hydra/, metrics.csv or summary.json), or a folder that contains some at any depth"
 
 
@@ -45,37 +42,6 @@ def _below(folder: Path) -> Iterator[Path]:
     yield from inside
     if not is_run and not inside and (folder / "summary.json").is_file():
         yield folder
-
-
-def short_names(runs: Sequence[Path]) -> list[str]:
-    """For each folder the shortest end of its path that tells it apart; a time counts only where nothing else does."""
-    timeless = [path.parent if TIME.fullmatch(path.name) else path for path in runs]
-    alone = [timeless.count(path) == 1 and path not in runs for path in timeless]
-    words = [one.parts if use else path.parts for one, use, path in zip(timeless, alone, runs, strict=True)]
-    ends = [
-        path[-2:] if len(end) == 1 and TIME.fullmatch(end[0]) else end
-        for path, end in zip(words, shortest_ends(words), strict=True)
-    ]
-    return ["/".join(end).replace("//", "/") for end in ends]
-
-
-def shortest_ends(names: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """For each of some different sequences of words the shortest end that no other one has."""
-    counted: dict[tuple[str, ...], int] = {}
-    for words in names:
-        for start in range(len(words)):
-            end = tuple(words[start:])
-            counted[end] = counted.get(end, 0) + 1
-    return [
-        next((end for n in range(1, len(words)) if counted[end := tuple(words[-n:])] == 1), tuple(words))
-        for words in names
-    ]
-
-
-def labels(keys: Sequence[str]) -> Mapping[str, str]:
-    """For each dotted key of a configuration the shortest end that tells it apart; `x._target_` is called `x`."""
-    plain = [key.removesuffix("._target_").split(".") for key in keys]
-    return {key: ".".join(end) for key, end in zip(keys, shortest_ends(plain), strict=True)}
 
 
 def common_parent(runs: Sequence[Path]) -> Path:

@@ -145,11 +145,12 @@ def test_diversity_is_the_mean_distance_of_a_prompts_images() -> None:
 
 
 def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> None:
-    for name in ("a/x", "b/x"):
-        (tmp_path / name).mkdir(parents=True)
+    places = [tmp_path / name for name in ("a/x", "b/x", "c/refl/2026-11-26_05-09-34_547353", "d/base")]
+    for place in places:
+        place.mkdir(parents=True)
         for part in ("export", "summary.json"):
-            (tmp_path / name / part).symlink_to(run / part)
-    assert list(tuned_runs([tmp_path / "a/x", tmp_path / "b/x"])) == ["a/x", "b/x"]
+            (place / part).symlink_to(run / part)
+    assert list(tuned_runs(places)) == ["a/x", "b/x", "refl", "d/base"]
     with pytest.raises(ValueError, match="named twice"):
         tuned_runs([run, run])
     with pytest.raises(ValueError, match="no finished fine-tuning run"):
