@@ -21,16 +21,25 @@ PROMPTS = 4800
 """Training prompts."""
 COMMON = ("algorithm.validation_prompts=32", "prompts.test.count=200")
 """Half of the prompts that each is usually judged by."""
-VARIANTS = {
-    name: [f"algorithm.epochs={updates * 16 / PROMPTS}", f"algorithm.validate_every={updates // 4}", *COMMON]
-    for name, updates in UPDATES.items()
-}
-"""Experiments, and what each is run with beside its own settings."""
+LOOSE = "1e-4"
+"""A beta that holds DRaFT and reward-weighted likelihood a hundredth as fast: a KL divergence is divided by the variance of
+its step, and the last steps, which `refl` has none of, have the smallest."""
+
+
+def _arguments(experiment: str, *more: str) -> list[str]:
+    updates = UPDATES[experiment]
+    lengths = f"algorithm.epochs={updates * 16 / PROMPTS}", f"algorithm.validate_every={updates // 4}"
+    return [f"+experiment={experiment}", *lengths, *COMMON, *more]
+
+
+VARIANTS = {name: _arguments(name) for name in UPDATES}
+VARIANTS |= {f"{name}, beta {LOOSE}": _arguments(name, f"algorithm.beta={LOOSE}") for name in UPDATES if name != "refl"}
+"""What each is run with."""
 
 
 def run_of(variant: str, seed: int) -> Run:
     """The run of an algorithm and a seed."""
-    overrides = (f"+experiment={variant}", f"seed={seed}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
+    overrides = (*VARIANTS[variant], f"seed={seed}", f"reward.source={reported(seed).path}")
     return Run(folder("algorithms", variant, seed), overrides)
 
 
