@@ -22,8 +22,10 @@ PROMPTS = 4800
 COMMON = ("algorithm.validation_prompts=32", "prompts.test.count=200")
 """Half of the prompts that each is usually judged by."""
 LOOSE = "1e-4"
-"""A beta that holds DRaFT and reward-weighted likelihood a hundredth as fast: a KL divergence is divided by the variance of
-its step, and the last steps, which `refl` has none of, have the smallest."""
+"""A beta that holds DRaFT and reward-weighted likelihood a hundredth as fast.
+
+A step's KL divergence is divided by its variance, and the last steps, which `refl` has none of, have the smallest.
+"""
 
 
 def _arguments(experiment: str, *more: str) -> list[str]:
