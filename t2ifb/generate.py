@@ -60,13 +60,11 @@ def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
     import torch
     from rich.progress import track
 
+    from t2ifb.data.devices import device_of
     from t2ifb.diffusion.lora import load_lora
     from t2ifb.diffusion.sampling import generate as draw
 
-    wish = parts.value("device")
-    model = (
-        parts.build("diffusion").load().to(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
-    )
+    model = parts.build("diffusion").load().to(device_of(parts.value("device")))
     if cut := model.too_long(list(dict.fromkeys(prompts))):
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):

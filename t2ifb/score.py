@@ -76,10 +76,10 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
     """One score per pair, in batches of images of one size."""
     import torch
 
+    from t2ifb.data.devices import device_of
     from t2ifb.data.images import pixel_batches
 
-    wish = parts.value("device")
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
+    device = device_of(parts.value("device"))
     scorer = parts.build("scorer").to(device).eval()
     scores = [0.0] * len(pairs)
     with torch.inference_mode():

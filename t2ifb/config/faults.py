@@ -26,6 +26,10 @@ class ConfigError(ValueError):
         self.faults = tuple(dict.fromkeys(faults))
         super().__init__("\n".join(self.faults))
 
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        """How it comes out of another process."""
+        return type(self), (self.faults,)
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint such as `; did you mean 'seed'?`, or nothing when no name is near."""

@@ -59,7 +59,7 @@ class RayLauncher(Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         if not ray.is_initialized():
             ray.init(address=self.address, include_dashboard=False, logging_level=logging.WARNING)
-        job = ray.remote(max_calls=1, **self.resources)(_run)  # type: ignore[call-overload]
+        job = ray.remote(max_calls=1, max_retries=0, **self.resources)(_run)  # type: ignore[call-overload]
         shared = (self.hydra_context, self.config, self.task_function, Singleton.get_state(), os.getcwd())
         try:
             jobs = [(initial_job_idx + place, list(some)) for place, some in enumerate(job_overrides)]

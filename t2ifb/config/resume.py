@@ -52,7 +52,7 @@ def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: 
         _check_unfinished(folder)
     own = [*_without(_saved_overrides(folder), {"resume", "hydra.mode", *map(_key, overrides)}), *overrides]
     own = [*_without(own, {"resume"}), "hydra.mode=RUN"]  # the run may be one job of a sweep
-    differing = _differences(folder, _composed(command, own, config_dir))
+    differing = differences(config_file(folder), _composed(command, own, config_dir))
     if differing:
         raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
     return [*own, f'resume="{folder}"', f'hydra.run.dir="{folder}"']
@@ -72,9 +72,9 @@ def _newest_unfinished(config: DictConfig) -> Path | None:
     parent = Path(str(OmegaConf.select(config, "hydra.run.dir"))).absolute().parent
     other = ""
     for folder in sorted(parent.glob("*"), reverse=True):
-        if not _config_file(folder).is_file() or (folder / "summary.json").exists():
+        if not config_file(folder).is_file() or (folder / "summary.json").exists():
             continue
-        differing = _differences(folder, config)
+        differing = differences(config_file(folder), config)
         if not differing:
             return folder
         other = other or f" (in the unfinished {folder.name} {'; '.join(differing[:SHOWN])})"
@@ -85,17 +85,18 @@ def _newest_unfinished(config: DictConfig) -> Path | None:
 def _check_unfinished(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError([f"resume: {missing_file(folder)}"])
-    if not _config_file(folder).is_file():
+    if not config_file(folder).is_file():
         raise ConfigError([f"resume: {folder} is not a run folder, it has no .hydra/config.yaml"])
     if (folder / "summary.json").exists():
         raise ConfigError([f"resume: the run in {folder} is finished (it has a summary.json); leave resume out"])
 
 
-def _differences(folder: Path, config: DictConfig) -> list[str]:
-    """One line per key whose value is not the one that the run in `folder` started with."""
-    saved = _flat(OmegaConf.load(_config_file(folder)))
-    now = _flat(config)
-    return changes(saved, now)
+def differences(saved: Path, config: Any) -> list[str]:
+    """One line per key whose value is not that of a file; as they are written, so that other places are no change.
+
+    What changes no weight is not compared.
+    """
+    return changes(_flat(OmegaConf.load(saved)), _flat(config))
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -110,7 +111,8 @@ def _flat(config: Any) -> dict[str, Any]:
     return flatten({key: value for key, value in container.items() if key not in (*FREE, "hydra")})
 
 
-def _config_file(folder: Path) -> Path:
+def config_file(folder: Path) -> Path:
+    """Where Hydra writes the configuration of the run in a folder."""
     return folder / ".hydra" / "config.yaml"
 
 

@@ -5,21 +5,21 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from t2ifb.config.compose import flatten
 from t2ifb.config.faults import ConfigError
-from t2ifb.config.resume import FREE, SHOWN, changes
+from t2ifb.config.resume import SHOWN, config_file, differences
 from t2ifb.data.files import FolderInUse, atomic_write
 
-SETTINGS = "job.json"
-"""What a job of a sweep was begun with."""
+BEGUN_WITH = "begun_with.yaml"
+"""Beside the configuration that Hydra writes at each start: that of a job's first one."""
 FAILED = "failed.json"
 """What ended a job of a sweep; gone when the job is started again, or ends well in another process."""
 SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -61,25 +61,25 @@ def one_job(folder: Path) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
+def settle_job(folder: Path) -> None:
     """Hold a job of a sweep to the settings that it was begun with: its arguments alone do not say all.
 
     Args:
-        folder: Its run folder.
-        settings: Its configuration as plain containers; what changes no weight is not compared.
+        folder: Its run folder, in which Hydra has written the settings of this start. Those of the first one take
+            their place again if they are others.
 
     Raises:
-        ConfigError: They are others than those of an earlier start.
+        ConfigError: They are others; what changes no weight is not compared.
     """
     (folder / FAILED).unlink(missing_ok=True)
-    text = json.dumps(
-        flatten({key: value for key, value in settings.items() if key not in FREE}), default=str, indent=1
-    )
-    record = folder / SETTINGS
-    if not record.exists():
-        with atomic_write(record) as file:
-            file.write(text.encode())
-    elif changed := changes(json.loads(record.read_text(encoding="utf-8")), json.loads(text)):
+    now = config_file(folder)
+    first = now.with_name(BEGUN_WITH)
+    if not first.exists():
+        with atomic_write(first) as file:
+            file.write(now.read_bytes())
+    elif changed := differences(first, OmegaConf.load(now)):
+        with atomic_write(now) as file:
+            file.write(first.read_bytes())
         what = f"{folder} was begun with other settings: {'; '.join(changed[:SHOWN])}"
         raise ConfigError([f"{what}. Delete it, or give another hydra.sweep.dir"])
 
@@ -99,10 +99,10 @@ def begun(folder: Path) -> Path | None:
 
 
 def record_failure(folder: Path, error: BaseException) -> None:
-    """Write down what ended a job, but for one that another process is at."""
+    """Write down what ended a job, but for one that another process is at, or that was finished before."""
     text = str(error).strip() or type(error).__name__
     print(f"failed: {folder}: {text}", file=sys.stderr, flush=True)
-    if isinstance(error, FolderInUse):
+    if isinstance(error, FolderInUse) or (folder / "summary.json").exists():
         return
     with atomic_write(folder / FAILED) as file:
         file.write(json.dumps({"error": text, "kind": type(error).__name__}, indent=2).encode())

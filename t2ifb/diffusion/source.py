@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from t2ifb.data.devices import device_of
 from t2ifb.data.precisions import dtype_of
 from t2ifb.diffusion.model import DiffusionModel
 
@@ -59,8 +60,7 @@ class DiffusionSource:
                 network.enable_gradient_checkpointing()
         model = DiffusionModel(**parts, scheduler_config=pipeline.scheduler.config, decoder=decoder)
         model.unet.to(memory_format=torch.channels_last)
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        return model.to(device)
+        return model.to(device_of(self.device))
 
     def pipeline(self) -> Any:
         """The pipeline itself, for use in plain `diffusers`.

@@ -63,8 +63,8 @@ class Figure8:
             cache_folder: Where images and scores are kept.
             trained_on: By run folder, the names of the scorers that it was trained on: they are no judges of it.
             encoder: Embeds images, unbuilt, for the diversity; nothing is said of it without one, or with one image.
-            judges: Names of the scorers that best and worst prompts are chosen by; all by default. Those that are no
-                scorers here are left out, which is said.
+            judges: Names of the scorers that best and worst prompts are chosen by; by default all that no run was
+                trained on, if there are any. Those that are no scorers here are left out, which is said.
             most: Prompts that are drawn at the most, the first ones.
             images_per_prompt: Of each.
             batch_size: Images that are drawn or scored together.
@@ -86,10 +86,12 @@ class Figure8:
         self.trained_on = {
             name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
         }
-        wished = list(scorers) if judges is None else list(judges)
+        of_runs = {scorer for names in self.trained_on.values() for scorer in names}
+        wished = [name for name in scorers if name not in of_runs] if judges is None else list(judges)
+        wished = wished or list(scorers)
         self.judges = [name for name in wished if name in scorers]
         if not self.judges:
-            raise ValueError(f"judges={wished} names none of the scorers {', '.join(scorers)}; null takes them all")
+            raise ValueError(f"judges={wished} names none of the scorers {', '.join(scorers)}; null takes what no run was trained on")
         if unknown := [name for name in wished if name not in scorers]:
             print(f"left out: judges names {', '.join(unknown)}, which are no scorers here", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
@@ -112,6 +114,10 @@ class Figure8:
         started = time.monotonic()
         prompts = self.prompts.of("test")[: self.most]
         samples = samples_of(prompts, self.images_per_prompt)
+        first = self.generations.fill("the base model", None, samples[: self.batch_size])
+        self.cache.fill(
+            self.scorers, first[:1], [samples[0].prompt]
+        )  # so that hours of drawing do not end with a fault
         files = {"base": self.generations.fill("the base model", None, samples)}
         files |= {name: self.generations.fill(name, export, samples) for name, export in self.models.items()}
         scores = self._scores(files, samples)
@@ -162,12 +168,10 @@ class Figure8:
         gain_bars(rows, folder / "figure8.png")
         by_prompt = {name: self._gain_of_prompts(scores["base"], scores[name], name) for name in self.models}
         mean = np.mean(list(by_prompt.values()), 0)
-        order = np.argsort(mean)
-        some = np.sort(np.random.default_rng(self.seed).permutation(len(prompts))[:SHOWN])
-        for title, picked in (("random", some), ("best", order[::-1][:SHOWN]), ("worst", order[:SHOWN])):
-            shown = [int(number) for number in picked]
-            columns = {name: self._pixels(some_files, shown) for name, some_files in files.items()}
-            progress_sheet([prompts[number] for number in shown], columns, folder / f"figure9_{title}.png")
+        for title, picked in picks(mean, SHOWN, self.seed).items():
+            columns = {name: self._pixels(some_files, picked) for name, some_files in files.items()}
+            notes = [f"gain {mean[number]:+.2f}" for number in picked]
+            progress_sheet([prompts[number] for number in picked], columns, folder / f"figure9_{title}.png", notes)
         index = [
             {"prompt": prompt, "gain": {name: float(values[number]) for name, values in by_prompt.items()}}
             for number, prompt in enumerate(prompts)
@@ -190,3 +194,16 @@ class Figure8:
         """(P, 3, H, W) the first image of some prompts."""
         pixels = [load_image(files[number * self.images_per_prompt]) for number in prompts]
         return np.stack([(image * 255).round().byte().numpy() for image in pixels])
+
+
+def picks(gains: NDArray[np.float64], most: int, seed: int) -> dict[str, list[int]]:
+    """Prompts to show, not picked by hand: `random` ones, the `best` and the `worst`, the most extreme first.
+
+    Args:
+        gains: (P,) of each prompt.
+        most: How many of each, if there are as many.
+        seed: Of those at random.
+    """
+    order = np.argsort(gains)
+    some = np.sort(np.random.default_rng(seed).permutation(len(gains))[:most])
+    return {"random": some.tolist(), "best": order[::-1][:most].tolist(), "worst": order[:most].tolist()}

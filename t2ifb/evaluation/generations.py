@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 from rich.progress import track
 
+from t2ifb.data.devices import device_of
 from t2ifb.data.files import atomic_write, file_lock, sha256_file
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
 from t2ifb.diffusion.sampling import generate
@@ -66,7 +66,7 @@ class Generations:
         """
         self.root, self.diffusion, self.sampling = Path(folder).expanduser(), diffusion, sampling
         self.batch_size, self.seed = batch_size, seed
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_of(device)
         self._identities = Identities(self.root / "file_keys.npy")
 
     def fill(self, name: str, adapters: Path | None, samples: Sequence[Sample]) -> list[Path]:

@@ -19,6 +19,7 @@ from rich.progress import (
 from torch import Tensor, nn
 
 from t2ifb.data.content_keys import ImageKeys, prompt_key
+from t2ifb.data.devices import device_of
 from t2ifb.data.files import file_lock
 from t2ifb.data.images import load_image, pixel_batches
 from t2ifb.data.rankings import Image
@@ -53,11 +54,7 @@ class ScoreCache:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.root, self.batch_size = Path(folder).expanduser(), batch_size
-        try:
-            self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={device} is not on this machine; give auto, cpu or cuda [{error}]") from error
+        self.device = device_of(device)
         self._image_keys = ImageKeys(self.root / "image_keys.npy")
         self._identities = Identities(self.root / "file_keys.npy")
 

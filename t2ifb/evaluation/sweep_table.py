@@ -45,7 +45,7 @@ class Job:
         given = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
         overrides = dict(str(text).lstrip("+").partition("=")[::2] for text in given)
         summary, failure = folder / "summary.json", folder / "failed.json"
-        if failure.exists():
+        if failure.exists() and not summary.exists():
             error = str(json.loads(failure.read_text(encoding="utf-8"))["error"]).splitlines()[0]
             return cls(folder, overrides, "", {}, f"failed: {error}")
         if not summary.exists():
@@ -77,7 +77,9 @@ class SweepTable:
 
     Attributes:
         jobs: Sorted.
-        on_front: Folders of those on the Pareto front of judges against KL divergence.
+        placed: Those with both a gain of the judges and a KL divergence.
+        on_front: Folders of those on the Pareto front of judges against KL divergence, which the base model is a point
+            of too: a run that is no better than it is not there.
     """
 
     def __init__(self, folder: Path, since: float = 0.0) -> None:
@@ -91,9 +93,10 @@ class SweepTable:
         files = [file for file in sorted(folder.glob("*/.hydra/overrides.yaml")) if file.stat().st_mtime >= since - 1]
         found = [Job.read(file.parent.parent) for file in files]
         self.jobs = sorted(found, key=lambda job: -job.rank)
-        both = [job for job in self.jobs if job.is_placed]
-        gains, costs = (np.array([job.validation[name] for job in both]) for name in ("judges", "kl"))
-        self.on_front = {job.folder for job, front in zip(both, pareto_front(gains, costs), strict=True) if front}
+        self.placed = [job for job in self.jobs if job.is_placed]
+        gains, costs = (np.array([0.0, *(job.validation[name] for job in self.placed)]) for name in ("judges", "kl"))
+        front = pareto_front(gains, costs)[1:]
+        self.on_front = {job.folder for job, on_it in zip(self.placed, front, strict=True) if on_it}
 
     @property
     def unfinished(self) -> list[Job]:
@@ -106,31 +109,33 @@ class SweepTable:
             return
         varied = _varied([job.overrides for job in self.jobs])
         shown = [name for name in FIGURES if any(name in job.validation for job in self.jobs)]
-        headings = ["run", *_short(varied), *shown, *(["front"] if self.on_front else [])]
+        headings = ["run", *_short(varied), *shown, *(["front"] if self.placed else [])]
         headings += ["state"] if self.unfinished else []
-        lines = [
+        exact = [
             [
                 job.folder.name,
-                *(_rounded(job.overrides.get(key, "")) for key in varied),
-                *(f"{job.validation[name]:.3g}" if name in job.validation else "" for name in shown),
-                *([("*" if job.folder in self.on_front else "")] if self.on_front else []),
+                *(job.overrides.get(key, "") for key in varied),
+                *(str(job.validation.get(name, "")) for name in shown),
+                *([("*" if job.folder in self.on_front else "")] if self.placed else []),
                 *([job.state] if self.unfinished else []),
             ]
             for job in self.jobs
         ]
+        numbers = range(1, 1 + len(varied) + len(shown))
+        lines = [[_rounded(text) if n in numbers else text for n, text in enumerate(line)] for line in exact]
         chosen = next((job.chosen_by for job in self.jobs if job.chosen_by), "")
         by = f", best first by {chosen} on validation prompts" if chosen else ""
         rich.print(screen(f"{self.folder}: {len(self.jobs)} runs{by}", headings, lines))
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([headings, *lines])
+        csv.writer(text, lineterminator="\n").writerows([headings, *exact])
         for name, content in (("sweep.md", markdown(headings, lines)), ("sweep.csv", text.getvalue())):
             with atomic_write(self.folder / name) as file:
                 file.write(content.encode())
-        if self.on_front:
+        if self.placed:
             self._draw(varied)
 
     def _draw(self, varied: Sequence[str]) -> None:
-        jobs = [job for job in self.jobs if job.is_placed]
+        jobs = self.placed
         short = dict(zip(varied, _short(varied), strict=True))
         names = [" ".join(f"{short[key]}={_rounded(job.overrides.get(key, ''))}" for key in varied) for job in jobs]
         kl, judges = ([job.validation[name] for job in jobs] for name in ("kl", "judges"))

@@ -58,7 +58,7 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
         names: N runs.
         kl: (N,) nats.
         judges: (N,) the guard's figure, in standard deviations.
-        on_front: N, whether no other run is better in both.
+        on_front: N, whether neither another run nor the base model is better in both.
         path: The PNG to write.
     """
     distance, gained = np.sqrt(np.maximum(np.asarray(kl, float), 0)), np.asarray(judges, float)
@@ -68,7 +68,8 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
     order = front[np.argsort(distance[front])]
     axes.axhline(0, color=GRAY, lw=0.8)
     axes.plot(distance, gained, "o", color=GRAY, ms=5, label="runs")
-    axes.plot(distance[order], gained[order], "o-", color=BLUE, ms=6, lw=1, label="Pareto front")
+    axes.plot([0, *distance[order]], [0, *gained[order]], "o-", color=BLUE, ms=6, lw=1, label="Pareto front")
+    axes.annotate("base model", (0, 0), (4, -10), textcoords="offset points", size=7)
     for number in order:
         at = (distance[number], gained[number])
         side = "right" if distance[number] > np.mean([distance.min(), distance.max()]) else "left"
@@ -78,20 +79,23 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
     save(figure, path)
 
 
-def progress_sheet(prompts: Sequence[str], columns: Mapping[str, ArrayLike], path: Path) -> None:
+def progress_sheet(
+    prompts: Sequence[str], columns: Mapping[str, ArrayLike], path: Path, notes: Sequence[str] = ()
+) -> None:
     """A line for each prompt with the image of each model from the same noise.
 
     Args:
         prompts: P texts.
         columns: By name (P, 3, H, W) uint8.
         path: The PNG to write.
+        notes: P texts that stand below the prompts, or none.
     """
     figure = new_figure(2.4 + 1.3 * len(columns), 1.35 * len(prompts) + 0.2)
     grid = figure.subplots(len(prompts), len(columns) + 1, squeeze=False, width_ratios=[1.7, *[1] * len(columns)])
     for line, prompt, number in zip(grid, prompts, range(len(prompts)), strict=True):
         for axes in line:
             axes.set_axis_off()
-        text = "\n".join(textwrap.wrap(prompt, 24, max_lines=5, placeholder=" …"))
+        text = "\n".join([*textwrap.wrap(prompt, 24, max_lines=5, placeholder=" …"), *notes[number : number + 1]])
         line[0].text(0, 0.5, text, va="center", size=8, parse_math=False, transform=line[0].transAxes)
         for axes, (name, images) in zip(line[1:], columns.items(), strict=True):
             image = np.asarray(images)[number].transpose(1, 2, 0)

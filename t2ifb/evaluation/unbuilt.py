@@ -32,6 +32,10 @@ class UnusableScorers(ValueError):
         self.faults = dict(faults)
         super().__init__("\n".join(f"{name}: {fault}" for name, fault in faults.items()))
 
+    def __reduce__(self) -> tuple[type, tuple[dict[str, str]]]:
+        """How it comes out of another process."""
+        return type(self), (self.faults,)
+
 
 def build(part: Any) -> Any:
     """Make a component and those among its arguments; anything else is given back as it is."""

@@ -82,7 +82,10 @@ def package_hash() -> str:
 
 
 def _stamped(value: Any) -> Any:
-    """Plain containers, where files and folders that are named also stand with their times and sizes."""
+    """Plain containers, where files and folders that are named also stand with their times and sizes.
+
+    Of a run's folder only what it exports counts.
+    """
     if isinstance(value, Mapping):
         return {str(key): _stamped(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -91,7 +94,8 @@ def _stamped(value: Any) -> Any:
         return value
     path = Path(value.removeprefix("local-dir:")).expanduser()
     try:
-        inside = sorted(path.rglob("*")) if value and path.is_dir() else [path]
+        exported = path / "export"
+        inside = sorted((exported if exported.is_dir() else path).rglob("*")) if value and path.is_dir() else [path]
         files = [(str(file.relative_to(path)), file.stat()) for file in inside if file.is_file()]
         return [value, [(name, status.st_mtime_ns, status.st_size) for name, status in files]]
     except (OSError, ValueError):  # too long for a path, a null byte

@@ -25,8 +25,8 @@ from t2ifb.learning.losses import gaussian_kl
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
 """Keep the noise of each split apart from the other's and from that of training."""
-FIGURES = ("judges", "gold", "kl", "diversity")
-"""Figures with a meaning of their own: no judge has such a name."""
+FIGURES = ("judges", "gold", "kl", "diversity", "prompt")
+"""Figures, and a column of sheets, with a meaning of their own: no judge has such a name."""
 
 
 def together() -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
+from t2ifb.data.files import atomic_write
 from t2ifb.learning.run_folder import RunFolder
 
 STEP = "trainer/global_step"
@@ -42,8 +43,10 @@ def wandb_logger(
     online = mode == "online" or (mode == "auto" and logged_in())
     disabled = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
     id_file = run.path / "wandb_id.txt"
-    run_id = id_file.read_text(encoding="utf-8").strip() if id_file.exists() else uuid.uuid4().hex[:8]
-    id_file.write_text(run_id, encoding="utf-8")
+    if not id_file.exists():
+        with atomic_write(id_file) as file:
+            file.write(uuid.uuid4().hex[:8].encode())
+    run_id = id_file.read_text(encoding="utf-8").strip()
     domain = str(config.get("domain", ""))
     parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, and in a sweep its name
     below = parts[len(parts) - parts[::-1].index("outputs") + 1 :] if "outputs" in parts else parts[-1:]

@@ -63,7 +63,8 @@ def ask_states(
 
     The kept checkpoint's adapters are in the model afterwards.
     """
-    best, last = (torch.load(path, weights_only=True) for path in (run.best_checkpoint, run.last_checkpoint))
+    files = run.best_checkpoint, run.last_checkpoint
+    best, last = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
     answers = {"base": base}
     load_adapter_state(model.unet, last["state_dict"])
     answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")

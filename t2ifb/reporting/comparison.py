@@ -18,7 +18,7 @@ KINDS = {
 NOUNS = {TUNING: "fine-tuning run", REWARD: "reward run", TABLE1: "table 1", FIGURE8: "figure 8", OTHER: "other run"}
 ALPHA, BETA, RATIO = "algorithm.alpha", "algorithm.beta", "beta / alpha"
 """The optimiser ignores a common factor of alpha and beta: where both differ, their ratio is worth a setting."""
-NAMED = 4
+NAMED = 5
 """Settings that a run is described by in lists; the table of configurations has them all."""
 
 

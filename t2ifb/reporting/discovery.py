@@ -31,7 +31,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Runs in a folder and below it; a folder with nothing but a summary is one only if it contains none."""
-    is_run = (folder / ".hydra").is_dir() or (folder / "metrics.csv").is_file()
+    is_run = _is_configured(folder) or (folder / "metrics.csv").is_file()
     if is_run:
         yield folder
     try:
@@ -42,6 +42,15 @@ def _below(folder: Path) -> Iterator[Path]:
     yield from inside
     if not is_run and not inside and (folder / "summary.json").is_file():
         yield folder
+
+
+def _is_configured(folder: Path) -> bool:
+    """Whether Hydra has begun something here that trains or judges: not what draws images alone (`t2ifb.generate`)."""
+    try:
+        drawn = b"\nlora:" in (folder / ".hydra" / "config.yaml").read_bytes()
+    except OSError:
+        drawn = False
+    return (folder / ".hydra").is_dir() and not drawn
 
 
 def common_parent(runs: Sequence[Path]) -> Path:

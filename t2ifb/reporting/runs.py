@@ -52,12 +52,14 @@ class Run:
 
     @cached_property
     def kept(self) -> float | None:
-        """The step whose checkpoint was kept; so far, in a run that is not finished: where `judges` is highest."""
+        """The step whose checkpoint was kept; so far, in a run that is not finished: where `judges` is highest.
+
+        Step 0 is the base model, and no checkpoint.
+        """
         best = number(self.summary.get("best_step"))
-        judged = self.val.columns.get("judges", [])
-        if best is None and any(value is not None for value in judged):
-            best = self.val.step[max(range(len(judged)), key=lambda row: _or_lowest(judged[row]))]
-        return best
+        known = zip(self.val.step, self.val.columns.get("judges", []), strict=False)
+        judged = {step: value for step, value in known if step > 0 and value is not None}
+        return max(judged, key=judged.__getitem__) if best is None and judged else best
 
     def changes(self, names: tuple[str, ...] = ("reward", "judges", "gold", "kl")) -> dict[str, float]:
         """How far validation figures of the kept step are from the base model's (`judges` and `kl` begin at 0)."""

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import nn
 
+from t2ifb.data.devices import device_of
 from t2ifb.data.files import sha256_file
 from t2ifb.data.precisions import dtype_of
 from t2ifb.scorers.preprocess import VERSION
@@ -87,8 +87,7 @@ class CLIPSource:
         """
         from t2ifb.scorers.clip_encoder import CLIPEncoder
 
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        return CLIPEncoder(self).to(device)
+        return CLIPEncoder(self).to(device_of(self.device))
 
     def _check(self) -> None:
         """Refuse what would silently give wrong embeddings."""

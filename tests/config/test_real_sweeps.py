@@ -61,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def whole(world: World) -> dict[int, Path]:
     """The jobs of a sweep that nothing disturbed, by seed."""
     world.run("whole", *SWEEP)
-    return {json.loads(file.read_text())["seed"]: file.parent for file in world.sweep("whole").glob("*/job.json")}
+    return {json.loads(file.read_text())["seed"]: file.parent for file in world.sweep("whole").glob("*/summary.json")}
 
 
 def written(folder: Path) -> dict[Path, int]:

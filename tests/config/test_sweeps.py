@@ -92,14 +92,21 @@ def test_a_job_leaves_no_failure_seed_or_object_behind(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp_path: Path) -> None:
-    assert run_module(*TINY, "-m", "seed=1").returncode == 0
-    (record,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/job.json")
-    settings_then = json.loads(record.read_text())
-    record.write_text(json.dumps(settings_then | {"optimizer.lr": 7}))
+    (tmp_path / "stay_unfinished").touch()
+    run_module(*TINY, "-m", "seed=1")
+    (tmp_path / "stay_unfinished").unlink()
+    assert run_module(*TINY, "-m", "seed=2").returncode == 0
+    sweep = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
+    (finished,), records = sweep.glob("*/summary.json"), list(sweep.glob("*/.hydra/begun_with.yaml"))
+    for record in records:
+        record.write_text(record.read_text().replace("lr: ", "lr: 7 # "))
+    then = {record.with_name("config.yaml"): record.read_text() for record in records}
     done = run_module(*TINY, "-m", "seed=1,2")
     assert done.returncode != 0
-    assert "was begun with other settings: optimizer.lr was 7, now it is" in done.stderr
-    assert "1 of 2 runs are not finished" in done.stdout
+    assert done.stderr.count("was begun with other settings: optimizer.lr was 7, now it is") >= 2
+    assert "1 of 2 runs are not finished" in done.stdout  # what is finished stays finished
+    assert {file.parent for file in sweep.glob("*/failed.json")}.isdisjoint({finished.parent})
+    assert {file: file.read_text() for file in then} == then  # nobody may read the refused settings later
 
 
 def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:

@@ -17,9 +17,11 @@ from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation import code_hash, generations, unbuilt
 from t2ifb.evaluation.diversity import diversity
-from t2ifb.evaluation.figure8 import Figure8
+from t2ifb.evaluation.figure8 import Figure8, picks
 from t2ifb.evaluation.generations import Generations, Sample, samples_of, tuned_runs
+from t2ifb.evaluation.unbuilt import UnusableScorers
 from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
 
 PROMPTS = ["a red circle on a white background", "<b>two & a half</b>", "a blue star on a gray background"]
@@ -166,6 +168,29 @@ def test_several_runs_have_tables_of_their_own_names(run: Path, tmp_path: Path) 
     folder.mkdir()
     make_figure(tmp_path, run, runs=[str(tmp_path / "a/x"), str(tmp_path / "b/x")], most=1).run(folder)
     assert {file.name for file in folder.glob("*.md")} == {"figure8_1_a_x.md", "figure8_2_b_x.md"}
+
+
+def test_prompts_are_shown_by_what_they_gained() -> None:
+    gains = np.array([0.3, -0.2, 0.9, 0.1])
+    shown = picks(gains, 2, seed=0)
+    assert (shown["best"], shown["worst"]) == ([2, 0], [1, 3])
+    assert len(set(shown["random"])) == 2 and shown == picks(gains, 2, seed=0)
+    assert {tuple(picks(gains, 2, seed)["random"]) for seed in range(9)} > {tuple(shown["random"])}
+    assert {name: sorted(some) for name, some in picks(gains, 9, 0).items()} == dict.fromkeys(shown, [0, 1, 2, 3])
+
+
+def test_what_a_run_was_trained_on_chooses_no_prompts_unless_it_is_asked_to(run: Path, tmp_path: Path) -> None:
+    assert make_figure(tmp_path, run).judges == ["length"]
+    assert make_figure(tmp_path, run, trained_on={str(run): ["redness", "length"]}).judges == ["redness", "length"]
+    assert make_figure(tmp_path, run, judges=["redness"]).judges == ["redness"]
+
+
+def test_a_scorer_that_cannot_score_is_found_before_everything_is_drawn(run: Path, tmp_path: Path) -> None:
+    figure = make_figure(tmp_path, run, scorers={"gold": partial(GoldScore), "length": partial(Length)}, batch_size=2)
+    figure.prompts = PromptSplits(figure.prompts.train, figure.prompts.validation, PromptList(PROMPTS[1:]))
+    with pytest.raises(UnusableScorers, match="gold: .* is not a prompt of the shapes world"):
+        figure.run(tmp_path)
+    assert len(list((tmp_path / "data" / "generations").glob("*/*.png"))) == 2
 
 
 def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ function drawCurve(element, metric) {
   const kl = metric.split === "val" ? "KL, nats" : "KL of the steps that were trained on, nats"; // not of whole rollouts
   const titles = { step: "optimiser step", wall: "minutes", kl };
   const shapes = marked ? basesOf(runs, metric.name).map(dashed) : [];
-  Plotly.react(element, traces, layoutOf({ xaxis: axis(titles[xName]), yaxis: axis(""), shapes }), CONFIG);
+  Plotly.react(element, traces, layoutOf({ xaxis: axis(titles[xName]), yaxis: axis("", { zeroline: !marked }), shapes }), CONFIG);
   element.setAttribute("aria-label", `${metric.name} over ${titles[xName]}, ${runs.length} runs; the figures are in the overview`);
 }
 
