@@ -36,6 +36,7 @@ class Course:
         rises: S times, by scorer: how far its mean is above the base model's, in standard deviations over its images.
         diversity: S times.
         seconds_per_update: Without validations.
+        seconds: Until its last figures, with validations.
     """
 
     steps: list[int]
@@ -43,6 +44,7 @@ class Course:
     rises: list[dict[str, float]]
     diversity: list[float]
     seconds_per_update: float
+    seconds: float
 
     @classmethod
     def of(cls, run: Run) -> "Course":
@@ -50,11 +52,13 @@ class Course:
         files = sorted((run.path / "samples").glob("step_*.csv"))
         sheets = list(map(ScoreSheet.read, files))
         steps = [int(file.stem.removeprefix("step_")) for file in files]
-        noted = {int(row["step"]): row.get("val/diversity") for row in read_metrics(run.path / "metrics.csv")}
+        rows = read_metrics(run.path / "metrics.csv")
+        noted = {int(row["step"]): row.get("val/diversity") for row in rows}
         diversity = [float(noted.get(step) or "nan") for step in steps]
         base = sheets[0].columns
         rises = [{name: rise(base[name], column) for name, column in sheet.columns.items()} for sheet in sheets]
-        return cls(steps, [sheet.by_prompt for sheet in sheets], rises, diversity, pace(run))
+        scores, seconds = [sheet.by_prompt for sheet in sheets], float(rows[-1]["wall_seconds"])
+        return cls(steps, scores, rises, diversity, pace(run), seconds)
 
     @property
     def judged_by(self) -> list[str]:
@@ -77,6 +81,7 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "steps": seen[0].steps,
         "seconds_per_update": [each if np.isfinite(each := course.seconds_per_update) else None for course in seen],
+        "seconds": [course.seconds for course in seen],
         "kl": [[float(course.scores[at]["kl"].mean()) for course in seen] for at in places],
         "judges": [[course.judges[at] for course in seen] for at in places],
         "gain": {

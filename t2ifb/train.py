@@ -1,15 +1,12 @@
 """`python -m t2ifb.train`: one run of one algorithm; `--help` says what exists."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
-from t2ifb.config.faults import ConfigError
 from t2ifb.config.latest import settle_reward
+from t2ifb.config.processes import check_processes
 from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, settle_job
 from t2ifb.prepare import ready_dataset
 
@@ -20,14 +17,8 @@ def train(parts: Parts) -> Any:
     Returns:
         What a sweeper goes by, see `objective`.
     """
-    several = _has_several_processes(parts.value("trainer"))
-    if several and _is_started_with_others() and not _folder_is_given():
-        raise ConfigError(
-            ["trainer: processes that torchrun or srun start need one folder, give hydra.run.dir=<folder>"]
-        )
+    check_processes(parts.value("trainer"))
     if in_sweep():
-        if several:
-            raise ConfigError(["trainer: a job of a sweep is one process, as several would each begin the sweep again"])
         settle_job(parts.run_folder)
         if (known := known_figures(parts.run_folder)) is not None:
             return objectives(known, parts.value("objective"))
@@ -51,22 +42,6 @@ def train(parts: Parts) -> Any:
     if figures:  # the first of several processes
         print(f"tables, pictures and export: {parts.run_folder}")
     return objectives(figures, parts.value("objective"))
-
-
-def _has_several_processes(trainer: dict[str, Any]) -> bool:
-    devices = trainer.get("devices", 1)
-    one_device = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
-    return not one_device or trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) != 1
-
-
-def _is_started_with_others() -> bool:
-    """Whether something outside has started this process and others, each of which composes a folder of its own."""
-    ranked = "RANK" in os.environ or "SLURM_PROCID" in os.environ
-    return ranked and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
-
-
-def _folder_is_given() -> bool:
-    return any(str(override).startswith("hydra.run.dir=") for override in HydraConfig.get().overrides.hydra)
 
 
 def after_sweep(folder: Path, started: float) -> int:

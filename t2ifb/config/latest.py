@@ -18,13 +18,14 @@ EXPORT = Path("export") / "reward.safetensors"
 
 
 def newest_reward_run(domain: str, outputs: Path = OUTPUTS) -> Path | None:
-    """The newest run of a domain, by the time its folder is named after, that is finished and has a reward model.
+    """The run of a domain that was finished last and has a reward model.
 
     Jobs of sweeps are no candidates: which of them is meant, their table says.
     """
     summaries = (outputs / domain).glob("*/*/summary.json")
     finished = [file.parent for file in summaries if (file.parent / EXPORT).is_file()]
-    return max(finished, key=lambda folder: folder.name).absolute() if finished else None
+    newest = max(finished, key=lambda folder: ((folder / "summary.json").stat().st_mtime_ns, folder.name), default=None)
+    return None if newest is None else newest.absolute()
 
 
 def find_latest(

@@ -63,7 +63,7 @@ class ImageRewardDB:
                 f"{self.source} is not a complete data set: expected metadata-<split>.parquet and "
                 "images/<split>/<split>_<i>.zip. Build it with `python -m t2ifb.prepare`, or name another folder."
             )
-        return f"{self._files} is not on this machine. Download it with `python -m t2ifb.prepare`."
+        return f"{self._files} is not on this machine. Download it with `python -m t2ifb.prepare domain=sd15`."
 
     def available(self, split: str) -> bool:
         """Whether the split's metadata and all its archives are on this machine; the network is not used."""

@@ -105,6 +105,9 @@ class PromptFile:
         return [line.strip() for line in lines if line.strip()]
 
     def _from_json(self) -> list[str]:
+        if not self.path.is_file():
+            known = "ImageReward's is data/refl_data.json of github.com/THUDM/ImageReward"
+            raise ValueError(f"{self.path} does not exist; expected a JSON file of prompts ({known})")
         prompts: list[str] = []
         faults: list[Fault] = []
         entries = read_json_list(self.path)

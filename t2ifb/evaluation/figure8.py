@@ -91,7 +91,9 @@ class Figure8:
         wished = wished or list(scorers)
         self.judges = [name for name in wished if name in scorers]
         if not self.judges:
-            raise ValueError(f"judges={wished} names none of the scorers {', '.join(scorers)}; null takes what no run was trained on")
+            raise ValueError(
+                f"judges={wished} names none of the scorers {', '.join(scorers)}; null chooses some of them"
+            )
         if unknown := [name for name in wished if name not in scorers]:
             print(f"left out: judges names {', '.join(unknown)}, which are no scorers here", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder

@@ -7,6 +7,9 @@ from pathlib import Path
 TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
 """What a run's folder is called where nothing else is asked for."""
 
+VAGUE = ("count", "path", "source")
+"""Ends of keys that say nothing alone."""
+
 
 def short_names(runs: Sequence[Path]) -> list[str]:
     """For each folder the shortest end of its path that tells it apart; a time counts only where nothing else does."""
@@ -34,6 +37,10 @@ def shortest_ends(names: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def labels(keys: Sequence[str]) -> Mapping[str, str]:
-    """For each dotted key of a configuration the shortest end that tells it apart; `x._target_` is called `x`."""
+    """For each dotted key of a configuration the shortest end that tells it apart and says something.
+
+    `x._target_` is called `x`.
+    """
     plain = [key.removesuffix("._target_").split(".") for key in keys]
-    return {key: ".".join(end) for key, end in zip(keys, shortest_ends(plain), strict=True)}
+    ends = zip(keys, plain, shortest_ends(plain), strict=True)
+    return {key: ".".join(words[-2:] if len(end) == 1 and end[0] in VAGUE else end) for key, words, end in ends}

@@ -1,6 +1,7 @@
 """`evaluate` from its arguments to what it leaves behind."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,3 +162,8 @@ def test_latest_is_found_for_every_scorer_that_wants_it(tmp_path: Path) -> None:
     assert find_latest(scorers, "scorers", "d", [], tmp_path) == (
         {"a": {"source": run}, "b": {"source": "x"}, "c": {"source": run, "more": 1}}, []
     )  # fmt: skip
+    (tmp_path / "d" / "e" / "name" / "export").mkdir(parents=True)
+    for place in ("export/reward.safetensors", "summary.json"):
+        (tmp_path / "d" / "e" / "name" / place).touch()
+    os.utime(tmp_path / "d" / "e" / "name" / "summary.json", (1, 1))  # its name comes last, it was finished first
+    assert newest_reward_run("d", tmp_path) == export.parent

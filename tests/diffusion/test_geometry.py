@@ -11,11 +11,11 @@ from torch import nn
 from t2ifb.diffusion.dry_run import DryRun
 from t2ifb.diffusion.geometry import SD15, SD15_IDS, TAESD_ID, Geometry, geometry_of
 from t2ifb.diffusion.outline import Outline
-from t2ifb.diffusion.random_pipeline import clip_tokenizer, write_random_pipeline
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
 from tests.diffusion.parts import PROMPTS, shapes_model
+from tests.diffusion.random_pipeline import clip_tokenizer, write_random_pipeline
 
 
 def count(network: nn.Module) -> int:

@@ -61,7 +61,7 @@ def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> No
     run = write_run(tmp_path / "run", {"image_reward": [0.0, 4.0, 2.0], "kl": [-1.0, 8.0, 15.0]})
     course = Course.of(run)
     assert course.steps == [0, 5, 10]
-    assert course.seconds_per_update == pytest.approx(2.0)
+    assert course.seconds_per_update == pytest.approx(2.0) and course.seconds == 103
     deviation = np.std([-1, 1, 1, 3], ddof=1)  # of the base model's images
     assert [rises["image_reward"] for rises in course.rises] == pytest.approx([0, 4 / deviation, 2 / deviation])
     assert course.judges == pytest.approx([0, 0.5, 0.5 / deviation])  # a judge of four, half a deviation at most

@@ -15,7 +15,6 @@ from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.dry_run import DryRun
 from t2ifb.diffusion.ledger import WORK, SavedBytes, bytes_of, tensors_of
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.random_pipeline import write_random_pipeline
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.learning.cost import DECODER, OPTIMISER, REWARD, UNET, Tuning
@@ -30,6 +29,7 @@ from t2ifb.scorers.outline import CLIPOutline
 from t2ifb.shapes import weights
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
+from tests.diffusion.random_pipeline import write_random_pipeline
 
 CLIP = CLIPSource(f"local-dir:{Path(weights.__file__).parent / 'clip'}", device="cpu")
 MB = 1e6

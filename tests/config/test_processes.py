@@ -1,0 +1,42 @@
+"""Several processes are one run in one folder, or are refused."""
+
+import pytest
+
+from t2ifb.config.processes import are_started_outside, has_several
+from tests.conftest import Command
+
+
+@pytest.mark.parametrize(
+    ("trainer", "several"),
+    [
+        ({}, False),
+        ({"devices": 1, "strategy": "auto", "num_nodes": 1}, False),
+        ({"devices": [1]}, False),  # the second GPU, alone
+        ({"devices": [0, 1]}, True),
+        ({"devices": "auto"}, True),
+        ({"devices": 1, "num_nodes": 2}, True),
+        ({"strategy": "ddp"}, True),
+    ],
+)
+def test_a_trainer_of_several_processes_is_known(trainer: dict[str, object], several: bool) -> None:
+    assert has_several(trainer) == several
+
+
+@pytest.mark.parametrize(
+    ("environment", "outside"),
+    [
+        ({}, False),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}, False),  # of Lightning's own
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, True),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, False),
+    ],
+)
+def test_processes_that_others_start_are_known(environment: dict[str, str], outside: bool) -> None:
+    assert are_started_outside(environment) == outside
+
+
+def test_processes_that_others_start_need_one_folder(run_module: Command) -> None:
+    done = run_module("t2ifb.train", "+experiment=refl", "trainer=ddp", "logger=none", RANK="1", WORLD_SIZE="2")
+    assert done.returncode == 2
+    assert "hydra.run.dir=<folder>" in done.stderr
