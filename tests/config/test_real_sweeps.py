@@ -99,10 +99,16 @@ def test_a_sweep_that_was_killed_and_started_again_ends_as_one_that_was_not(
     assert tables[0] == tables[1] and tables[0].count(b"\n") == 3
 
 
-def test_a_job_is_the_same_after_another_and_alone(world: World, whole: dict[int, Path]) -> None:
-    world.run("alone", *SWEEP[:-1], "seed=1", "logger=none")
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "ray", "submitit_local"])
+def test_a_job_is_the_same_after_another_and_alone(world: World, whole: dict[int, Path], launcher: str) -> None:
+    if launcher != "basic":
+        pytest.importorskip({"submitit_local": "submitit"}.get(launcher, launcher))
+    one_worker = ["seed=0,1", "hydra.launcher.n_jobs=1"] if launcher == "joblib" else ["seed=1"]
+    world.run(launcher, *SWEEP[:-1], *one_worker, f"hydra/launcher={launcher}", "logger=none")
     assert not same_weights(whole[0], whole[1])
-    assert same_weights(world.sweep("alone") / whole[1].name, whole[1])
+    for job in world.sweep(launcher).glob("*/export"):
+        assert same_weights(job.parent, world.sweep("whole") / job.parent.name)
+    assert (world.sweep(launcher) / whole[1].name / "export").is_dir()
 
 
 def test_weights_and_biases_has_what_the_jobs_of_a_sweep_are_compared_by(whole: dict[int, Path]) -> None:

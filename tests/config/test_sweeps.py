@@ -170,6 +170,7 @@ def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsy
         ("aa", math.nan, 1.0),
         ("b", 0.3, 9.0),
         ("c", 0.2, 16.0),
+        ("e", -0.123456789, 0.5),  # nearest to the base model, and worse than it
         ("d", None, None),
     ):
         (tmp_path / name / ".hydra").mkdir(parents=True)
@@ -179,14 +180,16 @@ def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsy
         if judges is not None:
             (tmp_path / name / "summary.json").write_text(json.dumps(summary))
     table = SweepTable(tmp_path)
-    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "aa", "d"]
+    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "e", "aa", "d"]
     assert {folder.name for folder in table.on_front} == {"a", "b"}
     assert [job.folder.name for job in table.unfinished] == ["d"]
     table.write()
     assert "best first by judges" in " ".join(capsys.readouterr().out.split())
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
     assert lines[0] == "run,beta,judges,kl,gold,front,state"
-    assert lines[1] == "b,9,0.3,9,0.7,*,finished" and lines[5].endswith(",not finished")
+    assert lines[1] == "b,9.0,0.3,9.0,0.7,*,finished" and lines[6].endswith(",not finished")
+    assert "| 9 | 0.3 |" in (tmp_path / "sweep.md").read_text()  # rounded for people only
+    assert lines[4] == "e,0.5,-0.123456789,0.5,0.7,,finished"
     assert (tmp_path / "sweep.png").stat().st_size > 5000
 
 
