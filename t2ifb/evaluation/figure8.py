@@ -116,10 +116,9 @@ class Figure8:
         started = time.monotonic()
         prompts = self.prompts.of("test")[: self.most]
         samples = samples_of(prompts, self.images_per_prompt)
+        # One image first: hours of drawing are not to end with a scorer that cannot be built.
         first = self.generations.fill("the base model", None, samples[: self.batch_size])
-        self.cache.fill(
-            self.scorers, first[:1], [samples[0].prompt]
-        )  # so that hours of drawing do not end with a fault
+        self.cache.fill(self.scorers, first[:1], [samples[0].prompt])
         files = {"base": self.generations.fill("the base model", None, samples)}
         files |= {name: self.generations.fill(name, export, samples) for name, export in self.models.items()}
         scores = self._scores(files, samples)

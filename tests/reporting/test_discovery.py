@@ -23,6 +23,13 @@ def test_a_summary_alone_makes_a_run_only_where_there_is_none_below(tmp_path: Pa
     assert find_runs([tmp_path]) == [run, tmp_path / "table"]
 
 
+def test_a_folder_of_drawn_images_is_no_run(tmp_path: Path) -> None:
+    run = write_tuning_run(tmp_path / "refl" / "a")
+    (tmp_path / "generate" / "b" / ".hydra").mkdir(parents=True)
+    (tmp_path / "generate" / "b" / ".hydra" / "config.yaml").write_text("domain: shapes\nlora: null\n")
+    assert find_runs([tmp_path]) == [run]
+
+
 def test_a_file_a_missing_folder_and_an_empty_one_are_refused(tmp_path: Path) -> None:
     run = write_tuning_run(tmp_path / "run")
     with pytest.raises(ValueError, match=r"metrics.csv is a file; expected a run folder"):
