@@ -33,7 +33,9 @@ def seconds(figures: dict[str, Any]) -> NDArray[np.float64]:
     return np.array(figures["steps"]) * (np.median(known) if known else np.nan)
 
 
-def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any], label: str, color: str) -> None:
+def draw_lines(
+    column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any], label: str, color: str, style: str = "-"
+) -> None:
     """One line in each of some axes under each other, one for each of `SCORERS` from the first on, with its intervals.
 
     Args:
@@ -42,6 +44,7 @@ def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any]
         figures: Of `held_out.courses`.
         label: For the legend.
         color: Of the lines.
+        style: Of the lines.
     """
     for axes, scorer in zip(column, SCORERS.values(), strict=False):
         if scorer == "judges":
@@ -50,13 +53,15 @@ def draw_lines(column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any]
             gained = [at["over_seeds"] for at in figures["gain"][scorer]]
             mean, low, high = (np.array([each[key] for each in gained]) for key in ("mean", "low", "high"))
             axes.vlines(along, low, high, color=color, alpha=0.35, lw=1.5)
-        axes.plot(along, mean, color=color, marker="o", ms=3, lw=1.5, label=label)
+        axes.plot(along, mean, color=color, ls=style, marker="o", ms=3, lw=1.5, label=label)
 
 
 def draw_against(
     along: Mapping[str, Callable[[dict[str, Any]], ArrayLike]], result: dict[str, Any], path: Path
 ) -> None:
     """Gains over the base model on validation prompts: a line a variant, a column for each measure of what it has cost.
+
+    A variant with another setting, such as `draft, beta 1e-4`, has the colour of the one without, dashed.
 
     Args:
         along: What a column stands for, and how to find it in the figures of a variant.
@@ -65,9 +70,11 @@ def draw_against(
     """
     figure = new_figure(9, 2.1 * len(SCORERS))
     grid = figure.subplots(len(SCORERS), len(along), squeeze=False, sharey="row", sharex="col")
+    families = list(dict.fromkeys(variant.partition(", ")[0] for variant in result["variants"]))
     for column, (label, place) in zip(grid.T, along.items(), strict=True):
-        for (variant, figures), color in zip(result["variants"].items(), PALETTE, strict=False):
-            draw_lines(column, place(figures), figures, variant, color)
+        for variant, figures in result["variants"].items():
+            family, _, more = variant.partition(", ")
+            draw_lines(column, place(figures), figures, variant, PALETTE[families.index(family)], "--" if more else "-")
         column[-1].set_xlabel(label)
     finish_grid(figure, grid)
     save(figure, path)

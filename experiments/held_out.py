@@ -36,7 +36,7 @@ class Course:
         rises: S times, by scorer: how far its mean is above the base model's, in standard deviations over its images.
         diversity: S times.
         seconds_per_update: Without validations.
-        seconds: Until its last figures, with validations.
+        seconds: Until the last row of its figures, validations before it included.
     """
 
     steps: list[int]

@@ -17,11 +17,11 @@ def train(parts: Parts) -> Any:
     Returns:
         What a sweeper goes by, see `objective`.
     """
-    check_processes(parts.value("trainer"))
     if in_sweep():
-        settle_job(parts.run_folder)
-        if (known := known_figures(parts.run_folder)) is not None:
-            return objectives(known, parts.value("objective"))
+        settle_job(parts.run_folder, parts.written())
+    check_processes(parts.value("trainer"))
+    if in_sweep() and (known := known_figures(parts.run_folder)) is not None:
+        return objectives(known, parts.value("objective"))
     from t2ifb.learning.run_folder import RunFolder
 
     run = RunFolder(parts.run_folder)

@@ -92,6 +92,10 @@ class Parts:
         """The whole configuration as plain containers, to be recorded."""
         return {key: self.value(key) for key in _raw(self._config)}
 
+    def written(self) -> dict[str, Any]:
+        """The whole configuration as plain containers, interpolations as they are written."""
+        return _raw(self._config)
+
     @property
     def arguments(self) -> list[str]:
         """The arguments as typed."""

@@ -13,6 +13,8 @@ from t2ifb.config.compose import compose_all, flatten
 from t2ifb.config.faults import ConfigError, missing_file
 
 SHOWN = 5
+BEGUN_WITH = Path(".hydra") / "begun_with.yaml"
+"""Of a job of a sweep: the configuration of its first start. Hydra's own record is of the last one."""
 FREE = ("resume", "logger")
 """What may differ between a run and its continuation: it changes no weight."""
 
@@ -52,7 +54,7 @@ def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: 
         _check_unfinished(folder)
     own = [*_without(_saved_overrides(folder), {"resume", "hydra.mode", *map(_key, overrides)}), *overrides]
     own = [*_without(own, {"resume"}), "hydra.mode=RUN"]  # the run may be one job of a sweep
-    differing = differences(config_file(folder), _composed(command, own, config_dir))
+    differing = differences(_config_file(folder), _composed(command, own, config_dir))
     if differing:
         raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
     return [*own, f'resume="{folder}"', f'hydra.run.dir="{folder}"']
@@ -72,9 +74,9 @@ def _newest_unfinished(config: DictConfig) -> Path | None:
     parent = Path(str(OmegaConf.select(config, "hydra.run.dir"))).absolute().parent
     other = ""
     for folder in sorted(parent.glob("*"), reverse=True):
-        if not config_file(folder).is_file() or (folder / "summary.json").exists():
+        if not _config_file(folder).is_file() or (folder / "summary.json").exists():
             continue
-        differing = differences(config_file(folder), config)
+        differing = differences(_config_file(folder), config)
         if not differing:
             return folder
         other = other or f" (in the unfinished {folder.name} {'; '.join(differing[:SHOWN])})"
@@ -85,7 +87,7 @@ def _newest_unfinished(config: DictConfig) -> Path | None:
 def _check_unfinished(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError([f"resume: {missing_file(folder)}"])
-    if not config_file(folder).is_file():
+    if not _config_file(folder).is_file():
         raise ConfigError([f"resume: {folder} is not a run folder, it has no .hydra/config.yaml"])
     if (folder / "summary.json").exists():
         raise ConfigError([f"resume: the run in {folder} is finished (it has a summary.json); leave resume out"])
@@ -106,14 +108,14 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(config: Any) -> dict[str, Any]:
-    container = OmegaConf.to_container(config, resolve=False)
+    container = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
     assert isinstance(container, dict)
     return flatten({key: value for key, value in container.items() if key not in (*FREE, "hydra")})
 
 
-def config_file(folder: Path) -> Path:
-    """Where Hydra writes the configuration of the run in a folder."""
-    return folder / ".hydra" / "config.yaml"
+def _config_file(folder: Path) -> Path:
+    """Where the configuration is that the run in a folder was begun with."""
+    return folder / BEGUN_WITH if (folder / BEGUN_WITH).is_file() else folder / ".hydra" / "config.yaml"
 
 
 def _saved_overrides(folder: Path) -> list[str]:

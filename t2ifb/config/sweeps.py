@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from t2ifb.config.faults import ConfigError
-from t2ifb.config.resume import SHOWN, config_file, differences
+from t2ifb.config.resume import BEGUN_WITH, SHOWN, differences
 from t2ifb.data.files import FolderInUse, atomic_write
 
-BEGUN_WITH = "begun_with.yaml"
-"""Beside the configuration that Hydra writes at each start: that of a job's first one."""
 FAILED = "failed.json"
 """What ended a job of a sweep; gone when the job is started again, or ends well in another process."""
 SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
@@ -61,25 +59,26 @@ def one_job(folder: Path) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def settle_job(folder: Path) -> None:
+def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
     """Hold a job of a sweep to the settings that it was begun with: its arguments alone do not say all.
 
     Args:
-        folder: Its run folder, in which Hydra has written the settings of this start. Those of the first one take
-            their place again if they are others.
+        folder: Its run folder. Hydra has written the settings of this start there; those of the first one take their
+            place again if they are others.
+        settings: Its configuration as plain containers, as it is written.
 
     Raises:
         ConfigError: They are others; what changes no weight is not compared.
     """
     (folder / FAILED).unlink(missing_ok=True)
-    now = config_file(folder)
-    first = now.with_name(BEGUN_WITH)
-    if not first.exists():
-        with atomic_write(first) as file:
-            file.write(now.read_bytes())
-    elif changed := differences(first, OmegaConf.load(now)):
-        with atomic_write(now) as file:
-            file.write(first.read_bytes())
+    begun_with = folder / BEGUN_WITH
+    if not begun_with.exists():
+        begun_with.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(begun_with) as file:
+            file.write(OmegaConf.to_yaml(settings).encode("utf-8", "surrogatepass"))
+    elif changed := differences(begun_with, settings):
+        with atomic_write(begun_with.with_name("config.yaml")) as file:
+            file.write(begun_with.read_bytes())
         what = f"{folder} was begun with other settings: {'; '.join(changed[:SHOWN])}"
         raise ConfigError([f"{what}. Delete it, or give another hydra.sweep.dir"])
 

@@ -12,7 +12,6 @@ import numpy as np
 import rich
 from numpy.typing import NDArray
 
-from t2ifb.data.encoder import Encoder
 from t2ifb.data.files import atomic_write
 from t2ifb.data.images import load_image
 from t2ifb.data.prompts import PromptSplits
@@ -87,13 +86,10 @@ class Figure8:
             name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
         }
         of_runs = {scorer for names in self.trained_on.values() for scorer in names}
-        wished = [name for name in scorers if name not in of_runs] if judges is None else list(judges)
-        wished = wished or list(scorers)
+        wished = [name for name in scorers if name not in of_runs] or list(scorers) if judges is None else list(judges)
         self.judges = [name for name in wished if name in scorers]
         if not self.judges:
-            raise ValueError(
-                f"judges={wished} names none of the scorers {', '.join(scorers)}; null chooses some of them"
-            )
+            raise ValueError(f"judges={wished} names none of the scorers {', '.join(scorers)}; null chooses")
         if unknown := [name for name in wished if name not in scorers]:
             print(f"left out: judges names {', '.join(unknown)}, which are no scorers here", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
@@ -116,12 +112,13 @@ class Figure8:
         started = time.monotonic()
         prompts = self.prompts.of("test")[: self.most]
         samples = samples_of(prompts, self.images_per_prompt)
-        # One image first: hours of drawing are not to end with a scorer that cannot be built.
+        # Some images first: hours of drawing are not to end with a scorer or encoder that cannot be built.
         first = self.generations.fill("the base model", None, samples[: self.batch_size])
-        self.cache.fill(self.scorers, first[:1], [samples[0].prompt])
+        self.cache.try_out(self.scorers, first[0], samples[0].prompt)
+        encoder = build(self.encoder).load() if self.encoder is not None and self.images_per_prompt > 1 else None
         files = {"base": self.generations.fill("the base model", None, samples)}
         files |= {name: self.generations.fill(name, export, samples) for name, export in self.models.items()}
-        scores = self._scores(files, samples)
+        scores = self._scores(files, samples, encoder)
         rows = {
             name: gains(scores["base"], scores[name], self.images_per_prompt, self.trained_on[name], self.seed)
             for name in self.models
@@ -141,16 +138,16 @@ class Figure8:
         }
 
     def _scores(
-        self, files: Mapping[str, list[Path]], samples: Sequence[Sample]
+        self, files: Mapping[str, list[Path]], samples: Sequence[Sample], encoder: Any
     ) -> dict[str, dict[str, NDArray[np.float64]]]:
-        """By model and scorer (N,); the diversity of a prompt's images stands with each of them."""
+        """By model and scorer (N,); the diversity of a prompt's images, if `encoder` embeds them, stands with each."""
         every = [file for some in files.values() for file in some]
         kept = self.cache.fill(self.scorers, every, [sample.prompt for sample in samples] * len(files))
         of = {name: kept.of(name).astype(np.float64).reshape(len(files), -1) for name in self.scorers}
         scores = {model: {name: values[row] for name, values in of.items()} for row, model in enumerate(files)}
-        if self.encoder is not None and self.images_per_prompt > 1:
+        if encoder is not None:
             device = self.generations.device
-            encoder: Encoder = build(self.encoder).load().to(device)
+            encoder = encoder.to(device)
             for model, some in files.items():
                 vectors = embed(encoder, some, self.batch_size, device).unflatten(0, (-1, self.images_per_prompt))
                 scores[model]["diversity"] = np.repeat(diversity(vectors).numpy(), self.images_per_prompt)

@@ -85,13 +85,24 @@ class ScoreCache:
         unscored = [name for name, store in stores.items() if store.missing(wanted)]
         if len(unscored) > 1 or faults:  # one alone fails at once anyway
             faults |= self._try_out({name: scorers[name] for name in unscored}, images[0], prompts[0])
-        if faults:
-            raise UnusableScorers({name: faults[name] for name in scorers if name in faults})
+        _refuse(faults, scorers)
         for name in unscored:
             with file_lock(stores[name].folder / "lock"):
                 if left := stores[name].missing(wanted):
                     self._score(name, scorers[name], stores[name], left)
         return Scores(stores, pair_keys)
+
+    def try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> None:
+        """Let each scorer score one image, before there are others; those that have are not built. Nothing is kept.
+
+        Raises:
+            UnusableScorers: Some cannot be built or do not score; all of them are named.
+        """
+        (image_key,) = self._image_keys([image])
+        wanted: Wanted = {image_key: (image, [(hashlib.sha256(image_key + prompt_key(prompt)).digest(), prompt)])}
+        stores, faults = self._stores(scorers)
+        unscored = {name: scorers[name] for name, store in stores.items() if store.missing(wanted)}
+        _refuse(faults | self._try_out(unscored, image, prompt), scorers)
 
     def _stores(self, scorers: Mapping[str, Unbuilt]) -> tuple[dict[str, ScoreStore], dict[str, str]]:
         """Where each scorer's scores are, and what is wrong with those whose files are not there."""
@@ -188,6 +199,11 @@ class ScoreCache:
     @property
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
+
+def _refuse(faults: Mapping[str, str], scorers: Mapping[str, Unbuilt]) -> None:
+    if faults:
+        raise UnusableScorers({name: faults[name] for name in scorers if name in faults})
 
 
 def _checked(scores: Tensor, count: int) -> Tensor:

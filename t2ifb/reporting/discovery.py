@@ -6,7 +6,7 @@ from pathlib import Path
 
 OWN = ("checkpoints", "samples", "export", "wandb", "tensorboard")
 """Folders inside a run that hold no runs."""
-EXPECTED = "a run folder (with .hydra/, metrics.csv or summary.json), or a folder that contains some at any depth"
+EXPECTED = "a run folder (of training or judging: .hydra/, metrics.csv or summary.json), or one that contains some"
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:

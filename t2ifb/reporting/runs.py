@@ -149,7 +149,3 @@ def _provenance(summary: Mapping[str, Any], trained_on: Mapping[str, Any]) -> di
 
 def _begins(name: str, base: Mapping[str, float]) -> bool:
     return name in base or name in ("judges", "kl")
-
-
-def _or_lowest(value: float | None) -> float:
-    return float("-inf") if value is None else value

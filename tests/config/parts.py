@@ -70,7 +70,7 @@ def go(parts: Parts) -> None:
     With `fail_seed.txt` only the run with that seed does.
     """
     if in_sweep():
-        settle_job(parts.run_folder)
+        settle_job(parts.run_folder, parts.written())
         if known_figures(parts.run_folder) is not None:
             return
     with RunFolder(parts.run_folder).held():

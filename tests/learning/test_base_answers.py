@@ -47,9 +47,17 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
     (tmp_path / "weights").write_text("other")
     answers()
     assert len(drawn) == 5
+    export = tmp_path / "run" / "export"
+    export.mkdir(parents=True)
+    for file in (export / "weights", tmp_path / "run" / "report.html"):  # what stands beside an export is not asked
+        answers(reward={"source": str(tmp_path / "run")})
+        file.write_text("new")
+    assert len(drawn) == 7
+    answers(reward={"source": str(tmp_path / "run")})
+    assert len(drawn) == 7
     monkeypatch.setattr(code_hash, "version", {**code_hash.library_versions(), "diffusers": "0.0"}.get)
     answers()
-    assert len(drawn) == 6
+    assert len(drawn) == 8
 
 
 @pytest.mark.parametrize(("folder", "settings"), [(None, {"diffusion": {}}), ("kept", {})])

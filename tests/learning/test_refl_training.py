@@ -183,6 +183,7 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
     [
         ({"judges": {"kl": Darkness()}}, "a judge is called 'kl', as another figure"),
         ({"judges": {"reward": Darkness()}}, "a judge is called 'reward'"),
+        ({"judges": {"prompt": Darkness()}}, "a judge is called 'prompt'"),
         ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "the truth only looks"),
         ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "the truth only looks"),
     ],

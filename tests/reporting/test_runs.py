@@ -54,6 +54,8 @@ def test_a_run_that_has_only_begun_is_known_by_its_configuration(tmp_path: Path)
     folder = write_tuning_run(tmp_path / "run", finished=False)
     run = read_run(folder)
     assert (run.kind, run.state, run.kept, run.is_empty) == (TUNING, "unfinished", 10, False)
+    (folder / "metrics.csv").write_text("step,wall_seconds,val/judges,val/kl\n0,0,0,0\n1,1,-0.2,1\n2,2,-0.1,2\n")
+    assert read_run(folder).kept == 2  # the base model is no checkpoint
     (folder / "metrics.csv").unlink()
     run = read_run(folder)
     assert (run.kind, run.is_empty, run.notes) == (TUNING, True, [])
