@@ -193,6 +193,16 @@ def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsy
     assert (tmp_path / "sweep.png").stat().st_size > 5000
 
 
+def test_where_no_run_is_better_than_the_base_model_none_is_on_the_front(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".hydra").mkdir(parents=True)
+    (tmp_path / "a" / ".hydra" / "overrides.yaml").write_text("- +experiment=refl\n")
+    (tmp_path / "a" / "summary.json").write_text('{"chosen_by": "judges", "validation": {"judges": -0.1, "kl": 2}}')
+    table = SweepTable(tmp_path)
+    table.write()
+    assert not table.on_front and (tmp_path / "sweep.png").stat().st_size > 5000
+    assert (tmp_path / "sweep.csv").read_text() == "run,judges,kl,front\na,-0.1,2,\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
 def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launcher: str) -> None:
