@@ -7,11 +7,17 @@ import numpy as np
 
 from t2ifb.evaluation.canvas import new_figure, save
 
-SHOWN = {"gold": "gold", "ImageReward": "image_reward", "reward": "reward", "√KL": None}
+SHOWN = {
+    "gold, kept checkpoint": ("kept", "gold"),
+    "gold, last update": ("last", "gold"),
+    "reward, last update": ("last", "reward"),
+    "√KL, last update": ("last", None),
+}
+"""Titles, with the state and the scorer that they stand for; none is the KL divergence."""
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Gains of the kept checkpoint on test prompts by alpha, beta (rows) and learning rate (columns).
+    """Gains on test prompts by alpha, beta (rows) and learning rate (columns).
 
     Args:
         result: Of `compare`.
@@ -20,17 +26,16 @@ def draw(result: dict[str, Any], path: Path) -> None:
     settings = result["settings"]
     rows = sorted({(each["ratio"], each["alpha"], each["beta"]) for each in settings})
     columns = sorted({each["lr"] for each in settings})
-    figure = new_figure(3.2 * len(SHOWN), 0.8 * len(rows) + 1.4)
-    for axes, (title, scorer) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
+    figure = new_figure(3.9 * len(SHOWN), 0.7 * len(rows) + 1.4)
+    for axes, (title, (state, scorer)) in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN.items(), strict=True):
         values = np.full((len(rows), len(columns)), np.nan)
         for each in settings:
             place = rows.index((each["ratio"], each["alpha"], each["beta"])), columns.index(each["lr"])
-            kept = each["kept"]
             if scorer is None:
-                values[place] = np.sqrt(np.mean(kept["kl"]))
+                values[place] = np.sqrt(each[state]["kl"]).mean()
                 text = f"{values[place]:.1f}"
             else:
-                gained = kept["gain"][scorer]["over_seeds"]
+                gained = each[state]["gain"][scorer]["over_seeds"]
                 values[place] = gained["mean"]
                 text = f"{gained['mean']:+.3f}\n[{gained['low']:+.3f}, {gained['high']:+.3f}]"
             axes.text(place[1], place[0], text, ha="center", va="center", fontsize=7)

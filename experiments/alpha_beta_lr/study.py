@@ -34,6 +34,8 @@ Setting = tuple[float, float, float]
 """Values of `SETTINGS`."""
 SAME = ((1.0, 0.01), (100.0, 1.0))
 """Two pairs of alpha and beta with one ratio, which have to end alike."""
+REPORT = (100.0, 0.01)
+"""Alpha and beta of the report."""
 
 
 def command(seed: int, jobs: int) -> list[str]:
@@ -75,8 +77,8 @@ def main() -> None:
 def compare(seeds: list[int]) -> dict[str, Any]:
     """Each setting that all seeds have finished, on test prompts, and some of them against each other.
 
-    The one with the highest gold on validation prompts is held against each other one, and the two of one ratio against
-    each other, paired seed by seed.
+    The one with the highest gold on validation prompts is held against each other one, each one against the report's
+    alpha and beta at its learning rate, and the two of one ratio against each other, paired seed by seed.
 
     Raises:
         SystemExit: There is none.
@@ -116,6 +118,11 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         "best_on_validation": _named(best),
         "best_against": [
             _named(setting) | {"kept": difference(runs[best], some, "kept")} for setting, some in sorted(runs.items())
+        ],
+        "against_report": [
+            _named(setting) | {state: difference(some, theirs, state) for state in ("kept", "last")}
+            for setting, some in sorted(runs.items())
+            if setting[:2] != REPORT and (theirs := runs.get((*REPORT, setting[2])))
         ],
         "same_ratio": [
             {"lr": lr, "last": difference(runs[(*SAME[0], lr)], runs[(*SAME[1], lr)], "last")} for lr in _rates(runs)

@@ -73,5 +73,8 @@ def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monk
     assert result["best_on_validation"] == {"alpha": 100, "beta": 0.01, "lr": 1e-3}
     worst = next(each for each in result["best_against"] if each["alpha"] == 1 and each["lr"] == 3e-3)
     assert worst["kept"]["gold"]["over_seeds"]["mean"] == pytest.approx(0.099)
+    (against,) = (each for each in result["against_report"] if (each["alpha"], each["beta"]) == (1, 0.01))
+    assert (against["lr"], len(result["against_report"])) == (1e-3, 3)  # the report's at 3e-3 is not finished
+    assert against["last"]["gold"]["over_seeds"]["mean"] == pytest.approx(-0.099)
     pictures.draw(result, tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 10_000

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from experiments.algorithms import study as algorithms
+from experiments.alpha_beta_lr import study as alpha_beta_lr
 from experiments.gradients_per_rollout import study as gradients_per_rollout
 from experiments.limits import study as limits
 from experiments.limits import supervised
@@ -40,7 +41,7 @@ def test_variants_have_folders_of_their_own(study: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("study", [algorithms, limits, gradients_per_rollout, overoptimisation, reward_models])
+@pytest.mark.parametrize("study", [*STUDIES, alpha_beta_lr, reward_models])
 def test_the_picture_is_drawn_from_the_figures_that_are_committed(study: Any, tmp_path: Path) -> None:
     study.draw(json.loads((study.HERE / "result.json").read_text()), tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 10_000
