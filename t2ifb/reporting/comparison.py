@@ -18,7 +18,7 @@ KINDS = {
 NOUNS = {TUNING: "fine-tuning run", REWARD: "reward run", TABLE1: "table 1", FIGURE8: "figure 8", OTHER: "other run"}
 ALPHA, BETA, RATIO = "algorithm.alpha", "algorithm.beta", "beta / alpha"
 """The optimiser ignores a common factor of alpha and beta: where both differ, their ratio is worth a setting."""
-NAMED = 5
+NAMED = 4
 """Settings that a run is described by in lists; the table of configurations has them all."""
 
 
@@ -49,8 +49,8 @@ class Group:
 
     @property
     def named(self) -> list[str]:
-        """The first of the settings that differ, without what no configuration says."""
-        return [key for key in self.differing if key not in PROVENANCE][:NAMED]
+        """The first of the settings that differ, without what no configuration says or what others say together."""
+        return [key for key in self.differing if key not in (*PROVENANCE, RATIO)][:NAMED]
 
     @property
     def rewards_differ(self) -> bool:
