@@ -107,6 +107,10 @@ def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp
     assert "1 of 2 runs are not finished" in done.stdout  # what is finished stays finished
     assert {file.parent for file in sweep.glob("*/failed.json")}.isdisjoint({finished.parent})
     assert {file: file.read_text() for file in then} == then  # nobody may read the refused settings later
+    (unfinished,) = (record.parent for record in records if record.parent.parent != finished.parent)
+    (unfinished / "config.yaml").write_text(then[unfinished / "config.yaml"].replace("lr: 7 # ", "lr: "))
+    done = run_module(*TINY[:-1], f"resume={unfinished.parent}")  # killed before Hydra's record was put right
+    assert done.returncode == 2 and "optimizer.lr was 7, now it is 0.2" in done.stderr
 
 
 def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:
