@@ -20,6 +20,7 @@ class TrainConfig:
     """`python -m t2ifb.train`."""
 
     domain: str = MISSING
+    usual_guidance_scale: float = 1.0
     seed: int = 0
     resume: str | None = None
     objective: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ class PrepareConfig:
     """`python -m t2ifb.prepare`."""
 
     domain: str = MISSING
+    usual_guidance_scale: float = 1.0
     data_folder: str = "${data_folder:}"
     splits: list[str] = field(default_factory=lambda: ["train", "validation", "test"])
     embed: bool = True
@@ -70,6 +72,7 @@ class ScoreConfig:
     """`python -m t2ifb.score`."""
 
     domain: str = MISSING
+    usual_guidance_scale: float = 1.0
     data_folder: str = "${data_folder:}"
     prompt: str | None = None
     images: list[str] = field(default_factory=list)
@@ -89,6 +92,7 @@ class GenerateConfig:
     """`python -m t2ifb.generate`."""
 
     domain: str = MISSING
+    usual_guidance_scale: float = 1.0
     seed: int = 0
     data_folder: str = "${data_folder:}"
     prompt: list[str] = field(default_factory=list)
@@ -113,6 +117,7 @@ class EvaluateConfig:
     """`python -m t2ifb.evaluate`."""
 
     domain: str = MISSING
+    usual_guidance_scale: float = 1.0
     seed: int = 0
     data_folder: str = "${data_folder:}"
     split: str = "test"
