@@ -8,12 +8,13 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-SHOWN = "import os; print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME'])"
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+SHOWN = f"import os; print(*(os.environ.get(name) for name in {NAMES}))"
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program in which nothing says yet how to wait."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=CHECKOUT,
@@ -25,14 +26,15 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_threads_wait_passively_unless_the_user_says_otherwise() -> None:
-    assert python(f"import t2ifb; {SHOWN}").stdout == "PASSIVE 0\n"
+    assert python(f"import t2ifb; {SHOWN}").stdout == "PASSIVE 1000 0\n"
     asked = python(f"import t2ifb; {SHOWN}", OMP_WAIT_POLICY="ACTIVE", KMP_BLOCKTIME="200")
-    assert asked.stdout == "ACTIVE 200\n"
+    assert asked.stdout == "ACTIVE None 200\n"
+    assert python(f"import t2ifb; {SHOWN}", GOMP_SPINCOUNT="5").stdout == "None 5 0\n"
 
 
 def test_child_processes_inherit_the_setting() -> None:
     code = f"import t2ifb, subprocess, sys; subprocess.run([sys.executable, '-c', {SHOWN!r}], check=True)"
-    assert python(code).stdout == "PASSIVE 0\n"
+    assert python(code).stdout == "PASSIVE 1000 0\n"
 
 
 @pytest.mark.parametrize(("environment", "warnings"), [({}, 1), ({"OMP_WAIT_POLICY": "PASSIVE"}, 0)])
