@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from PIL import Image as PILImage
 from rich.progress import track
 
+from t2ifb.data.decoding import to_rgb, too_large
 from t2ifb.data.faults import Fault, OnFault, check_numbers, check_paths, check_text, parse_entries, settle
 from t2ifb.data.files import read_json_list
 
@@ -97,16 +98,18 @@ def read_bytes(image: Image) -> bytes:
 
 
 def open_image(image: Image) -> PILImage.Image:
-    """Decode an image to RGB.
+    """Decode an image to RGB, as a viewer shows it; see `to_rgb`.
 
     Raises:
-        ValueError: It is missing, empty or cannot be decoded; the message names it.
+        ValueError: It is missing, empty, too large or cannot be decoded; the message names it.
     """
     try:
         if isinstance(image, Path):
             with PILImage.open(io.BytesIO(image.read_bytes())) as picture:
-                return picture.convert("RGB")
-        return image.open().convert("RGB")
+                return to_rgb(picture)
+        return to_rgb(image.open())
+    except PILImage.DecompressionBombError:
+        raise ValueError(f"cannot read the image {image}: {too_large()}") from ValueError(too_large())
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise ValueError(f"cannot read the image {image}: {error or type(error).__name__}") from error
 
