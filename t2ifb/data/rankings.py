@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from rich.progress import track
 
 from t2ifb.data.decoding import to_rgb, too_large
-from t2ifb.data.faults import Fault, OnFault, check_numbers, check_paths, check_text, parse_entries, settle
+from t2ifb.data.faults import Fault, OnFault, brief, check_numbers, check_paths, check_text, parse_entries, settle
 from t2ifb.data.files import read_json_list
 
 __all__ = [
@@ -165,7 +165,7 @@ def find_faults(rankings: list[RankedPrompt], decode: bool, place: str) -> tuple
     faults: list[Fault] = []
     seen: set[str] = set()
     for number, (ranking, broken) in enumerate(zip(rankings, _broken_images(rankings, decode), strict=True)):
-        where = f"{place}, ranking {number} (id {ranking.prompt_id})"
+        where = f"{place}, ranking {number} (id {brief(ranking.prompt_id)})"
         found = [Fault(where, what) for what in _structure_faults(ranking, seen)]
         found += [Fault(f"{where}, image {index}", what) for index, what in broken]
         seen.add(ranking.prompt_id)
