@@ -80,6 +80,7 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
     import torch
 
     from t2ifb.data.devices import device_of
+    from t2ifb.data.encoder import cut_prompts, report_cut
     from t2ifb.data.images import pixel_batches
 
     device = device_of(parts.value("device"))
@@ -90,6 +91,8 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
             batch = scorer(pixels.to(device).float() / 255, [pairs[row][1] for row in rows])
             for row, value in zip(rows, batch.tolist(), strict=True):
                 scores[row] = value
+    prompts = [prompt for _, prompt in pairs]
+    report_cut(cut_prompts(scorer, prompts), prompts, "the scorer")
     return scores
 
 

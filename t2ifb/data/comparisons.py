@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 
 from t2ifb.data.comparison_index import Index, rankings_hash
 from t2ifb.data.encoded_rankings import EncodedRankings, Feed, RewardBatch, RewardBatches
+from t2ifb.data.encoder import report_cut
 from t2ifb.data.order import Part, TrainingOrder, cuts, drawn_units
 from t2ifb.data.position import EndlessBatches, TrainingPosition
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
@@ -77,9 +78,9 @@ class RewardDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Encode all images and prompts of the splits that is not encoded yet (Lightning calls it in one process)."""
         rankings = [ranking for split in self.splits for ranking in self.rankings(split)]
-        self.feed.fill(
-            [image for ranking in rankings for image in ranking.images], [ranking.prompt for ranking in rankings]
-        )
+        prompts = [ranking.prompt for ranking in rankings]
+        report = self.feed.fill([image for ranking in rankings for image in ranking.images], prompts)
+        report_cut(report.cut, prompts, "the encoder")
 
     def setup(self, stage: str) -> None:
         """Begin at position 0, unless a checkpoint is loaded next."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from rich.progress import track
 
 from t2ifb.data.decoding import to_rgb, too_large
@@ -110,6 +111,8 @@ def open_image(image: Image) -> PILImage.Image:
         return to_rgb(image.open())
     except PILImage.DecompressionBombError:
         raise ValueError(f"cannot read the image {image}: {too_large()}") from ValueError(too_large())
+    except UnidentifiedImageError as error:
+        raise ValueError(f"cannot read the image {image}: it is empty, or no image that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise ValueError(f"cannot read the image {image}: {error or type(error).__name__}") from error
 

@@ -158,6 +158,28 @@ def test_prepare_counts_and_encodes_once(
     assert not (tmp_path / "outputs").exists()
 
 
+def test_prompts_that_are_cut_off_are_said(
+    go: Run, tmp_path: Path, images: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(image, text, 1) for text in ("a red circle", "a red circle " * 400) for image in images[:2]]
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "prompt", "rank"), *rows])
+    clip = f"encoder.model=local-dir:{tiny_clip(tmp_path / 'clip')}"
+    prepare = ("domain=sd15", "dataset=own_rankings", "dataset.source=.", "splits=[train]", "encoder.pretrained=null")
+    for _ in range(2):  # also when nothing is encoded again
+        assert go("prepare", *prepare, clip) == 0
+    assert go("score", "scorer=clip_score", clip, "pairs=train.csv", "output=scores.csv") == 0
+    output = capsys.readouterr().out
+    said = [line for line in output.splitlines() if "cut off" in line]
+    for line, name in zip(said, ("encoder", "encoder", "scorer"), strict=True):
+        start = (
+            f"1 of 2 prompts are longer than the context of the {name} and are cut off, the first: a red circle a red"
+        )
+        assert start in line
+        assert len(line) < 240
+    assert "nothing can be learned from train: all images of a prompt have the same rank" in output
+
+
 def test_prepare_says_what_is_missing(go: Run, database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert go("prepare", "domain=sd15", f"dataset.source={database}", "splits=[compositional]", "embed=false") != 0
     assert "metadata-compositional.parquet" in capsys.readouterr().err

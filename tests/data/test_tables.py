@@ -177,8 +177,8 @@ ABSENT: dict[str, tuple[Sequence[str], str]] = {
         "line 2: 2 of 4 image names are absolute paths that this machine does not have, such as C:\\Users\\me\\0.png",
     ),
     "one is missing": (
-        ["img/00_0.png", *NAMES[1:]],
-        "line 2: image img/00_0.png (did you mean '000_0.png'?) is missing",
+        ["img/000_0.jpg", *NAMES[1:]],
+        "line 2: image img/000_0.jpg (did you mean '000_0.png'?) is missing",
     ),
     "a name that cannot be": (["img/\0.png", "x" * 3000, *NAMES[2:]], "is missing"),
 }
