@@ -172,9 +172,7 @@ def test_prompts_that_are_cut_off_are_said(
     output = capsys.readouterr().out
     said = [line for line in output.splitlines() if "cut off" in line]
     for line, name in zip(said, ("encoder", "encoder", "scorer"), strict=True):
-        start = (
-            f"1 of 2 prompts are longer than the context of the {name} and are cut off, the first: a red circle a red"
-        )
+        start = f"1 of 2 prompts are longer than the context of the {name} and are cut off, the first: a red circle"
         assert start in line
         assert len(line) < 240
     assert "nothing can be learned from train: all images of a prompt have the same rank" in output

@@ -60,6 +60,7 @@ def test_what_is_cut_off_is_said_once(dataset: FolderDataset, caplog: pytest.Log
 
     module = RewardDataModule(dataset, PixelFeed(NearSighted()), batch_size=20)
     module.prepare_data()
+    module.prepare_data()
     module.train_batch(0)
     prompts = {ranking.prompt for split in module.splits for ranking in dataset.rankings(split)}
     expected = sum("1" in prompt for prompt in prompts)
