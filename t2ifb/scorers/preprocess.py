@@ -1,6 +1,7 @@
 """From images in [0, 1] to an encoder's input: one differentiable path for files, cache and training alike."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -98,7 +99,7 @@ def resize(images: Tensor, shape: tuple[int, int], crop: tuple[int, int, int, in
     # In single precision: a half-precision filter is off by more than a level. Width first and a clamp after each
     # direction, as Pillow does it: a single clamp at the end differs by up to 20 levels when little is shrunk.
     first, last = _taps(rows, shape[0], top, top + height)
-    with torch.autocast(images.device.type, enabled=False):
+    with _single_precision(images.device):
         resized = images[:, :, first:last].float()
         resized = _resample(resized, -1, (columns, shape[1], left, left + width)).clamp(0, 1)
         resized = _resample(resized, -2, (rows, shape[0], top, top + height), first).clamp(0, 1)
@@ -158,11 +159,16 @@ class _Banded(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         total = gradients[0].new_zeros(ctx.shape)
         parts = gradients[0].split([len(matrix) for matrix in ctx.matrices], ctx.dim)
-        with torch.autocast(total.device.type, enabled=False):
+        with _single_precision(total.device):
             for part, matrix, (first, last) in zip(parts, ctx.matrices, ctx.ranges, strict=True):
                 product = part @ matrix if ctx.dim == -1 else matrix.T @ part
                 total.narrow(ctx.dim, first, last - first).add_(product)
         return total, None, None, None
+
+
+def _single_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Without autocast, which `meta` does not know."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _taps(before: int, after: int, start: int, stop: int) -> tuple[int, int]:

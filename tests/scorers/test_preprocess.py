@@ -132,6 +132,10 @@ def test_what_was_resized_without_gradients_is_resized_with_them() -> None:
     assert torch.equal(seen, again)
 
 
+def test_tensors_without_numbers_have_its_shape() -> None:
+    assert square(torch.empty(2, 3, 30, 50, device="meta"), 16).shape == (2, 3, 16, 16)
+
+
 def test_fake_tensors_leave_nothing_behind() -> None:
     with FakeTensorMode():
         assert preprocess(torch.rand(1, 3, 29, 43), 16, MEAN, STD).shape == (1, 3, 16, 16)
