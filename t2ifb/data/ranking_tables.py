@@ -1,6 +1,7 @@
 """From rows of a table to rankings."""
 
 from collections.abc import Iterable, Sequence
+from os.path import normpath
 from pathlib import Path
 
 from t2ifb.data.faults import Fault, brief
@@ -54,7 +55,7 @@ def _group_faults(group: Sequence[Row]) -> Iterable[Fault]:
         if len({row.text(column) for row in group}) > 1:
             name = brief(group_name(first))
             yield Fault(first.place, f"the rows of ranking {name!r} have different entries in {column}")
-    names = [image for row in group if (image := row.text("image"))]
+    names = [normpath(image.replace("\\", "/")) for row in group if (image := row.text("image"))]
     if len(set(names)) < len(names):
         people = "" if first.text("prompt_id") else "; if several people ranked it, give each a prompt_id of their own"
         yield Fault(first.place, f"the ranking has the same image twice{people}")

@@ -18,7 +18,7 @@ from t2ifb.data.faults import Fault, brief
 from t2ifb.data.files import read_json_list, read_text
 
 SEPARATORS = ",;\t"
-PAIR = re.compile(r"(.*[ _-])?(a|b|0|1|2|left|right|better|worse|winner|loser|chosen|rejected)", re.IGNORECASE)
+PAIR = re.compile(r"(.*[ _-])?(a|b|0|1|2|left|right|better|worse|winner|loser|chosen|rejected)([ _-].*)?")
 """A column of a table that has one row a comparison."""
 
 

@@ -130,6 +130,10 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         *("rankings.parquet", parquet([("caption", "jpg_0", "jpg_1", "label_0"), ("a", "b", "c", 1)])),
         "table of pairs (caption, jpg_0, jpg_1, label_0), which are not read yet",
     ),
+    "pairs by side": (
+        *("rankings.csv", "prompt,left_image,right_image,preference\na,b,c,left\n"),
+        "this looks like a table of pairs (prompt, left_image, right_image, preference)",
+    ),
     "a list in json lines": ("rankings.jsonl", json.dumps(objects(table())), "line 1: expected an object with a key"),
     "lines in json": ("rankings.json", lines(table()), "a file with an object a line has to end with .jsonl"),
     "broken json lines": ("rankings.jsonl", lines(table()) + "\n{", "line 5 is no JSON"),
@@ -222,6 +226,13 @@ def test_two_people_without_ids_are_told_to_give_some(folder: Path) -> None:
         "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, give each a prompt_id"
     )
     with pytest.raises(ValueError, match=expected):
+        OwnRankings(folder).rankings("train")
+
+
+def test_one_image_under_two_names_is_the_same_image(folder: Path) -> None:
+    names = ["img/000_0.png", ".\\img\\000_0.png", *NAMES[2:]]
+    (folder / "rankings.csv").write_text(text(table(names)))
+    with pytest.raises(ValueError, match="line 2: the ranking has the same image twice"):
         OwnRankings(folder).rankings("train")
 
 
