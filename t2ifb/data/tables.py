@@ -75,7 +75,7 @@ Check = Callable[[str, Iterable[str]], None]
 
 def _csv_rows(path: Path, check: Check) -> Iterator[Row]:
     text = read_text(path)
-    header = text.partition("\n")[0]
+    header = io.StringIO(text, newline=None).readline()
     delimiter = max(SEPARATORS, key=header.count) if path.suffix.lower() == ".csv" else "\t"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1

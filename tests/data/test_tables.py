@@ -78,6 +78,7 @@ def both(folder: Path, name: str) -> list[str]:
 
 READ: dict[str, tuple[str, Callable[[], str | bytes]]] = {
     "semicolons": ("rankings.csv", lambda: text(table(), ";")),
+    "line ends of old": ("rankings.csv", lambda: text(table(), ";", "\r")),
     "tabs": ("rankings.csv", lambda: text(table(), "\t")),
     "tsv": ("rankings.tsv", lambda: text(table(), "\t")),
     "byte order mark": ("rankings.csv", lambda: "\ufeff" + text(table(), ";")),
