@@ -9,8 +9,8 @@ logger = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
 OnFault: TypeAlias = Literal["error", "skip"]
-SHOWN_FAULTS = 50
-"""Faults that a message spells out; the rest is counted."""
+SHOWN_FAULTS = 20
+"""Different faults that a message spells out; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
+
+
+def brief(text: str, most: int = 80) -> str:
+    """A text on one line and of at most `most` letters, for messages."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def settle(
@@ -44,17 +50,27 @@ def settle(
         raise ValueError(f"on_fault must be error or skip, not {on_fault!r}")
     if not faults:
         return
-    lines = [f"  {fault}" for fault in faults[:SHOWN_FAULTS]]
-    if len(faults) > SHOWN_FAULTS:
-        lines.append(f"  and {len(faults) - SHOWN_FAULTS} more")
-    listing = "\n".join(lines)
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
     if on_fault == "error":
         raise ValueError(
             f"{place} has {count} in {dropped} of {total} {noun}. Mend them, or set on_fault=skip to "
-            f"leave these {noun} out:\n{listing}"
+            f"leave these {noun} out:\n{listing(faults)}"
         )
-    logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing)
+    logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing(faults))
+
+
+def listing(faults: Sequence[Fault]) -> str:
+    """A line for each kind of fault: the first place, how many more there are, and what is wrong."""
+    places: dict[str, list[str]] = {}
+    for fault in faults:
+        places.setdefault(fault.what, []).append(fault.place)
+    lines = []
+    for what, found in places.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        lines.append(f"  {found[0]}{more}: {what}")
+    if left := sum(map(len, list(places.values())[SHOWN_FAULTS:])):
+        lines[SHOWN_FAULTS:] = [f"  and {left} more"]
+    return "\n".join(lines)
 
 
 def parse_entries(

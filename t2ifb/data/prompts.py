@@ -1,12 +1,13 @@
 """Lists of prompts to fine-tune on or to generate from."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from t2ifb.data.faults import Fault, OnFault, settle
-from t2ifb.data.files import read_json_list
+from t2ifb.data.files import read_json_list, read_text
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.data.shares import spelled_alike
 
@@ -90,7 +91,7 @@ class PromptFile:
         Raises:
             ValueError: The file is missing, has no prompt, or has faults and `on_fault` is `error`.
         """
-        prompts = self._from_json() if self.path.suffix == ".json" else self._from_text()
+        prompts = self._from_json() if self.path.suffix.lower() == ".json" else self._from_text()
         if not prompts:
             raise ValueError(f"{self.path} has no prompts")
         return prompts
@@ -98,10 +99,7 @@ class PromptFile:
     def _from_text(self) -> list[str]:
         if not self.path.is_file():
             raise ValueError(f"{self.path} does not exist; expected a text file with one prompt per line")
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8 text: {error}") from error
+        lines = io.StringIO(read_text(self.path), newline=None)  # `splitlines` would also split within prompts
         return [line.strip() for line in lines if line.strip()]
 
     def _from_json(self) -> list[str]:

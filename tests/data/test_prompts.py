@@ -18,6 +18,49 @@ def test_text_has_one_prompt_a_line(tmp_path: Path) -> None:
     assert PromptFile(path).prompts() == ["a cat", "a dög", "a cat"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("prompts.txt", b"\xef\xbb\xbfa cat\r\na d\xc3\xb6g\r\n"),
+        ("prompts.txt", b"a cat\ra d\xc3\xb6g"),
+        ("prompts.json", b'\xef\xbb\xbf["a cat", "a d\xc3\xb6g"]'),
+        ("PROMPTS.JSON", b'["a cat", {"text": "a d\xc3\xb6g"}]'),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert PromptFile(tmp_path / name).prompts() == ["a cat", "a dög"]
+
+
+def test_a_line_ends_where_an_editor_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\u2028in two\x0blines\x85here\na dog\n", encoding="utf-8")
+    assert PromptFile(tmp_path / "prompts.txt").prompts() == ["a cat\u2028in two\x0blines\x85here", "a dog"]
+
+
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.json"])
+@pytest.mark.parametrize(
+    ("encoding", "what"),
+    [
+        ("cp1252", r"line 2: the text is not in UTF-8 \(byte 0xe9\); save it as UTF-8"),
+        ("utf-16", r"line 1: the text is in UTF-16; save it as UTF-8"),
+        ("utf-16-be", r"line 1: the text is in UTF-16; save it as UTF-8"),
+    ],
+)
+def test_other_encodings_are_named_with_the_line(tmp_path: Path, name: str, encoding: str, what: str) -> None:
+    texts = ["a cat", "a café"]
+    content = "\n".join(texts) if name.endswith("txt") else json.dumps(texts, indent=0, ensure_ascii=False)
+    (tmp_path / name).write_bytes(content.replace('[\n"a cat', '["a cat').encode(encoding))
+    with pytest.raises(ValueError, match=f"{name}, {what}$"):
+        PromptFile(tmp_path / name).prompts()
+
+
+def test_spellings_of_a_test_prompt_do_not_leak_into_training(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes("\ufeffa red café\r\na dog\r\n".encode())
+    (tmp_path / "test.json").write_text(json.dumps(["\ufeffa red cafe\u0301", "a fox"]))
+    train, test = PromptFile(tmp_path / "train.txt"), PromptFile(tmp_path / "test.json")
+    assert PromptSplits(train, PromptList([]), test).of("train") == ["a dog"]
+
+
 def test_json_has_texts_or_objects(tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps([{"text": "a cat", "image": "1"}, "a dog"]))
