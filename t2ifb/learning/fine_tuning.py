@@ -184,7 +184,7 @@ class FineTuning:
             model, self.lora, self.reward, self.optimizer, self.rollout, self.method, exam, seed=seed, **self.settings
         )
         metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
-        recorder = logger(run=run, config=config) if first_process() else False
+        recorder = loggers.start(logger, run, config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is looked at, and saved
@@ -231,8 +231,9 @@ class FineTuning:
         recipe = self._recipe(run, best_step, seed, figures["precision"])
         save_lora(model.unet, make_folder(run.export), verdict.card(recipe))
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
-        loggers.finish(recorder, verdict.examples(), run.export, figures["validation"])
-        return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        loggers.finish(recorder, verdict.examples(), run, figures["validation"])
+        return summary
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
         """What the run was made with, for the model card."""

@@ -168,7 +168,7 @@ class RewardTraining:
         seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
-        recorder = logger(run=run, config=config) if first_process() else False
+        recorder = loggers.start(logger, run, config) if first_process() else False
         steps = self.epochs * data.steps_per_epoch
         every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
         engine = make_engine(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
@@ -201,5 +201,6 @@ class RewardTraining:
             "data": data.state_dict() | {"splits": data.hashes()},
             "export": export_hash(run.export),
         }
-        loggers.finish(recorder, verdicts[0].examples(), run.export, figures["validation"])
-        return run.write_summary(figures)
+        summary = run.write_summary(figures)
+        loggers.finish(recorder, verdicts[0].examples(), run, figures["validation"])
+        return summary
