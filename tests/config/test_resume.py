@@ -56,6 +56,20 @@ def test_other_values_are_refused_by_name() -> None:
     assert resume(folder, "logger=csv")  # changes no weight
 
 
+def test_the_devices_may_be_others() -> None:
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    folder = start("1", "trainer=cpu")
+    for wish in (folder, "auto"):
+        own = () if wish == folder else ("+experiment=tiny",)
+        arguments = resume(wish, *own, *two)
+        assert f'hydra.run.dir="{folder}"' in arguments and "trainer=cpu" not in arguments
+    shared = start("2", *two, "trainer.precision=bf16-mixed")
+    arguments = resume(shared, "trainer=gpu")
+    assert "trainer.precision=bf16-mixed" in arguments and not set(two) & set(arguments)
+    with pytest.raises(ConfigError, match="trainer.precision was bf16-mixed, now it is 32-true"):
+        resume(shared, "trainer=gpu", "trainer.precision=32-true")
+
+
 def test_a_continued_run_can_be_continued_again_and_so_can_a_job_of_a_sweep() -> None:
     folder = start("1", "seed=3")
     OmegaConf.save(["+experiment=tiny", "seed=3", f'resume="{folder}"'], folder / ".hydra" / "overrides.yaml")

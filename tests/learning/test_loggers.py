@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import Logger
 
 from t2ifb.learning.loggers import BEST, STEP, csv_logger, logged_in, no_logger, show, start, wandb_logger
 from t2ifb.learning.run_folder import RunFolder
 from tests.learning.wandb_files import read
-from tests.learning.worlds import make_training, run_training
+from tests.learning.worlds import FailingLogger, make_training, run_training
 
 
 @pytest.fixture(scope="module")
@@ -67,34 +66,13 @@ def test_a_weights_and_biases_run_that_cannot_end_is_a_warning_after_the_summary
     assert wandb.run is None
 
 
-class Failing(Logger):
-    """Fails at one of its methods, and must not be called afterwards."""
-
-    name, version = "failing", 0
-
-    def __init__(self, at: str) -> None:
-        super().__init__()
-        self.at, self.has_failed = at, False
-        self.call("init")
-
-    def call(self, method: str) -> None:
-        assert not self.has_failed
-        if method == self.at:
-            self.has_failed = True
-            raise ConnectionError("the service has gone")
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.call("log_metrics")
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        self.call("log_hyperparams")
-
-
 @pytest.mark.parametrize("at", ["init", "log_metrics"])
 def test_a_logger_that_fails_in_a_run_is_one_warning(
     at: str, world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    figures = run_training(make_training(world, epochs=1), tmp_path / "run", logger=lambda run, config: Failing(at))
+    figures = run_training(
+        make_training(world, epochs=1), tmp_path / "run", logger=lambda run, config: FailingLogger(at)
+    )
     assert figures["export"] and (tmp_path / "run" / "summary.json").exists()
     assert [text.count("the service has gone") for text in warned(caplog)] == [1]
 

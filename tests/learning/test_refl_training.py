@@ -23,7 +23,7 @@ from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS
 from tests.learning.tuning_worlds import Darkness, make_tuning, tune
-from tests.learning.worlds import KillAt, Killed, same
+from tests.learning.worlds import FailingLogger, KillAt, Killed, same
 
 
 def lora(run: Path) -> dict[str, Tensor]:
@@ -74,11 +74,13 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
     assert all("lora_" in name for name in state)
 
 
-def test_the_same_seed_gives_the_same_adapters_whatever_was_in_the_folder(whole: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_logger_did(
+    whole: Path, tmp_path: Path
+) -> None:
     tune(make_tuning(), tmp_path, seed=1)
     assert not same(lora(whole), lora(tmp_path))
-    tune(make_tuning(), tmp_path)
-    assert same(lora(whole), lora(tmp_path))
+    tune(make_tuning(), tmp_path, logger=lambda run, config: FailingLogger("log_metrics"))
+    assert same(lora(whole), lora(tmp_path)) and (tmp_path / "summary.json").exists()
     assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
 
 
