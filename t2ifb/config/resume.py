@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2ifb.config.compose import compose_all, flatten
 from t2ifb.config.faults import ConfigError, missing_file
+from t2ifb.data.overrides import argument
 
 SHOWN = 5
 BEGUN_WITH = Path(".hydra") / "begun_with.yaml"
@@ -63,7 +64,7 @@ def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: 
     differing = differences(_config_file(folder), _composed(command, own, config_dir))
     if differing:
         raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
-    return [*own, f'resume="{folder}"', f'hydra.run.dir="{folder}"']
+    return [*own, argument("resume", folder), argument("hydra.run.dir", folder)]
 
 
 def _composed(command: str, overrides: Sequence[str], config_dir: str | None) -> DictConfig:

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -82,32 +85,48 @@ def make_images(jobs: list[Chunk], parts: Path) -> None:
         if not missing:
             return
         # Small convolutions gain more from several processes than from several threads.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
-            running = {pool.submit(_make_chunk, job, job.file(parts)): job for job in missing}
+        context = get_context("spawn")
+        ended, end = context.Pipe(duplex=False)
+        with end, ProcessPoolExecutor(workers, context, _set_up_worker, (ended,)) as pool:
             try:
+                with _ctrl_c_held_back():  # also in the workers, for good: this process ends them
+                    running = {pool.submit(_make_chunk, job, job.file(parts)): job for job in missing}
                 for future in as_completed(running):
                     future.result()
                     bar.update(task, advance=len(running[future].noise_keys))
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                end.close()  # workers stop at once; what they have not saved is made again next time
                 raise
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Deliver Ctrl-C only afterwards; processes started meanwhile never receive it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-def _single_thread() -> None:
-    """Set a worker up; it ends with its parent, so that a killed build leaves no one writing behind."""
-    Thread(target=_end_with_parent, daemon=True).start()
+def _set_up_worker(ended: Connection) -> None:
+    """Use one thread, and end with the parent or when the other end of the pipe is closed."""
+    Thread(target=_exit_with_parent, args=(ended,), daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent(ended: Connection) -> None:
     parent = parent_process()
     assert parent is not None
-    parent.join()
+    wait([ended, parent.sentinel])
     os._exit(1)
 
 
