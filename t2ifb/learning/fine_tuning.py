@@ -28,7 +28,7 @@ from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.refl import ReFL
-from t2ifb.learning.reward_check import check_differentiable
+from t2ifb.learning.reward_check import check_differentiable, check_known
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.tuned_states import BASE, REWARD, ask_states, look_at_base, rounding_floor
 from t2ifb.learning.tuning_module import Method, TuningModule
@@ -173,6 +173,8 @@ class FineTuning:
         if resume is None and first_process():
             (run.path / BASE).unlink(missing_ok=True)  # of an earlier run in this folder
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
+        asked = texts["validation"][: self.validation_prompts] + texts["test"]
+        check_known(self.truth, asked, "algorithm.truth=null")
         exam = self.exam("validation", seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
         model = replace(self.diffusion, device="cpu").load()

@@ -63,6 +63,16 @@ def test_without_adapters_the_base_model_alone_draws(go: Run, tmp_path: Path) ->
     assert [list(entry["images"]) for entry in index] == [["base"], ["base"]]
 
 
+def test_bad_prompts_are_skipped_by_the_setting_that_the_message_names(
+    go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.json").write_text('["a red circle", ""]')
+    assert go("file=prompts.json") == 1
+    assert "or set on_fault=skip to leave these entries out" in capsys.readouterr().err
+    assert go("file=prompts.json", "on_fault=skip") == 0
+    assert "1 images" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

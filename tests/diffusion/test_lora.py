@@ -77,7 +77,7 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
     wider, elsewhere = shapes_model(), shapes_model()
     LoRA(rank=8).add(wider.unet)
     LoRA(targets=("to_q",)).add(elsewhere.unet)
-    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give lora.rank"):
+    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give the rank as it was"):
         load_adapter_state(wider.unet, state)
     with pytest.raises(ValueError, match="on other layers"):
         load_adapter_state(elsewhere.unet, state)

@@ -136,6 +136,13 @@ def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> 
     assert not (tmp_path / "base.safetensors").exists()
 
 
+def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(tmp_path: Path) -> None:
+    prompts = PromptSplits(PromptList(["a bird"]), PromptList(PROMPTS), PromptList(["a dog", "a cat"]))
+    with pytest.raises(ValueError, match="GoldScore does not know 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
+        tune(make_tuning(truth=GoldScore(), prompts=prompts), tmp_path)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 def test_every_member_of_a_mix_needs_a_gradient(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
         tune(make_tuning(reward=Mix({"dark": Darkness(), "flat": Flat()})), tmp_path)
