@@ -13,7 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from t2ifb.data.files import make_folder, sha256_file
+from t2ifb.data.files import make_folder, public_name, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
@@ -231,7 +231,7 @@ class FineTuning:
             "data": data.state_dict(),
         }
         recipe = self._recipe(run, best_step, seed, figures["precision"])
-        save_lora(model.unet, make_folder(run.export), verdict.card(recipe))
+        save_lora(model.unet, make_folder(run.export), self.diffusion.source, verdict.card(recipe))
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
         loggers.finish(recorder, verdict.examples(), run, figures["validation"])
@@ -243,10 +243,10 @@ class FineTuning:
         names = [getattr(member, "name", type(member).__name__) for member in members]
         record = run.path / "reward.json"
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        hashes = [f"{key} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
+        hashes = [f"{Path(key).name} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
         optimizer = getattr(self.optimizer, "func", self.optimizer)
         return {
-            "base model": self.diffusion.source,
+            "base model": public_name(self.diffusion.source),
             "reward": ", ".join([*names, *hashes]),
             "judges that chose the checkpoint": ", ".join(self.judges) or "none, the reward itself",
             "method": self.method,

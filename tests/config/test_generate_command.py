@@ -13,6 +13,7 @@ from PIL import Image
 from t2ifb.config.command import run
 from t2ifb.diffusion.lora import LoRA, save_lora
 from t2ifb.generate import generate
+from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS, shapes_model
 
 Run = Callable[..., int]
@@ -42,7 +43,7 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
     model = shapes_model()
     for weight in LoRA(rank=2, lora_alpha=8.0).add(model.unet):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
-    save_lora(model.unet, tmp_path / "run" / "export")
+    save_lora(model.unet, tmp_path / "run" / "export", PIPELINE)
     (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script> " * 80]))
     assert go("file=wild.txt", "lora=run", "images_per_prompt=2") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
