@@ -8,8 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -85,17 +84,17 @@ def make_images(jobs: list[Chunk], parts: Path) -> None:
         if not missing:
             return
         # Small convolutions gain more from several processes than from several threads.
-        context = get_context("spawn")
-        ended, end = context.Pipe(duplex=False)
-        with end, ProcessPoolExecutor(workers, context, _set_up_worker, (ended,)) as pool:
+        others = set(active_children())
+        with ProcessPoolExecutor(workers, get_context("spawn"), _set_up_worker, (missing,)) as pool:
             try:
                 with _ctrl_c_held_back():  # also in the workers, for good: this process ends them
-                    running = {pool.submit(_make_chunk, job, job.file(parts)): job for job in missing}
+                    running = {pool.submit(_make_chunk, n, job.file(parts)): job for n, job in enumerate(missing)}
                 for future in as_completed(running):
                     future.result()
                     bar.update(task, advance=len(running[future].noise_keys))
             except BaseException:
-                end.close()  # workers stop at once; what they have not saved is made again next time
+                for worker in set(active_children()) - others:
+                    worker.terminate()  # chunks that are not saved are made again next time
                 raise
 
 
@@ -116,21 +115,27 @@ def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-def _set_up_worker(ended: Connection) -> None:
-    """Use one thread, and end with the parent or when the other end of the pipe is closed."""
-    Thread(target=_exit_with_parent, args=(ended,), daemon=True).start()
+_chunks: list[Chunk] = []
+"""Of a worker: given once, as a queue full of large items may block after the workers have ended."""
+
+
+def _set_up_worker(missing: list[Chunk]) -> None:
+    """Use one thread, and end with the parent, so that a killed build leaves no one writing behind."""
+    Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    _chunks.extend(missing)
 
 
-def _exit_with_parent(ended: Connection) -> None:
+def _end_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
-    wait([ended, parent.sentinel])
+    parent.join()
     os._exit(1)
 
 
-def _make_chunk(job: Chunk, path: Path) -> None:
+def _make_chunk(number: int, path: Path) -> None:
+    job = _chunks[number]
     images = _generate(_pipeline(), job)
     gold = GoldScore().parts(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, job.image_prompts)
     with atomic_write(path) as file:
