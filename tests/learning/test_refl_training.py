@@ -34,6 +34,7 @@ def lora(run: Path) -> dict[str, Tensor]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption."""
     folder = tmp_path_factory.mktemp("whole")
+    (folder / "reward.json").write_text('{"hashes": {"/home/me/runs/mine": "abc"}}')
     tune(make_tuning(), folder)
     return folder
 
@@ -215,6 +216,8 @@ def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
     card = (whole / "export" / "README.md").read_text()
     for text in ("| method | ReFL(", "| alpha, beta | 1.0, 1e-06 |", "| base model |", "AdamW {'lr': 0.001}", "safety"):
         assert text in card
+    assert "t2ifb/shapes/weights/pipeline" in card and "mine (SHA-256 abc)" in card
+    assert str(PIPELINE) not in card and "/home" not in card
     assert "| redness |" in card and "(tuning_curves.png)" in card
     assert (whole / "export" / "tuning_curves.png").stat().st_size > 5000
 

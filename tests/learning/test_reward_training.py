@@ -43,6 +43,8 @@ def test_it_writes_everything_that_a_run_folder_promises(whole: tuple[Path, dict
         "checkpoints/last.ckpt", "export/reward.safetensors", "export/config.json", "export/README.md",
     ):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
+    card = (run / "export" / "README.md").read_text()
+    assert "not in this folder: `clip (SHA-256 " in card and str(folder) not in card
     assert json.loads((run / "summary.json").read_text())["seed"] == 0
     assert {"versions", "git_commit", "wall_seconds", "precision", "encoder", "data", "export"} <= summary.keys()
     with (run / "metrics.csv").open() as file:
