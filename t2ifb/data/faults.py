@@ -30,6 +30,29 @@ def brief(text: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+class BadRecords(ValueError):
+    """Some records cannot be used, and `on_fault` is `error`.
+
+    Attributes:
+        place: Where the records come from.
+    """
+
+    def __init__(self, place: str, count: str, noun: str, lines: str, skip: str = "on_fault=skip") -> None:
+        """Word the message; `skip` is what to set to leave the records out, empty where that cannot be done."""
+        self.place = place
+        self._rest = count, noun, lines
+        advice = f"Mend them, or set {skip} to leave these {noun} out" if skip else "Mend them"
+        super().__init__(f"{place} has {count}. {advice}:\n{lines}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """How it comes out of another process: as it is worded already."""
+        return ValueError, (str(self),)
+
+    def advising(self, skip: str) -> "BadRecords":
+        """The same error with another setting to skip the records by."""
+        return type(self)(self.place, *self._rest, skip)
+
+
 def settle(
     faults: Sequence[Fault], on_fault: OnFault, place: str, dropped: int, total: int, noun: str = "rankings"
 ) -> None:
@@ -44,7 +67,8 @@ def settle(
         noun: What a record is called, in the plural.
 
     Raises:
-        ValueError: There are faults and `on_fault` is `error`, or `on_fault` is neither `error` nor `skip`.
+        BadRecords: There are faults and `on_fault` is `error`.
+        ValueError: `on_fault` is neither `error` nor `skip`.
     """
     if on_fault not in ("error", "skip"):
         raise ValueError(f"on_fault must be error or skip, not {on_fault!r}")
@@ -52,10 +76,7 @@ def settle(
         return
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
     if on_fault == "error":
-        raise ValueError(
-            f"{place} has {count} in {dropped} of {total} {noun}. Mend them, or set on_fault=skip to "
-            f"leave these {noun} out:\n{listing(faults)}"
-        )
+        raise BadRecords(place, f"{count} in {dropped} of {total} {noun}", noun, listing(faults))
     logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing(faults))
 
 

@@ -163,6 +163,30 @@ def _sha256(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def package_path(path: str | Path) -> str | None:
+    """Where a file or folder of this package is inside it, such as `shapes/weights/clip`; None for others."""
+    package, path = Path(__file__).resolve().parents[1], Path(path).expanduser().resolve()
+    return path.relative_to(package).as_posix() if path.is_relative_to(package) else None
+
+
+def public_name(source: str | Path) -> str:
+    """What a model card calls a model: never by where it is on this machine.
+
+    A hub id is its own name, a part of this package is named by its place in it, any other file or folder by its last
+    name and the SHA-256 of its weights.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        return str(source)
+    if inside := package_path(path):
+        return f"t2ifb/{inside}"
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    digest = (
+        hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest() if path.is_dir() else sha256_file(path)
+    )
+    return f"{path.resolve().name} (SHA-256 {digest[:16]})"
+
+
 def free_bytes(folder: Path) -> int:
     """Free space on the disk that holds `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:

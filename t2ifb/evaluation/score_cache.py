@@ -188,12 +188,14 @@ class ScoreCache:
         """Scores of a batch, on the CPU.
 
         Raises:
-            ValueError: There are not as many as prompts, one is NaN or infinite, or the device has not the memory.
+            UnusableScorers: There are not as many as prompts, or one is NaN or infinite.
+            ValueError: The device has not the memory.
         """
         try:
             return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; the first prompt of the batch is {prompts[0]!r}") from error
+            fault = f"{error}; the first prompt of the batch is {prompts[0]!r}"
+            raise UnusableScorers({name: fault}) from error
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"{name}: {self._device_name} has not the memory for batch_size={self.batch_size}, give a smaller one"

@@ -13,7 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from t2ifb.data.files import make_folder, sha256_file
+from t2ifb.data.files import make_folder, public_name, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
@@ -28,7 +28,7 @@ from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.refl import ReFL
-from t2ifb.learning.reward_check import check_differentiable
+from t2ifb.learning.reward_check import check_differentiable, check_known
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.tuned_states import BASE, REWARD, ask_states, look_at_base, rounding_floor
 from t2ifb.learning.tuning_module import Method, TuningModule
@@ -173,6 +173,8 @@ class FineTuning:
         if resume is None and first_process():
             (run.path / BASE).unlink(missing_ok=True)  # of an earlier run in this folder
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
+        asked = texts["validation"][: self.validation_prompts] + texts["test"]
+        check_known(self.truth, asked, "algorithm.truth=null")
         exam = self.exam("validation", seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
         model = replace(self.diffusion, device="cpu").load()
@@ -184,7 +186,7 @@ class FineTuning:
             model, self.lora, self.reward, self.optimizer, self.rollout, self.method, exam, seed=seed, **self.settings
         )
         metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
-        recorder = logger(run=run, config=config) if first_process() else False
+        recorder = loggers.start(logger, run, config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is looked at, and saved
@@ -229,10 +231,11 @@ class FineTuning:
             "data": data.state_dict(),
         }
         recipe = self._recipe(run, best_step, seed, figures["precision"])
-        save_lora(model.unet, make_folder(run.export), verdict.card(recipe))
+        save_lora(model.unet, make_folder(run.export), self.diffusion.source, verdict.card(recipe))
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
-        loggers.finish(recorder, verdict.examples(), run.export, figures["validation"])
-        return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        loggers.finish(recorder, verdict.examples(), run, figures["validation"])
+        return summary
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
         """What the run was made with, for the model card."""
@@ -240,10 +243,10 @@ class FineTuning:
         names = [getattr(member, "name", type(member).__name__) for member in members]
         record = run.path / "reward.json"
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        hashes = [f"{key} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
+        hashes = [f"{Path(key).name} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
         optimizer = getattr(self.optimizer, "func", self.optimizer)
         return {
-            "base model": self.diffusion.source,
+            "base model": public_name(self.diffusion.source),
             "reward": ", ".join([*names, *hashes]),
             "judges that chose the checkpoint": ", ".join(self.judges) or "none, the reward itself",
             "method": self.method,

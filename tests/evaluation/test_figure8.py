@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for weight in LoRA().add(model.unet):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     (folder / "export").mkdir(parents=True)
-    save_lora(model.unet, folder / "export", "A test.")
+    save_lora(model.unet, folder / "export", PIPELINE, "A test.")
     (folder / "summary.json").write_text("{}")
     return folder
 

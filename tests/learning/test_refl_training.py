@@ -23,7 +23,7 @@ from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS
 from tests.learning.tuning_worlds import Darkness, make_tuning, tune
-from tests.learning.worlds import KillAt, Killed, same
+from tests.learning.worlds import FailingLogger, KillAt, Killed, same
 
 
 def lora(run: Path) -> dict[str, Tensor]:
@@ -34,6 +34,7 @@ def lora(run: Path) -> dict[str, Tensor]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption."""
     folder = tmp_path_factory.mktemp("whole")
+    (folder / "reward.json").write_text('{"hashes": {"/home/me/runs/mine": "abc"}}')
     tune(make_tuning(), folder)
     return folder
 
@@ -74,11 +75,13 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
     assert all("lora_" in name for name in state)
 
 
-def test_the_same_seed_gives_the_same_adapters_whatever_was_in_the_folder(whole: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_logger_did(
+    whole: Path, tmp_path: Path
+) -> None:
     tune(make_tuning(), tmp_path, seed=1)
     assert not same(lora(whole), lora(tmp_path))
-    tune(make_tuning(), tmp_path)
-    assert same(lora(whole), lora(tmp_path))
+    tune(make_tuning(), tmp_path, logger=lambda run, config: FailingLogger("log_metrics"))
+    assert same(lora(whole), lora(tmp_path)) and (tmp_path / "summary.json").exists()
     assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
 
 
@@ -132,6 +135,13 @@ def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
         tune(make_tuning(reward=Flat(), standardise=False), tmp_path)
     assert not (tmp_path / "base.safetensors").exists()
+
+
+def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(tmp_path: Path) -> None:
+    prompts = PromptSplits(PromptList(["a bird"]), PromptList(PROMPTS), PromptList(["a dog", "a cat"]))
+    with pytest.raises(ValueError, match="GoldScore does not know 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
+        tune(make_tuning(truth=GoldScore(), prompts=prompts), tmp_path)
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_every_member_of_a_mix_needs_a_gradient(tmp_path: Path) -> None:
@@ -206,6 +216,8 @@ def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
     card = (whole / "export" / "README.md").read_text()
     for text in ("| method | ReFL(", "| alpha, beta | 1.0, 1e-06 |", "| base model |", "AdamW {'lr': 0.001}", "safety"):
         assert text in card
+    assert "t2ifb/shapes/weights/pipeline" in card and "mine (SHA-256 abc)" in card
+    assert str(PIPELINE) not in card and "/home" not in card
     assert "| redness |" in card and "(tuning_curves.png)" in card
     assert (whole / "export" / "tuning_curves.png").stat().st_size > 5000
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -324,3 +325,21 @@ def test_a_hundred_runs_can_be_used(visit: Opener, tmp_path: Path) -> None:
     seen.page.locator("[data-setting='algorithm.beta'] input").first.uncheck()
     seen.settle()
     assert len(shown_rows(seen)) == 80
+
+
+VISIBLE = """[...document.querySelectorAll("#curves .modebar-group")]
+    .filter(group => group.checkVisibility({ opacityProperty: true })).length"""
+
+
+@pytest.mark.parametrize(
+    "context", [{}, {"has_touch": True, "is_mobile": True, "viewport": {"width": 400, "height": 800}}]
+)
+def test_the_toolbar_lies_over_curves_only_under_the_mouse(
+    visit: Opener, four: list[Path], context: dict[str, Any]
+) -> None:
+    seen = visit(*four, **context)
+    seen.draw("curves")
+    assert seen.page.evaluate(VISIBLE) == 0
+    if not context:
+        seen.page.locator(GOLD).hover()
+        seen.page.wait_for_function(f"{VISIBLE} > 0")

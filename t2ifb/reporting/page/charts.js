@@ -1,5 +1,9 @@
 // Curves of every figure, and the intervals of tables; a chart is drawn when it comes near the screen.
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+// Without a mouse, Plotly would show its toolbar all the time, over the curves.
+const CONFIG = {
+  responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+  displayModeBar: matchMedia("(hover: none)").matches ? false : "hover",
+};
 const charts = new Map();
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) charts.get(entry.target).near = entry.isIntersecting;
