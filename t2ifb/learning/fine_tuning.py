@@ -279,7 +279,8 @@ class FineTuning:
         if split == "validation":
             prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
         judges = Judges({REWARD: self.reward, **self.judges}, self.truth)
-        encoder = self.diversity.load() if self.diversity is not None and images_per_prompt > 1 else None
+        embeds = self.diversity is not None and images_per_prompt > 1
+        encoder = replace(self.diversity, device="cpu").load() if embeds else None
         chosen_by = list(self.judges) or [REWARD]
         return Exam(prompts, self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
 

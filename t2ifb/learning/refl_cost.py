@@ -232,11 +232,16 @@ def _activations(ledger: Ledger) -> dict[str, int]:
 
 
 def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, Part]:
-    parts = {}
+    """The parts by name; weights that several share are counted with the first of them."""
+    parts: dict[str, Part] = {}
+    known: dict[int, Tensor] = {}
     for name, some in networks.items():
-        weights = [weight for network in some for weight in network.parameters()]
+        every = {id(tensor): tensor for tensor in tensors_of(*some)}
+        tensors = {key: tensor for key, tensor in every.items() if key not in known}
+        known |= tensors
+        weights = [tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter)]
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         count = sum(weight.numel() for weight in weights) - trained
-        if weights:
-            parts[name] = Part(count, trained, bytes_of(tensors_of(*some)), saved.get(name))
+        if every:
+            parts[name] = Part(count, trained, bytes_of(tensors.values()), saved.get(name))
     return parts

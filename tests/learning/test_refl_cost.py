@@ -17,7 +17,7 @@ from t2ifb.diffusion.ledger import WORK, SavedBytes, bytes_of, tensors_of
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.cost import DECODER, OPTIMISER, REWARD, UNET, Tuning
+from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, Tuning
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_arithmetic import Arithmetic, Length
 from t2ifb.learning.refl_cost import judging_cost, kept_by_unet, update_cost
@@ -150,6 +150,16 @@ def test_parts_add_up() -> None:
     assert cost.sample.total > 4 * cost.denoising.total
 
 
+def test_an_encoder_that_several_scorers_share_is_counted_once() -> None:
+    alone = small_run()
+    with DryRun():
+        judge, encoder = CLIPScore.outline(CLIP), CLIPOutline.of(CLIP).load()
+    run = replace(alone, judges={"clip_score": judge}, encoder=encoder)
+    costs = [update_cost(tuning) for tuning in (alone, run)]
+    assert costs[0].peak == costs[1].peak
+    assert [costs[1].parts[name].weights for name in (JUDGES, DIVERSITY)] == [0, 0]
+
+
 def test_operations_are_those_of_one_sample() -> None:
     one, several = (update_cost(small_run(batch_size=size)) for size in (1, 3))
     assert several.denoising.total == pytest.approx(one.denoising.total)
@@ -235,7 +245,7 @@ def test_settings_that_make_it_fit() -> None:
 @pytest.mark.slow
 def test_even_all_settings_may_not_do() -> None:
     with DryRun():
-        encoder = CLIPOutline.of(CLIP).load()
+        encoder = CLIPOutline.of(replace(CLIP, precision="bf16")).load()  # not the reward's
     run = Measured.of(small_run(batch_size=4, samples_per_batch=8, encoder=encoder), 8)
     found = savings(run, 20 * MB)
     arguments = [saving.argument.partition("=")[0].rpartition(".")[2] for saving in found]
