@@ -1,7 +1,7 @@
 """A GPU without a driver: PyTorch's `FakeTensorMode` on `cuda`, and a count of what a GPU would be asked to do.
 
-Tensors have shapes, types and a device but no numbers. Devices and types that do not fit together raise as on a GPU, and
-autocast is PyTorch's own. There is no backward pass: autograd would ask for the driver.
+Tensors have shapes, types and a device but no numbers. Devices and types that do not fit together raise as on a GPU,
+and autocast is PyTorch's own. There is no backward pass: autograd would ask for the driver.
 """
 
 import traceback
@@ -20,10 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import t2ifb
 
 PACKAGE = t2ifb.__path__[0]
+LENGTH = 90
+"""Of what a line is called in a count."""
 VIEWS = {
-    "alias", "as_strided", "chunk", "detach", "empty", "empty_like", "empty_strided", "expand", "lift_fresh", "new_empty",
-    "permute", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
-    "_reshape_alias", "_unsafe_view",
+    "alias", "as_strided", "chunk", "detach", "empty", "empty_like", "empty_strided", "expand", "lift_fresh",
+    "new_empty", "permute", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind",
+    "unsqueeze", "view", "_reshape_alias", "_unsafe_view",
 }  # fmt: skip
 """Operations without a kernel."""
 
@@ -37,7 +39,7 @@ def fake_gpu() -> Iterator[None]:
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
             (torch, "tensor", _tensor),
             (F, "scaled_dot_product_attention", _attention),
-            (torch.autograd, "grad", _zero_gradients),
+            (torch.autograd, "grad", zero_gradients),
             (Tensor, "backward", _no_backward),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
@@ -84,7 +86,7 @@ class Watch(TorchDispatchMode):
             (value,) = args
             if value.device.type == "cuda":
                 self.answers[line()] += 1
-            return True if value.dtype == torch.bool else 1.0 if value.is_floating_point() else 1
+            return True if value.dtype == torch.bool else 0.5 if value.is_floating_point() else 1
         result = func(*args, **(kwargs or {}))
         results = [each for each in (result if isinstance(result, (tuple, list)) else [result])]
         results = [each for each in results if isinstance(each, Tensor)]
@@ -101,10 +103,10 @@ class Watch(TorchDispatchMode):
 
 
 def line() -> str:
-    """The innermost line of this package that runs now, as `file: code`."""
+    """The innermost line of this package that runs now, as `file: code`, without its number: that changes too often."""
     for frame in reversed(traceback.extract_stack()):
         if frame.filename.startswith(PACKAGE):
-            return f"{frame.filename.removeprefix(PACKAGE + '/')}: {frame.line}"
+            return f"{frame.filename.removeprefix(PACKAGE + '/')}: {frame.line}"[:LENGTH]
     return "elsewhere"
 
 
@@ -132,7 +134,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None,
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, 0.0, causal)[0]
 
 
-def _zero_gradients(outputs: Any, inputs: Any, *args: Any, **more: Any) -> tuple[Tensor, ...]:
+def zero_gradients(outputs: Any, inputs: Any, *args: Any, **more: Any) -> tuple[Tensor, ...]:
     return tuple(torch.zeros_like(each) for each in ([inputs] if isinstance(inputs, Tensor) else inputs))
 
 
