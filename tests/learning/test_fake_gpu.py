@@ -134,7 +134,7 @@ UPLOADS = {
 }
 """Copies to the GPU in an update of two prompts and two steps, by algorithm.
 
-All algorithms make those of `test_an_update` too: two prompts and the empty one are encoded once a run, each step has its
+All make those of `test_an_update` too: two prompts and the empty one are encoded once a run, each step has its
 noise, and the scorer prepares images and prompts.
 """
 METHODS: dict[str, Method] = {"refl": ReFL(window=(1, 1)), "draft": DRaFT(2), "reward_weighted": RewardWeighted()}
