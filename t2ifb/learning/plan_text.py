@@ -140,7 +140,7 @@ def _parts(run: Measured) -> Table:
         alive = [part.weights + cost.at_peak.get(name, 0) for cost in costs]
         if name == UNET:
             alive = [size + cost.at_peak.get(OPTIMISER, 0) for size, cost in zip(alive, costs, strict=True)]
-        table.add_row(name, *_counts([part]), *map(size_text, alive))
+        table.add_row(name if part.weights else f"{name} (shared)", *_counts([part]), *map(size_text, alive))
     work = (size_text(cost.at_peak.get(WORK, 0)) for cost in costs)
     table.add_row("gradients and work", *[""] * 5, *work, end_section=True)
     table.add_row("all", *_counts(parts.values()), *(size_text(cost.peak) for cost in costs))

@@ -1,6 +1,8 @@
 """A run's phases on the allocator's model."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from t2ifb.learning import gpu_memory
 from t2ifb.learning.cost import LOOK, OPTIMISER, ROUNDING, UPDATE, WEIGHTS, Cost
 from t2ifb.learning.gpu_memory import pool_size
 from t2ifb.learning.gpu_rates import GPUS, Rates, known
+from t2ifb.learning.plan_text import Memory, verdict
 from t2ifb.learning.refl_savings import Measured
 from tests.learning.test_refl_cost import small_run
 
@@ -56,3 +59,14 @@ def test_seconds_by_precision() -> None:
     assert [known(name) for name in names] == ["T4", "A100", "RTX 3090", "L40S", "H100"]
     assert known("NVIDIA A10G") is None
     assert all(each.half > each.single for each in GPUS.values())
+
+
+def test_fits_tight_and_does_not_fit() -> None:
+    gb = gpu_memory.GB
+    cost = Cost(int(14 * gb), {}, NONE, NONE)
+    run: Any = SimpleNamespace(pool=14.5 * gb, needed=15.5 * gb, update=cost, judging=cost)
+    answers = {size: verdict(run, Memory(size * gb, "memory_gb", on_gpu=True)) for size in (17, 16, 15)}
+    assert answers[17].endswith("It fits into 17.00 GB (memory_gb), with 1.50 GB to spare.")
+    assert answers[16].endswith("It is tight in 16.00 GB (memory_gb): 0.50 GB are left, and 5%, 0.80 GB, should be.")
+    assert answers[15].endswith("It does not fit into 15.00 GB (memory_gb): 0.50 GB are missing.")
+    assert "A GPU of at least 16.32 GB has 5% to spare" in verdict(run, None)
