@@ -47,6 +47,7 @@ def plan(parts: Parts) -> None:
 
 
 def _measure(parts: Parts) -> None:
+    from t2ifb.data.devices import gpu_fault
     from t2ifb.diffusion.geometry import geometry_of
     from t2ifb.learning.cost import UNET
     from t2ifb.learning.plan_text import show
@@ -64,6 +65,8 @@ def _measure(parts: Parts) -> None:
     except (ValueError, OSError):
         what = "the training prompts are not here to be counted"
         notes.append(f"{what}; {prompts:,} are taken, as in ImageReward's list")
+    if not on_cpu and (fault := gpu_fault()):
+        notes.append(fault)
     run = Measured.of(tuning, min(training.validation_prompts, most) * training.images_per_prompt)
     kept = {}
     for how, checkpointing, attention in KEPT:

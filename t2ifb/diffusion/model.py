@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from t2ifb.data.devices import true_float32
+
 Unconditional = Literal["grad", "detached"]
 """How the unconditional branch of classifier-free guidance is computed; see `DiffusionModel.predict`."""
 REMEMBERED = 256
@@ -128,12 +130,13 @@ class DiffusionModel(nn.Module):
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """The same U-Net computing in fp32: frozen weights in half precision are fp32 while this lasts."""
+        """The same U-Net computing in fp32, not in TF32: weights in half precision are fp32 while this lasts."""
         rounded = [(weight, weight.dtype) for weight in self.unet.parameters() if weight.dtype != torch.float32]
         for weight, _ in rounded:
             weight.data = weight.data.float()
         try:
-            yield
+            with true_float32():
+                yield
         finally:
             for weight, dtype in rounded:
                 weight.data = weight.data.to(dtype)

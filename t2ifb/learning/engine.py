@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from lightning import Callback, Trainer
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from t2ifb.data.devices import accelerator_of
 from t2ifb.learning.checkpoints import WholeCheckpointIO, best_and_last
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
@@ -79,6 +81,16 @@ def make_engine(
         plugins=[WholeCheckpointIO()],
         callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *callbacks, *best_and_last(run, best_by)],
     )
+
+
+def on_usable_device(trainer: MakeTrainer) -> MakeTrainer:
+    """The same trainer with its accelerator settled, see `accelerator_of`.
+
+    Raises:
+        ValueError: This build of PyTorch cannot use the GPU that is asked for.
+    """
+    wish = trainer.keywords.get("accelerator", "auto") if isinstance(trainer, partial) else None
+    return partial(trainer, accelerator=accelerator_of(wish)) if isinstance(wish, str) else trainer
 
 
 def first_process() -> bool:

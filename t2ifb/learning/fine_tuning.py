@@ -13,6 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
+from t2ifb.data.devices import device_facts
 from t2ifb.data.files import make_folder, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
@@ -22,7 +23,15 @@ from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
 from t2ifb.learning.base_answers import BaseAnswers
-from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
+from t2ifb.learning.engine import (
+    SET_BY_THE_RUN,
+    MakeLogger,
+    MakeTrainer,
+    first_process,
+    make_engine,
+    on_usable_device,
+    refuse,
+)
 from t2ifb.learning.exam import FIGURES, Exam
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
@@ -152,6 +161,7 @@ class FineTuning:
             ValueError: The reward has no gradient, the settings do not fit, or the memory is too small.
         """
         refuse(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
+        trainer = on_usable_device(trainer)
         precision = str(getattr(trainer, "keywords", {}).get("precision"))
         if precision in ("16-true", "bf16-true"):
             raise ValueError(
@@ -225,6 +235,7 @@ class FineTuning:
             "rounding_floor_kl": floor,
             "seed": seed,
             "precision": str(engine.precision),
+            "device": device_facts(engine.strategy.root_device),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
