@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.data.devices import true_float32
+from t2ifb.data.precisions import computed_in
 
 Unconditional = Literal["grad", "detached"]
 """How the unconditional branch of classifier-free guidance is computed; see `DiffusionModel.predict`."""
@@ -150,7 +151,7 @@ class DiffusionModel(nn.Module):
         settings = decoder.config
         scaled = latents / settings.scaling_factor + (getattr(settings, "shift_factor", None) or 0)
         with torch.autocast(latents.device.type, enabled=False):
-            images: Tensor = decoder.decode(scaled.to(decoder.dtype)).sample.float()
+            images = computed_in(decoder.dtype, lambda each: decoder.decode(each).sample, scaled)
         return (images / 2 + 0.5).clamp(0, 1)
 
     @contextmanager

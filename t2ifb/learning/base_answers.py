@@ -71,6 +71,7 @@ class BaseAnswers:
             "code": package_hash(),
             "libraries": library_versions(),
             "device": device_facts(model.device),
+            "precision": str(model.unet.dtype),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]
 

@@ -13,7 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from t2ifb.data.devices import device_facts
+from t2ifb.data.devices import device_facts, has_bf16
 from t2ifb.data.files import make_folder, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
@@ -204,6 +204,8 @@ class FineTuning:
                 f"{engine.world_size} processes need at least as many prompts an update and images a validation; "
                 f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
             )
+        if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
+            _to_bf16(model.unet, model.text_encoder)
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
@@ -212,6 +214,7 @@ class FineTuning:
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
         floor = float(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        torch.cuda.empty_cache()
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         if recorder and last is None:
             recorder.log_metrics(metrics.start | {"rounding_floor_kl": floor}, step=0)
@@ -231,6 +234,7 @@ class FineTuning:
             "validation": validation_figures(rows, best_step),
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
+            "overflowed_updates": guard.overflowed,
             "prompts_cut": cut,
             "rounding_floor_kl": floor,
             "seed": seed,
@@ -274,7 +278,7 @@ class FineTuning:
             "diffusion.gradient_checkpointing=true": self.diffusion.gradient_checkpointing,
             "algorithm.micro_batch_size=1": 1 in (self.settings["micro_batch_size"], self.batch_size),
             "algorithm.method.last_steps=1": getattr(self.method, "last_steps", 1) == 1,
-            "diffusion.decoder_precision=bf16": self.diffusion.decoder_precision != "fp32",
+            "diffusion.decoder_precision=bf16": self.diffusion.decoder_precision != "fp32" or not has_bf16(),
             "algorithm.samples_per_batch=1": self.samples_per_batch == 1,
             "diffusion.precision=fp16": self.diffusion.precision != "fp32",
             "algorithm.diversity=null": self.diversity is None,
@@ -294,6 +298,15 @@ class FineTuning:
         encoder = replace(self.diversity, device="cpu").load() if embeds else None
         chosen_by = list(self.judges) or [REWARD]
         return Exam(prompts, self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
+
+
+def _to_bf16(*networks: nn.Module) -> None:
+    """Round weights from fp16 to bf16: on a CPU Lightning's mixed precision is bf16, and the two do not mix."""
+    rounded = [weight for network in networks for weight in network.parameters() if weight.dtype == torch.float16]
+    for weight in rounded:
+        weight.data = weight.data.bfloat16()
+    if rounded and first_process():
+        print("mixed precision is bf16 on a CPU: the weights of U-Net and text encoder are rounded from fp16 to bf16")
 
 
 SET_BY_TUNING = {

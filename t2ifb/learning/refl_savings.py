@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from t2ifb.data.devices import has_bf16
 from t2ifb.diffusion.geometry import SD15, TAESD_ID, geometry_of
 from t2ifb.learning.cost import UNET, Cost, Tuning
 from t2ifb.learning.gpu_memory import LIBRARIES, pool_size
@@ -125,7 +126,7 @@ def _no_diversity(run: Measured, limit: float) -> Saving | None:
 def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured, limit: float) -> Saving | None:
     """Another value of a setting of the diffusion model that has its usual one."""
     source = run.tuning.diffusion
-    if getattr(source, setting) != usual:
+    if getattr(source, setting) != usual or (value == "bf16" and not has_bf16()):
         return None
     changed = Measured.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
     return Saving(f"diffusion.{setting}={str(value).lower()}", price, changed)
@@ -146,5 +147,6 @@ CANDIDATES: tuple[Callable[[Measured, float], Saving | None], ...] = (
     partial(_other_model, "decoder_precision", "fp32", "bf16", "images are rounded a little"),
     _no_diversity,
     partial(_other_model, "precision", "fp32", "bf16", "the U-Net rounds"),
+    partial(_other_model, "precision", "fp32", "fp16", "the U-Net rounds"),
     _tiny_decoder,
 )

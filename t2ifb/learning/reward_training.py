@@ -204,6 +204,7 @@ class RewardTraining:
             "chosen_by": "accuracy",
             "validation": validation_figures(read_metrics(run.metrics), best["global_step"]),
             "skipped_updates": guard.skipped,
+            "overflowed_updates": guard.overflowed,
             "seed": seed,
             "precision": str(engine.precision),
             "device": device_facts(engine.strategy.root_device),

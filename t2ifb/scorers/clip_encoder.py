@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from t2ifb.data.devices import device_of
-from t2ifb.data.precisions import dtype_of
+from t2ifb.data.precisions import computed_in, dtype_of
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.last_layers import last_layers
 from t2ifb.scorers.preprocess import preprocess, square
@@ -119,8 +119,9 @@ class CLIPEncoder(nn.Module):
         Returns:
             (B, D) float32, L2-normalised, differentiable with respect to the images.
         """
-        pixels = preprocess(images, self.image_size, self._mean, self._std).to(dtype_of(self.source.precision))
-        return normalize(self.model.encode_image(pixels).float(), dim=-1)  # type: ignore[operator]
+        pixels = preprocess(images, self.image_size, self._mean, self._std)
+        encode: Any = self.model.encode_image
+        return normalize(computed_in(dtype_of(self.source.precision), encode, pixels), dim=-1)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
         """Embed B texts; what is longer than the model's context is cut off.
