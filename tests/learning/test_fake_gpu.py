@@ -82,7 +82,7 @@ class FakeRun:
             world_size=1, global_step=1, log_every_n_steps=2, precision_plugin=plugin
         )  # it does not log at step 1
         module.optimizers = lambda: SimpleNamespace(zero_grad=self.optimizer.zero_grad, step=self.step)
-        module.manual_backward = self.backward
+        module.manual_backward, module.log = self.backward, lambda *values, **options: None
         for weight in module.adapters:
             weight.grad = torch.zeros_like(weight)
         self.optimizer.step()
@@ -108,8 +108,10 @@ class FakeRun:
         return torch.autocast("cuda", torch.float16, cache_enabled=False)
 
     def update(self) -> None:
+        self.guard.on_train_batch_start(self.module.trainer, self.module)
         with self.autocast():
             self.module.training_step(BATCH, 0)
+        self.guard.on_train_batch_end(self.module.trainer, self.module)
 
 
 ENCODING = "diffusion/model.py: states: Tensor = self.text_encoder(tokens.input_ids.to(device)).last_h"
@@ -119,7 +121,7 @@ TIMESTEP = "diffusion/model.py: output: Tensor = self.unet(latents.to(self.unet.
 ALPHA_BARS = "diffusion/schedule.py: ends = (self.alpha_bars[index].to(noisy.device), self.alpha_bars_ne"
 VARIANCE = "diffusion/schedule.py: return Transition(step.mean, self.kl_variances[index].to(noisy.devi"
 NOISE = "diffusion/rollout.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
-NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().double().sum(), values.new"
+NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
 MEAN = "scorers/preprocess.py: shift, scale = (torch.tensor(values, dtype=images.dtype, device=ima"
 TOKENS = "scorers/clip_encoder.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
 OF_SAMPLES = "learning/reward_weighted.py: "
@@ -142,12 +144,15 @@ METHODS: dict[str, Method] = {"refl": ReFL(window=(1, 1)), "draft": DRaFT(2), "r
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_update(name: str) -> None:
-    """Nothing raises, and but for prompts that are encoded the CPU waits for a number once, to look for NaN."""
+    """Nothing raises; besides encoding prompts the CPU waits for two numbers, to look for NaN and for overflows."""
     with FakeRun(tuning(), METHODS[name]) as run, Watch() as watch:
         run.update()
     assert dict(watch.uploads) == {ENCODING: 3, START: 1, NOISE: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
     assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
-    assert dict(watch.answers) == {"learning/fault_guard.py: if self._faulty_loss is None and not loss.isfinite():": 1}
+    assert dict(watch.answers) == {
+        "learning/fault_guard.py: if self._faulty_loss is None and not loss.isfinite():": 1,
+        "learning/fault_guard.py: scale = scaler.get_scale()": 1,
+    }
 
 
 def test_a_denoising_step() -> None:
