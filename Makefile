@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench world clean
+.PHONY: help install demo test test-slow lint bench gpu-check world clean
 
 help: ## this list
 	@echo "t2ifb: improve text-to-image diffusion models with learned feedback"
@@ -56,6 +56,9 @@ lint: $(STAMP) ## style, formatting and types
 
 bench: $(STAMP) ## speed, as ratios measured side by side
 	$(BIN)/python -m tests.bench
+
+gpu-check: $(STAMP) ## fine-tuning on a GPU with random weights, against the plan and fp32 (about 5 minutes)
+	$(BIN)/python -m tests.gpu_check
 
 world: $(STAMP) ## train the embedded domain's models from nothing (about 80 minutes)
 	$(BIN)/python -m t2ifb.shapes.training

@@ -1,6 +1,7 @@
 """`python -m t2ifb.generate`: images of the base model and of a tuned one, side by side from the same noise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
     from t2ifb.diffusion.lora import load_lora
     from t2ifb.diffusion.sampling import generate as draw
 
-    model = parts.build("diffusion").load().to(device_of(parts.value("device")))
+    model = replace(parts.build("diffusion"), device=str(device_of(parts.value("device")))).load()
     if cut := model.too_long(list(dict.fromkeys(prompts))):
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):

@@ -47,7 +47,9 @@ def plan(parts: Parts) -> None:
 
 
 def _measure(parts: Parts) -> None:
+    from t2ifb.data.devices import gpu_fault
     from t2ifb.diffusion.geometry import geometry_of
+    from t2ifb.learning.cost import UNET
     from t2ifb.learning.plan_text import show
     from t2ifb.learning.refl_arithmetic import Arithmetic, Length
     from t2ifb.learning.refl_cost import kept_by_unet
@@ -63,11 +65,14 @@ def _measure(parts: Parts) -> None:
     except (ValueError, OSError):
         what = "the training prompts are not here to be counted"
         notes.append(f"{what}; {prompts:,} are taken, as in ImageReward's list")
+    if not on_cpu and (fault := gpu_fault()):
+        notes.append(fault)
     run = Measured.of(tuning, min(training.validation_prompts, most) * training.images_per_prompt)
     kept = {}
     for how, checkpointing, attention in KEPT:
         source = replace(tuning.diffusion, gradient_checkpointing=checkpointing)
-        kept[how] = kept_by_unet(replace(tuning, diffusion=source, attention=attention or tuning.attention))
+        other = replace(tuning, diffusion=source, attention=attention or tuning.attention)
+        kept[how] = (run.update.parts[UNET].saved or 0) if other == tuning else kept_by_unet(other)
     counted = Arithmetic.of(run, Length(prompts, most, training.epochs, training.validate_every))
     found = savings(run, memory.limit) if memory is not None else []
     show(run, counted, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
@@ -146,6 +151,7 @@ def _tuning(parts: Parts, training: "FineTuning", on_cpu: bool) -> "Tuning":
         samples_per_batch=training.samples_per_batch,
         autocast=None if precision is None else dtype_of(precision),
         attention=("plain" if on_cpu else "fused") if wish == "auto" else wish,
+        on_gpu=not on_cpu,
     )
 
 
@@ -159,23 +165,24 @@ def _memory(wish: float | None, on_cpu: bool) -> "Memory | None":
     """What the run has to fit into: what is given, else the GPU that is found, or the RAM for a run on the CPU.
 
     Raises:
-        ValueError: It is not above what the driver takes.
+        ValueError: It is not above what libraries take.
     """
     import torch
 
-    from t2ifb.learning.plan_text import GB, RESERVE, Memory
+    from t2ifb.learning.gpu_memory import GB, LIBRARIES
+    from t2ifb.learning.plan_text import Memory
 
-    reserve = 0 if on_cpu else RESERVE
+    taken = 0 if on_cpu else LIBRARIES
     if wish is not None:
-        if wish * GB <= reserve:
-            taken = ", which a GPU's driver and libraries take" if reserve else ""
-            raise ValueError(f"memory_gb={wish} must be above {reserve / GB:g}{taken}")
-        return Memory(wish * GB, "memory_gb", reserve)
+        if wish * GB <= taken:
+            why = ", which CUDA and its libraries take" if taken else ""
+            raise ValueError(f"memory_gb={wish} must be above {taken / GB:g}{why}")
+        return Memory(wish * GB, "memory_gb", not on_cpu)
     if on_cpu:
-        return Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the RAM of this machine", reserve)
+        return Memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the RAM of this machine", False)
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
-        return Memory(found.total_memory, str(found.name), reserve)
+        return Memory(found.total_memory, str(found.name), True)
     return None
 
 

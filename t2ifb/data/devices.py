@@ -1,20 +1,133 @@
-"""What computes."""
+"""Which device computes, whether this build of PyTorch can use it, and in which precision it computes float32."""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
+
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+"""Environment variables in which torchrun, Lightning and SLURM number the processes of one machine."""
 
 
 def device_of(wish: str) -> torch.device:
     """The device that is meant.
 
     Args:
-        wish: What PyTorch calls it, or `auto`: the GPU if there is one.
+        wish: PyTorch's name of a device, or `auto`: this process's own GPU if PyTorch can use it, else the CPU.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is none of that name, or this build of PyTorch cannot use it.
     """
+    if wish == "auto":
+        return torch.device("cuda", own_gpu()) if accelerator_of("auto") == "cuda" else torch.device("cpu")
     try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
-        torch.empty(0, device=device)
+        device = torch.device(wish)
+        fault = gpu_fault(device.index or 0) if device.type == "cuda" else None
+        if fault is None:
+            return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={wish} is not on this machine; give auto, cpu or cuda [{error}]") from error
-    return device
+    raise ValueError(f"device={wish}: {fault}")
+
+
+def accelerator_of(wish: str) -> str:
+    """Lightning's accelerator; `auto` becomes `cuda` where PyTorch can use the GPU of this process, else `cpu`.
+
+    An Apple GPU (MPS) is used only by its name: nothing here was ever tested on one.
+
+    Raises:
+        ValueError: The GPU that is asked for cannot be used by this build of PyTorch.
+    """
+    fault = gpu_fault(own_gpu()) if wish in ("auto", "gpu", "cuda") and torch.cuda.is_available() else None
+    if wish != "auto":
+        if fault is not None:
+            raise ValueError(f"accelerator={wish}: {fault}")
+        return wish
+    if torch.cuda.is_available() and fault is None:
+        return "cuda"
+    if fault is not None:
+        _say(f"{fault} The CPU is used.")
+    elif torch.backends.mps.is_available():
+        _say(
+            "the Apple GPU (MPS) is not used, as nothing was tested on one; trainer.accelerator=mps or device=mps does"
+        )
+    return "cpu"
+
+
+def own_gpu() -> int:
+    """The number of this process's GPU: of several processes on a machine each has its own."""
+    rank = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 0)
+    return rank % max(1, torch.cuda.device_count())
+
+
+def gpu_fault(index: int = 0) -> str | None:
+    """Why this build of PyTorch cannot use an NVIDIA GPU that is there; None if it can."""
+    built_for = torch.cuda.get_arch_list()
+    if not torch.cuda.is_available() or torch.version.hip or not built_for:
+        return None
+    major, minor = torch.cuda.get_device_capability(index)
+    for kind, *numbers in re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(built_for)):
+        at_least = (int(numbers[0]), int(numbers[1])) <= (major, minor)
+        if at_least and (kind == "compute" or int(numbers[0]) == major):  # machine code is for one major version
+            return None
+    return (
+        f"the GPU {torch.cuda.get_device_name(index)} has compute capability {major}.{minor} (sm_{major}{minor}), and "
+        f"this build of PyTorch {torch.__version__} is for {', '.join(built_for)}. Install another build, or use "
+        "the CPU (trainer=cpu; device=cpu for scoring and drawing)."
+    )
+
+
+def has_bf16() -> bool:
+    """Whether the GPU computes in bf16 without emulation; True where no GPU is found to ask."""
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """What results may depend on: the device's name, and whether it may round float32 to TF32 (10 bits)."""
+    if device.type != "cuda":
+        return {"name": device.type, "tf32": False}
+    return {"name": torch.cuda.get_device_name(device), "tf32": "tf32" in [_get(part) for part in _float32_parts()]}
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Convolutions and matrix products of float32 tensors are computed in float32, not in TF32."""
+    parts = _float32_parts()
+    before = [_get(part) for part in parts]
+    for part in parts:
+        _set(part, "ieee")
+    try:
+        yield
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            _set(part, value)
+
+
+def _float32_parts() -> list[Any]:
+    """PyTorch's switches of TF32, one for each kind of operation where it has them (2.9)."""
+    convolutions: Any = torch.backends.cudnn
+    if hasattr(convolutions, "conv"):
+        return [convolutions.conv, convolutions.rnn, torch.backends.cuda.matmul]
+    return [convolutions, torch.backends.cuda.matmul]
+
+
+def _get(part: Any) -> str:
+    return str(part.fp32_precision) if hasattr(part, "fp32_precision") else "tf32" if part.allow_tf32 else "ieee"
+
+
+def _set(part: Any, value: str) -> None:
+    if hasattr(part, "fp32_precision"):
+        part.fp32_precision = value
+    else:
+        part.allow_tf32 = value == "tf32"
+
+
+@cache
+def _say(message: str) -> None:
+    """Tell it once in a process."""
+    print(message, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,43 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+HALF = (torch.float16, torch.bfloat16)
 WORK = "work"
 """The part of what no network's call allocated: gradients, what checkpointing computes again for them, and whatever the
 steps between the networks need."""
+
+
+Event = tuple[int, int]
+"""A piece of memory by its number, and its bytes when it is allocated, or minus its bytes when it is freed."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating point operations by the precision that they are computed in; an addition and a multiplication are two.
+
+    Attributes:
+        half: In float16 and bfloat16.
+        single: In float32.
+    """
+
+    half: float = 0.0
+    single: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """In any precision."""
+        return self.half + self.single
+
+    def __add__(self, other: "Operations") -> "Operations":
+        return Operations(self.half + other.half, self.single + other.single)
+
+    def __sub__(self, other: "Operations") -> "Operations":
+        return self + other * -1
+
+    def __mul__(self, times: float) -> "Operations":
+        return Operations(self.half * times, self.single * times)
+
+    __rmul__ = __mul__
 
 
 class Ledger(TorchDispatchMode):
@@ -31,8 +66,8 @@ class Ledger(TorchDispatchMode):
         total: Their sum.
         peak: The largest sum so far.
         at_peak: `live` then.
-        flops: Floating point operations so far, as `torch.utils.flop_counter` counts them: matrix products,
-            convolutions and attention, an addition and a multiplication being two.
+        operations: So far, as `torch.utils.flop_counter` counts them: matrix products, convolutions and attention.
+        events: Allocations and frees so far, in their order.
         part: What is allocated now belongs to.
     """
 
@@ -42,7 +77,10 @@ class Ledger(TorchDispatchMode):
         self.device, self.part = device, WORK
         self.live: Counter[str] = Counter()
         self.at_peak: dict[str, int] = {}
-        self.total = self.peak = self.flops = 0
+        self.total = self.peak = 0
+        self.operations = Operations()
+        self.events: list[Event] = []
+        self._count = 0
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -51,7 +89,9 @@ class Ledger(TorchDispatchMode):
         result = func(*args, **kwargs)
         count = flop_registry.get(getattr(func, "_overloadpacket", None))
         if count is not None:
-            self.flops += count(*args, **kwargs, out_val=result)
+            number = count(*args, **kwargs, out_val=result)
+            is_half = next(arg for arg in args if isinstance(arg, Tensor)).dtype in HALF
+            self.operations += Operations(half=number) if is_half else Operations(single=number)
         for tensor in (result,) if isinstance(result, Tensor) else result if isinstance(result, (tuple, list)) else ():
             if isinstance(tensor, Tensor) and tensor.device.type == self.device:
                 self._note(tensor.untyped_storage())
@@ -96,11 +136,11 @@ class Ledger(TorchDispatchMode):
         return [network.register_forward_pre_hook(enter), network.register_forward_hook(leave)]
 
     def restart(self) -> None:
-        """Forget the peak so far and the operations, not what is alive."""
-        self.peak, self.at_peak, self.flops = self.total, dict(self.live), 0
+        """Forget peak, operations and events so far, not what is alive."""
+        self.peak, self.at_peak, self.operations, self.events = self.total, dict(self.live), Operations(), []
 
     def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size, part = storage._cdata, storage.nbytes(), self.part
+        key, size, part, number = storage._cdata, storage.nbytes(), self.part, self._count
         if key in self._known:  # a view, or written in place
             return
 
@@ -108,8 +148,11 @@ class Ledger(TorchDispatchMode):
             del self._known[key]
             self.live[part] -= size
             self.total -= size
+            self.events.append((number, -size))
 
         self._known[key] = weakref.ref(storage, freed)
+        self._count += 1
+        self.events.append((number, size))
         self.live[part] += size
         self.total += size
         if self.total > self.peak:

@@ -3,11 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from t2ifb.data.devices import true_float32
+from t2ifb.data.precisions import computed_in
+
+Unconditional = Literal["grad", "detached"]
+"""How the unconditional branch of classifier-free guidance is computed; see `DiffusionModel.predict`."""
 REMEMBERED = 256
 """Prompts whose states are kept, the latest ones: those of a validation come again and again."""
 
@@ -86,34 +91,53 @@ class DiffusionModel(nn.Module):
         ids = self.tokenizer(list(prompts), padding=False, truncation=False, verbose=False).input_ids
         return sum(len(each) > self.tokenizer.model_max_length for each in ids)
 
-    def predict(self, latents: Tensor, timestep: int | Tensor, states: Tensor, guidance_scale: float = 1.0) -> Tensor:
-        """The U-Net's output, guided as w ε(x, z) + (1 - w) ε(x) (PAPER; arXiv 2207.12598) in one call.
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: int | Tensor,
+        states: Tensor,
+        guidance_scale: float = 1.0,
+        unconditional: Unconditional = "grad",
+    ) -> Tensor:
+        """The U-Net's output, guided as w ε(x, z) + (1 - w) ε(x) (PAPER; arXiv 2207.12598).
 
         Args:
             latents: (B, C, H, W).
             timestep: Of the schedule that the model was trained with.
             states: (B, L, D) of the prompts, or (2 B, L, D) with those of the empty prompt first: then it is guided.
             guidance_scale: w.
+            unconditional: `grad` computes ε(x, z) and ε(x) in one call on 2 B samples, both with gradient. `detached`
+                computes ε(x) in a call of its own without gradient: the output's gradient is w times that of ε(x, z),
+                and only B samples are kept for the backward pass. The two calls are made with and without gradient, so
+                that outputs which are compared round alike.
 
         Returns:
             (B, C, H, W) float32.
         """
-        guided = len(states) == 2 * len(latents)
-        noisy = (torch.cat([latents, latents]) if guided else latents).to(self.unet.dtype)
-        output: Tensor = self.unet(noisy, timestep, states).sample.float()
-        if not guided:
-            return output
-        without, with_prompt = output.chunk(2)
+        if len(states) == len(latents):
+            return self._call(latents, timestep, states)
+        if unconditional == "detached":
+            of_empty, of_prompts = states.chunk(2)
+            with torch.no_grad():
+                without = self._call(latents, timestep, of_empty)
+            with_prompt = self._call(latents, timestep, of_prompts)
+        else:
+            without, with_prompt = self._call(torch.cat([latents, latents]), timestep, states).chunk(2)
         return guidance_scale * with_prompt + (1 - guidance_scale) * without
+
+    def _call(self, latents: Tensor, timestep: int | Tensor, states: Tensor) -> Tensor:
+        output: Tensor = self.unet(latents.to(self.unet.dtype), timestep, states).sample.float()
+        return output
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """The same U-Net computing in fp32: frozen weights in half precision are fp32 while this lasts."""
+        """The same U-Net computing in fp32, not in TF32: weights in half precision are fp32 while this lasts."""
         rounded = [(weight, weight.dtype) for weight in self.unet.parameters() if weight.dtype != torch.float32]
         for weight, _ in rounded:
             weight.data = weight.data.float()
         try:
-            yield
+            with true_float32():
+                yield
         finally:
             for weight, dtype in rounded:
                 weight.data = weight.data.to(dtype)
@@ -127,7 +151,7 @@ class DiffusionModel(nn.Module):
         settings = decoder.config
         scaled = latents / settings.scaling_factor + (getattr(settings, "shift_factor", None) or 0)
         with torch.autocast(latents.device.type, enabled=False):
-            images: Tensor = decoder.decode(scaled.to(decoder.dtype)).sample.float()
+            images = computed_in(decoder.dtype, lambda each: decoder.decode(each).sample, scaled)
         return (images / 2 + 0.5).clamp(0, 1)
 
     @contextmanager

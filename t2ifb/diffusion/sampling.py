@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.model import DiffusionModel, Unconditional
 from t2ifb.diffusion.rollout import Denoise, Rollout
 from t2ifb.diffusion.schedule import Schedule, ddim
 
@@ -19,15 +20,20 @@ class Sampler:
         num_inference_steps: T.
         guidance_scale: w of classifier-free guidance; 1 is none.
         schedule: Makes the steps from the pipeline's noise schedule and T.
+        unconditional: `grad` or `detached`: whether gradients flow through the unconditional branch of guidance, see
+            `DiffusionModel.predict`. No guidance has no such branch.
     """
 
     num_inference_steps: int = 40
     guidance_scale: float = 1.0
     schedule: Callable[..., Schedule] = ddim
+    unconditional: Unconditional = "grad"
 
     def __post_init__(self) -> None:
         if self.guidance_scale < 1:
             raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}; 1 is no guidance")
+        if self.unconditional not in get_args(Unconditional):
+            raise ValueError(f"unconditional must be grad or detached, not {self.unconditional!r}")
 
     def schedule_of(self, model: DiffusionModel) -> Schedule:
         """The T steps on a model's noise schedule."""
@@ -38,7 +44,8 @@ class Sampler:
         states = model.encode_prompts(prompts, guided=self.guidance_scale != 1)
 
         def denoise(latents: Tensor, index: int) -> Tensor:
-            return model.predict(latents, int(schedule.timesteps[index]), states, self.guidance_scale)
+            timestep = int(schedule.timesteps[index])
+            return model.predict(latents, timestep, states, self.guidance_scale, self.unconditional)
 
         return denoise
 

@@ -64,7 +64,7 @@ class DiffusionSource:
         return model.to(device_of(self.device))
 
     def pipeline(self) -> Any:
-        """The pipeline itself, for use in plain `diffusers`.
+        """The pipeline itself, its VAE in `decoder_precision`. Plain `diffusers` needs both precisions to be equal.
 
         Raises:
             ValueError: As `load`.
@@ -72,18 +72,25 @@ class DiffusionSource:
         from diffusers import StableDiffusionPipeline
 
         self._check_files()
-        options: dict[str, Any] = {"dtype": dtype_of(self.precision), "safety_checker": None}
+        dtype, of_vae = dtype_of(self.precision), dtype_of(self.decoder_precision)
+        options: dict[str, Any] = {"safety_checker": None}
         path = Path(self.source).expanduser()
         try:
             with _quiet():  # that the safety checker is left out is said in the model card
                 if path.is_file():
                     if self.config is not None:
                         options["config"] = self.config
-                    loaded = StableDiffusionPipeline.from_single_file(str(path), **options)
+                    loaded = StableDiffusionPipeline.from_single_file(
+                        str(path), dtype=dtype if dtype == of_vae else torch.float32, **options
+                    )
+                    for network in (loaded.unet, loaded.text_encoder):
+                        network.to(dtype)
+                    loaded.vae.to(of_vae)
                 else:
                     extra = {"requires_safety_checker": False, "variant": self.variant, "use_safetensors": True}
                     where = str(path) if path.is_dir() else self.source
-                    loaded = StableDiffusionPipeline.from_pretrained(where, **options, **extra)
+                    dtypes = {"default": dtype, "vae": of_vae}  # not rounded to the U-Net's first
+                    loaded = StableDiffusionPipeline.from_pretrained(where, dtype=dtypes, **options, **extra)
         except Exception as error:  # from the hub, diffusers, transformers or safetensors: anything
             raise ValueError(self._failure(error)) from error
         loaded.set_progress_bar_config(disable=True)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ class Figure8:
         # Some images first: hours of drawing are not to end with a scorer or encoder that cannot be built.
         first = self.generations.fill("the base model", None, samples[: self.batch_size])
         self.cache.try_out(self.scorers, first[0], samples[0].prompt)
-        encoder = build(self.encoder).load() if self.encoder is not None and self.images_per_prompt > 1 else None
+        embeds = self.encoder is not None and self.images_per_prompt > 1
+        encoder = replace(build(self.encoder), device="cpu").load() if embeds else None
         files = {"base": self.generations.fill("the base model", None, samples)}
         files |= {name: self.generations.fill(name, export, samples) for name, export in self.models.items()}
         scores = self._scores(files, samples, encoder)

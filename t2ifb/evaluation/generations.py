@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -87,7 +87,8 @@ class Generations:
             batches = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
             missing = [batch for batch in batches if not all(files[number].exists() for number in batch)]
             if missing:
-                model, sampler = build(self.diffusion).load().to(self.device), build(self.sampling)
+                model = replace(build(self.diffusion), device=str(self.device)).load()
+                sampler = build(self.sampling)
                 if adapters is not None:
                     load_lora(model.unet, adapters)
                 for batch in track(missing, f"drawing with {name}"):

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 import t2ifb
+from t2ifb.data.devices import device_facts
 from t2ifb.data.files import file_lock, make_folder
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.evaluation.code_hash import library_versions
@@ -69,7 +70,8 @@ class BaseAnswers:
             "unit": [reward.means.tolist(), reward.deviations.tolist()] if isinstance(reward, Mix) else None,
             "code": package_hash(),
             "libraries": library_versions(),
-            "device": model.device.type,
+            "device": device_facts(model.device),
+            "precision": str(model.unet.dtype),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]
 

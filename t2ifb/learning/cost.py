@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.dry_run import Attention
+from t2ifb.diffusion.ledger import Event, Operations
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
@@ -16,6 +17,7 @@ from t2ifb.learning.refl import ReFL
 TEXT, UNET, DECODER, REWARD = "text encoder", "U-Net", "decoder", "reward"
 JUDGES, DIVERSITY = "judges", "diversity encoder"
 WEIGHTS, OPTIMISER = "weights", "optimiser"
+UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Tuning:
         samples_per_batch: Images that are drawn together.
         autocast: What mixed precision computes in; None for none.
         attention: `fused` as on a GPU, `plain` as on a CPU.
+        on_gpu: Whether memory is that of a GPU, whose allocator keeps what is freed.
     """
 
     diffusion: DiffusionSource
@@ -53,6 +56,7 @@ class Tuning:
     samples_per_batch: int = 32
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
+    on_gpu: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.samples_per_batch < 1:
@@ -103,10 +107,13 @@ class Cost:
         sample: Those of all that is done once for one sample: an update's gradient at one step with the base model's
             call; or decoding and judging an image.
         parts: By name; of updates alone.
+        phases: Allocations and frees by phase: `WEIGHTS`, `OPTIMISER` (its state) and `UPDATE` of updates; `LOOK` and
+            `ROUNDING` of judging. Of two costs of one run, the numbers of the weights are the same.
     """
 
     peak: int
     at_peak: dict[str, int]
-    denoising: float
-    sample: float
+    denoising: Operations
+    sample: Operations
     parts: dict[str, Part] = field(default_factory=dict)
+    phases: dict[str, list[Event]] = field(default_factory=dict)

@@ -3,13 +3,17 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 
+from t2ifb.data.devices import accelerator_of
 from t2ifb.learning.checkpoints import WholeCheckpointIO, best_and_last
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
@@ -18,6 +22,8 @@ from t2ifb.learning.signals import StopOnSignal
 
 MakeTrainer = Callable[..., Trainer]
 MakeLogger = Callable[..., Logger | Literal[False]]
+FIRST_SCALE = 2.0**12
+"""Of the loss in fp16. PyTorch's 2^16 overflows at once with alpha = 100; from 1 to 2^12 the gradients are the same."""
 SET_BY_THE_RUN = {
     "max_epochs": "give algorithm.epochs",
     "max_steps": "give algorithm.epochs",
@@ -65,7 +71,7 @@ def make_engine(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
     warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
-    return trainer(
+    made = trainer(
         max_epochs=-1,
         max_steps=steps,
         val_check_interval=validate_every,
@@ -77,8 +83,26 @@ def make_engine(
         default_root_dir=run.path,
         logger=logger,
         plugins=[WholeCheckpointIO()],
-        callbacks=[metrics, guard, StopOnSignal(run), ProgressBar(), *callbacks, *best_and_last(run, best_by)],
+        callbacks=[guard, metrics, StopOnSignal(run), ProgressBar(), *callbacks, *best_and_last(run, best_by)],
     )
+    plugin = made.precision_plugin
+    if (
+        isinstance(plugin, MixedPrecision)
+        and plugin.scaler is not None
+        and "precision" in getattr(trainer, "keywords", {})
+    ):
+        plugin.scaler = torch.amp.GradScaler(plugin.device, init_scale=FIRST_SCALE)
+    return made
+
+
+def on_usable_device(trainer: MakeTrainer) -> MakeTrainer:
+    """The same trainer with its accelerator settled, see `accelerator_of`.
+
+    Raises:
+        ValueError: This build of PyTorch cannot use the GPU that is asked for.
+    """
+    wish = trainer.keywords.get("accelerator", "auto") if isinstance(trainer, partial) else None
+    return partial(trainer, accelerator=accelerator_of(wish)) if isinstance(wish, str) else trainer
 
 
 def first_process() -> bool:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from t2ifb.data.devices import true_float32
 from t2ifb.data.encoder import Encoder
 from t2ifb.data.files import atomic_write
 from t2ifb.diffusion.model import DiffusionModel
@@ -120,7 +121,8 @@ class Exam(nn.Module):
         """Draw the samples of some numbers, and note images and KL divergence.
 
         Everything is computed outside of autocast: in bf16 the rounding of the two U-Net calls alone may be more nats
-        than the policy has moved. The U-Net computes in the precision of its frozen weights, the rest in fp32.
+        than the policy has moved. The U-Net computes in the precision of its frozen weights, the rest in fp32; fp32
+        is not rounded to TF32.
 
         Args:
             model: With the adapters that are on.
@@ -132,7 +134,7 @@ class Exam(nn.Module):
         keys = [(self.stream, self.seed, number) for number in numbers]
         rollout = Rollout(schedule, keys, model.latent_shape, model.device)
         kl = torch.zeros(len(numbers), device=model.device)
-        with torch.autocast(model.device.type, enabled=False):
+        with torch.autocast(model.device.type, enabled=False), true_float32():
             denoise = self.sampler.denoiser(model, schedule, prompts)
             for step in range(len(schedule)):
                 noisy = rollout.latents

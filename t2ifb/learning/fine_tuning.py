@@ -13,6 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
+from t2ifb.data.devices import device_facts, has_bf16
 from t2ifb.data.files import make_folder, public_name, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
@@ -22,7 +23,15 @@ from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
 from t2ifb.learning.base_answers import BaseAnswers
-from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
+from t2ifb.learning.engine import (
+    SET_BY_THE_RUN,
+    MakeLogger,
+    MakeTrainer,
+    first_process,
+    make_engine,
+    on_usable_device,
+    refuse,
+)
 from t2ifb.learning.exam import FIGURES, Exam
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
@@ -152,6 +161,7 @@ class FineTuning:
             ValueError: The reward has no gradient, the settings do not fit, or the memory is too small.
         """
         refuse(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
+        trainer = on_usable_device(trainer)
         precision = str(getattr(trainer, "keywords", {}).get("precision"))
         if precision in ("16-true", "bf16-true"):
             raise ValueError(
@@ -196,6 +206,8 @@ class FineTuning:
                 f"{engine.world_size} processes need at least as many prompts an update and images a validation; "
                 f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
             )
+        if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
+            _to_bf16(model.unet, model.text_encoder)
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
@@ -204,6 +216,7 @@ class FineTuning:
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
         floor = float(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        torch.cuda.empty_cache()
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         if recorder and last is None:
             recorder.log_metrics(metrics.start | {"rounding_floor_kl": floor}, step=0)
@@ -223,10 +236,12 @@ class FineTuning:
             "validation": validation_figures(rows, best_step),
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
+            "overflowed_updates": guard.overflowed,
             "prompts_cut": cut,
             "rounding_floor_kl": floor,
             "seed": seed,
             "precision": str(engine.precision),
+            "device": device_facts(engine.strategy.root_device),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
@@ -266,7 +281,7 @@ class FineTuning:
             "diffusion.gradient_checkpointing=true": self.diffusion.gradient_checkpointing,
             "algorithm.micro_batch_size=1": 1 in (self.settings["micro_batch_size"], self.batch_size),
             "algorithm.method.last_steps=1": getattr(self.method, "last_steps", 1) == 1,
-            "diffusion.decoder_precision=bf16": self.diffusion.decoder_precision != "fp32",
+            "diffusion.decoder_precision=bf16": self.diffusion.decoder_precision != "fp32" or not has_bf16(),
             "algorithm.samples_per_batch=1": self.samples_per_batch == 1,
             "diffusion.precision=fp16": self.diffusion.precision != "fp32",
             "algorithm.diversity=null": self.diversity is None,
@@ -282,9 +297,19 @@ class FineTuning:
         if split == "validation":
             prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
         judges = Judges({REWARD: self.reward, **self.judges}, self.truth)
-        encoder = self.diversity.load() if self.diversity is not None and images_per_prompt > 1 else None
+        embeds = self.diversity is not None and images_per_prompt > 1
+        encoder = replace(self.diversity, device="cpu").load() if embeds else None
         chosen_by = list(self.judges) or [REWARD]
         return Exam(prompts, self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
+
+
+def _to_bf16(*networks: nn.Module) -> None:
+    """Round weights from fp16 to bf16: on a CPU Lightning's mixed precision is bf16, and the two do not mix."""
+    rounded = [weight for network in networks for weight in network.parameters() if weight.dtype == torch.float16]
+    for weight in rounded:
+        weight.data = weight.data.bfloat16()
+    if rounded and first_process():
+        print("mixed precision is bf16 on a CPU: the weights of U-Net and text encoder are rounded from fp16 to bf16")
 
 
 SET_BY_TUNING = {

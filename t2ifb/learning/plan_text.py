@@ -7,17 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from t2ifb.diffusion.ledger import WORK
+from t2ifb.diffusion.ledger import WORK, Operations
 from t2ifb.learning.cost import JUDGES, OPTIMISER, UNET, Part
+from t2ifb.learning.gpu_memory import CONTEXT, LIBRARIES, SPARE, WORKSPACE
+from t2ifb.learning.gpu_rates import ACHIEVED_HALF, ACHIEVED_SINGLE, EXAMPLES, GPUS, known
 from t2ifb.learning.refl_arithmetic import Arithmetic
 from t2ifb.learning.refl_savings import Measured, Saving
 
-GB = 1e9
-RESERVE = 1.0 * GB
-"""Bytes of a GPU left to its driver, to libraries' workspaces and to what an allocator cannot give away."""
-
-ERROR = "peaks are those of living tensors; on a CPU, the allocator's own was 1 to 2 % higher"
+ERROR = "living tensors are counted; on a CPU, what the system had given out was 1 to 2 % more"
 """As measured in `tests/learning/test_refl_cost.py`."""
+ESTIMATED = "context, workspaces and rates are estimates: nothing was measured on a GPU yet"
 
 
 @dataclass(frozen=True)
@@ -27,17 +26,17 @@ class Memory:
     Attributes:
         total: Bytes.
         whose: How a sentence calls it.
-        reserve: Bytes of it that tensors cannot have.
+        on_gpu: Whether it is a GPU's.
     """
 
     total: float
     whose: str
-    reserve: float
+    on_gpu: bool
 
     @property
     def limit(self) -> float:
-        """Bytes that tensors can have."""
-        return self.total - self.reserve
+        """Bytes that the pool may have if `SPARE` is to be left."""
+        return (1 - SPARE) * self.total - (LIBRARIES if self.on_gpu else 0)
 
 
 def show(
@@ -63,7 +62,10 @@ def show(
     console.print(_parts(run))
     console.print(Text("U-Net's saved activations: " + "; ".join(f"{size_text(b)} {how}" for how, b in kept.items())))
     console.print(_operations(run, counted))
-    for note in (*notes, ERROR):
+    if run.tuning.on_gpu:
+        console.print(_seconds(run, counted, memory))
+        console.print(_needed(run))
+    for note in (*notes, ERROR, *([ESTIMATED] if run.tuning.on_gpu else [])):
         console.print(Text(f"note: {note}"))
     console.print(Text(verdict(run, memory)))
     if found:
@@ -77,33 +79,47 @@ def _heading(run: Measured) -> str:
     mixed = "" if tuning.autocast is None else f", mixed precision in {str(tuning.autocast).removeprefix('torch.')}"
     checkpointing = "with" if source.gradient_checkpointing else "without"
     prompts = f"{tuning.together} prompt{'s' if tuning.together > 1 else ''} at a time"
+    guidance = ""
+    if tuning.rollout.guidance_scale != 1:
+        branch = ", unconditional branch without gradient" if tuning.rollout.unconditional == "detached" else ""
+        guidance = f"; guidance {tuning.rollout.guidance_scale:g} in rollouts{branch}"
     return (
         f"{source.source}: U-Net in {source.precision}, decoder in {source.decoder_precision}{mixed}, {checkpointing} "
-        f"gradient checkpointing, {tuning.attention} attention; {prompts}"
+        f"gradient checkpointing, {tuning.attention} attention; {prompts}{guidance}"
     )
 
 
 def verdict(run: Measured, memory: Memory | None) -> str:
-    """Whether a run fits, in a sentence or two."""
+    """Whether a run fits, is tight or does not fit, in a sentence or two."""
     phase = "an update" if run.update.peak >= run.judging.peak else "a validation"
-    peak = f"The peak is {size_text(run.peak)}, in {phase}"
+    needs = f"The run needs {size_text(run.needed)}; its peak is in {phase}"
     if memory is None:
-        reserve = f"of which {size_text(RESERVE)} are left to driver and libraries"
+        least = size_text(run.needed / (1 - SPARE))
         return (
-            f"{peak}: a GPU of at least {size_text(run.peak + RESERVE)} is needed, {reserve}. None is found here to "
-            "compare with; memory_gb=<number> says how large it is."
+            f"{needs}. A GPU of at least {least} has {SPARE:.0%} to spare. None is found here to compare with; "
+            "memory_gb=<number> says how large it is."
         )
-    left = f", of which {size_text(memory.reserve)} are left to driver and libraries" if memory.reserve else ""
-    fits = run.peak <= memory.limit
-    return f"{peak}: it {'fits' if fits else 'does not fit'} into {size_text(memory.total)} ({memory.whose}){left}."
+    left, whole = memory.total - run.needed, f"{size_text(memory.total)} ({memory.whose})"
+    if fits(run, memory):
+        return f"{needs}. It fits into {whole}, with {size_text(left)} to spare."
+    if left >= 0:
+        spare = size_text(SPARE * memory.total)
+        return f"{needs}. It is tight in {whole}: {size_text(left)} are left, and {SPARE:.0%}, {spare}, should be."
+    return f"{needs}. It does not fit into {whole}: {size_text(-left)} are missing."
+
+
+def fits(run: Measured, memory: Memory) -> bool:
+    """Whether a run fits with something to spare."""
+    return run.pool <= memory.limit
 
 
 def _outcome(run: Measured, memory: Memory) -> str:
-    if run.peak <= memory.limit:
+    if fits(run, memory):
         return "With these it fits. Each is on top of those above it, and was found by measuring the run with it."
     judges = run.update.parts.get(JUDGES)
     more = f" The judges' weights are {size_text(judges.weights)}: '~judges.<name>' leaves one out." if judges else ""
-    return f"Even with all of these it does not fit: {size_text(run.peak)} are needed at the least.{more}"
+    answer = "is tight" if run.needed <= memory.total else "does not fit"
+    return f"Even with all of these it {answer}: {size_text(run.needed)} are needed at the least.{more}"
 
 
 def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -124,7 +140,7 @@ def _parts(run: Measured) -> Table:
         alive = [part.weights + cost.at_peak.get(name, 0) for cost in costs]
         if name == UNET:
             alive = [size + cost.at_peak.get(OPTIMISER, 0) for size, cost in zip(alive, costs, strict=True)]
-        table.add_row(name, *_counts([part]), *map(size_text, alive))
+        table.add_row(name if part.weights else f"{name} (shared)", *_counts([part]), *map(size_text, alive))
     work = (size_text(cost.at_peak.get(WORK, 0)) for cost in costs)
     table.add_row("gradients and work", *[""] * 5, *work, end_section=True)
     table.add_row("all", *_counts(parts.values()), *(size_text(cost.peak) for cost in costs))
@@ -146,17 +162,44 @@ def _counts(parts: Collection[Part]) -> list[str]:
 def _operations(run: Measured, counted: Arithmetic) -> Table:
     tuning = run.tuning
     title = "Arithmetic (one addition and one multiplication are two operations)"
-    table = _table(title, "of", right=["operations"])
+    table = _table(title, "of", right=["in half precision", "in float32"])
+
+    def add(of: str, count: Operations) -> None:
+        table.add_row(of, *(flops_text(each) if each else "" for each in (count.half, count.single)))
+
     rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.method.gradients_per_rollout}"
-    table.add_row("one denoising step of one sample", flops_text(counted.denoising))
-    table.add_row(f"one reward gradient of one sample, with its share of {rollout}", flops_text(counted.gradient))
+    add("one denoising step of one sample", counted.denoising)
+    add(f"one reward gradient of one sample, with its share of {rollout}", counted.gradient)
     gradients = f"{tuning.batch_size} x {tuning.method.gradients_per_rollout}"
-    table.add_row(f"one update, {gradients} reward gradients", flops_text(counted.update))
-    table.add_row(f"{counted.updates:,} updates", flops_text(counted.training))
-    table.add_row(
-        f"{counted.validations:,} validations of {run.images} images, and the report", flops_text(counted.judging)
-    )
-    table.add_row("the run", flops_text(counted.run))
+    add(f"one update, {gradients} reward gradients", counted.update)
+    add(f"{counted.updates:,} updates", counted.training)
+    add(f"{counted.validations:,} validations of {run.images} images, and the report", counted.judging)
+    add("the run", counted.run)
+    return table
+
+
+def _seconds(run: Measured, counted: Arithmetic, memory: Memory | None) -> Table:
+    """Estimated times by precision, on the GPU that is here or on some usual ones."""
+    title = f"Estimated time, at {ACHIEVED_HALF:.0%} (half precision) and {ACHIEVED_SINGLE:.0%} of published rates"
+    parts = ["update, half precision", "update, float32", "validation", "the run"]
+    table = _table(title, "GPU", right=parts)
+    here = known(memory.whose) if memory is not None else None
+    for name in [here] if here is not None else EXAMPLES:
+        half, single = GPUS[name].seconds(counted.update)
+        whole = [sum(GPUS[name].seconds(each)) for each in (counted.validation, counted.run)]
+        table.add_row(name, *map(time_text, (half, single, *whole)))
+    return table
+
+
+def _needed(run: Measured) -> Table:
+    """What the GPU has to have, piece by piece."""
+    table = _table("GPU memory of the run", "what", right=["bytes"])
+    table.add_row("living tensors at the peak", size_text(run.peak))
+    table.add_row("what PyTorch's allocator holds beyond them", size_text(run.pool - run.peak))
+    table.add_row("allocator's pool", size_text(run.pool), end_section=True)
+    table.add_row("CUDA context", size_text(CONTEXT))
+    table.add_row("workspaces of cuDNN and cuBLAS", size_text(WORKSPACE), end_section=True)
+    table.add_row("all", size_text(run.needed))
     return table
 
 
@@ -165,7 +208,8 @@ def _savings(found: Sequence[Saving], memory: Memory) -> Table:
     table = _table(title, "setting", "costs", right=["update peak", "validation peak"])
     for saving in found:
         costs = (saving.run.update, saving.run.judging)
-        peaks = (f"{size_text(cost.peak)}{'' if cost.peak > memory.limit else ' fits'}" for cost in costs)
+        fit = [saving.run.pool_of(cost) <= memory.limit for cost in costs]
+        peaks = (f"{size_text(c.peak)}{' fits' if enough else ''}" for c, enough in zip(costs, fit, strict=True))
         table.add_row(saving.argument, saving.price, *peaks)
     return table
 
@@ -175,6 +219,14 @@ def size_text(size: float) -> str:
     if size < 1e6:
         return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.1f} MB" if size < 1e7 else f"{size / 1e9:.2f} GB"
+
+
+def time_text(seconds: float) -> str:
+    """A time with a unit."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2f} s"
 
 
 def flops_text(count: float) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from t2ifb.data.prompt_batches import PromptDataModule
+from t2ifb.diffusion.ledger import Operations
 from t2ifb.learning.refl_savings import Measured
 
 
@@ -32,7 +33,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Floating point operations, an addition and a multiplication being two.
+    """Floating point operations by precision.
 
     Attributes:
         denoising: Of one step of one sample in training, guidance included.
@@ -46,17 +47,17 @@ class Arithmetic:
         validations: How many.
     """
 
-    denoising: float
-    gradient: float
-    update: float
-    training: float
-    validation: float
-    judging: float
+    denoising: Operations
+    gradient: Operations
+    update: Operations
+    training: Operations
+    validation: Operations
+    judging: Operations
     updates: int
     validations: int
 
     @property
-    def run(self) -> float:
+    def run(self) -> Operations:
         """Of everything."""
         return self.training + self.judging
 
@@ -68,7 +69,7 @@ class Arithmetic:
         model, kept and last checkpoint for one image of each test prompt.
         """
         tuning, m = run.tuning, run.tuning.method.gradients_per_rollout
-        gradient = run.update.sample + tuning.steps_to_window * run.update.denoising / m
+        gradient = run.update.sample + (tuning.steps_to_window / m) * run.update.denoising
         update = tuning.batch_size * m * gradient
         updates = length.updates(tuning.batch_size)
         validations = updates // min(length.validate_every, updates)

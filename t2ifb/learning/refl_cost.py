@@ -6,19 +6,33 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.dry_run import DryRun
-from t2ifb.diffusion.ledger import Ledger, SavedBytes, bytes_of, tensors_of
+from t2ifb.diffusion.ledger import Event, Ledger, SavedBytes, bytes_of, tensors_of
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.outline import Outline
-from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.judges import BATCH, Judges
-from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, TEXT, UNET, WEIGHTS, Cost, Part, Tuning
+from t2ifb.learning.cost import (
+    DECODER,
+    DIVERSITY,
+    JUDGES,
+    LOOK,
+    OPTIMISER,
+    REWARD,
+    ROUNDING,
+    TEXT,
+    UNET,
+    UPDATE,
+    WEIGHTS,
+    Cost,
+    Part,
+    Tuning,
+)
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.tuned_states import rounding_floor
@@ -51,15 +65,18 @@ def update_cost(tuning: Tuning) -> Cost:
         denoise = tuning.rollout.denoiser(model, module.schedule, prompts[:some])
         networks = _networks(tuning, model)
         with _ledger(networks) as ledger:
+            weights = list(ledger.events)
             with SavedBytes(tensors_of(module)) as saved:
                 denoise(_noise(model, some), 0)
-            denoising = ledger.flops / some
+            denoising = ledger.operations * (1 / some)
             kept = {UNET: saved.total, **_kept_behind(tuning, module, prompts[:some])}
+            ledger.restart()
             for weight in module.adapters:
                 weight.grad = torch.zeros_like(weight)
             with ledger.within(OPTIMISER):
                 optimizer.step()
             optimizer.zero_grad()
+            phases = {OPTIMISER: ledger.events}
             ledger.restart()
             with ledger.watching(_called(networks)):
                 module.training_step(PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)), 0)
@@ -67,7 +84,9 @@ def update_cost(tuning: Tuning) -> Cost:
         held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
         parts = _parts(networks, kept)
         parts[UNET] = replace(parts[UNET], optimiser=bytes_of(module.adapters) + held)
-        return Cost(ledger.peak, _activations(ledger), denoising, ledger.flops / (m * len(prompts)), parts)
+        phases |= {WEIGHTS: weights, UPDATE: ledger.events}
+        gradient = ledger.operations * (1 / (m * len(prompts)))
+        return Cost(ledger.peak, _activations(ledger), denoising, gradient, parts, phases)
 
 
 def kept_by_unet(tuning: Tuning) -> int:
@@ -101,41 +120,48 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
         networks = _networks(tuning, model)
         with _ledger(networks) as ledger:
             pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
-            decoding = ledger.flops
-            rounding = _rounding(ledger, networks, exam, replace(tuning.rollout, num_inference_steps=2), model)
+            decoding = ledger.operations
+            rounding = _rounding(ledger, networks, tuning, model)
             with ledger.within(OPTIMISER):
                 held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
             ledger.restart()
             with ledger.watching(_called(networks)):
                 exam.look(model, range(drawn), with_kl=False)  # the base model's calls need what the policy's need
-                before = ledger.flops
-                denoising = (before / drawn - decoding) / sampler.num_inference_steps
+                before = ledger.operations
+                denoising = (before * (1 / drawn) - decoding) * (1 / sampler.num_inference_steps)
                 exam.judges(pixels, exam.prompts[:1] * seen, "meta")
                 if tuning.encoder is not None:
                     tuning.encoder.encode_images(pixels.float() / 255)
-            looking = (ledger.flops - before) / seen
+            looking = (ledger.operations - before) * (1 / seen)
+            looked = ledger.peak, _activations(ledger)
+            phases = {ROUNDING: rounding.events, LOOK: ledger.events}
             del held  # until now it was counted
-        return Cost(
-            *max((ledger.peak, _activations(ledger)), rounding, key=itemgetter(0)), denoising, decoding + looking
-        )
+        worst = max(looked, (rounding.peak, rounding.at_peak), key=itemgetter(0))
+        return Cost(*worst, denoising, decoding + looking, phases=phases)
 
 
-def _rounding(
-    ledger: Ledger, networks: Mapping[str, list[Any]], exam: Exam, sampler: Sampler, model: DiffusionModel
-) -> tuple[int, dict[str, int]]:
-    """Peak and what is alive then while rounding is measured: what fp32 adds to the U-Net's weights is the U-Net's."""
+class _Rounding(NamedTuple):
+    peak: int
+    at_peak: dict[str, int]
+    events: list[Event]
+
+
+def _rounding(ledger: Ledger, networks: Mapping[str, list[Any]], tuning: Tuning, model: DiffusionModel) -> _Rounding:
+    """What measuring the rounding of one sample needs: what fp32 adds to the U-Net's weights is the U-Net's."""
+    exam, sampler = Exam(_prompts(1), tuning.sampling, Judges({})), replace(tuning.rollout, num_inference_steps=2)
+    sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes them, which is done once
     weights = ledger.live[WEIGHTS]
     with ExitStack() as stack:
+        ledger.restart()
         with ledger.within(WEIGHTS):
             stack.enter_context(model.exact())
-        ledger.restart()
         with ledger.watching(_called(networks)):
             rounding_floor(exam, sampler, model, nullcontext)
         alive = Counter(_activations(ledger)) + Counter({UNET: ledger.at_peak[WEIGHTS] - weights})
         peak = ledger.peak
         with ledger.within(WEIGHTS):
             stack.close()
-    return peak, dict(alive)
+    return _Rounding(peak, dict(alive), ledger.events)
 
 
 @contextmanager
@@ -206,11 +232,16 @@ def _activations(ledger: Ledger) -> dict[str, int]:
 
 
 def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, Part]:
-    parts = {}
+    """The parts by name; weights that several share are counted with the first of them."""
+    parts: dict[str, Part] = {}
+    known: dict[int, Tensor] = {}
     for name, some in networks.items():
-        weights = [weight for network in some for weight in network.parameters()]
+        every = {id(tensor): tensor for tensor in tensors_of(*some)}
+        tensors = {key: tensor for key, tensor in every.items() if key not in known}
+        known |= tensors
+        weights = [tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter)]
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         count = sum(weight.numel() for weight in weights) - trained
-        if weights:
-            parts[name] = Part(count, trained, bytes_of(tensors_of(*some)), saved.get(name))
+        if every:
+            parts[name] = Part(count, trained, bytes_of(tensors.values()), saved.get(name))
     return parts

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
+from t2ifb.data.devices import has_bf16
 from t2ifb.diffusion.geometry import SD15, TAESD_ID, geometry_of
 from t2ifb.learning.cost import UNET, Cost, Tuning
+from t2ifb.learning.gpu_memory import LIBRARIES, pool_size
 from t2ifb.learning.refl_cost import judging_cost, update_cost
 
 WORTH = 0.005
@@ -46,9 +48,23 @@ class Measured:
         """Bytes of all networks."""
         return sum(part.weights for part in self.update.parts.values())
 
+    @cached_property
+    def pool(self) -> int:
+        """Bytes that tensors need of the device: on a GPU the allocator's pool, on a CPU the peak."""
+        return pool_size(self.update, self.judging) if self.tuning.on_gpu else self.peak
+
+    @property
+    def needed(self) -> float:
+        """Bytes of the device: the pool, and on a GPU what libraries take."""
+        return self.pool + (LIBRARIES if self.tuning.on_gpu else 0)
+
+    def pool_of(self, cost: Cost) -> float:
+        """The share of the pool that one phase needs: its peak, and what the pool holds beyond the run's peak."""
+        return cost.peak * self.pool / self.peak
+
     def excess(self, limit: float) -> float:
-        """Bytes by which the two phases are beyond a limit, added up."""
-        return sum(max(0.0, cost.peak - limit) for cost in (self.update, self.judging))
+        """Bytes by which the two phases are beyond a limit of the pool, added up."""
+        return sum(max(0.0, self.pool_of(cost) - limit) for cost in (self.update, self.judging))
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ def savings(run: Measured, limit: float) -> list[Saving]:
 
     Args:
         run: As it is configured.
-        limit: Bytes.
+        limit: Bytes that the pool may have.
     """
     found: list[Saving] = []
     for candidate in CANDIDATES:
@@ -93,8 +109,8 @@ def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
     count = run.tuning.together if of_update else min(run.images, run.tuning.samples_per_batch)
     known: dict[str, Any] = {"judging": run.judging} if of_update else {"update": run.update}
     changed = run
-    while count > 1 and (peak := (changed.update if of_update else changed.judging).peak) > limit:
-        count = max(1, min(count - 1, int(count * (limit - run.weights) / (peak - run.weights))))
+    while count > 1 and (pool := changed.pool_of(changed.update if of_update else changed.judging)) > limit:
+        count = max(1, min(count - 1, int(count * (limit - run.weights) / (pool - run.weights))))
         changes: dict[str, Any] = {setting: count}
         changed = Measured.of(replace(run.tuning, **changes), run.images, **known)
     return None if changed is run else Saving(f"algorithm.{setting}={count}", "less is computed at a time", changed)
@@ -110,7 +126,7 @@ def _no_diversity(run: Measured, limit: float) -> Saving | None:
 def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured, limit: float) -> Saving | None:
     """Another value of a setting of the diffusion model that has its usual one."""
     source = run.tuning.diffusion
-    if getattr(source, setting) != usual:
+    if getattr(source, setting) != usual or (value == "bf16" and not has_bf16()):
         return None
     changed = Measured.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
     return Saving(f"diffusion.{setting}={str(value).lower()}", price, changed)
@@ -131,5 +147,6 @@ CANDIDATES: tuple[Callable[[Measured, float], Saving | None], ...] = (
     partial(_other_model, "decoder_precision", "fp32", "bf16", "images are rounded a little"),
     _no_diversity,
     partial(_other_model, "precision", "fp32", "bf16", "the U-Net rounds"),
+    partial(_other_model, "precision", "fp32", "fp16", "the U-Net rounds"),
     _tiny_decoder,
 )

@@ -13,12 +13,21 @@ from lightning import seed_everything
 from torch import nn
 
 from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.data.devices import device_facts
 from t2ifb.data.embedding_cache import EmbeddingCache
 from t2ifb.data.pixel_feed import PixelFeed
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.figures import learning_curves
 from t2ifb.learning import loggers
-from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
+from t2ifb.learning.engine import (
+    SET_BY_THE_RUN,
+    MakeLogger,
+    MakeTrainer,
+    first_process,
+    make_engine,
+    on_usable_device,
+    refuse,
+)
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.reward_check import check_known
@@ -135,6 +144,7 @@ class RewardTraining:
         """
         refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
         refuse(trainer, "trainer", SET_BY_THE_RUN)
+        trainer = on_usable_device(trainer)
         self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
         with run.held() if first_process() else nullcontext():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
@@ -197,8 +207,10 @@ class RewardTraining:
             "chosen_by": "accuracy",
             "validation": validation_figures(read_metrics(run.metrics), best["global_step"]),
             "skipped_updates": guard.skipped,
+            "overflowed_updates": guard.overflowed,
             "seed": seed,
             "precision": str(engine.precision),
+            "device": device_facts(engine.strategy.root_device),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "encoder": self.encoder.fingerprint(),
             "data": data.state_dict() | {"splits": data.hashes()},

@@ -114,6 +114,8 @@ class TuningModule(LightningModule):
         with fast_attention(self.device), self._apart():
             for part in batch.split(self.micro_batch_size):
                 self.method.learn(self, part)
+            if not batch.prompts:  # a GradScaler steps only where something was back-propagated
+                self.manual_backward(torch.stack([weight.sum() for weight in self.adapters]).sum() * 0)
         self._sum_gradients()
         optimizer.step()
         self._log()
@@ -162,7 +164,8 @@ class TuningModule(LightningModule):
     def note(self, **figures: Tensor) -> None:
         """Remember figures, each (B,) of some samples, until their means are logged."""
         for name, values in figures.items():
-            total = torch.stack([values.detach().double().sum(), values.new_tensor(len(values), dtype=torch.float64)])
+            wide = torch.float32 if values.device.type == "mps" else torch.float64  # which MPS does not have
+            total = torch.stack([values.detach().to(wide).sum(), values.new_tensor(len(values), dtype=wide)])
             self._seen.setdefault(name, []).append(total)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -180,6 +183,14 @@ class TuningModule(LightningModule):
                 "give optimizer.fused=false, or algorithm.gradient_clip_norm=null"
             )
         nn.utils.clip_grad_norm_(self.adapters, self.gradient_clip_norm)
+
+    def on_validation_start(self) -> None:
+        """Give the memory that updates have used back: what a validation needs is of other sizes."""
+        torch.cuda.empty_cache()
+
+    def on_validation_end(self) -> None:
+        """Give the memory that the validation has used back."""
+        torch.cuda.empty_cache()
 
     def validation_step(self, batch: list[int], index: int) -> None:
         """Draw some held-out samples from the policy and judge them."""

@@ -1,5 +1,6 @@
 """Aesthetic Score: how pleasing an image is, whatever the prompt."""
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -107,7 +108,7 @@ class AestheticScore(nn.Module):
         """
         head = AestheticHead.from_checkpoint(find_weights(source, FILE, "aesthetic.safetensors"))
         encoder = encoder or PUBLISHED
-        return cls(encoder if isinstance(encoder, CLIPEncoder) else encoder.load().cpu(), head)
+        return cls(encoder if isinstance(encoder, CLIPEncoder) else replace(encoder, device="cpu").load(), head)
 
     @classmethod
     def outline(cls, source: str | Path = ADDRESS, encoder: CLIPSource | None = None) -> "AestheticScore":

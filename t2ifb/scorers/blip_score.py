@@ -7,7 +7,7 @@ from typing import Self
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.data.precisions import dtype_of
+from t2ifb.data.precisions import computed_in, dtype_of
 from t2ifb.scorers.bert_prompts import VOCABULARY, BertPrompts
 from t2ifb.scorers.blip import BLIP, TextSettings
 from t2ifb.scorers.weights import beside, find_weights, read_state
@@ -98,9 +98,10 @@ class BLIPScore(nn.Module):
         Returns:
             (B,) float32 in [-1, 1].
         """
-        image = self.blip.vision_proj(self.blip.image_states(pixel_values)[:, 0])
+        dtype = self.blip.vision_proj.weight.dtype
+        image = computed_in(dtype, lambda p: self.blip.vision_proj(self.blip.image_states(p)[:, 0]), pixel_values)
         text = self.blip.text_proj(self.blip.text_state(input_ids, attention_mask))
-        return (normalize(image.float(), dim=-1) * normalize(text.float(), dim=-1)).sum(-1)
+        return (normalize(image, dim=-1) * normalize(text.float(), dim=-1)).sum(-1)
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.

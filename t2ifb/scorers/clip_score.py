@@ -1,5 +1,6 @@
 """CLIP Score: the cosine of the image's and the prompt's embedding."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,8 +67,9 @@ class CLIPScore(nn.Module):
         """The encoder, built now if it was not before."""
         if self._encoder is None:
             assert self.source is not None
-            encoder = self.source.load()
-            self._encoder = encoder.to(self._place.device) if isinstance(encoder, nn.Module) else encoder
+            source, place = self.source, self._place.device
+            encoder = (replace(source, device=str(place)) if isinstance(source, CLIPSource) else source).load()
+            self._encoder = encoder.to(place) if isinstance(encoder, nn.Module) else encoder
         return self._encoder
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:

@@ -31,7 +31,8 @@ class CLIPSource:
         precision: Of the weights; embeddings are float32 always.
         quick_gelu: What the file `pretrained` was trained with. Needed only for a model that exists in both forms and
             is named without `-quickgelu`: a state dict does not tell, and the wrong one gives wrong embeddings.
-        device: Where `load` puts the encoder; `auto` is the GPU if there is one.
+        device: Where `load` puts the encoder; `auto` is the GPU if there is one. Scorers load it on the CPU and are
+            moved as a whole.
         trainable_layers: How many of the last layers of both towers a reward run may tune, see `last_layers`; 0 leaves
             the encoder frozen.
     """
@@ -80,14 +81,33 @@ class CLIPSource:
         return json.dumps(identity, sort_keys=True)
 
     def load(self) -> "CLIPEncoder":
-        """Build the encoder.
+        """Build the encoder on `device`.
+
+        Frozen encoders of one fingerprint on one device share one copy of the weights, so they must not be changed in
+        place. An encoder with `trainable_layers` has its own.
 
         Raises:
             ValueError: The weights are missing, cannot be downloaded, or do not fit the model.
         """
         from t2ifb.scorers.clip_encoder import CLIPEncoder
 
-        return CLIPEncoder(self).to(device_of(self.device))
+        shared_as = None if self.trainable_layers else self._shared_as()
+        return CLIPEncoder(self, shared_as).to(device_of(self.device))
+
+    def _shared_as(self) -> str:
+        """Equal for sources that load the same weights."""
+        return self.fingerprint()
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of `open_clip`."""
+        import open_clip
+
+        return open_clip.get_tokenizer(self._name)
+
+    @property
+    def _name(self) -> str:
+        """What `open_clip` calls the model."""
+        return self.model if self.folder is None else f"{LOCAL_DIR}{self.folder}"
 
     def _check(self) -> None:
         """Refuse what would silently give wrong embeddings."""
@@ -148,10 +168,9 @@ class CLIPSource:
     def _create(self, weights: str | None, **options: Any) -> tuple[nn.Module, Any]:
         import open_clip
 
-        name = self.model if self.folder is None else f"{LOCAL_DIR}{self.folder}"
         if self.folder is None:
             options["quick_gelu"] = self._quick_gelu()
-        return open_clip.create_model(name, weights, precision=self.precision, **options), open_clip.get_tokenizer(name)
+        return open_clip.create_model(self._name, weights, precision=self.precision, **options), self.tokenizer()
 
     def _failure(self, error: Exception) -> str:
         """What to tell when the weights cannot be had."""

@@ -62,7 +62,7 @@ class HPSv2(nn.Module):
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> Self:
         """The same without weights, see `scorers.outline`."""
-        return cls(CLIPScore.outline(CLIPSource(model, precision=precision, quick_gelu=False)))
+        return cls(CLIPScore.outline(CLIPSource(model, str(source), precision, quick_gelu=False)))
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.

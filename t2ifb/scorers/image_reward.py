@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.precisions import dtype_of
+from t2ifb.data.precisions import computed_in, dtype_of
 from t2ifb.scorers.bert_prompts import VOCABULARY, BertPrompts
 from t2ifb.scorers.blip import BLIP, TextSettings
 from t2ifb.scorers.linear_stack import linear_stack
@@ -110,8 +110,11 @@ class ImageReward(nn.Module):
         Returns:
             (B,) float32, about standard normal on the authors' data.
         """
-        state = self.blip.text_state(input_ids, attention_mask, self.blip.image_states(pixel_values))
-        raw: Tensor = self.head(state.float()).squeeze(-1)
+
+        def state(pixels: Tensor) -> Tensor:
+            return self.blip.text_state(input_ids, attention_mask, self.blip.image_states(pixels))
+
+        raw: Tensor = self.head(computed_in(self.blip.vision_proj.weight.dtype, state, pixel_values)).squeeze(-1)
         return (raw - MEAN) / STD
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:

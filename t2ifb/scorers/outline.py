@@ -76,6 +76,13 @@ class CLIPOutline(CLIPSource):
         with torch.device("meta"), _quiet():
             return self._create(None, load_weights=False, device="meta")
 
+    def _shared_as(self) -> str:
+        """Equal for outlines of equal sources; no file is read, and none has to be there."""
+        model = self.model if self.folder is None else str(self.folder.resolve())
+        file = Path(self.pretrained or "").expanduser()
+        weights = str(file.resolve()) if file.is_file() else self.pretrained
+        return f"outline of {(model, weights, self.precision, self.quick_gelu)}"
+
 
 def blank_tokens(prompts: list[str], max_length: int, **options: Any) -> dict[str, Tensor]:
     """In the place of a tokenizer: as many ids as the longest prompt gives, whatever the words."""

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.data.precisions import dtype_of
+from t2ifb.data.precisions import computed_in, dtype_of
 from t2ifb.scorers.preprocess import check_counts, preprocess
 
 HUB_ID, PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -119,9 +119,13 @@ class PickScore(nn.Module):
         Returns:
             (B,) float32.
         """
-        images = self.model.get_image_features(pixel_values=pixel_values.to(self.model.dtype)).pooler_output
+        images = computed_in(
+            self.model.dtype,
+            lambda pixels: self.model.get_image_features(pixel_values=pixels).pooler_output,
+            pixel_values,
+        )
         texts = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        cosine = (normalize(images.float(), dim=-1) * normalize(texts.float(), dim=-1)).sum(-1)
+        cosine = (normalize(images, dim=-1) * normalize(texts.float(), dim=-1)).sum(-1)
         return self.scale * cosine
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:

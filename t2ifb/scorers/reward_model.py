@@ -59,7 +59,7 @@ class RewardModel(nn.Module):
         if isinstance(wanted, CLIPEncoder) and not tuned and not found.trainable_layers:
             built = wanted
         else:
-            built = replace(found, trainable_layers=tuned).load().cpu()
+            built = replace(found, trainable_layers=tuned, device="cpu").load()
             built.load_tuned(export.tuned())
         return cls(built, head).eval().requires_grad_(False)
 

@@ -65,7 +65,19 @@ def test_sd15_tunes_with_the_reports_values() -> None:
     assert config.optimizer.weight_decay == 0.01
     assert config.trainer.precision == "16-mixed"
     assert config.scheduler.eta == 1.0
-    assert (config.rollout.guidance_scale, config.sampling.guidance_scale) == (1.0, 7.5)
+
+
+def test_sd15_has_one_guidance_scale() -> None:
+    """Adapters that are tuned at one scale and used at another are worse than none."""
+    for command, experiment in (("train", "refl"), ("plan", "refl"), ("evaluate", "figure8")):
+        for overrides, scale in (([], 7.5), (["usual_guidance_scale=5"], 5.0)):
+            config = compose_all(command, [f"+experiment={experiment}", "domain=sd15", *overrides])[0].config
+            samplers = [config[name] for name in ("rollout", "sampling") if name in config]
+            if "algorithm" in config:
+                samplers += [config.algorithm.rollout, config.algorithm.sampling]
+            assert samplers
+            assert {sampler.guidance_scale for sampler in samplers} == {scale}
+    assert compose_all("train", ["+experiment=refl", "domain=sd15"])[0].config.rollout.unconditional == "detached"
 
 
 def test_the_domains_share_the_algorithm_and_the_head() -> None:

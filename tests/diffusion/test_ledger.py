@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2ifb.diffusion.ledger import WORK, Ledger, SavedBytes, bytes_of, tensors_of
+from t2ifb.diffusion.ledger import WORK, Ledger, Operations, SavedBytes, bytes_of, tensors_of
 
 KB = 1000
 
@@ -31,6 +31,7 @@ def test_the_peak_is_that_of_living_tensors(device: str) -> None:
         assert ledger.total == 0
     assert ledger.peak == 2 * KB
     assert ledger.at_peak == {WORK: 2 * KB}
+    assert ledger.events == [(0, KB), (1, KB), (0, -KB), (2, KB), (1, -KB), (2, -KB)]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -59,7 +60,7 @@ def test_what_a_network_allocates_is_its_part() -> None:
         assert (ledger.live["input"], ledger.live["one"], ledger.live["other"]) == (KB, KB, 2 * KB)
         assert WORK not in ledger.live
         ledger.restart()
-        assert (ledger.flops, ledger.peak) == (0, ledger.total)
+        assert (ledger.operations.total, ledger.events, ledger.peak) == (0, [], ledger.total)
         del found
     assert not one._forward_hooks
     assert not one._forward_pre_hooks
@@ -73,7 +74,11 @@ def test_operations_are_counted_as_torch_counts_them() -> None:
         network(images).sum().backward()
     with Ledger("cpu") as ours:
         network(images).sum().backward()
-    assert ours.flops == theirs.get_total_flops() > 0
+    assert ours.operations == Operations(single=theirs.get_total_flops())
+    assert ours.operations.total > 0
+    with Ledger() as half:
+        torch.ones(2, 3, dtype=torch.bfloat16, device="meta") @ torch.ones(3, 4, dtype=torch.bfloat16, device="meta")
+    assert half.operations == Operations(half=2 * 2 * 3 * 4)
 
 
 def test_what_is_kept_is_counted_once_and_not_kept() -> None:

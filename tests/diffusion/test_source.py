@@ -24,6 +24,15 @@ def test_parts_are_frozen_and_have_the_wished_precision() -> None:
     assert 0 <= float(images.min()) <= float(images.max()) <= 1
 
 
+def test_the_decoder_is_not_rounded_to_the_precision_of_the_unet(tmp_path: Path) -> None:
+    file = write_single_file(shapes_model(), tmp_path / "model.safetensors")
+    exact = shapes_model().vae.state_dict()
+    for source, config in ((PIPELINE, None), (file, str(PIPELINE))):
+        model = DiffusionSource(str(source), config=config, precision="fp16", device="cpu").load()
+        assert model.unet.dtype == model.text_encoder.dtype == torch.float16
+        assert all(torch.equal(weight, exact[name]) for name, weight in model.vae.state_dict().items())
+
+
 def test_a_prompt_has_the_same_states_whoever_asks_and_long_ones_are_counted() -> None:
     model, other = shapes_model(), shapes_model()
     with torch.autocast("cpu", dtype=torch.bfloat16):

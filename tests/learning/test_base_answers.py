@@ -55,9 +55,16 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
     assert len(drawn) == 7
     answers(reward={"source": str(tmp_path / "run")})
     assert len(drawn) == 7
+    facts = {"name": "another GPU", "tf32": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(base_answers, "device_facts", lambda device: facts)
+        answers()
+        facts = facts | {"tf32": False}
+        answers()
+    assert len(drawn) == 9
     monkeypatch.setattr(code_hash, "version", {**code_hash.library_versions(), "diffusers": "0.0"}.get)
     answers()
-    assert len(drawn) == 8
+    assert len(drawn) == 10
 
 
 @pytest.mark.parametrize(("folder", "settings"), [(None, {"diffusion": {}}), ("kept", {})])

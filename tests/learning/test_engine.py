@@ -1,11 +1,34 @@
 """What runs that Lightning drives have in common."""
 
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
-from t2ifb.learning.engine import ProgressBar
+import lightning
+import pytest
+import torch
+
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.learning.engine import ProgressBar, on_usable_device
+from t2ifb.learning.loggers import no_logger
+from t2ifb.learning.run_folder import RunFolder
+from tests.learning.tuning_worlds import make_tuning
+from tests.learning.worlds import make_training
 
 
 def test_the_bar_of_a_resumed_run_is_as_long_as_the_whole_run() -> None:
     bar = ProgressBar()
     bar._trainer = SimpleNamespace(max_epochs=-1, max_steps=120, global_step=60, num_training_batches=float("inf"))  # type: ignore[assignment]
     assert bar.total_train_batches == 120
+
+
+def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = on_usable_device(partial(lightning.Trainer, accelerator="auto", devices=1))
+    assert chosen.keywords == {"accelerator": "cpu", "devices": 1}  # type: ignore[attr-defined]
+    assert on_usable_device(lightning.Trainer) is lightning.Trainer
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("t2ifb.data.devices.gpu_fault", lambda index: "the GPU P100 is too old.")
+    trainer = partial(lightning.Trainer, accelerator="gpu")
+    for training in (make_tuning(diffusion=DiffusionSource("no/model")), make_training(tmp_path)):
+        with pytest.raises(ValueError, match="accelerator=gpu: the GPU P100 is too old"):
+            training.run(RunFolder(tmp_path / "run"), trainer, no_logger)

@@ -1,6 +1,8 @@
 """An exam asks the same questions every time, and counts what a policy has moved."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -118,3 +120,20 @@ def test_one_image_alone_gives_the_guard_a_figure() -> None:
         before.images[:1], {name: score + 0.25 for name, score in one.items()}, before.kl[:1], torch.zeros(0)
     )
     assert exam.figures(after)["judges"] == pytest.approx(0.25, abs=1e-6)
+
+
+def test_float32_is_not_rounded_to_tf32_where_rounding_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, exam = shapes_model("bf16"), make_exam()
+    seen: list[tuple[torch.dtype, str]] = []
+    predict = model.predict
+
+    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append((model.unet.dtype, torch.backends.cudnn.conv.fp32_precision))
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(model, "predict", watched)
+    exam.look(model, [0])
+    assert set(seen) == {(torch.bfloat16, "ieee")}
+    seen.clear()
+    rounding_floor(exam, Sampler(2), model, nullcontext)
+    assert set(seen) == {(torch.float32, "ieee"), (torch.bfloat16, "tf32")}

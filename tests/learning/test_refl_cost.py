@@ -17,7 +17,7 @@ from t2ifb.diffusion.ledger import WORK, SavedBytes, bytes_of, tensors_of
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.cost import DECODER, OPTIMISER, REWARD, UNET, Tuning
+from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, Tuning
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_arithmetic import Arithmetic, Length
 from t2ifb.learning.refl_cost import judging_cost, kept_by_unet, update_cost
@@ -39,7 +39,7 @@ def small_run(pipeline: Path = PIPELINE, **changes: Any) -> Tuning:
     """A run on a CPU, whose reward is the embedded world's CLIP Score."""
     with DryRun():
         reward = CLIPScore.outline(CLIP).to("meta")
-    settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain"}
+    settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain", "on_gpu": False}
     source, optimizer = DiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
     return Tuning(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
 
@@ -109,9 +109,10 @@ def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, 
     "changes",
     [
         {"rollout": Sampler(4, 4.0), "method": ReFL(gradients_per_rollout=2), "batch_size": 2},
+        {"rollout": Sampler(4, 4.0, unconditional="detached"), "method": ReFL(gradients_per_rollout=2)},
         {"batch_size": 4, "micro_batch_size": 2},
     ],
-    ids=["guided", "in parts"],
+    ids=["guided", "detached", "in parts"],
 )
 def test_guidance_parts_and_several_gradients(changes: dict[str, Any]) -> None:
     tuning = small_run(**changes)
@@ -146,15 +147,44 @@ def test_parts_add_up() -> None:
     assert unet.trained == 25_600
     assert unet.parameters == 2_540_324
     assert unet.optimiser == 3 * 4 * unet.trained  # gradient and two moments
-    assert cost.sample > 4 * cost.denoising
+    assert cost.sample.total > 4 * cost.denoising.total
+
+
+def test_an_encoder_that_several_scorers_share_is_counted_once() -> None:
+    alone = small_run()
+    with DryRun():
+        judge, encoder = CLIPScore.outline(CLIP), CLIPOutline.of(CLIP).load()
+    run = replace(alone, judges={"clip_score": judge}, encoder=encoder)
+    costs = [update_cost(tuning) for tuning in (alone, run)]
+    assert costs[0].peak == costs[1].peak
+    assert [costs[1].parts[name].weights for name in (JUDGES, DIVERSITY)] == [0, 0]
 
 
 def test_operations_are_those_of_one_sample() -> None:
     one, several = (update_cost(small_run(batch_size=size)) for size in (1, 3))
-    assert several.denoising == pytest.approx(one.denoising)
-    assert several.sample == pytest.approx(one.sample, rel=0.01)
+    assert several.denoising.total == pytest.approx(one.denoising.total)
+    assert several.sample.total == pytest.approx(one.sample.total, rel=0.01)
     guided = update_cost(small_run(rollout=Sampler(4, 4.0)))
-    assert guided.denoising == pytest.approx(2 * one.denoising)
+    assert guided.denoising.total == pytest.approx(2 * one.denoising.total)
+
+
+def test_a_detached_branch_costs_operations_but_no_memory() -> None:
+    plain, detached, followed = (
+        update_cost(small_run(rollout=Sampler(4, scale, unconditional=rule)))
+        for scale, rule in ((1.0, "grad"), (4.0, "detached"), (4.0, "grad"))
+    )  # fmt: skip
+    assert detached.denoising.total == pytest.approx(2 * plain.denoising.total)
+    assert plain.sample.total < detached.sample.total < followed.sample.total
+    assert detached.parts[UNET].saved == pytest.approx(plain.parts[UNET].saved, rel=0.01)
+    assert detached.peak == pytest.approx(plain.peak, rel=0.02)
+    assert detached.peak < 0.95 * followed.peak
+
+
+def test_operations_in_half_precision_are_apart() -> None:
+    cost = update_cost(small_run(autocast=torch.float16))
+    assert cost.denoising.single < 0.02 * cost.denoising.half
+    assert cost.sample.single > 0 < cost.sample.half  # decoder and reward are outside of autocast
+    assert update_cost(small_run()).sample.half == 0
 
 
 def test_a_run_is_as_long_as_its_settings_say() -> None:
@@ -167,13 +197,13 @@ def test_a_run_is_as_long_as_its_settings_say() -> None:
     assert counted.gradient == run.update.sample + 34.5 * run.update.denoising
     assert counted.training == 15 * counted.update == 15 * 2 * counted.gradient
     assert counted.validation == 4 * (2 * 4 * run.judging.denoising + run.judging.sample)
-    assert counted.run > counted.training + 3 * counted.validation
+    assert counted.run.total > counted.training.total + 3 * counted.validation.total
 
 
 def test_judging_grows_with_the_images_that_are_drawn_together() -> None:
     few, many = (judging_cost(small_run(samples_per_batch=count), 8) for count in (1, 8))
     assert many.peak > few.peak
-    assert many.denoising == pytest.approx(few.denoising, rel=0.01)
+    assert many.denoising.total == pytest.approx(few.denoising.total, rel=0.01)
 
 
 @pytest.mark.slow
@@ -215,7 +245,7 @@ def test_settings_that_make_it_fit() -> None:
 @pytest.mark.slow
 def test_even_all_settings_may_not_do() -> None:
     with DryRun():
-        encoder = CLIPOutline.of(CLIP).load()
+        encoder = CLIPOutline.of(replace(CLIP, precision="bf16")).load()  # not the reward's
     run = Measured.of(small_run(batch_size=4, samples_per_batch=8, encoder=encoder), 8)
     found = savings(run, 20 * MB)
     arguments = [saving.argument.partition("=")[0].rpartition(".")[2] for saving in found]

@@ -203,9 +203,12 @@ def test_neither_the_truth_nor_a_name_that_is_taken_is_a_judge(changes: dict[str
         make_tuning(**changes)
 
 
-def test_mixed_precision_moves_every_adapter(tmp_path: Path) -> None:
-    summary = tune(make_tuning(), tmp_path, precision="bf16-mixed")
+def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(tmp_path: Path) -> None:
+    """Frozen weights in fp16 and trainer.precision=16-mixed, as in the recipe of sd15: both are bf16 on a CPU."""
+    half = DiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True)
+    summary = tune(make_tuning(diffusion=half), tmp_path, precision="16-mixed")
     assert summary["precision"] == "bf16-mixed" and summary["skipped_updates"] == 0
+    assert summary["device"] == {"name": "cpu", "tf32": False}
     weights = lora(tmp_path)
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)

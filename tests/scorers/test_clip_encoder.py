@@ -1,16 +1,23 @@
+import copy
+import gc
 import shutil
-from copy import copy
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import normalize
 
 from t2ifb.data.encoder import Encoder, cut_prompts
-from t2ifb.scorers import CLIPScore
+from t2ifb.scorers import AestheticScore, CLIPScore, RewardModel
+from t2ifb.scorers.aesthetic_score import AestheticHead
 from t2ifb.scorers.clip_encoder import CLIPEncoder
 from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.heads import MLPHead
 from tests.scorers.parts import tiny_clip
 
 PROMPTS = ["a red circle", "Two BLUE squares above a very long sentence that does not fit into the context"]
@@ -41,7 +48,7 @@ def test_it_is_open_clips_model_and_tokenizer(folder: Path, encoder: CLIPEncoder
 
 @pytest.mark.parametrize("tokenizer", ["tiny", "ViT-B-32"])
 def test_prompts_that_are_cut_off_are_known(encoder: CLIPEncoder, folder: Path, tokenizer: str) -> None:
-    named = copy(encoder)
+    named = copy.copy(encoder)
     named._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}" if tokenizer == "tiny" else tokenizer)
     length = named.tokenize([""]).shape[1]
     word = "a " if tokenizer == "ViT-B-32" else "a"
@@ -173,3 +180,56 @@ def test_clip_score_builds_its_encoder_when_it_sees_an_image(folder: Path) -> No
     assert scorer.source is not None
     assert sum(1 for _ in scorer.parameters()) == 0
     assert next(scorer.encoder.parameters()).is_meta  # type: ignore[attr-defined]
+
+
+def model_of(scorer: nn.Module) -> nn.Module:
+    """The network of `open_clip` in a scorer or encoder."""
+    return next(module.model for module in scorer.modules() if isinstance(module, CLIPEncoder))
+
+
+def test_frozen_encoders_of_one_fingerprint_share_their_weights(folder: Path, tmp_path: Path) -> None:
+    """Wherever the files are; another precision, tuned layers and other weights are not shared."""
+    shutil.copytree(folder, tmp_path / "moved")
+    places = [CLIPSource(f"local-dir:{place}", device="cpu") for place in (folder, tmp_path / "moved")]
+    RewardModel(places[0].load(), MLPHead(12, [8], [])).save_pretrained(tmp_path / "reward")
+    save_file(AestheticHead(12).state_dict(), tmp_path / "aesthetic.safetensors")
+    scorers: list[nn.Module] = [
+        RewardModel.from_pretrained(tmp_path / "reward"),
+        AestheticScore.from_pretrained(tmp_path, places[1]),
+        CLIPScore(places[0]),
+        places[1].load(),
+    ]
+    assert scorers[2].encoder
+    assert len({id(model_of(scorer)) for scorer in scorers}) == 1
+    own = [replace(places[0], trainable_layers=1), replace(places[0], precision="bf16")]
+    assert len({id(model_of(scorer)) for scorer in [*scorers, *(source.load() for source in own)]}) == 3
+    together = nn.ModuleList(scorers).to("meta")
+    assert len({id(model_of(scorer)) for scorer in together}) == 1
+    assert all(weight.is_meta for weight in together.parameters())
+
+
+def test_moving_or_casting_one_encoder_leaves_the_others(folder: Path) -> None:
+    source = CLIPSource(f"local-dir:{folder}", device="cpu")
+    moved, cast, left = (source.load() for _ in range(3))
+    image = torch.rand(1, 3, 16, 16)
+    before = left.encode_images(image)
+    assert moved.to("meta").encode_images(image.to("meta")).is_meta
+    assert {weight.dtype for weight in cast.double().parameters()} == {torch.float64}
+    assert torch.equal(left.encode_images(image), before)
+    assert {(weight.device.type, weight.dtype) for weight in left.parameters()} == {("cpu", torch.float32)}
+    assert model_of(source.load()) is model_of(left)
+
+
+def test_a_copy_that_was_changed_stays_changed_when_it_is_moved(folder: Path) -> None:
+    source = CLIPSource(f"local-dir:{folder}", device="cpu")
+    there, changed = source.load().to("meta"), copy.deepcopy(source.load())
+    assert model_of(changed.to("meta")) is not model_of(there)
+
+
+def test_weights_are_freed_with_the_last_encoder(folder: Path) -> None:
+    source = CLIPSource(f"local-dir:{folder}", precision="fp16", device="cpu")
+    encoder = source.load()
+    model = weakref.ref(model_of(encoder))
+    del encoder
+    gc.collect()
+    assert model() is None

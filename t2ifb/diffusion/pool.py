@@ -1,0 +1,148 @@
+"""A model of PyTorch's caching allocator for CUDA: what it reserves for a sequence of allocations and frees.
+
+The rules are those of `c10/cuda/CUDACachingAllocator.cpp` with default settings and one stream. Nothing is allocated.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable
+
+MIB = 1 << 20
+ROUND = 512
+"""Bytes: sizes are rounded up to multiples of this."""
+SMALL = 1 * MIB
+"""Bytes: up to this size an allocation comes from segments of `SMALL_SEGMENT`, which hold nothing larger."""
+SMALL_SEGMENT = 2 * MIB
+LARGE_SEGMENT = 20 * MIB
+OWN_SEGMENT = 10 * MIB
+"""Bytes: from this size on, an allocation that no free block can hold gets a segment of its own size."""
+SEGMENT_ROUND = 2 * MIB
+TOLERANCE = 32 * MIB
+"""Bytes by which `smallest_capacity` may be too large."""
+
+
+class PoolExhausted(Exception):
+    """An allocation does not fit, even after all cached segments were released."""
+
+
+class _Block:
+    """A piece of a segment, linked with its neighbours in it."""
+
+    __slots__ = ("after", "before", "free", "offset", "segment", "size", "small")
+
+    def __init__(self, segment: int, offset: int, size: int, small: bool) -> None:
+        self.segment, self.offset, self.size, self.small, self.free = segment, offset, size, small, False
+        self.before: _Block | None = None
+        self.after: _Block | None = None
+
+
+class CachingAllocator:
+    """Takes segments from a device, cuts them into blocks and keeps what is freed.
+
+    Attributes:
+        capacity: Bytes that all segments together may have.
+        reserved: Bytes of the segments held now.
+        peak_reserved: The largest value so far.
+        allocated: Bytes of the blocks in use, rounded up.
+        peak_allocated: The largest value so far.
+    """
+
+    def __init__(self, capacity: float = math.inf) -> None:
+        self.capacity = capacity
+        self.reserved = self.peak_reserved = self.allocated = self.peak_allocated = 0
+        self._free: dict[bool, list[tuple[int, int, int, _Block]]] = {True: [], False: []}
+        self._used: dict[Hashable, _Block] = {}
+        self._segments = 0
+
+    def allocate(self, key: Hashable, size: int) -> None:
+        """Allocate `size` bytes; `key` names them until they are freed.
+
+        Raises:
+            PoolExhausted: They do not fit.
+        """
+        size = max(ROUND, -(-size // ROUND) * ROUND)
+        small = size <= SMALL
+        pool = self._free[small]
+        found = bisect_left(pool, (size,))
+        block = pool.pop(found)[3] if found < len(pool) else self._new_segment(size, small)
+        rest = block.size - size
+        if rest >= ROUND if small else rest > SMALL:
+            tail = _Block(block.segment, block.offset + size, rest, small)
+            tail.before, tail.after = block, block.after
+            if block.after is not None:
+                block.after.before = tail
+            block.after, block.size = tail, size
+            self._put(tail)
+        block.free = False
+        self._used[key] = block
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+
+    def free(self, key: Hashable) -> None:
+        """Free what `key` names; a key that names nothing is ignored."""
+        block = self._used.pop(key, None)
+        if block is None:
+            return
+        self.allocated -= block.size
+        before, after = block.before, block.after
+        if after is not None and after.free:
+            self._take(after)
+            block.size, block.after = block.size + after.size, after.after
+            if after.after is not None:
+                after.after.before = block
+        if before is not None and before.free:
+            self._take(before)
+            before.size, before.after = before.size + block.size, block.after
+            if block.after is not None:
+                block.after.before = before
+            block = before
+        self._put(block)
+
+    def empty_cache(self) -> None:
+        """Give segments that are free as a whole back to the device."""
+        for small, pool in self._free.items():
+            kept = [entry for entry in pool if entry[3].before is not None or entry[3].after is not None]
+            self.reserved -= sum(entry[0] for entry in pool) - sum(entry[0] for entry in kept)
+            self._free[small] = kept
+
+    def _new_segment(self, size: int, small: bool) -> _Block:
+        if small:
+            length = SMALL_SEGMENT
+        else:
+            length = LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // SEGMENT_ROUND) * SEGMENT_ROUND
+        if self.reserved + length > self.capacity:
+            self.empty_cache()
+        if self.reserved + length > self.capacity:
+            raise PoolExhausted(f"{size} bytes do not fit beside {self.allocated} of {self.capacity}")
+        self.reserved += length
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        self._segments += 1
+        return _Block(self._segments, 0, length, small)
+
+    def _put(self, block: _Block) -> None:
+        block.free = True
+        insort(self._free[block.small], (block.size, block.segment, block.offset, block))
+
+    def _take(self, block: _Block) -> None:
+        pool = self._free[block.small]
+        del pool[bisect_left(pool, (block.size, block.segment, block.offset))]
+
+
+def smallest_capacity(replay: Callable[[CachingAllocator], None]) -> int:
+    """The fewest bytes, within `TOLERANCE`, in which a sequence of allocations works.
+
+    Args:
+        replay: Makes the sequence on an allocator.
+    """
+    unlimited = CachingAllocator()
+    replay(unlimited)
+    too_small, enough = unlimited.peak_allocated - 1, unlimited.peak_reserved
+    while enough - too_small > TOLERANCE:
+        allocator = CachingAllocator((too_small + enough) // 2)
+        try:
+            replay(allocator)
+        except PoolExhausted:
+            too_small = int(allocator.capacity)
+        else:
+            enough = allocator.peak_reserved
+    return enough

@@ -1,0 +1,43 @@
+"""`make gpu-check` as far as it goes without a GPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import gpu_check
+
+
+@pytest.mark.slow
+def test_the_embedded_domain_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"UPDATES": 2, "VALIDATE_EVERY": 1, "STOP_AFTER": 1, "LOSS_SCALES": (0, 12)}
+    for name, value in changes.items():
+        monkeypatch.setattr(gpu_check, name, value)
+    file = tmp_path / "figures.json"
+    assert gpu_check.main(["--small", "--device", "cpu", "--output", str(file)]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == "PASS"
+    figures = json.loads(file.read_text())
+    assert [json.loads(line)["figure"] for line in lines] == list(figures)
+    assert figures["gradient at loss scale 2^12"]["relative_error"] < 0.01
+    assert figures["an update"]["ratio"] > 0
+    assert figures["two runs"]["identical"]  # on a CPU
+    assert figures["a resumed run differs no more than two runs do"]["passed"]
+
+
+def test_a_figure_out_of_bounds_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = gpu_check.Report(tmp_path / "figures.json")
+    report.check("one", True, value=1)
+    report.check("other", False, value=2)
+    report.figure("third", value=3)
+    assert report.failed == ["other"]
+    assert json.loads(report.path.read_text())["other"] == {"passed": False, "value": 2}
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_without_a_gpu_only_the_embedded_domain_can_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu_check.main(["--device", "cpu"])
+    assert "--small" in capsys.readouterr().err
