@@ -25,6 +25,7 @@ from t2ifb.learning.base_answers import BaseAnswers
 from t2ifb.learning.engine import SET_BY_THE_RUN, MakeLogger, MakeTrainer, first_process, make_engine, refuse
 from t2ifb.learning.exam import FIGURES, Exam
 from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.losses import kl_sums
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.refl import ReFL
@@ -201,10 +202,11 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
-        floor = float(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        floors = kl_sums(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         if recorder and last is None:
-            recorder.log_metrics(metrics.start | {"rounding_floor_kl": floor}, step=0)
+            recorder.log_metrics(metrics.start | floor, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
@@ -222,7 +224,7 @@ class FineTuning:
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
             "prompts_cut": cut,
-            "rounding_floor_kl": floor,
+            **floor,
             "seed": seed,
             "precision": str(engine.precision),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),

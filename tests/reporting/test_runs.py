@@ -18,7 +18,7 @@ def test_a_tuning_run_is_read(tmp_path: Path) -> None:
     assert run.val.columns["kl"] == [0, 10, 20, 30]
     assert run.settings["algorithm.beta"] == 0.5
     assert run.settings["git_commit"] == "ab" * 6
-    assert run.changes() == pytest.approx({"reward": 0.1, "judges": 0.7, "gold": -0.005, "kl": 10})
+    assert run.changes() == pytest.approx({"reward": 0.1, "judges": 0.7, "gold": -0.005, "kl": 10, "kl_without_last_two": 2.5})
     assert [samples.step for samples in run.samples] == [0, 10, 20, 30]
     assert run.samples[0].prompts == PROMPTS
     assert run.samples[0].size == (16, 16)
