@@ -147,7 +147,7 @@ def compare_with_base(
     given = [argument for argument in arguments if argument.startswith(known)]
     if domain == "sd15":
         given += write_published(folder / "published for figure 8")
-    quick = ["sampling.num_inference_steps=2", "evaluation.most=2", "evaluation.images_per_prompt=2", "device=cpu"]
+    quick = ["sampling.num_inference_steps=2", "prompts.most=2", "evaluation.images_per_prompt=2", "device=cpu"]
     table = go(monkeypatch, folder, "evaluate", "+experiment=figure8", f"run={tuned}", *given, *quick)
     (rows,) = json.loads((table / "summary.json").read_text())["figure8"].values()
     assert {"clip_score", "aesthetic_score", "blip_score", "image_reward", "reward", "diversity"} <= rows.keys()

@@ -92,7 +92,7 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
     set_peft_model_state_dict(unet, dict(state))
 
 
-def save_lora(unet: Any, folder: str | Path, card: str = "") -> None:
+def save_lora(unet: Any, folder: str | Path, card: str = "", first: str = "") -> None:
     """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads, and a card.
 
     The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed.
@@ -101,6 +101,7 @@ def save_lora(unet: Any, folder: str | Path, card: str = "") -> None:
         unet: With adapters.
         folder: Where to.
         card: Text of `README.md` below its heading and its words on use.
+        first: Its first lines, directly below the heading.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -109,12 +110,16 @@ def save_lora(unet: Any, folder: str | Path, card: str = "") -> None:
     settings["target_modules"] = sorted(settings["target_modules"])  # a set's order is another in each process
     StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
     with atomic_write(Path(folder) / "README.md") as file:
-        file.write(CARD.format(rank=settings["r"], alpha=settings["lora_alpha"], card=card).encode())
+        file.write(
+            CARD.format(
+                rank=settings["r"], alpha=settings["lora_alpha"], card=card, first=first and f"{first}\n\n"
+            ).encode()
+        )
 
 
 CARD = """# Adapters of a fine-tuned diffusion model
 
-LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb.
+{first}LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb.
 
 ```python
 pipeline = StableDiffusionPipeline.from_pretrained(<the base model>)

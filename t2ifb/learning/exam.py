@@ -1,7 +1,7 @@
 """What a validation looks at: fixed held-out prompts and noise, every scorer, the KL divergence, diversity."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Exam(nn.Module):
         seed: int = 0,
         split: str = "validation",
         encoder: Encoder | None = None,
-        chosen_by: Sequence[str] = (),
+        chosen_by: Mapping[str, float] | None = None,
     ) -> None:
         """Set the questions.
 
@@ -106,12 +106,12 @@ class Exam(nn.Module):
             seed: Of the noise.
             split: `validation` or `test`: which noise.
             encoder: Embeds images as unit vectors, for the diversity.
-            chosen_by: Names of the judges that the guard's figure is made of.
+            chosen_by: Weights of the judges that the guard's figure is made of, by name.
         """
         super().__init__()
         self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         self.sampler, self.judges, self.images_per_prompt = sampler, judges, images_per_prompt
-        self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, tuple(chosen_by)
+        self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, dict(chosen_by or {})
         self.base: Answers | None = None
         self.last: Answers | None = None
         self._found: dict[int, tuple[Tensor, Tensor]] = {}
@@ -175,22 +175,25 @@ class Exam(nn.Module):
         images = torch.stack([image for image, _ in found])
         scores = self.judges(images, self.prompts, self._place.device)
         kl, kl_without_last_two = torch.stack([sums for _, sums in found]).unbind(1)
-        self.last = Answers(
-            images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images)
-        )
+        self.last = Answers(images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images))
         return self.last
 
     def figures(self, answers: Answers) -> dict[str, float]:
-        """Means over the samples: each scorer, both sums of the KL, `diversity`, and what the guard chooses by, `judges`."""
+        """Means over the samples: each scorer, both sums of the KL, `diversity`, and the guard's figure, `judges`."""
         figures = {name: float(score.nanmean()) for name, score in answers.scores.items()}
-        figures |= {name: float(getattr(answers, name).mean()) for name in ("kl", "kl_without_last_two")}
+        figures |= self.kl_figures(answers)
         if len(answers.diversity):
             figures["diversity"] = float(answers.diversity.mean())
         if self.base is not None and self.chosen_by:
             before = self.base.scores
             rises = [rise(before[name].numpy(), answers.scores[name].numpy()) for name in self.chosen_by]
-            figures["judges"] = float(guarded(rises))
+            figures["judges"] = float(guarded(rises, weights=list(self.chosen_by.values())))
         return figures
+
+    @staticmethod
+    def kl_figures(answers: Answers) -> dict[str, float]:
+        """Means over the samples of both sums of the KL divergence, in nats."""
+        return {name: float(getattr(answers, name).mean()) for name in ("kl", "kl_without_last_two")}
 
     def _diversity(self, images: Tensor) -> Tensor:
         """(P,) mean distance between the images of a prompt."""

@@ -37,7 +37,7 @@ def gaussian_kl(mean_p: Tensor, mean_q: Tensor, variance: Tensor | float) -> Ten
 
 
 def kl_sums(steps: Tensor) -> dict[str, Tensor]:
-    """The KL divergence of whole rollouts from that of each step: the exact sum, and the sum without the last two steps.
+    """The KL divergence of whole rollouts from that of each step: the exact sum, and that without the last two steps.
 
     On a strided grid one of the last two steps has by far the smallest variance, and so most of the exact sum's weight:
     with 20 steps of `shapes`, step 18 has 73 % of the weight on the squared difference of the predicted noise. The
