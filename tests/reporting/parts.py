@@ -60,7 +60,9 @@ def write_tuning_run(
     write_csv(folder / "metrics.csv", [columns, *([row.get(key, "") for key in columns] for row in rows)])
     gains = [gain("reward", 0.1, trained_on=True), gain("clip_score", -0.01), gain("gold", 0.02)]
     if finished:
-        sentence = "Kept step 10: reward +0.100, judges +0.200, gold -0.001; KL 10.00 nats, 2.50 without the last two steps."
+        sentence = (
+            "Kept step 10: reward +0.100, judges +0.200, gold -0.001; KL 10.00 nats, 2.50 without the last two steps."
+        )
         summary = {"sentence": sentence, "best_step": steps[1] if len(steps) > 1 else 0, "seed": seed}
         (folder / "summary.json").write_text(json.dumps(summary | {"git_commit": "ab" * 20}))
         for name in ("kept", "last"):
