@@ -135,6 +135,10 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     assert ("aesthetic_score" in summary["test_kept"]) == ("aesthetic_score" in judges)
     assert ("gold/alignment" in summary["test_kept"]) == (domain == "shapes")
     assert (folder / "export" / "pytorch_lora_weights.safetensors").exists()
+    found = json.loads((folder / "judge_weights.json").read_text())  # by the validation rankings
+    assert summary["judge_weights"] == found["weights"] and found["accuracies"].keys() == found["weights"].keys()
+    assert judges <= found["weights"].keys() <= summary["test_kept"].keys()
+    assert ("test_usual_guidance" in summary) == (domain == "shapes")  # sd15 is tuned at its usual scale
     if experiment == "refl":
         compare_with_base(monkeypatch, tmp_path, folder, domain, arguments)
 

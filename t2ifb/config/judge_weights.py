@@ -40,18 +40,19 @@ def _found(parts: Parts, judges: Mapping[str, Any]) -> dict[str, Any]:
         return equal | {"equal_because": "there is one judge"}
     if str(parts.value("prompts").get("validation", {}).get("_target_")).endswith(".PromptFile"):
         return equal | {"equal_because": "the validation prompts are a file of your own"}
-    dataset = parts.build("dataset")
-    if not dataset.available("validation"):
-        needed = "there are no validation rankings on this machine (`python -m t2ifb.prepare` makes or fetches them)"
-        return equal | {"equal_because": needed}
     from t2ifb.evaluation.judge_weights import accuracies, weights_of
     from t2ifb.evaluation.score_cache import ScoreCache
 
-    cache = ScoreCache(Path(parts.value("data_folder")) / "scores", _device(parts.value("trainer")))
+    dataset = parts.build("dataset")
     try:
-        found = accuracies(
-            {name: unbuilt(node) for name, node in judges.items()}, dataset.rankings("validation"), cache
-        )
+        rankings = dataset.rankings("validation") if dataset.available("validation") else []
+        if not rankings:
+            needed = (
+                "there are no validation rankings on this machine (`python -m t2ifb.prepare` makes or fetches them)"
+            )
+            return equal | {"equal_because": needed}
+        cache = ScoreCache(Path(parts.value("data_folder")) / "scores", _device(parts.value("trainer")))
+        found = accuracies({name: unbuilt(node) for name, node in judges.items()}, rankings, cache)
     except ValueError as error:
         return equal | {"equal_because": f"the validation rankings cannot be scored: {error}"}
     return {"weights": weights_of(found), "accuracies": found}
