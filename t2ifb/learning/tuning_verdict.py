@@ -65,7 +65,8 @@ class TuningVerdict:
             answers.sheet(self.exam.prompts).write(run.samples / f"test_{name}.csv")
         print(self.sentence)
         figures["judge_weights"] = self.exam.chosen_by
-        print("weights in the choice: " + ", ".join(f"{n} {w:.2f}" for n, w in self.exam.chosen_by.items()))
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.exam.chosen_by.items())
+        print(f"weights in the choice of the checkpoint: {weights}")
         if self.usual is not None:
             figures["test_usual_guidance"] = self.usual.write(run)
             figures["sentence"] += f" {self.usual.sentence}"
@@ -95,7 +96,8 @@ class TuningVerdict:
         """
         tested_at = self.exam.sampler.guidance_scale
         lines = [
-            f"These adapters were tuned at guidance scale {tuned_at:g} and tested at {tested_at:g}: use them there."
+            f"These adapters are meant for guidance scale {tested_at:g}: "
+            f"they were tuned at {tuned_at:g} and tested at {tested_at:g}."
         ]
         if keeps_base(self.rows, self.kept):
             better = f"Keep the base model: no checkpoint of this run is better than it by {self.chosen_by}."
@@ -155,7 +157,7 @@ def verdict_sentence(
     top = max(seen, key=lambda row: row["val/judges"])
     which = f"Kept step {kept}"
     if keeps_base(rows, kept):
-        which = f"Kept the base model: no checkpoint is better by {chosen_by}. Exported is the best one, step {kept}"
+        which = f"Kept the base model: no checkpoint is better by {chosen_by}. The best one, step {kept}, is exported"
     kl = f"KL {at['val/kl']:.2f} nats, {at['val/kl_without_last_two']:.2f} without the last two steps"
     text = f"{which}: {_moves(first, at)}; {kl}."
     if top is not last and last["val/reward"] > top["val/reward"]:

@@ -97,7 +97,7 @@ def test_the_end_compares_with_the_base_model_at_the_usual_guidance_scale(whole:
     card = (whole / "export" / "README.md").read_text()
     first = card.split("\n")[2]
     assert first.startswith(
-        "These adapters were tuned at guidance scale 1 and tested at 1: use them there. At guidance 3 "
+        "These adapters are meant for guidance scale 1: they were tuned at 1 and tested at 1. At guidance 3 "
     )
     assert card.count(found["sentence"]) == 2 and "redness (weight 1.00)" in card
 
@@ -308,7 +308,7 @@ def test_a_run_whose_judges_do_not_rise_keeps_its_first_checkpoint_and_can_be_st
     assert summary["steps"] == 2 + 2 * 2 and summary["best_step"] == 2
     assert summary["kept"] == "base"
     assert summary["sentence"].startswith("Kept the base model: no checkpoint is better by the held-out scorers.")
-    assert "Exported is the best one, step 2: reward +" in summary["sentence"]
+    assert "The best one, step 2, is exported: reward +" in summary["sentence"]
     card = (tmp_path / "export" / "README.md").read_text().split("\n")
     assert card[2].startswith(
         "**Keep the base model: no checkpoint of this run is better than it by the held-out scorers.**"
