@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from t2ifb.data.faults import Fault, OnFault, settle
 from t2ifb.data.files import read_json_list, read_text
 from t2ifb.data.rankings import PreferenceDataset
@@ -32,13 +34,21 @@ class PromptSplits:
         train: Tuned on.
         validation: Looked at while a run goes on; the kept checkpoint is chosen by them.
         test: Looked at once, at the end.
-        most: Of validation and test prompts, how many are used: the first different ones.
+        most: Of the different validation and test prompts, how many are used; all where there are no more. Otherwise
+            they are drawn at random, and keep their order: which ones is a function of `seed` and of each prompt's
+            position, and fewer of them are among more.
+        seed: Of that draw. It is no run's seed: all runs are judged on the same prompts.
     """
 
     train: PromptSource
     validation: PromptSource
     test: PromptSource
     most: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ValueError(f"most={self.most} must be at least 1")
 
     def of(self, split: str) -> list[str]:
         """The prompts of a split; those of a later split are in none before it, however they are spelled.
@@ -53,7 +63,12 @@ class PromptSplits:
             raise ValueError(
                 f"there are no {split} prompts" + (f" that are not in {' or '.join(later)}" if later else "")
             )
-        return found if split == "train" else list(dict.fromkeys(found))[: self.most]
+        return found if split == "train" else self._some(list(dict.fromkeys(found)))
+
+    def _some(self, prompts: list[str]) -> list[str]:
+        """At most `most` of them: each position has its own random number, and the smallest are taken."""
+        drawn = np.random.default_rng(self.seed).random(len(prompts))
+        return [prompts[position] for position in sorted(np.argsort(drawn, kind="stable")[: self.most])]
 
     def _source(self, split: str) -> PromptSource:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]

@@ -95,7 +95,7 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
     set_peft_model_state_dict(unet, dict(state))
 
 
-def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "") -> None:
+def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:
     """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads, and a card.
 
     The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed. Equal adapters give
@@ -106,6 +106,7 @@ def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "") -
         folder: Where to.
         base: Hub id, folder or file of the base model; the card names it without this machine's paths.
         card: Text of `README.md` below its heading and its words on use.
+        first: Its first lines, directly below the heading.
     """
     from diffusers import StableDiffusionPipeline
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -118,7 +119,14 @@ def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "") -
     # `save_lora_weights` would add a second key of metadata, and safetensors writes several in any order.
     weights = save(StableDiffusionPipeline.pack_weights(layers, "unet"), {LORA_ADAPTER_METADATA_KEY: text})
     imports = "from importlib.resources import files\n\n" if package_path(base) else ""
-    readme = CARD.format(rank=settings["r"], alpha=settings["lora_alpha"], imports=imports, load=_load(base), card=card)
+    readme = CARD.format(
+        rank=settings["r"],
+        alpha=settings["lora_alpha"],
+        imports=imports,
+        load=_load(base),
+        card=card,
+        first=first and f"{first}\n\n",
+    )
     for name, content in ((LORA_WEIGHTS, weights), ("README.md", readme.encode())):
         with atomic_write(Path(folder) / name) as file:
             file.write(content)
@@ -136,7 +144,7 @@ def _load(base: str | Path) -> str:
 
 CARD = """# Adapters of a fine-tuned diffusion model
 
-LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb. In this folder:
+{first}LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb. In this folder:
 
 ```python
 {imports}import torch

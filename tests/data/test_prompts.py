@@ -102,15 +102,32 @@ def test_what_is_reported_by_is_neither_chosen_by_nor_tuned_on() -> None:
         PromptList(["a cat", "A  Cat", "a dog", "a dog", "a fox"]),
         PromptList(["a fox", "a hen", "a hen", "an owl"]),
         PromptList(["a Cat", "an owl"]),
-        most=1,
     )
     assert splits.of("train") == ["a dog", "a dog"]
-    assert splits.of("validation") == ["a fox"]
-    assert splits.of("test") == ["a Cat"]
+    assert splits.of("validation") == ["a fox", "a hen"]
+    assert splits.of("test") == ["a Cat", "an owl"]
     with pytest.raises(ValueError, match="no train prompts that are not in validation or test"):
         PromptSplits(PromptList(["a cat"]), PromptList(["a dog"]), PromptList(["a cat"])).of("train")
     with pytest.raises(ValueError, match="there are no test prompts"):
         PromptSplits(PromptList(["a cat"]), PromptList(["a dog"]), PromptList([])).of("test")
+
+
+def test_held_out_prompts_are_drawn_by_seed_and_position() -> None:
+    test = [f"prompt {number}" for number in range(466)]
+
+    def some(most: int, prompts: list[str] = test, seed: int = 0) -> list[str]:
+        return PromptSplits(PromptList(["a"]), PromptList(["b"]), PromptList(prompts), most, seed).of("test")
+
+    drawn = some(200)
+    assert len(set(drawn)) == 200 and drawn != test[:200]
+    assert drawn == sorted(drawn, key=test.index) == some(200)
+    assert set(some(150)) < set(drawn)
+    assert some(200, seed=1) != drawn
+    assert some(466) == some(10_000) == test
+    renamed = [f"other {number}" for number in range(466)]
+    assert [test[renamed.index(prompt)] for prompt in some(200, renamed)] == drawn  # by position, not by text
+    with pytest.raises(ValueError, match="most=0 must be at least 1"):
+        some(0)
 
 
 def test_fresh_prompts_of_shapes_are_none_of_the_ranked_ones() -> None:

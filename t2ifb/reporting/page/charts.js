@@ -32,6 +32,9 @@ function layoutOf(more) {
   return { ...layout, ...more };
 }
 
+const isKL = (name) => name === "kl" || name === "kl_without_last_two";
+const klTitle = (name, text) => `${text}${name === "kl" ? "" : " without the last two steps"}, nats`;
+
 const axis = (title, more = {}) => ({ title: { text: plain(title), standoff: 6 }, automargin: true, ...more });
 
 // Runs that look alike are one trace, with gaps between the runs: few traces draw fast.
@@ -69,7 +72,8 @@ function pointsOfCurve(run, metric, xName, weight) {
   const rows = run[metric.split];
   const column = rows.columns[metric.name];
   if (!column) return [];
-  const xs = xName === "kl" ? rows.kl ?? [] : rows[xName];
+  const kl = metric.split === "val" ? rows.columns[xName] : rows.columns.kl; // training has the KL of single steps alone
+  const xs = isKL(xName) ? kl ?? [] : rows[xName];
   const smoothed = smooth(column, weight);
   return rows.step
     .map((step, n) => ({
@@ -80,7 +84,7 @@ function pointsOfCurve(run, metric, xName, weight) {
 }
 
 function drawCurve(element, metric) {
-  const xName = metric.kind === "reward" && value("x-axis") === "kl" ? "step" : value("x-axis");
+  const xName = metric.kind === "reward" && isKL(value("x-axis")) ? "step" : value("x-axis");
   const weight = Number(value("smoothing"));
   const runs = runsOf(metric.kind).filter((run) => run[metric.split].columns[metric.name]);
   const marked = metric.split === "val" && metric.kind === "tuning";
@@ -90,8 +94,8 @@ function drawCurve(element, metric) {
     const raw = (run) => pointsOfCurve(run, metric, xName, weight).map((point) => ({ ...point, y: point.raw }));
     traces.push(...tracesOf(runs, raw, { mode: "markers" }));
   }
-  const kl = metric.split === "val" ? "KL, nats" : "KL of the steps that were trained on, nats"; // not of whole rollouts
-  const titles = { step: "optimiser step", wall: "minutes", kl };
+  const kl = metric.split === "val" ? klTitle(xName, "KL") : "KL of the steps that were trained on, nats"; // not of whole rollouts
+  const titles = { step: "optimiser step", wall: "minutes", kl, kl_without_last_two: kl };
   const shapes = marked ? basesOf(runs, metric.name).map(dashed) : [];
   Plotly.react(element, traces, layoutOf({ xaxis: axis(titles[xName]), yaxis: axis("", { zeroline: !marked }), shapes }), CONFIG);
   element.setAttribute("aria-label", `${metric.name} over ${titles[xName]}, ${runs.length} runs; the figures are in the overview`);
