@@ -86,7 +86,7 @@ class DiffusionModel(nn.Module):
         ids = self.tokenizer(list(prompts), padding=False, truncation=False, verbose=False).input_ids
         return sum(len(each) > self.tokenizer.model_max_length for each in ids)
 
-    def predict(self, latents: Tensor, timestep: int | Tensor, states: Tensor, guidance_scale: float = 1.0) -> Tensor:
+    def predict(self, latents: Tensor, timestep: float | Tensor, states: Tensor, guidance_scale: float = 1.0) -> Tensor:
         """The U-Net's output, guided as w ε(x, z) + (1 - w) ε(x) (PAPER; arXiv 2207.12598) in one call.
 
         Args:

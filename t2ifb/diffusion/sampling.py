@@ -38,7 +38,7 @@ class Sampler:
         states = model.encode_prompts(prompts, guided=self.guidance_scale != 1)
 
         def denoise(latents: Tensor, index: int) -> Tensor:
-            return model.predict(latents, int(schedule.timesteps[index]), states, self.guidance_scale)
+            return model.predict(latents, schedule.times[index], states, self.guidance_scale)
 
         return denoise
 

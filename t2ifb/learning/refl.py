@@ -106,7 +106,7 @@ def output_gradient(
     """
     with torch.enable_grad(), torch.autocast(policy.device.type, enabled=False):
         leaf = output.detach().float().requires_grad_()
-        clean = policy.schedule.transition(leaf, noisy, step).clean
+        clean = policy.schedule.step(leaf, noisy, step).clean
         reward = policy.reward(policy.model.decode(clean), prompts)
         (of_reward,) = torch.autograd.grad(-policy.alpha * reward.sum(), leaf)
         kl = policy.kl(leaf, base, noisy, step)

@@ -9,7 +9,7 @@ import torch
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.noise import gaussian
-from t2ifb.diffusion.transition import clean_and_noise
+from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.learning.tuning_module import TuningModule
 
 INDEX_STREAM = 0x0DF5
@@ -71,16 +71,16 @@ class RewardWeighted:
         weight = (reward / self.temperature).exp().clamp(max=LARGEST) + 0 * reward  # an infinite one is a fault
         states = policy.model.encode_prompts(part.prompts)
         for step in indices:
-            alpha_bar = schedule.alpha_bars[step].to(samples.device)
+            level = schedule.begin(step)
             noise = gaussian(rollout.keys, len(schedule) + 1 + step, policy.model.latent_shape).to(samples.device)
-            noisy = alpha_bar.sqrt() * samples + (1 - alpha_bar).sqrt() * noise
+            noisy = add_noise(samples, noise, *level)
 
             def unguided(latents: torch.Tensor, step: int) -> torch.Tensor:
-                return policy.model.predict(latents, int(schedule.timesteps[step]), states)
+                return policy.model.predict(latents, schedule.times[step], states)
 
             base = policy.base_output(unguided, noisy, step)
             output = unguided(noisy, step)
-            told = clean_and_noise(output, noisy, alpha_bar, schedule.prediction)[1]
+            told = clean_and_noise(output, noisy, *level, schedule.prediction)[1]
             error = (told - noise).square().flatten(1).mean(1)
             kl = policy.kl(output, base, noisy, step)
             loss = policy.alpha * weight * error + policy.beta * kl

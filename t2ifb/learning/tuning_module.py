@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.lora import LoRA, adapter_state, load_adapter_state
 from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Denoise, Rollout
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.learning.exam import Exam
-from t2ifb.learning.losses import gaussian_kl
 
 
 class Method(Protocol):
@@ -140,7 +140,7 @@ class TuningModule(LightningModule):
             step: Its index.
         """
         with torch.autocast(self.device.type, enabled=False):
-            policy, reference = (self.schedule.kl_transition(each.float(), noisy, step) for each in (output, base))
+            policy, reference = (self.schedule.kl_step(each.float(), noisy, step) for each in (output, base))
             return gaussian_kl(policy.mean, reference.mean, policy.variance)
 
     def _apart(self) -> AbstractContextManager[None]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.noise import gaussian
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.learning.draft import DRaFT
-from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.tuning_module import TuningModule
 from tests.learning.method_parts import BATCH, assert_alike, gradient, make_module
 
@@ -23,16 +23,14 @@ def by_the_book(module: TuningModule, batch: PromptBatch, depth: int) -> Tensor:
     latents, loss = gaussian(keys, 0, module.model.latent_shape), torch.zeros(())
     for step in range(steps):
         with torch.set_grad_enabled(step >= steps - depth):
-            move = schedule.transition(denoise(latents, step), latents, step)
+            move = schedule.step(denoise(latents, step), latents, step)
             if step >= steps - depth:
                 fixed = latents.detach()
                 with torch.no_grad(), module.model.base():
-                    base = schedule.kl_transition(denoise(fixed, step), fixed, step)
-                policy = schedule.kl_transition(denoise(fixed, step), fixed, step)
+                    base = schedule.kl_step(denoise(fixed, step), fixed, step)
+                policy = schedule.kl_step(denoise(fixed, step), fixed, step)
                 loss = loss + module.beta * gaussian_kl(policy.mean, base.mean, policy.variance).mean()
-            latents = move.mean
-            if schedule.is_noisy(step):
-                latents = latents + move.variance.sqrt() * gaussian(keys, step + 1, module.model.latent_shape)
+            latents = move.mean + move.variance**0.5 * gaussian(keys, step + 1, module.model.latent_shape)
     loss = loss - module.alpha * module.reward(module.model.decode(latents), batch.prompts).mean()
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, module.adapters)])
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.refl import ReFL, ReFLModule
 from t2ifb.learning.tuning_module import TuningModule
 from tests.diffusion.parts import shapes_model
@@ -31,8 +31,8 @@ def by_the_book(module: TuningModule, batch: PromptBatch) -> Tensor:
         denoise = module.sampler.denoiser(module.model, module.schedule, batch.prompts)
         noisy = rollout.to(step, denoise)
         with torch.no_grad(), module.model.base():
-            base = module.schedule.kl_transition(denoise(noisy, step), noisy, step)
-        policy = module.schedule.kl_transition(denoise(noisy, step), noisy, step)
+            base = module.schedule.kl_step(denoise(noisy, step), noisy, step)
+        policy = module.schedule.kl_step(denoise(noisy, step), noisy, step)
         reward = module.reward(module.model.decode(policy.clean), batch.prompts)
         kl = gaussian_kl(policy.mean, base.mean, policy.variance)
         loss = loss + (module.beta * kl - module.alpha * reward).mean() / len(steps)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.noise import gaussian
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Rollout
-from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.reward_weighted import LARGEST, RewardWeighted
 from t2ifb.learning.tuning_module import TuningModule
 from tests.learning.method_parts import BATCH, assert_alike, gradient, make_module
@@ -28,12 +28,12 @@ def by_the_book(module: TuningModule, method: RewardWeighted, batch: PromptBatch
     states, loss = module.model.encode_prompts(batch.prompts), torch.zeros(())
     steps = method.indices(len(schedule), module.seed, batch.position)
     for step in steps:
-        noise, bar = gaussian(keys, len(schedule) + 1 + step, shape), schedule.alpha_bars[step]
-        noisy, time = bar.sqrt() * samples + (1 - bar).sqrt() * noise, int(schedule.timesteps[step])
+        noise, (a, s) = gaussian(keys, len(schedule) + 1 + step, shape), schedule.begin(step)
+        noisy, time = a * samples + s * noise, int(schedule.timesteps[step])
         with torch.no_grad(), module.model.base():
-            base = schedule.kl_transition(module.model.predict(noisy, time, states), noisy, step)
+            base = schedule.kl_step(module.model.predict(noisy, time, states), noisy, step)
         output = module.model.predict(noisy, time, states)
-        policy = schedule.kl_transition(output, noisy, step)
+        policy = schedule.kl_step(output, noisy, step)
         kl = gaussian_kl(policy.mean, base.mean, policy.variance)
         error = (output - noise).pow(2).mean((1, 2, 3))
         loss = loss + (module.alpha * weights * error + module.beta * kl).mean() / len(steps)
