@@ -102,17 +102,18 @@ class GaussianStep:
 
     Attributes:
         mean: (B, ...) float32.
-        variance: Of every dimension. At 0 the step is deterministic: it has neither a density nor a KL divergence.
+        variance: Of every dimension; a number, or a tensor that broadcasts to the mean. At 0 the step is deterministic:
+            it has neither a density nor a KL divergence.
         clean: (B, ...) float32, x̂_0.
     """
 
     mean: Tensor
-    variance: float
+    variance: Coefficient
     clean: Tensor
 
     def sample(self, noise: Tensor | None) -> Tensor:
         """(B, ...): the mean plus standard normal noise (B, ...) times the standard deviation; no noise, no change."""
-        return self.mean if noise is None else self.mean + math.sqrt(self.variance) * noise
+        return self.mean if noise is None else self.mean + self.variance**0.5 * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density (B,) float32 of values (B, ...), summed over all dimensions but the first.
@@ -122,18 +123,19 @@ class GaussianStep:
         Raises:
             ValueError: The step is deterministic.
         """
-        if self.variance <= 0:
+        variance = torch.as_tensor(self.variance, dtype=torch.float32, device=self.mean.device)
+        if (variance <= 0).any():
             raise ValueError("a step with variance 0 has no log-probability; choose stochastic steps (eta above 0)")
-        squared = (value.float() - self.mean).square().flatten(1)
-        return -0.5 * (squared / self.variance + math.log(2 * math.pi * self.variance)).sum(1)
+        squared = (value.float() - self.mean).square()
+        return -0.5 * (squared / variance + (2 * math.pi * variance).log()).flatten(1).sum(1)
 
 
 def gaussian_step(
     output: Tensor,
     noisy: Tensor,
-    begin: tuple[float, float],
-    end: tuple[float, float],
-    variance: float,
+    begin: tuple[Coefficient, Coefficient],
+    end: tuple[Coefficient, Coefficient],
+    variance: Coefficient,
     prediction: Prediction = "epsilon",
 ) -> GaussianStep:
     """One step of the sampler.
@@ -148,7 +150,9 @@ def gaussian_step(
     """
     clean, noise = clean_and_noise(output, noisy, *begin, prediction)
     a, s = end
-    return GaussianStep(a * clean + math.sqrt(max(s**2 - variance, 0.0)) * noise, variance, clean)
+    kept = s**2 - variance  # a rounding error below zero where all of the old noise is replaced
+    kept = kept.clamp(min=0) if isinstance(kept, Tensor) else max(kept, 0.0)
+    return GaussianStep(a * clean + kept**0.5 * noise, variance, clean)
 
 
 def gaussian_kl(mean_p: Tensor, mean_q: Tensor, variance: Tensor | float) -> Tensor:

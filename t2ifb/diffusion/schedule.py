@@ -1,6 +1,6 @@
 """The grid of noise levels that a sampler goes down, with the variance of each step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ifb.diffusion.path import GaussianStep, Prediction, eta_variance, gaussian_step
+from t2ifb.diffusion.path import Coefficient, GaussianStep, Prediction, eta_variance, gaussian_step
 
 VarianceRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Gives the steps' variances (T,) for a, s, a', s' (T,) each, such as `eta_variance`."""
+Index = int | Sequence[int]
+"""A step, counted from 0; or the step of each of B samples."""
 SMALLEST = 1e-12
 """Variances up to this are a clamped zero: the smallest of a grid that ends at a noisy level are above 1e-6."""
 
@@ -70,32 +72,41 @@ class Schedule:
             raise ValueError(f"expected stochastic steps before the last, got the variances {self._stochastic}")
         return [*before, last or before[-1]]
 
-    def step(self, output: Tensor, noisy: Tensor, index: int) -> GaussianStep:
+    def step(self, output: Tensor, noisy: Tensor, index: Index) -> GaussianStep:
         """The distribution that the sampler draws x' from at a step: p(x' | x, z).
 
         Args:
             output: (B, C, H, W), the network's, guided if the sampler guides.
             noisy: (B, C, H, W), x.
-            index: Of the step.
+            index: Of the step; of each sample's step if they differ.
         """
-        return gaussian_step(output, noisy, self.begin(index), self.end(index), self.variances[index], self.prediction)
+        return self._gaussian(output, noisy, index, self.variances)
 
-    def kl_step(self, output: Tensor, noisy: Tensor, index: int) -> GaussianStep:
+    def kl_step(self, output: Tensor, noisy: Tensor, index: Index) -> GaussianStep:
         """The distribution that a step's KL divergence is taken of: `step` with a positive variance.
 
         Of a deterministic sampler it is the step of DDPM (eta 1).
         """
-        ends = self.begin(index), self.end(index)
-        step = gaussian_step(output, noisy, *ends, self._stochastic[index], self.prediction)
-        return GaussianStep(step.mean, self.kl_variances[index], step.clean)
+        step = self._gaussian(output, noisy, index, self._stochastic)
+        return GaussianStep(step.mean, at(self.kl_variances, index, noisy), step.clean)
 
-    def begin(self, index: int) -> tuple[float, float]:
-        """(a, s) where a step begins."""
-        return float(self.a[index]), float(self.s[index])
+    def level(self, index: Index, like: Tensor) -> tuple[Coefficient, Coefficient]:
+        """(a, s) where a step begins, or where each sample's step begins, for latents such as `like`."""
+        return at(self._levels[0], index, like), at(self._levels[1], index, like)
 
-    def end(self, index: int) -> tuple[float, float]:
-        """(a', s') where a step ends."""
-        return float(self.a_next[index]), float(self.s_next[index])
+    def time(self, index: Index, device: torch.device) -> float | Tensor:
+        """What the network is given at a step: a number, or (B,) if the samples' steps differ."""
+        return (
+            self.times[index] if isinstance(index, int) else torch.tensor([self.times[i] for i in index], device=device)
+        )
+
+    @cached_property
+    def _levels(self) -> tuple[list[float], ...]:
+        return tuple(each.tolist() for each in (self.a, self.s, self.a_next, self.s_next))
+
+    def _gaussian(self, output: Tensor, noisy: Tensor, index: Index, variances: Sequence[float]) -> GaussianStep:
+        a, s, a_next, s_next = (at(values, index, noisy) for values in self._levels)
+        return gaussian_step(output, noisy, (a, s), (a_next, s_next), at(variances, index, noisy), self.prediction)
 
     @cached_property
     def _stochastic(self) -> list[float]:
@@ -104,6 +115,13 @@ class Schedule:
     def _under(self, rule: VarianceRule) -> list[float]:
         found = rule(self.a, self.s, self.a_next, self.s_next)
         return torch.where(found > SMALLEST, found, 0.0).tolist()
+
+
+def at(values: Sequence[float], index: Index, like: Tensor) -> Coefficient:
+    """The value of a step as a number; of each sample's step as a tensor that broadcasts to `like` (B, ...)."""
+    if isinstance(index, int):
+        return values[index]
+    return torch.tensor([values[i] for i in index], device=like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def ddim(config: Mapping[str, Any], num_inference_steps: int, eta: float = 1.0) -> Schedule:

@@ -71,7 +71,7 @@ class RewardWeighted:
         weight = (reward / self.temperature).exp().clamp(max=LARGEST) + 0 * reward  # an infinite one is a fault
         states = policy.model.encode_prompts(part.prompts)
         for step in indices:
-            level = schedule.begin(step)
+            level = schedule.level(step, samples)
             noise = gaussian(rollout.keys, len(schedule) + 1 + step, policy.model.latent_shape).to(samples.device)
             noisy = add_noise(samples, noise, *level)
 

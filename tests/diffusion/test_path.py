@@ -205,7 +205,7 @@ def test_with_an_exact_score_the_samples_variance_is_the_datas_as_steps_grow(pre
         generator = torch.Generator().manual_seed(0)
         x = quantiles
         for index in range(steps):
-            step = schedule.step(mixture_output(x, *schedule.begin(index), prediction), x, index)
+            step = schedule.step(mixture_output(x, *schedule.level(index, x), prediction), x, index)
             noise = quantiles[torch.randperm(count, generator=generator)] if step.variance else None
             x = step.sample(noise)
         errors.append(abs(float(x.var()) / truth - 1))

@@ -93,7 +93,7 @@ def test_zero_terminal_snr_needs_a_velocity() -> None:
     scheduler = DDIMScheduler.from_config(config | {"prediction_type": "v_prediction"})
     scheduler.set_timesteps(5)
     schedule = ddim(config | {"prediction_type": "v_prediction"}, 5)
-    assert schedule.begin(0)[0] == pytest.approx(0, abs=1e-3)
+    assert float(schedule.a[0]) == pytest.approx(0, abs=1e-3)
     follow(schedule, scheduler, 1.0)
     with pytest.raises(ValueError, match="rescale_betas_zero_snr.*only from v_prediction"):
         ddim(config, 5)
@@ -118,6 +118,18 @@ def test_a_last_step_without_noise_has_the_variance_of_the_one_before() -> None:
     assert schedule.kl_variances[:39] == schedule.variances[:39]
 
 
+def test_samples_may_be_at_different_steps() -> None:
+    schedule, output, x = ddim(SD, 10), torch.randn(3, 4, 3, 3), torch.randn(3, 4, 3, 3)
+    together, divergence = schedule.step(output, x, [0, 4, 9]), schedule.kl_step(output, x, [0, 4, 9])
+    for row, index in enumerate((0, 4, 9)):
+        alone = schedule.step(output[row : row + 1], x[row : row + 1], index)
+        torch.testing.assert_close(together.mean[row : row + 1], alone.mean)
+        torch.testing.assert_close(together.clean[row : row + 1], alone.clean)
+        assert float(together.variance[row]) == pytest.approx(alone.variance)  # type: ignore[index]
+        assert float(divergence.variance[row]) == pytest.approx(schedule.kl_variances[index])  # type: ignore[index]
+    assert schedule.time([0, 9], x.device).tolist() == [schedule.times[0], schedule.times[9]]  # type: ignore[union-attr]
+
+
 def test_only_the_last_step_of_a_stochastic_sampler_may_be_deterministic() -> None:
     def window(*ends: torch.Tensor) -> torch.Tensor:
         return torch.where(torch.arange(10) < 3, eta_variance(*ends), 0.0)
@@ -131,7 +143,7 @@ def test_the_pipelines_own_multistep_scheduler_is_refused() -> None:
         own(SD, 10)
     assert own(SD | {"_class_name": "DDIMScheduler"}, 10).variances == ddim(SD, 10).variances
     assert own(FLOW, 10).prediction == "flow"
-    assert own(SD | {"_class_name": "DDPMScheduler"}, 10).end(9) == (1.0, 0.0)
+    assert own(SD | {"_class_name": "DDPMScheduler"}, 10).s_next[-1] == 0
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def by_the_book(module: TuningModule, method: RewardWeighted, batch: PromptBatch
     states, loss = module.model.encode_prompts(batch.prompts), torch.zeros(())
     steps = method.indices(len(schedule), module.seed, batch.position)
     for step in steps:
-        noise, (a, s) = gaussian(keys, len(schedule) + 1 + step, shape), schedule.begin(step)
+        noise, (a, s) = gaussian(keys, len(schedule) + 1 + step, shape), schedule.level(step, samples)
         noisy, time = a * samples + s * noise, int(schedule.timesteps[step])
         with torch.no_grad(), module.model.base():
             base = schedule.kl_step(module.model.predict(noisy, time, states), noisy, step)
