@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from t2ifb.diffusion.noise import INITIAL, gaussian
-from t2ifb.diffusion.schedule import Schedule
+from t2ifb.diffusion.schedule import Index, Schedule
 
-Denoise = Callable[[Tensor, int], Tensor]
+Denoise = Callable[[Tensor, Index], Tensor]
 """The (guided) U-Net's output (B, C, H, W) for latents (B, C, H, W) at the grid's timestep of a step."""
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.rollout import Denoise, Rollout
-from t2ifb.diffusion.schedule import Schedule, ddim
+from t2ifb.diffusion.schedule import Index, Schedule, ddim
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Sampler:
         """The guided U-Net for some prompts, as a function of latents and step."""
         states = model.encode_prompts(prompts, guided=self.guidance_scale != 1)
 
-        def denoise(latents: Tensor, index: int) -> Tensor:
-            return model.predict(latents, schedule.times[index], states, self.guidance_scale)
+        def denoise(latents: Tensor, index: Index) -> Tensor:
+            return model.predict(latents, schedule.time(index, latents.device), states, self.guidance_scale)
 
         return denoise
 
