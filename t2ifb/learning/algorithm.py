@@ -89,17 +89,22 @@ class Loss:
 
 
 class Algorithm(Protocol):
-    """How samples become updates; the loop around it is the same for every algorithm (`TuningModule`).
+    """How samples become updates; the loop around it is the same for every algorithm (`FineTuningModule`)."""
 
-    Attributes:
-        data: What it starts from: prompts, or pairs of images of which one is preferred.
-        needs_gradient: Whether the reward has to be differentiable with respect to the images.
-        updates_per_experience: How many minibatches `minibatches` gives.
-    """
+    @property
+    def data(self) -> Literal["prompts", "preference_pairs"]:
+        """What it starts from: prompts, or pairs of images of which one is preferred."""
+        ...
 
-    data: Literal["prompts", "preference_pairs"]
-    needs_gradient: bool
-    updates_per_experience: int
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the reward has to be differentiable with respect to the images."""
+        ...
+
+    @property
+    def updates_per_experience(self) -> int:
+        """How many minibatches `minibatches` gives."""
+        ...
 
     def check(self, steps: int) -> None:
         """Raise a `ValueError` if the settings do not fit a schedule of so many steps."""
@@ -125,8 +130,13 @@ def check_weights(alpha: float, beta: float) -> None:
 
 
 def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:
-    """The loss of rows (B,) of a part, with what is logged of them."""
-    return Loss(rows.sum() / part.total, {"loss": rows, **terms})
+    """The loss of rows (B,) of a part, with what is logged of them.
+
+    A loss that is not finite makes the whole gradient NaN, also where the gradient of the faulty term would be finite:
+    then the update is skipped, under a GradScaler too.
+    """
+    total = rows.sum() / part.total
+    return Loss(total * (1 + 0 * total.detach()), {"loss": rows, **terms})
 
 
 def by_step(name: str, values: Tensor, steps: Index) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ WEIGHTS, OPTIMISER = "weights", "optimiser"
 
 @dataclass(frozen=True)
 class Tuning:
-    """A run as `FineTuning` and `TuningModule` take it; its scorers are on the `meta` device.
+    """A run as `FineTuning` and `FineTuningModule` take it; its scorers are on the `meta` device.
 
     Attributes:
         diffusion: Which model.

@@ -21,26 +21,27 @@ class DRaFT:
 
         L = E [-alpha r(x_0, z) + beta sum of KL over the last K steps]
 
-    A rollout goes down the schedule without gradient to its last K steps, DRaFT-K, and through those with it; the image
-    that comes out is decoded and rewarded. The KL divergence of each step is taken at the latents as they are: it is not
-    followed into earlier steps. For that the denoiser is called once more at each step but the first, unless beta is 0.
+    A rollout goes down the schedule without gradient to its last K steps, DRaFT-K, and through those with gradient; the
+    image that comes out is decoded and rewarded. The KL divergence of each step is taken at the detached latents, so
+    that nothing of it is back-propagated into earlier steps. For that the denoiser is called once more at each step but
+    the first, unless beta is 0.
 
     Attributes:
-        alpha: Weight of the reward.
-        beta: Weight of the KL divergence in nats.
         last_steps: K; all that the denoiser keeps for the backward pass is in memory K times, with beta nearly twice as
             often (gradient checkpointing keeps only the latents).
         truncation: `fixed` takes K steps every time; `random` draws how many uniformly from 1 to K for each update, as
             AlignProp does (arXiv 2310.03739).
+        alpha: Weight of the reward.
+        beta: Weight of the KL divergence in nats.
     """
 
     data: ClassVar[Literal["prompts"]] = "prompts"
     needs_gradient: ClassVar[bool] = True
     updates_per_experience: ClassVar[int] = 1
-    alpha: float = 100.0
-    beta: float = 0.01
     last_steps: int = 1
     truncation: str = "fixed"
+    alpha: float = 100.0
+    beta: float = 0.01
 
     def __post_init__(self) -> None:
         check_weights(self.alpha, self.beta)

@@ -1,6 +1,6 @@
 """What an algorithm works with: a diffusion model with adapters, a sampler, a reward and their random numbers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch

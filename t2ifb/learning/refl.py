@@ -21,26 +21,26 @@ class ReFL:
 
         L = E [-alpha r(x̂_0, z) + beta KL(p(x_t | x_{t+1}, z) || p_base(x_t | x_{t+1}, z))]
 
-    Each rollout goes down the schedule without gradient. At each of m steps of a window the denoiser is called once with
-    gradient at the detached latents: its output gives the predicted image x̂_0, which is decoded and rewarded, and the
-    mean of the step's distribution, which enters the KL. What the earlier steps would contribute is dropped, as in ReFL:
+    Each rollout goes down the schedule without gradient. At each of m steps of a window the denoiser is called once
+    with gradient at the detached latents: its output gives the predicted image x̂_0, which is decoded and rewarded, and
+    the mean of the step's distribution, which enters the KL. As in ReFL, nothing is back-propagated into earlier steps:
     neither the latents' dependence on the adapters nor the score-function term of the expectation's gradient is
     followed.
 
     Attributes:
-        alpha: Weight of the reward. AdamW ignores a common factor of alpha and beta.
-        beta: Weight of the KL divergence in nats.
         window: First and last step at which a gradient may be taken, counted from 0; the last ten by default.
         gradients_per_rollout: m, how many different steps of the window each rollout gives a gradient at.
+        alpha: Weight of the reward. AdamW ignores a common factor of alpha and beta.
+        beta: Weight of the KL divergence in nats.
     """
 
     data: ClassVar[Literal["prompts"]] = "prompts"
     needs_gradient: ClassVar[bool] = True
     updates_per_experience: ClassVar[int] = 1
-    alpha: float = 100.0
-    beta: float = 0.01
     window: Sequence[int] | None = None
     gradients_per_rollout: int = 1
+    alpha: float = 100.0
+    beta: float = 0.01
 
     def __post_init__(self) -> None:
         check_weights(self.alpha, self.beta)

@@ -32,19 +32,19 @@ class RewardWeighted:
     reward needs no gradient.
 
     Attributes:
-        alpha: Weight of the likelihood.
-        beta: Weight of the KL divergence in nats.
         temperature: How much better a sample must be, in units of the reward, to count e times as much.
         gradients_per_rollout: m.
+        alpha: Weight of the likelihood.
+        beta: Weight of the KL divergence in nats.
     """
 
     data: ClassVar[Literal["prompts"]] = "prompts"
     needs_gradient: ClassVar[bool] = False
     updates_per_experience: ClassVar[int] = 1
-    alpha: float = 100.0
-    beta: float = 0.01
     temperature: float = 1.0
     gradients_per_rollout: int = 1
+    alpha: float = 100.0
+    beta: float = 0.01
 
     def __post_init__(self) -> None:
         check_weights(self.alpha, self.beta)
