@@ -17,7 +17,7 @@ ALLOWED = {
     "shapes": {"shapes", "scorers", "data"},
     "config": {"config", "data"},
 }
-PURE = ("learning/losses.py", "diffusion/transition.py")
+PURE = ("learning/losses.py", "diffusion/path.py")
 
 
 def imported(file: Path) -> set[str]:

@@ -21,25 +21,27 @@ class PromptBatch:
         prompts: The texts.
         numbers: Of each prompt within the whole batch, so that noise does not depend on how the batch is shared.
         total: Prompts of the whole batch, over all processes.
+        update: Which of the batch's updates this is, from 0.
     """
 
     position: int
     prompts: list[str]
     numbers: list[int]
     total: int
-
-    def split(self, size: int | None) -> Iterator["PromptBatch"]:
-        """The same in pieces of at most `size` prompts."""
-        for start in range(0, len(self.prompts), size or max(1, len(self.prompts))):
-            some = slice(start, start + (size or len(self.prompts)))
-            yield PromptBatch(self.position, self.prompts[some], self.numbers[some], self.total)
+    update: int = 0
 
 
 class PromptDataModule(LightningDataModule):
     """Every training prompt once an epoch, in another order each time; numbers of held-out samples for validation."""
 
     def __init__(
-        self, prompts: Sequence[str], batch_size: int = 1, seed: int = 0, samples: int = 0, samples_per_batch: int = 32
+        self,
+        prompts: Sequence[str],
+        batch_size: int = 1,
+        seed: int = 0,
+        samples: int = 0,
+        samples_per_batch: int = 32,
+        updates_per_batch: int = 1,
     ) -> None:
         """Lay out the order.
 
@@ -49,6 +51,7 @@ class PromptDataModule(LightningDataModule):
             seed: Of the order.
             samples: How many held-out samples a validation makes.
             samples_per_batch: How many of them at a time.
+            updates_per_batch: How many updates each batch of prompts gives; it comes so often in a row.
 
         Raises:
             ValueError: There are no prompts, or batch_size is below 1.
@@ -57,24 +60,25 @@ class PromptDataModule(LightningDataModule):
         if not prompts:
             raise ValueError("there are no prompts to tune on")
         self.prompts, self.batch_size, self.seed = list(prompts), batch_size, seed
-        self.samples, self.samples_per_batch = samples, samples_per_batch
+        self.samples, self.samples_per_batch, self.updates_per_batch = samples, samples_per_batch, updates_per_batch
         self.order = TrainingOrder(np.ones(len(self.prompts), np.int64), batch_size, seed)
         self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every prompt comes once."""
-        return self.order.steps_per_epoch
+        """Updates in which every prompt comes once."""
+        return self.order.steps_per_epoch * self.updates_per_batch
 
     def setup(self, stage: str) -> None:
         """Begin at position 0, unless a checkpoint is loaded next."""
         self._position.reset()
 
     def train_batch(self, position: int) -> PromptBatch:
-        """This process's share of the batch at a position."""
+        """This process's share of the batch of an update, counted from 0 over all epochs."""
+        position, update = divmod(position, self.updates_per_batch)
         units = self.order.units(position)
         share = range(*self._position.share.indices(len(units)))
-        return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units))
+        return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update)
 
     def train_dataloader(self) -> EndlessBatches[PromptBatch]:
         """Endless batches from the present position on; see `TrainingPosition.batches` for what is refused."""
@@ -94,7 +98,8 @@ class PromptDataModule(LightningDataModule):
 
     def _settings(self) -> dict[str, Any]:
         texts = sha256("\0".join(self.prompts).encode("utf-8", "surrogatepass")).hexdigest()
-        return {"seed": self.seed, "batch_size": self.batch_size, "prompts": texts}
+        settings = {"seed": self.seed, "batch_size": self.batch_size, "prompts": texts}
+        return settings | ({"updates_per_batch": self.updates_per_batch} if self.updates_per_batch > 1 else {})
 
 
 class SampleBatches:

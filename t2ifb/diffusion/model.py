@@ -94,7 +94,7 @@ class DiffusionModel(nn.Module):
     def predict(
         self,
         latents: Tensor,
-        timestep: int | Tensor,
+        timestep: float | Tensor,
         states: Tensor,
         guidance_scale: float = 1.0,
         unconditional: Unconditional = "grad",
@@ -125,7 +125,7 @@ class DiffusionModel(nn.Module):
             without, with_prompt = self._call(torch.cat([latents, latents]), timestep, states).chunk(2)
         return guidance_scale * with_prompt + (1 - guidance_scale) * without
 
-    def _call(self, latents: Tensor, timestep: int | Tensor, states: Tensor) -> Tensor:
+    def _call(self, latents: Tensor, timestep: float | Tensor, states: Tensor) -> Tensor:
         output: Tensor = self.unet(latents.to(self.unet.dtype), timestep, states).sample.float()
         return output
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from t2ifb.diffusion.noise import INITIAL, gaussian
-from t2ifb.diffusion.schedule import Schedule
+from t2ifb.diffusion.schedule import Index, Schedule
 
-Denoise = Callable[[Tensor, int], Tensor]
+Denoise = Callable[[Tensor, Index], Tensor]
 """The (guided) U-Net's output (B, C, H, W) for latents (B, C, H, W) at the grid's timestep of a step."""
 
 
@@ -58,9 +58,7 @@ class Rollout:
 
     def follow(self, output: Tensor) -> None:
         """Do one step that gradients can be followed through, to the output and to the latents before it."""
-        step = self.schedule.transition(output, self.latents, self.index)
-        self.latents = step.mean
-        if self.schedule.is_noisy(self.index):
-            noise = gaussian(self.keys, self.index + 1, self.shape).to(self.device)
-            self.latents = step.mean + step.variance.sqrt() * noise
+        step = self.schedule.step(output, self.latents, self.index)
+        noise = gaussian(self.keys, self.index + 1, self.shape).to(self.device) if step.variance else None
+        self.latents = step.sample(noise)
         self.index += 1

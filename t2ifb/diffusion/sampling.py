@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2ifb.diffusion.model import DiffusionModel, Unconditional
 from t2ifb.diffusion.rollout import Denoise, Rollout
-from t2ifb.diffusion.schedule import Schedule, ddim
+from t2ifb.diffusion.schedule import Index, Schedule, ddim
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Sampler:
         """The guided U-Net for some prompts, as a function of latents and step."""
         states = model.encode_prompts(prompts, guided=self.guidance_scale != 1)
 
-        def denoise(latents: Tensor, index: int) -> Tensor:
-            timestep = int(schedule.timesteps[index])
-            return model.predict(latents, timestep, states, self.guidance_scale, self.unconditional)
+        def denoise(latents: Tensor, index: Index) -> Tensor:
+            time = schedule.time(index, latents.device)
+            return model.predict(latents, time, states, self.guidance_scale, self.unconditional)
 
         return denoise
 

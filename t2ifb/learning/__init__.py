@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2ifb.learning.refl import ReFLModule
     from t2ifb.learning.reward_module import RewardModule
+    from t2ifb.learning.tuning_module import ReFLModule
 
 __all__ = ["ReFLModule", "RewardModule"]
 
@@ -15,7 +15,7 @@ def __getattr__(name: str) -> Any:  # importing Lightning takes seconds
 
         return RewardModule
     if name == "ReFLModule":
-        from t2ifb.learning.refl import ReFLModule
+        from t2ifb.learning.tuning_module import ReFLModule
 
         return ReFLModule
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,7 @@ UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 @dataclass(frozen=True)
 class Tuning:
-    """A run as `FineTuning` and `TuningModule` take it; its scorers are on the `meta` device.
+    """A run as `FineTuning` and `FineTuningModule` take it; its scorers are on the `meta` device.
 
     Attributes:
         diffusion: Which model.

@@ -16,13 +16,14 @@ from t2ifb.data.devices import true_float32
 from t2ifb.data.encoder import Encoder
 from t2ifb.data.files import atomic_write
 from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler, to_bytes
 from t2ifb.evaluation.diversity import diversity
 from t2ifb.evaluation.guard import guarded, rise
 from t2ifb.evaluation.judges import Judges
 from t2ifb.evaluation.score_sheet import ScoreSheet
-from t2ifb.learning.losses import gaussian_kl, kl_sums
+from t2ifb.learning.losses import kl_sums
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
 """Keep the noise of each split apart from the other's and from that of training."""
@@ -147,8 +148,8 @@ class Exam(nn.Module):
                 output = denoise(noisy, step)
                 if with_kl:
                     with model.base():
-                        reference = schedule.kl_transition(denoise(noisy, step), noisy, step)
-                    policy = schedule.kl_transition(output, noisy, step)
+                        reference = schedule.kl_step(denoise(noisy, step), noisy, step)
+                    policy = schedule.kl_step(output, noisy, step)
                     kl[step] = gaussian_kl(policy.mean, reference.mean, policy.variance)
                 rollout.take(output)
             images = to_bytes(model.decode(rollout.latents))

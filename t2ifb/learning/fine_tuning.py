@@ -23,6 +23,7 @@ from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
+from t2ifb.learning.algorithm import Algorithm
 from t2ifb.learning.base_answers import BaseAnswers
 from t2ifb.learning.engine import (
     SET_BY_THE_RUN,
@@ -38,11 +39,12 @@ from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.losses import kl_sums
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.out_of_memory import explained_memory
+from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable, check_known
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.tuned_states import BASE, REWARD, ask, ask_states, look_at_base, rounding_floor
-from t2ifb.learning.tuning_module import Method, TuningModule
+from t2ifb.learning.tuning_module import FineTuningModule
 from t2ifb.learning.tuning_verdict import TuningVerdict
 from t2ifb.learning.tuning_watch import TuningWatch
 from t2ifb.learning.usual_guidance import UsualGuidance
@@ -50,7 +52,7 @@ from t2ifb.scorers.mix import Mix
 
 
 class FineTuning:
-    """Stage 2 of the report: a diffusion model tuned by alpha * reward - beta * KL (see `TuningModule`)."""
+    """Stage 2 of the report: a diffusion model tuned by alpha * reward - beta * KL (see `FineTuningModule`)."""
 
     def __init__(
         self,
@@ -61,14 +63,14 @@ class FineTuning:
         prompts: PromptSplits,
         rollout: Sampler,
         sampling: Sampler,
-        method: Method | None = None,
+        method: Algorithm | None = None,
         judges: Mapping[str, nn.Module] | None = None,
         truth: nn.Module | None = None,
         judge_weights: Mapping[str, float] | None = None,
         usual_guidance_scale: float | None = None,
         usual_guidance_prompts: int = 64,
-        alpha: float = 100.0,
-        beta: float = 0.01,
+        alpha: float | None = None,
+        beta: float | None = None,
         standardise: bool | None = None,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
@@ -93,7 +95,7 @@ class FineTuning:
             prompts: To tune on, to choose by, to report on.
             rollout: How training trajectories are made.
             sampling: How images are drawn when they are judged.
-            method: How a batch of prompts becomes a gradient; `ReFL` as in the report by default.
+            method: The algorithm; `ReFL` as in the report by default.
             judges: Scorers that the run is not trained on, by name.
             truth: A scorer that knows how good an image is (`shapes`); only looked at.
             judge_weights: How much each judge counts in the choice of the checkpoint, by name (`weights_of` in
@@ -101,12 +103,12 @@ class FineTuning:
             usual_guidance_scale: The scale that the base model is usually sampled with. Where it is not that of
                 `sampling`, the end of the run also compares the kept adapters with the base model there.
             usual_guidance_prompts: How many test prompts that comparison takes, one image each.
-            alpha: Weight of the reward; see `TuningModule`.
-            beta: Weight of the KL divergence.
+            alpha: Takes the place of the algorithm's weight of the reward.
+            beta: Takes the place of its weight of the KL divergence.
             standardise: Give the reward mean 0 and standard deviation 1 on the base model's images of the validation
                 prompts, a mix scorer by scorer. By default only a mix is.
             batch_size: Prompts an update, over all processes.
-            micro_batch_size: Prompts in memory together.
+            micro_batch_size: Rows of an experience in memory together, see `FineTuningModule`.
             gradient_clip_norm: Largest norm of an update's gradient.
             epochs: How often every training prompt is seen; may be a part of one.
             validate_every: Updates between two validations.
@@ -148,10 +150,9 @@ class FineTuning:
         usual = sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
         self.usual_sampling = replace(sampling, guidance_scale=usual)
         self.usual_guidance_prompts = usual_guidance_prompts
-        self.method = method or ReFL()
+        given = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
+        self.method: Any = replace(method or ReFL(), **given)  # type: ignore[type-var]
         self.settings: dict[str, Any] = {
-            "alpha": alpha,
-            "beta": beta,
             "micro_batch_size": micro_batch_size,
             "gradient_clip_norm": gradient_clip_norm,
         }
@@ -209,15 +210,15 @@ class FineTuning:
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
         check_known(self.truth, asked, "algorithm.truth=null")
         exam = self.exam("validation", seed)
-        data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
+        each = self.method.updates_per_experience
+        data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch, each)
         model = replace(self.diffusion, device="cpu").load()
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
             print("longer than the text encoder's context and cut: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
-        module = TuningModule(
-            model, self.lora, self.reward, self.optimizer, self.rollout, self.method, exam, seed=seed, **self.settings
-        )
+        policy = Policy(model, self.lora, self.reward, self.rollout, seed)
+        module = FineTuningModule(policy, self.method, self.optimizer, exam, **self.settings)
         metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
         recorder = loggers.start(logger, run, config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
@@ -307,7 +308,7 @@ class FineTuning:
             )
             or "none, the reward itself",
             "method": self.method,
-            "alpha, beta": f"{self.settings['alpha']}, {self.settings['beta']}",
+            "alpha, beta": f"{self.method.alpha}, {self.method.beta}",
             "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(self.optimizer, 'keywords', {})}",
             "updates": f"{kept} of {self.batch_size} prompts each",
             **{

@@ -1,18 +1,15 @@
 """ReFL: the gradient of single late steps of a rollout."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from t2ifb.data.prompt_batches import PromptBatch
-from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.model import DiffusionModel
-from t2ifb.diffusion.sampling import Sampler
-from t2ifb.learning.tuning_module import TuningModule
+from t2ifb.learning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
+from t2ifb.learning.policy import Policy
 
 INDEX_STREAM = 0x0DF1
 """Keeps the draws of steps apart from others with the same seed."""
@@ -22,27 +19,59 @@ INDEX_STREAM = 0x0DF1
 class ReFL:
     """Reward feedback learning (PAPER eq. 5; arXiv 2304.05977, algorithm 1) with a KL divergence to the base model.
 
-    Each rollout goes down the schedule without gradient. At each of m steps of a window the U-Net is called once with
-    gradient at the detached latents: its output gives the predicted image, which is decoded and rewarded, and the mean
-    of the step's distribution, which enters the KL. What the earlier steps would contribute is dropped, as in ReFL:
+        L = E [-alpha r(x̂_0, z) + beta KL(p(x_t | x_{t+1}, z) || p_base(x_t | x_{t+1}, z))]
+
+    Each rollout goes down the schedule without gradient. At each of m steps of a window the denoiser is called once
+    with gradient at the detached latents: its output gives the predicted image x̂_0, which is decoded and rewarded, and
+    the mean of the step's distribution, which enters the KL. As in ReFL, nothing is back-propagated into earlier steps:
     neither the latents' dependence on the adapters nor the score-function term of the expectation's gradient is
     followed.
-
-    Notes what each term sends back to the U-Net's output: `reward_gradient`, `kl_gradient` (norms a sample) and the
-    latter's share, `kl_share`.
 
     Attributes:
         window: First and last step at which a gradient may be taken, counted from 0; the last ten by default.
         gradients_per_rollout: m, how many different steps of the window each rollout gives a gradient at.
+        alpha: Weight of the reward. AdamW ignores a common factor of alpha and beta.
+        beta: Weight of the KL divergence in nats.
     """
 
+    data: ClassVar[Literal["prompts"]] = "prompts"
     needs_gradient: ClassVar[bool] = True
+    updates_per_experience: ClassVar[int] = 1
     window: Sequence[int] | None = None
     gradients_per_rollout: int = 1
+    alpha: float = 100.0
+    beta: float = 0.01
 
     def __post_init__(self) -> None:
+        check_weights(self.alpha, self.beta)
         if self.window is not None and len(self.window) != 2:
             raise ValueError(f"window must be the first and the last step, such as [30, 39], not {list(self.window)}")
+
+    def check(self, steps: int) -> None:
+        """See `Algorithm.check`."""
+        self.window_of(steps)
+
+    def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
+        """Latents at m steps of each prompt's rollout."""
+        rollout, denoise = policy.start(batch)
+        steps = self.indices(len(policy.schedule), policy.seed, batch.position)
+        latents = [rollout.to(step, denoise) for step in steps]
+        numbers = torch.tensor(steps).repeat_interleave(len(batch.prompts))
+        return Experience(batch.prompts * len(steps), {"latents": torch.cat(latents), "step": numbers})
+
+    def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
+        """All rows are one update."""
+        yield experience
+
+    def loss(self, policy: Policy, part: Experience) -> Loss:
+        """Equation 5 at the rows' steps."""
+        noisy, steps = part["latents"], part.step
+        output = policy.predict(noisy, steps, part.prompts)
+        with policy.reference():
+            reference = policy.predict(noisy, steps, part.prompts)
+        reward = policy.score(policy.step(output, noisy, steps).clean, part.prompts)
+        kl = policy.kl(output, reference, noisy, steps)
+        return mean_loss(self.beta * kl - self.alpha * reward, part, reward=reward, kl=kl, **by_step("kl", kl, steps))
 
     def window_of(self, steps: int) -> tuple[int, int]:
         """First and last step of a schedule of so many.
@@ -60,83 +89,9 @@ class ReFL:
             )
         return first, last
 
-    def steps_with_kl(self, steps: int) -> Sequence[int]:
-        """Those of the window."""
-        first, last = self.window_of(steps)
-        return range(first, last + 1)
-
     def indices(self, steps: int, seed: int, position: int) -> list[int]:
         """The m steps at which an update takes its gradients, rising: a function of (seed, position)."""
         first, last = self.window_of(steps)
         rng = np.random.default_rng([INDEX_STREAM, seed, position])
         drawn = rng.choice(last - first + 1, self.gradients_per_rollout, replace=False)
         return sorted(first + int(number) for number in drawn)
-
-    def learn(self, policy: TuningModule, part: PromptBatch) -> None:
-        """The mean over m steps of each rollout."""
-        indices = self.indices(len(policy.schedule), policy.seed, part.position)
-        rollout, denoise = policy.begin(part)
-        for step in indices:
-            noisy = rollout.to(step, denoise)
-            base = policy.base_output(denoise, noisy, step)
-            output = denoise(noisy, step)
-            gradient = output_gradient(policy, output, base, noisy, step, part.prompts)
-            policy.manual_backward((output * gradient).sum() / (part.total * len(indices)))
-            rollout.take(output)
-
-
-def output_gradient(
-    policy: TuningModule, output: Tensor, base: Tensor, noisy: Tensor, step: int, prompts: list[str]
-) -> Tensor:
-    """The gradient of a step's loss, summed over samples, with respect to the U-Net's output.
-
-    Both terms depend on the adapters through this output only, so that their gradients can be taken one by one
-    up to here and looked at, and go on through the U-Net together.
-
-    Args:
-        policy: What is tuned.
-        output: (B, C, h, w), the policy's.
-        base: (B, C, h, w), the base model's on the same latents.
-        noisy: (B, C, h, w), the latents where the step begins.
-        step: Its index.
-        prompts: B strings.
-
-    Returns:
-        (B, C, h, w) float32.
-    """
-    with torch.enable_grad(), torch.autocast(policy.device.type, enabled=False):
-        leaf = output.detach().float().requires_grad_()
-        clean = policy.schedule.transition(leaf, noisy, step).clean
-        reward = policy.reward(policy.model.decode(clean), prompts)
-        (of_reward,) = torch.autograd.grad(-policy.alpha * reward.sum(), leaf)
-        kl = policy.kl(leaf, base, noisy, step)
-        (of_kl,) = torch.autograd.grad(policy.beta * kl.sum(), leaf)
-    policy.terms = {"U-Net's output": output.detach(), "reward": reward.detach(), "kl": kl.detach()}
-    norms = [gradient.flatten(1).norm(dim=1) for gradient in (of_reward, of_kl)]
-    policy.note(
-        loss=policy.beta * kl - policy.alpha * reward, reward=reward, kl=kl,
-        reward_gradient=norms[0], kl_gradient=norms[1], kl_share=norms[1] / (norms[0] + norms[1]).clamp(min=1e-12),
-        **{f"kl_{step}": kl},
-    )  # fmt: skip
-    # Zero, but NaN where a term is NaN and its gradient happens to be finite: such a step must not count.
-    faults = 0 * (reward.detach() + kl.detach())
-    return of_reward + of_kl + faults[:, None, None, None]
-
-
-class ReFLModule(TuningModule):
-    """What the report tunes with: a `TuningModule` whose method is `ReFL`."""
-
-    def __init__(
-        self,
-        model: DiffusionModel,
-        lora: LoRA,
-        reward: nn.Module,
-        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-        rollout: Sampler,
-        window: Sequence[int] | None = None,
-        gradients_per_rollout: int = 1,
-        **options: Any,
-    ) -> None:
-        """Put the parts together; arguments as of `TuningModule` and `ReFL`."""
-        method = ReFL(window, gradients_per_rollout)
-        super().__init__(model, lora, reward, optimizer, rollout, method, **options)

@@ -34,16 +34,16 @@ from t2ifb.learning.cost import (
     Tuning,
 )
 from t2ifb.learning.exam import Exam
-from t2ifb.learning.refl import ReFL
+from t2ifb.learning.policy import Policy
 from t2ifb.learning.tuned_states import rounding_floor
-from t2ifb.learning.tuning_module import TuningModule
+from t2ifb.learning.tuning_module import FineTuningModule
 
 STEPS = 2
 """How many of an update's gradients are run, one after the other: the third needs what the second one needs."""
 
 
 def update_cost(tuning: Tuning) -> Cost:
-    """What an update needs: `TuningModule.training_step` is run, at the first steps of the schedule.
+    """What an update needs: `FineTuningModule.training_step` is run, at the first steps of the schedule.
 
     Raises:
         ValueError: The settings do not fit together.
@@ -51,18 +51,12 @@ def update_cost(tuning: Tuning) -> Cost:
     some, m = tuning.together, min(STEPS, tuning.method.gradients_per_rollout)
     prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
     with _model(tuning) as model:
-        module: Any = TuningModule(
-            model,
-            tuning.lora,
-            tuning.reward,
-            tuning.optimizer,
-            tuning.rollout,
-            tuning.method,
-            micro_batch_size=tuning.micro_batch_size,
-        )
-        module.method = ReFL((0, m - 1), m)
+        policy: Any = Policy(model, tuning.lora, tuning.reward, tuning.rollout)
+        tuning.method.check(len(policy.schedule))
+        algorithm = replace(tuning.method, window=(0, m - 1), gradients_per_rollout=m)
+        module: Any = FineTuningModule(policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size)
         optimizer = _attach(module)
-        denoise = tuning.rollout.denoiser(model, module.schedule, prompts[:some])
+        denoise = tuning.rollout.denoiser(model, policy.schedule, prompts[:some])
         networks = _networks(tuning, model)
         with _ledger(networks) as ledger:
             weights = list(ledger.events)
@@ -71,7 +65,7 @@ def update_cost(tuning: Tuning) -> Cost:
             denoising = ledger.operations * (1 / some)
             kept = {UNET: saved.total, **_kept_behind(tuning, module, prompts[:some])}
             ledger.restart()
-            for weight in module.adapters:
+            for weight in policy.adapters:
                 weight.grad = torch.zeros_like(weight)
             with ledger.within(OPTIMISER):
                 optimizer.step()
@@ -83,7 +77,7 @@ def update_cost(tuning: Tuning) -> Cost:
         state = [value for values in optimizer.state.values() for value in values.values()]
         held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
         parts = _parts(networks, kept)
-        parts[UNET] = replace(parts[UNET], optimiser=bytes_of(module.adapters) + held)
+        parts[UNET] = replace(parts[UNET], optimiser=bytes_of(policy.adapters) + held)
         phases |= {WEIGHTS: weights, UPDATE: ledger.events}
         gradient = ledger.operations * (1 / (m * len(prompts)))
         return Cost(ledger.peak, _activations(ledger), denoising, gradient, parts, phases)
@@ -207,12 +201,12 @@ def _attach(module: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _kept_behind(tuning: Tuning, module: TuningModule, prompts: list[str]) -> dict[str, int]:
+def _kept_behind(tuning: Tuning, module: FineTuningModule, prompts: list[str]) -> dict[str, int]:
     """Bytes that decoder and reward each keep for the backward pass."""
-    weights, noisy = tensors_of(module), _noise(module.model, len(prompts)).requires_grad_()
+    weights, noisy = tensors_of(module), _noise(module.policy.model, len(prompts)).requires_grad_()
     with torch.autocast("meta", enabled=False):
         with SavedBytes(weights) as decoder:
-            images = module.model.decode(noisy)
+            images = module.policy.model.decode(noisy)
         with SavedBytes(weights) as reward:
             tuning.reward(images.detach().requires_grad_(), prompts)
     return {DECODER: decoder.total, REWARD: reward.total}

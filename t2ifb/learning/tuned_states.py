@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from t2ifb.data.files import file_lock
 from t2ifb.diffusion.lora import load_adapter_state
 from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning.engine import first_process
 from t2ifb.learning.exam import Answers, Exam, together
-from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.mix import Mix
 
@@ -128,6 +128,6 @@ def rounding_floor(
             for step, (noisy, exact) in enumerate(seen):
                 with training_context():
                     rounded = denoise(noisy, step)
-                one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
+                one, other = (schedule.kl_step(each, noisy, step) for each in (exact, rounded))
                 found.append(gaussian_kl(one.mean, other.mean, one.variance))
     return torch.stack(found).reshape(-1, len(schedule)).mean(0)

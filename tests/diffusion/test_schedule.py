@@ -1,12 +1,14 @@
 """The grid and its steps are those of the schedulers of diffusers."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from t2ifb.diffusion.schedule import Schedule, ddim, ddpm, own
+from t2ifb.diffusion.path import cps_variance, eta_variance
+from t2ifb.diffusion.schedule import Schedule, ddim, ddpm, flow, own
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -29,16 +31,16 @@ def follow(schedule: Schedule, scheduler: Any, eta: float | None) -> None:
         output, generator = torch.randn(2, 4, 3, 3), torch.Generator().manual_seed(index)
         options = {} if eta is None else {"eta": eta}
         theirs = scheduler.step(output, t, x, generator=generator, **options)
-        step = schedule.transition(output, x, index)
+        step = schedule.step(output, x, index)
         noise = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(index))
         torch.testing.assert_close(step.clean, theirs.pred_original_sample, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(step.mean + step.variance.sqrt() * noise, theirs.prev_sample, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(step.sample(noise), theirs.prev_sample, atol=1e-5, rtol=1e-4)
         x = theirs.prev_sample
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_ddim(eta: float, spacing: str, prediction: str) -> None:
     config = SD | {"timestep_spacing": spacing, "prediction_type": prediction}
     scheduler = DDIMScheduler.from_config(config)
@@ -54,27 +56,94 @@ def test_ddpm(spacing: str) -> None:
     follow(ddpm(config, 9), scheduler, None)
 
 
-def test_a_deterministic_sampler_takes_the_kl_of_ddpm() -> None:
-    still, noisy = ddim(SD, 10, 0.0), ddim(SD, 10, 1.0)
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
+
+
+@pytest.mark.parametrize("steps", [2, 7, 40])
+def test_a_flow_without_noise_is_eulers_method(steps: int) -> None:
+    scheduler, schedule = FlowMatchEulerDiscreteScheduler.from_config(FLOW), flow(FLOW, steps)
+    scheduler.set_timesteps(steps)
+    torch.testing.assert_close(schedule.timesteps, scheduler.timesteps)
+    x = torch.randn(2, 4, 3, 3)
+    for index, t in enumerate(scheduler.timesteps):
+        output = torch.randn(2, 4, 3, 3)
+        step = schedule.step(output, x, index)
+        assert step.variance == 0
+        torch.testing.assert_close(step.clean, x - scheduler.sigmas[index] * output)
+        x = scheduler.step(output, t, x).prev_sample
+        torch.testing.assert_close(step.mean, x, atol=1e-5, rtol=1e-4)
+
+
+def test_a_flows_shift_may_depend_on_the_resolution() -> None:
+    config = FLOW | {"shift": 1.0, "use_dynamic_shifting": True}
+    scheduler, schedule = FlowMatchEulerDiscreteScheduler.from_config(config), flow(config, 5, mu=0.8)
+    scheduler.set_timesteps(5, mu=0.8)
+    torch.testing.assert_close(schedule.timesteps, scheduler.timesteps)
+
+
+@pytest.mark.parametrize("rule", [eta_variance, partial(eta_variance, eta=0.5), cps_variance])
+def test_a_flow_may_be_stochastic_but_its_last_step_is_not(rule: Any) -> None:
+    schedule = flow(FLOW, 8, rule)
+    assert min(schedule.variances[:-1]) > 0 == schedule.variances[-1]
+    assert schedule.kl_variances == [*schedule.variances[:-1], schedule.variances[-2]]
+
+
+def test_zero_terminal_snr_needs_a_velocity() -> None:
+    config = SD | {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    scheduler = DDIMScheduler.from_config(config | {"prediction_type": "v_prediction"})
+    scheduler.set_timesteps(5)
+    schedule = ddim(config | {"prediction_type": "v_prediction"}, 5)
+    assert float(schedule.a[0]) == pytest.approx(0, abs=1e-3)
+    follow(schedule, scheduler, 1.0)
+    with pytest.raises(ValueError, match="rescale_betas_zero_snr.*only from v_prediction"):
+        ddim(config, 5)
+
+
+@pytest.mark.parametrize(
+    ("still", "noisy"), [(ddim(SD, 10, 0.0), ddim(SD, 10, 1.0)), (flow(FLOW, 10), flow(FLOW, 10, eta_variance))]
+)
+def test_a_deterministic_sampler_takes_the_kl_of_eta_1(still: Schedule, noisy: Schedule) -> None:
     output, x = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
-    assert still.transition(output, x, 4).variance == 0
+    assert still.step(output, x, 4).variance == 0
     for index in (0, 4, 9):
-        one, other = still.kl_transition(output, x, index), noisy.kl_transition(output, x, index)
+        one, other = still.kl_step(output, x, index), noisy.kl_step(output, x, index)
         torch.testing.assert_close(one.mean, other.mean)
-        torch.testing.assert_close(one.variance, other.variance)
+        assert one.variance == other.variance > 0
 
 
 def test_a_last_step_without_noise_has_the_variance_of_the_one_before() -> None:
     schedule = ddpm(SD, 40)
-    assert schedule.transition(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), 39).variance == 0
-    assert schedule.kl_variances[39] == schedule.kl_variances[38] > 0
+    assert schedule.step(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), 39).variance == 0
+    assert schedule.kl_variances[39] == schedule.kl_variances[38] > 1e-4
+    assert schedule.kl_variances[:39] == schedule.variances[:39]
+
+
+def test_samples_may_be_at_different_steps() -> None:
+    schedule, output, x = ddim(SD, 10), torch.randn(3, 4, 3, 3), torch.randn(3, 4, 3, 3)
+    together, divergence = schedule.step(output, x, [0, 4, 9]), schedule.kl_step(output, x, [0, 4, 9])
+    for row, index in enumerate((0, 4, 9)):
+        alone = schedule.step(output[row : row + 1], x[row : row + 1], index)
+        torch.testing.assert_close(together.mean[row : row + 1], alone.mean)
+        torch.testing.assert_close(together.clean[row : row + 1], alone.clean)
+        assert float(together.variance[row]) == pytest.approx(alone.variance)  # type: ignore[index]
+        assert float(divergence.variance[row]) == pytest.approx(schedule.kl_variances[index])  # type: ignore[index]
+    assert schedule.time([0, 9], x.device).tolist() == [schedule.times[0], schedule.times[9]]  # type: ignore[union-attr]
+
+
+def test_only_the_last_step_of_a_stochastic_sampler_may_be_deterministic() -> None:
+    def window(*ends: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(10) < 3, eta_variance(*ends), 0.0)
+
+    with pytest.raises(ValueError, match="expected stochastic steps before the last"):
+        _ = flow(FLOW, 10, window).kl_variances
 
 
 def test_the_pipelines_own_multistep_scheduler_is_refused() -> None:
     with pytest.raises(ValueError, match="PNDMScheduler.*scheduler=ddim"):
         own(SD, 10)
-    assert own(SD | {"_class_name": "DDIMScheduler"}, 10).eta == 1.0
-    assert own(SD | {"_class_name": "DDPMScheduler"}, 10).alpha_bars_next[-1] == 1.0
+    assert own(SD | {"_class_name": "DDIMScheduler"}, 10).variances == ddim(SD, 10).variances
+    assert own(FLOW, 10).prediction == "flow"
+    assert own(SD | {"_class_name": "DDPMScheduler"}, 10).s_next[-1] == 0
 
 
 @pytest.mark.parametrize(

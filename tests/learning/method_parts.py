@@ -1,5 +1,6 @@
 """A fine-tuning module outside of a trainer, and its gradient."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -10,23 +11,31 @@ from torch import Tensor
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.learning.tuning_module import Method, TuningModule
+from t2ifb.learning.policy import Policy
+from t2ifb.learning.tuning_module import FineTuningModule
 from tests.diffusion.parts import PROMPTS, shapes_model
 from tests.learning.tuning_worlds import Redness
 
 BATCH = PromptBatch(position=5, prompts=PROMPTS, numbers=[0, 1], total=2)
 
 
-def make_module(method: Method, away: bool = True, guidance_scale: float = 2.0, **changes: Any) -> TuningModule:
+def make_module(
+    algorithm: Any,
+    away: bool = True,
+    guidance_scale: float = 2.0,
+    alpha: float = 3.0,
+    beta: float = 0.02,
+    micro_batch_size: int | None = None,
+) -> FineTuningModule:
     """A module outside of a trainer; `away` moves the policy from the base model."""
-    settings: dict[str, Any] = {"alpha": 3.0, "beta": 0.02, "gradient_clip_norm": None, "seed": 1}
-    module = TuningModule(
-        shapes_model(), LoRA(), Redness(), partial(torch.optim.SGD, lr=1.0), Sampler(4, guidance_scale), method,
-        **(settings | changes),
-    )  # fmt: skip
+    policy = Policy(shapes_model(), LoRA(), Redness(), Sampler(4, guidance_scale), seed=1)
+    algorithm = replace(algorithm, alpha=alpha, beta=beta)
+    module = FineTuningModule(
+        policy, algorithm, partial(torch.optim.SGD, lr=1.0), None, micro_batch_size, gradient_clip_norm=None
+    )
     if away:
         generator = torch.Generator().manual_seed(0)
-        for weight in module.adapters:
+        for weight in module.policy.adapters:
             weight.data = torch.randn(weight.shape, generator=generator) * 0.05
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
@@ -36,8 +45,8 @@ def make_module(method: Method, away: bool = True, guidance_scale: float = 2.0, 
     return module
 
 
-def gradient(module: TuningModule) -> Tensor:
-    return torch.cat([weight.grad.flatten() for weight in module.adapters if weight.grad is not None])
+def gradient(module: FineTuningModule) -> Tensor:
+    return torch.cat([weight.grad.flatten() for weight in module.policy.adapters if weight.grad is not None])
 
 
 def assert_alike(found: Tensor, expected: Tensor) -> None:

@@ -9,32 +9,32 @@ from torch import Tensor
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.noise import gaussian
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.learning.draft import DRaFT
-from t2ifb.learning.losses import gaussian_kl
-from t2ifb.learning.tuning_module import TuningModule
+from t2ifb.learning.tuning_module import FineTuningModule
 from tests.learning.method_parts import BATCH, assert_alike, gradient, make_module
 
 
-def by_the_book(module: TuningModule, batch: PromptBatch, depth: int) -> Tensor:
+def by_the_book(module: FineTuningModule, batch: PromptBatch, depth: int) -> Tensor:
     """The chain written out, as one loss."""
-    schedule, steps = module.schedule, len(module.schedule)
-    keys = [(module.seed, batch.position, number) for number in batch.numbers]
-    denoise = module.sampler.denoiser(module.model, schedule, batch.prompts)
-    latents, loss = gaussian(keys, 0, module.model.latent_shape), torch.zeros(())
+    policy, algorithm = module.policy, module.algorithm
+    assert isinstance(algorithm, DRaFT)
+    schedule, steps = policy.schedule, len(policy.schedule)
+    keys = [(policy.seed, batch.position, number) for number in batch.numbers]
+    denoise = policy.sampler.denoiser(policy.model, schedule, batch.prompts)
+    latents, loss = gaussian(keys, 0, policy.model.latent_shape), torch.zeros(())
     for step in range(steps):
         with torch.set_grad_enabled(step >= steps - depth):
-            move = schedule.transition(denoise(latents, step), latents, step)
+            move = schedule.step(denoise(latents, step), latents, step)
             if step >= steps - depth:
                 fixed = latents.detach()
-                with torch.no_grad(), module.model.base():
-                    base = schedule.kl_transition(denoise(fixed, step), fixed, step)
-                policy = schedule.kl_transition(denoise(fixed, step), fixed, step)
-                loss = loss + module.beta * gaussian_kl(policy.mean, base.mean, policy.variance).mean()
-            latents = move.mean
-            if schedule.is_noisy(step):
-                latents = latents + move.variance.sqrt() * gaussian(keys, step + 1, module.model.latent_shape)
-    loss = loss - module.alpha * module.reward(module.model.decode(latents), batch.prompts).mean()
-    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, module.adapters)])
+                with torch.no_grad(), policy.model.base():
+                    base = schedule.kl_step(denoise(fixed, step), fixed, step)
+                tuned = schedule.kl_step(denoise(fixed, step), fixed, step)
+                loss = loss + algorithm.beta * gaussian_kl(tuned.mean, base.mean, tuned.variance).mean()
+            latents = move.mean + move.variance**0.5 * gaussian(keys, step + 1, policy.model.latent_shape)
+    loss = loss - algorithm.alpha * policy.reward(policy.model.decode(latents), batch.prompts).mean()
+    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
 
 
 @pytest.mark.parametrize(("last_steps", "beta"), [(1, 0.02), (3, 0.02), (4, 0.0)])

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.learning.losses import gaussian_kl
-from t2ifb.learning.refl import ReFL, ReFLModule
-from t2ifb.learning.tuning_module import TuningModule
+from t2ifb.learning.policy import Policy
+from t2ifb.learning.refl import ReFL
+from t2ifb.learning.tuning_module import FineTuningModule, ReFLModule
 from tests.diffusion.parts import shapes_model
 from tests.learning.method_parts import BATCH, assert_alike, gradient, make_module
 from tests.learning.tuning_worlds import Redness
@@ -21,22 +22,23 @@ from tests.learning.tuning_worlds import Redness
 REFL = ReFL([1, 3])
 
 
-def by_the_book(module: TuningModule, batch: PromptBatch) -> Tensor:
+def by_the_book(module: FineTuningModule, batch: PromptBatch) -> Tensor:
     """Equation 5 written out once more, as one loss."""
-    loss = torch.zeros(())
-    steps = module.method.indices(len(module.schedule), module.seed, batch.position)
+    loss, policy, algorithm = torch.zeros(()), module.policy, module.algorithm
+    assert isinstance(algorithm, ReFL)
+    steps = algorithm.indices(len(policy.schedule), policy.seed, batch.position)
     for step in steps:
-        keys = [(module.seed, batch.position, number) for number in batch.numbers]
-        rollout = Rollout(module.schedule, keys, module.model.latent_shape, "cpu")
-        denoise = module.sampler.denoiser(module.model, module.schedule, batch.prompts)
+        keys = [(policy.seed, batch.position, number) for number in batch.numbers]
+        rollout = Rollout(policy.schedule, keys, policy.model.latent_shape, "cpu")
+        denoise = policy.sampler.denoiser(policy.model, policy.schedule, batch.prompts)
         noisy = rollout.to(step, denoise)
-        with torch.no_grad(), module.model.base():
-            base = module.schedule.kl_transition(denoise(noisy, step), noisy, step)
-        policy = module.schedule.kl_transition(denoise(noisy, step), noisy, step)
-        reward = module.reward(module.model.decode(policy.clean), batch.prompts)
-        kl = gaussian_kl(policy.mean, base.mean, policy.variance)
-        loss = loss + (module.beta * kl - module.alpha * reward).mean() / len(steps)
-    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, module.adapters)])
+        with torch.no_grad(), policy.model.base():
+            base = policy.schedule.kl_step(denoise(noisy, step), noisy, step)
+        tuned = policy.schedule.kl_step(denoise(noisy, step), noisy, step)
+        reward = policy.reward(policy.model.decode(tuned.clean), batch.prompts)
+        kl = gaussian_kl(tuned.mean, base.mean, tuned.variance)
+        loss = loss + (algorithm.beta * kl - algorithm.alpha * reward).mean() / len(steps)
+    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
 
 
 @pytest.mark.parametrize("gradients", [1, 3])
@@ -77,7 +79,6 @@ def test_steps_are_of_the_window_and_a_function_of_the_position() -> None:
     assert drawn == [method.indices(4, 1, position) for position in range(200)]
     assert {tuple(steps) for steps in drawn} == {(1, 2), (1, 3), (2, 3)}
     assert ReFL().window_of(4) == (0, 3) and ReFL().window_of(40) == (30, 39)
-    assert list(method.steps_with_kl(4)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_steps_are_of_the_window_and_a_function_of_the_position() -> None:
         (partial(ReFL, [1, 3], 4), {}, "from 1 to the 3 steps"),
         (partial(ReFL, [1, 2, 3]), {}, "the first and the last step"),
         (ReFL, {"alpha": -1.0}, "must not be negative"),
-        (ReFL, {"micro_batch_size": 0}, "not below 1"),
+        (ReFL, {"micro_batch_size": 0}, "must be at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(method: Any, change: dict[str, Any], message: str) -> None:
@@ -97,10 +98,11 @@ def test_settings_that_do_not_fit_are_refused(method: Any, change: dict[str, Any
 
 
 def test_the_reports_module_takes_refls_settings_plainly() -> None:
+    policy = Policy(shapes_model(), LoRA(), Redness(), Sampler(4))
     module = ReFLModule(
-        shapes_model(), LoRA(), Redness(), torch.optim.AdamW, Sampler(4), [1, 3], 2, alpha=3.0, micro_batch_size=1
+        policy, torch.optim.AdamW, alpha=3.0, window=[1, 3], gradients_per_rollout=2, micro_batch_size=1
     )
-    assert module.method == ReFL([1, 3], 2) and module.alpha == 3.0 and module.micro_batch_size == 1
+    assert module.algorithm == ReFL([1, 3], 2, alpha=3.0) and module.micro_batch_size == 1
 
 
 def test_figures_that_are_not_logged_yet_are_in_a_checkpoint() -> None:

@@ -10,42 +10,43 @@ from torch import Tensor, nn
 
 from t2ifb.data.prompt_batches import PromptBatch
 from t2ifb.diffusion.noise import gaussian
+from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.rollout import Rollout
-from t2ifb.learning.losses import gaussian_kl
 from t2ifb.learning.reward_weighted import LARGEST, RewardWeighted
-from t2ifb.learning.tuning_module import TuningModule
+from t2ifb.learning.tuning_module import FineTuningModule
 from tests.learning.method_parts import BATCH, assert_alike, gradient, make_module
 from tests.learning.tuning_worlds import make_tuning, tune
 
 
-def by_the_book(module: TuningModule, method: RewardWeighted, batch: PromptBatch) -> Tensor:
-    """The docstring's loss, with ε in the U-Net's own words, as the embedded world's model predicts it."""
-    schedule, shape = module.schedule, module.model.latent_shape
-    keys = [(module.seed, batch.position, number) for number in batch.numbers]
-    denoise = module.sampler.denoiser(module.model, schedule, batch.prompts)
+def by_the_book(module: FineTuningModule, batch: PromptBatch) -> Tensor:
+    """The docstring's loss, with the U-Net's output as ε, as the embedded domain's model predicts it."""
+    policy, algorithm = module.policy, module.algorithm
+    assert isinstance(algorithm, RewardWeighted)
+    schedule, shape = policy.schedule, policy.model.latent_shape
+    keys = [(policy.seed, batch.position, number) for number in batch.numbers]
+    denoise = policy.sampler.denoiser(policy.model, schedule, batch.prompts)
     samples = Rollout(schedule, keys, shape, "cpu").to(len(schedule), denoise)
-    weights = torch.exp(module.reward(module.model.decode(samples), batch.prompts) / method.temperature)
-    states, loss = module.model.encode_prompts(batch.prompts), torch.zeros(())
-    steps = method.indices(len(schedule), module.seed, batch.position)
+    weights = torch.exp(policy.reward(policy.model.decode(samples), batch.prompts) / algorithm.temperature)
+    states, loss = policy.model.encode_prompts(batch.prompts), torch.zeros(())
+    steps = algorithm.indices(len(schedule), policy.seed, batch.position)
     for step in steps:
-        noise, bar = gaussian(keys, len(schedule) + 1 + step, shape), schedule.alpha_bars[step]
-        noisy, time = bar.sqrt() * samples + (1 - bar).sqrt() * noise, int(schedule.timesteps[step])
-        with torch.no_grad(), module.model.base():
-            base = schedule.kl_transition(module.model.predict(noisy, time, states), noisy, step)
-        output = module.model.predict(noisy, time, states)
-        policy = schedule.kl_transition(output, noisy, step)
-        kl = gaussian_kl(policy.mean, base.mean, policy.variance)
+        noise, (a, s) = gaussian(keys, len(schedule) + 1 + step, shape), schedule.level(step, samples)
+        noisy, time = a * samples + s * noise, schedule.times[step]
+        with torch.no_grad(), policy.model.base():
+            base = schedule.kl_step(policy.model.predict(noisy, time, states), noisy, step)
+        output = policy.model.predict(noisy, time, states)
+        tuned = schedule.kl_step(output, noisy, step)
+        kl = gaussian_kl(tuned.mean, base.mean, tuned.variance)
         error = (output - noise).pow(2).mean((1, 2, 3))
-        loss = loss + (module.alpha * weights * error + module.beta * kl).mean() / len(steps)
-    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, module.adapters)])
+        loss = loss + (algorithm.alpha * weights * error + algorithm.beta * kl).mean() / len(steps)
+    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
 
 
 @pytest.mark.parametrize("gradients", [1, 3])
 def test_an_update_follows_the_weighted_likelihood(gradients: int) -> None:
-    method = RewardWeighted(temperature=0.1, gradients_per_rollout=gradients)
-    module = make_module(method)
+    module = make_module(RewardWeighted(temperature=0.1, gradients_per_rollout=gradients))
     module.training_step(BATCH, 0)
-    assert_alike(gradient(module), by_the_book(module, method, BATCH))
+    assert_alike(gradient(module), by_the_book(module, BATCH))
 
 
 class Steps(nn.Module):
@@ -72,7 +73,7 @@ def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tm
     summary = tune(make_tuning(method=method, reward=Steps(), standardise=False), tmp_path)
     assert summary["steps"] == 6 and summary["skipped_updates"] == 0
     module = make_module(method)
-    module.reward = Steps()
+    module.policy.reward = Steps()
     noted: dict[str, Tensor] = {}
     module.note = lambda **figures: noted.update(figures)  # type: ignore[method-assign]
     module.training_step(BATCH, 0)
@@ -82,7 +83,7 @@ def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tm
 @pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
 def test_a_reward_that_is_not_finite_reaches_the_gradient(wrong: float) -> None:
     module = make_module(RewardWeighted())
-    module.reward = Wrong(wrong)
+    module.policy.reward = Wrong(wrong)
     module.training_step(BATCH, 0)
     assert gradient(module).isnan().any()
 
