@@ -15,9 +15,9 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.learning.cost import DECODER, UNET, Tuning
-from t2ifb.learning.refl import ReFLModule
+from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl_cost import update_cost
-from t2ifb.learning.tuning_module import fast_attention
+from t2ifb.learning.tuning_module import ReFLModule, fast_attention
 from t2ifb.scorers import CLIPScore, ImageReward
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.shapes.prompts import ScenePrompts
@@ -30,15 +30,10 @@ UPDATES, BATCH, STEPS, WINDOW = 4, 8, 40, (30, 39)
 
 def make_module(gradients_per_rollout: int) -> ReFLModule:
     """The module of a run in `shapes`."""
-    return ReFLModule(
-        DiffusionSource(str(PIPELINE), device="cpu").load(),
-        LoRA(),
-        ImageReward.from_pretrained(IMAGE_REWARD),
-        partial(torch.optim.AdamW, lr=1e-4, fused=True),
-        Sampler(STEPS, 1.0),
-        window=WINDOW,
-        gradients_per_rollout=gradients_per_rollout,
-    )
+    model = DiffusionSource(str(PIPELINE), device="cpu").load()
+    policy = Policy(model, LoRA(), ImageReward.from_pretrained(IMAGE_REWARD), Sampler(STEPS, 1.0))
+    optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
+    return ReFLModule(policy, optimizer, window=WINDOW, gradients_per_rollout=gradients_per_rollout)
 
 
 def update(module: ReFLModule) -> float:
@@ -50,20 +45,21 @@ def update(module: ReFLModule) -> float:
 def bare(module: ReFLModule, with_base: bool = True) -> float:
     """Seconds of the same model calls and nothing else; those of the KL divergence may be left out."""
     prompts = ScenePrompts("train", BATCH).prompts()
-    states, latents = module.model.encode_prompts(prompts), torch.randn(BATCH, *module.model.latent_shape)
+    policy, model = module.policy, module.policy.model
+    states, latents = model.encode_prompts(prompts), torch.randn(BATCH, *model.latent_shape)
     start = time.perf_counter()
     with fast_attention(module.device):
         for position in range(UPDATES):
-            indices = module.method.indices(STEPS, module.seed, position)
+            indices = module.algorithm.indices(STEPS, policy.seed, position)
             with torch.no_grad():
-                for _ in range(indices[-1] - len(indices) + 1):
-                    module.model.predict(latents, 500, states)
+                for _ in range(indices[-1]):
+                    model.predict(latents, 500, states)
             for _ in indices:
                 if with_base:
-                    with torch.no_grad(), module.model.base():
-                        module.model.predict(latents, 500, states)
-                output = module.model.predict(latents, 500, states)
-                module.reward(module.model.decode(output), prompts).sum().backward()
+                    with torch.no_grad(), model.base():
+                        model.predict(latents, 500, states)
+                output = model.predict(latents, 500, states)
+                policy.reward(model.decode(output), prompts).sum().backward()
     return time.perf_counter() - start
 
 

@@ -42,10 +42,11 @@ from t2ifb.learning.engine import FIRST_SCALE
 from t2ifb.learning.fine_tuning import FineTuning
 from t2ifb.learning.gpu_memory import CONTEXT, GB, WORKSPACE
 from t2ifb.learning.loggers import no_logger
-from t2ifb.learning.refl import ReFL, output_gradient
+from t2ifb.learning.policy import Policy
+from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_savings import Measured
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.tuning_module import TuningModule, fast_attention
+from t2ifb.learning.tuning_module import FineTuningModule, fast_attention
 from t2ifb.scorers import CLIPScore, RewardModel
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.heads import MLPHead
@@ -159,13 +160,11 @@ class World:
         torch.manual_seed(0)
         return RewardModel(encoder, MLPHead(encoder.embedding_dim)).eval().requires_grad_(False)
 
-    def module(self, precision: str = "fp16") -> TuningModule:
+    def module(self, precision: str = "fp16") -> FineTuningModule:
         """What is tuned, on the device."""
         optimizer = partial(torch.optim.AdamW, lr=1e-5, fused=True)
-        return TuningModule(
-            self.source(precision).load(), LoRA(), self.reward(), optimizer, self.rollout, self.method, alpha=ALPHA,
-            beta=BETA, gradient_clip_norm=None,
-        ).to(self.device)  # fmt: skip
+        policy = Policy(self.source(precision).load(), LoRA(), self.reward(), self.rollout)
+        return FineTuningModule(policy, self.method, optimizer, gradient_clip_norm=None).to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision as in a run."""
@@ -198,20 +197,24 @@ def gradient_error(world: World, report: Report, batch: int = 2) -> None:
     """The adapters' gradient in fp16 under a loss scale against fp32, of the same latents and cotangent."""
     exact, half = world.module("fp32"), world.module("fp16")
     (step, _), some = world.method.window_of(world.steps), part(batch)
-    rollout, of_exact = exact.begin(some)
-    _, of_half = half.begin(some)
+    rollout, of_exact = exact.policy.start(some)
+    _, of_half = half.policy.start(some)
     with true_float32(), fast_attention(world.device):
         noisy = rollout.to(step, of_exact)
-        base = exact.base_output(of_exact, noisy, step)
-        cotangent = output_gradient(exact, of_exact(noisy, step), base, noisy, step, some.prompts)
+        with exact.policy.reference():
+            reference = of_exact(noisy, step)
+        output = of_exact(noisy, step).detach().requires_grad_()
+        reward = exact.policy.score(exact.policy.step(output, noisy, step).clean, some.prompts)
+        loss = BETA * exact.policy.kl(output, reference, noisy, step) - ALPHA * reward
+        (cotangent,) = torch.autograd.grad(loss.sum(), output)
     largest = float(cotangent.abs().max())
     report.figure("cotangent", alpha=ALPHA, norm=float(cotangent.flatten(1).norm(dim=1).mean()), largest=largest)
 
-    def gradient(module: TuningModule, denoise: Any, scale: float) -> Tensor:
-        for weight in module.adapters:
+    def gradient(module: FineTuningModule, denoise: Any, scale: float) -> Tensor:
+        for weight in module.policy.adapters:
             weight.grad = None
         ((denoise(noisy, step) * cotangent).sum() * scale).backward()
-        return torch.cat([w.grad.flatten().double() / scale for w in module.adapters if w.grad is not None])
+        return torch.cat([w.grad.flatten().double() / scale for w in module.policy.adapters if w.grad is not None])
 
     with true_float32(), fast_attention(world.device):
         expected = gradient(exact, of_exact, 1.0)
@@ -231,7 +234,7 @@ def bare_calls(world: World, report: Report, batch: int) -> float:
     """Times of single calls; gives the seconds of those that an update makes."""
     module = world.module()
     (step, _), some = world.method.window_of(world.steps), part(batch)
-    rollout, denoise = module.begin(some)
+    rollout, denoise = module.policy.start(some)
     latents = rollout.latents
     found: dict[str, float] = {}
 
@@ -240,18 +243,19 @@ def bare_calls(world: World, report: Report, batch: int) -> float:
 
     def reward() -> None:
         leaf = latents.clone().requires_grad_()
-        torch.autograd.grad(module.reward(module.model.decode(leaf), some.prompts).sum(), leaf)
+        torch.autograd.grad(module.policy.score(leaf, some.prompts).sum(), leaf)
 
     with fast_attention(world.device):
         with torch.no_grad():
             if world.cuda:  # a CPU has no group norm of fp16 weights without autocast
-                with module.model.base():
+                with module.policy.reference():
                     found["guided step without autocast and adapters"] = world.seconds(lambda: denoise(latents, step))
                 found["guided step without autocast"] = world.seconds(lambda: denoise(latents, step))
             with world.autocast():
                 found["guided step"] = world.seconds(lambda: denoise(latents, step))
         with world.autocast():
-            found["base model's step"] = world.seconds(lambda: module.base_output(denoise, latents, step))
+            with module.policy.reference():
+                found["base model's step"] = world.seconds(lambda: denoise(latents, step))
             found["guided step with backward pass"] = world.seconds(backward)
         found["decoder and reward, both ways"] = world.seconds(reward, 3)
     report.figure(f"bare calls, batch {batch}", **{f"{name}, ms": round(s * 1e3, 2) for name, s in found.items()})

@@ -168,5 +168,5 @@ def gaussian_kl(mean_p: Tensor, mean_q: Tensor, variance: Tensor | float) -> Ten
     Returns:
         (B,) float32, in nats, summed over all dimensions but the first.
     """
-    squared = (mean_p.float() - mean_q.float()).square() / (2 * torch.as_tensor(variance, device=mean_p.device).float())
+    squared = (mean_p.float() - mean_q.float()).square() / (2 * variance)
     return squared.flatten(1).sum(1)

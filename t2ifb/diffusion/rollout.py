@@ -24,19 +24,27 @@ class Rollout:
     """
 
     def __init__(
-        self, schedule: Schedule, keys: Sequence[Sequence[int]], shape: Sequence[int], device: torch.device | str
+        self,
+        schedule: Schedule,
+        keys: Sequence[Sequence[int]],
+        shape: Sequence[int],
+        device: torch.device | str,
+        index: int = 0,
+        latents: Tensor | None = None,
     ) -> None:
-        """Begin at pure noise.
+        """Begin at pure noise, or where an earlier rollout of these keys was left.
 
         Args:
             schedule: The steps.
             keys: B tuples of whole numbers that the noise is drawn by.
             shape: (C, H, W) of the latents.
             device: Where they are kept.
+            index: Of the step that comes next.
+            latents: (B, C, H, W), where that step begins; by default pure noise.
         """
         self.schedule, self.keys, self.shape, self.device = schedule, list(keys), tuple(shape), torch.device(device)
-        self.index = 0
-        self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.device)
+        self.index = index
+        self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.device) if latents is None else latents
 
     @torch.no_grad()
     def to(self, index: int, denoise: Denoise) -> Tensor:

@@ -44,7 +44,9 @@ class Experience:
 
     def rows(self, index: slice | Sequence[int]) -> Self:
         """Some rows, by their numbers."""
-        numbers = list(range(len(self))[index]) if isinstance(index, slice) else list(index)
+        if isinstance(index, slice):
+            return type(self)(self.prompts[index], {k: v[index] for k, v in self.tensors.items()}, self.total)
+        numbers = list(index)
         tensors = {
             name: each[torch.tensor(numbers, dtype=torch.long, device=each.device)]
             for name, each in self.tensors.items()

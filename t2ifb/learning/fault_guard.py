@@ -67,7 +67,7 @@ class FaultGuard(Callback):
                 f"{scale:g}. Give trainer.precision=bf16-mixed or 32-true"
                 + (
                     ", or a smaller algorithm.alpha, with algorithm.beta in proportion."
-                    if hasattr(module, "alpha")
+                    if hasattr(module, "algorithm")
                     else "."
                 )
             )

@@ -43,6 +43,7 @@ from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_check import check_differentiable, check_known
 from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.term_gradients import TermGradients
 from t2ifb.learning.tuned_states import BASE, REWARD, ask, ask_states, look_at_base, rounding_floor
 from t2ifb.learning.tuning_module import FineTuningModule
 from t2ifb.learning.tuning_verdict import TuningVerdict
@@ -83,6 +84,7 @@ class FineTuning:
         diversity: Any = None,
         patience: int | None = None,
         most_faults: int = 10,
+        gradient_norms: bool = False,
         cache_folder: str | Path | None = None,
     ) -> None:
         """Put the parts together; the diffusion model is not loaded yet.
@@ -118,6 +120,7 @@ class FineTuning:
             diversity: A `CLIPSource` whose embeddings measure how different the images of a prompt are.
             patience: Validations without a better one after which the run stops; never by default.
             most_faults: Updates with NaN or infinity that may be skipped before the run stops.
+            gradient_norms: Log how large the gradients of reward and KL are, see `TermGradients`.
             cache_folder: Where the base model's answers are kept for other runs that ask the same.
 
         Raises:
@@ -160,6 +163,7 @@ class FineTuning:
         self.validation_prompts, self.images_per_prompt = validation_prompts, images_per_prompt
         self.samples_per_batch, self.diversity = samples_per_batch, diversity
         self.patience, self.most_faults, self.cache_folder = patience, most_faults, cache_folder
+        self.gradient_norms = gradient_norms
 
     @property
     def splits(self) -> list[str]:
@@ -224,7 +228,8 @@ class FineTuning:
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is looked at, and saved
-        engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, [watch])
+        watchers = [watch, *([TermGradients()] if self.gradient_norms else [])]
+        engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
         if min(self.batch_size, len(exam)) < engine.world_size:
             raise ValueError(
                 f"{engine.world_size} processes need at least as many prompts an update and images a validation; "

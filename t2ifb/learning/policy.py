@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Policy(nn.Module):
         """
         keys = [(self.seed, batch.position, number) for number in batch.numbers]
         rollout = Rollout(self.schedule, keys, self.model.latent_shape, self.device)
-        return rollout, self.sampler.denoiser(self.model, self.schedule, batch.prompts)
+        return rollout, self.denoiser(batch.prompts)
 
     def known_by(self, rollout: Rollout) -> dict[str, Tensor]:
         """What `resume` needs of rollouts besides their latents: (B,) step and (B, ...) noise key, on the CPU."""
@@ -63,22 +64,20 @@ class Policy(nn.Module):
 
     def resume(self, part: Experience) -> tuple[Rollout, Denoise]:
         """Rollouts from the latents of some rows on, which are all at one step, and the denoiser for them."""
-        rollout = Rollout(self.schedule, part["key"].tolist(), self.model.latent_shape, self.device)
         assert isinstance(part.step, int)
-        rollout.index, rollout.latents = part.step, part["latents"]
-        return rollout, self.sampler.denoiser(self.model, self.schedule, part.prompts)
+        shape = self.model.latent_shape
+        rollout = Rollout(self.schedule, part["key"].tolist(), shape, self.device, part.step, part["latents"])
+        return rollout, self.denoiser(part.prompts)
 
-    def predict(self, latents: Tensor, index: Index, prompts: Sequence[str], guided: bool = True) -> Tensor:
-        """The denoiser's output (B, C, H, W) float32, guided as the sampler guides.
+    def denoiser(self, prompts: Sequence[str], guided: bool = True) -> Denoise:
+        """The denoiser for B prompts: from latents (B, C, H, W) and a step to its output (B, C, H, W) float32.
 
         Args:
-            latents: (B, C, H, W), where a step begins.
-            index: Of the step; of each sample's step if they differ.
             prompts: B strings.
-            guided: False for the conditional branch alone.
+            guided: As the sampler guides; False for the conditional branch alone.
         """
-        sampler = self.sampler if guided else Sampler(self.sampler.num_inference_steps, 1.0, self.sampler.schedule)
-        return sampler.denoiser(self.model, self.schedule, prompts)(latents, index)
+        sampler = self.sampler if guided else replace(self.sampler, guidance_scale=1.0)
+        return sampler.denoiser(self.model, self.schedule, prompts)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -66,9 +66,10 @@ class ReFL:
     def loss(self, policy: Policy, part: Experience) -> Loss:
         """Equation 5 at the rows' steps."""
         noisy, steps = part["latents"], part.step
-        output = policy.predict(noisy, steps, part.prompts)
+        denoise = policy.denoiser(part.prompts)
         with policy.reference():
-            reference = policy.predict(noisy, steps, part.prompts)
+            reference = denoise(noisy, steps)
+        output = denoise(noisy, steps)
         reward = policy.score(policy.step(output, noisy, steps).clean, part.prompts)
         kl = policy.kl(output, reference, noisy, steps)
         return mean_loss(self.beta * kl - self.alpha * reward, part, reward=reward, kl=kl, **by_step("kl", kl, steps))

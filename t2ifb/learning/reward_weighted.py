@@ -89,9 +89,10 @@ class RewardWeighted:
         noise, steps = part["noise"], part.step
         level = policy.schedule.level(steps, noise)
         noisy = add_noise(part["latents"], noise, *level)
-        output = policy.predict(noisy, steps, part.prompts, guided=False)
+        denoise = policy.denoiser(part.prompts, guided=False)
         with policy.reference():
-            reference = policy.predict(noisy, steps, part.prompts, guided=False)
+            reference = denoise(noisy, steps)
+        output = denoise(noisy, steps)
         predicted = clean_and_noise(output, noisy, *level, policy.schedule.prediction)[1]
         error = (predicted - noise).square().flatten(1).mean(1)
         kl = policy.kl(output, reference, noisy, steps)

@@ -123,7 +123,7 @@ def test_weights_and_biases_has_what_the_jobs_of_a_sweep_are_compared_by(whole: 
         assert run.metrics["*"].step_metric == "trainer/global_step" and run.metrics["val/judges"].summary.max
         names = {name for logged in run.history for name in logged}
         assert {f"val/{name}" for name in ("judges", "reward", "gold", "kl", "clip_score")} <= names
-        assert {f"train/{name}" for name in ("reward", "kl", "kl_share")} <= names
+        assert {f"train/{name}" for name in ("reward", "kl")} <= names
         steps = [logged["trainer/global_step"] for logged in run.history if "val/judges" in logged]
         assert steps == [0, 1, 3, 5, 7, 9]  # the base model; then Lightning counts from 0
         validation: dict[str, Any] = json.loads((job / "summary.json").read_text())["validation"]

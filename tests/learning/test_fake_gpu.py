@@ -27,14 +27,16 @@ from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
+from t2ifb.learning.algorithm import Algorithm
 from t2ifb.learning.cost import Tuning
 from t2ifb.learning.draft import DRaFT
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_cost import update_cost
 from t2ifb.learning.reward_weighted import RewardWeighted
-from t2ifb.learning.tuning_module import Method, TuningModule
+from t2ifb.learning.tuning_module import FineTuningModule
 from tests.learning.fake_gpu import Watch, fake_gpu, to_gpu, zero_gradients
 from tests.learning.test_refl_cost import small_run
 
@@ -60,22 +62,21 @@ def tuning(**changes: Any) -> Tuning:
 class FakeRun:
     """A module on the fake GPU beside what Lightning gives it: `16-mixed`, a loss scale, a fused optimiser."""
 
-    def __init__(self, of: Tuning, method: Method) -> None:
+    def __init__(self, of: Tuning, algorithm: Algorithm) -> None:
         """Build everything on `meta`; entering puts it on the fake GPU."""
         self.of, self.guard = of, FaultGuard()
         with DryRun():
             self.model = Outline.of(of.diffusion).load()
             reward, optimizer = copy.deepcopy(of.reward), partial(torch.optim.AdamW, fused=True)
-            self.module: Any = TuningModule(
-                self.model, of.lora, reward, optimizer, of.rollout, method, gradient_clip_norm=None
-            ).to("meta")
+            policy = Policy(self.model, of.lora, reward, of.rollout)
+            self.module: Any = FineTuningModule(policy, algorithm, optimizer, gradient_clip_norm=None).to("meta")
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
         self._stack.enter_context(fake_gpu())
         module = to_gpu(self.module)
         module._device = torch.device("cuda", 0)
-        module.adapters = [weight for weight in self.model.unet.parameters() if weight.requires_grad]
+        module.policy.adapters = [weight for weight in self.model.unet.parameters() if weight.requires_grad]
         self.optimizer, self.scaler = module.configure_optimizers(), torch.amp.GradScaler("cuda", init_scale=4096.0)
         plugin = SimpleNamespace(scaler=self.scaler)
         module.trainer = SimpleNamespace(
@@ -83,7 +84,7 @@ class FakeRun:
         )  # it does not log at step 1
         module.optimizers = lambda: SimpleNamespace(zero_grad=self.optimizer.zero_grad, step=self.step)
         module.manual_backward, module.log = self.backward, lambda *values, **options: None
-        for weight in module.adapters:
+        for weight in module.policy.adapters:
             weight.grad = torch.zeros_like(weight)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -95,7 +96,7 @@ class FakeRun:
     def backward(self, loss: Tensor) -> None:
         self.guard.on_before_backward(self.module.trainer, self.module, self.scaler.scale(loss))
         assert loss.requires_grad
-        for weight in self.module.adapters:
+        for weight in self.module.policy.adapters:
             weight.grad = torch.zeros_like(weight)
 
     def step(self) -> None:
@@ -118,28 +119,23 @@ ENCODING = "diffusion/model.py: states: Tensor = self.text_encoder(tokens.input_
 STATES = "diffusion/model.py: return torch.cat([self._encode(text) for text in texts]).to(self.devic"
 START = "diffusion/rollout.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.devi"
 TIMESTEP = "diffusion/model.py: output: Tensor = self.unet(latents.to(self.unet.dtype), timestep, stat"
-ALPHA_BARS = "diffusion/schedule.py: ends = (self.alpha_bars[index].to(noisy.device), self.alpha_bars_ne"
-VARIANCE = "diffusion/schedule.py: return Transition(step.mean, self.kl_variances[index].to(noisy.devi"
 NOISE = "diffusion/rollout.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
 NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
-MEAN = "scorers/preprocess.py: shift, scale = (torch.tensor(values, dtype=images.dtype, device=ima"
+MEAN = "scorers/preprocess.py: return torch.tensor(values, dtype=dtype, device=device)[:, None, No"
+RESIZE = "scorers/preprocess.py: return torch.tensor(weights / weights.sum(1, keepdims=True), dtype="
 TOKENS = "scorers/clip_encoder.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
-OF_SAMPLES = "learning/reward_weighted.py: "
+LEARNED_NOISE = 'learning/reward_weighted.py: "noise": torch.cat(noise).to(policy.device),'
 UPLOADS = {
-    "refl": {STATES: 1, TIMESTEP: 6, ALPHA_BARS: 10, VARIANCE: 2, NOTE: 7},
-    "draft": {STATES: 1, TIMESTEP: 10, ALPHA_BARS: 12, VARIANCE: 4, NOTE: 5},
-    "reward_weighted": {
-        **{STATES: 2, TIMESTEP: 6, ALPHA_BARS: 8, VARIANCE: 2, NOTE: 6},
-        OF_SAMPLES + "alpha_bar = schedule.alpha_bars[step].to(samples.device)": 1,
-        OF_SAMPLES + "noise = gaussian(rollout.keys, len(schedule) + 1 + step, poli": 1,
-    },
+    "refl": {STATES: 2, TIMESTEP: 6, NOISE: 1, NOTE: 4},
+    "draft": {STATES: 2, TIMESTEP: 4, NOISE: 1, NOTE: 4},
+    "reward_weighted": {STATES: 2, TIMESTEP: 6, NOISE: 2, NOTE: 6, LEARNED_NOISE: 1},
 }
 """Copies to the GPU in an update of two prompts and two steps, by algorithm.
 
 All make those of `test_an_update` too: two prompts and the empty one are encoded once a run, each step has its
 noise, and the scorer prepares images and prompts.
 """
-METHODS: dict[str, Method] = {"refl": ReFL(window=(1, 1)), "draft": DRaFT(2), "reward_weighted": RewardWeighted()}
+METHODS: dict[str, Algorithm] = {"refl": ReFL(window=(1, 1)), "draft": DRaFT(2), "reward_weighted": RewardWeighted()}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -147,7 +143,7 @@ def test_an_update(name: str) -> None:
     """Nothing raises; besides encoding prompts the CPU waits for two numbers, to look for NaN and for overflows."""
     with FakeRun(tuning(), METHODS[name]) as run, Watch() as watch:
         run.update()
-    assert dict(watch.uploads) == {ENCODING: 3, START: 1, NOISE: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
+    assert dict(watch.uploads) == {ENCODING: 3, START: 1, RESIZE: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
     assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
     assert dict(watch.answers) == {
         "learning/fault_guard.py: if self._faulty_loss is None and not loss.isfinite():": 1,
@@ -156,33 +152,33 @@ def test_an_update(name: str) -> None:
 
 
 def test_a_denoising_step() -> None:
-    """Each upload waits for the GPU: the timestep for both branches of guidance, two ᾱ, the noise."""
+    """Each upload waits for the GPU: the timestep for both branches of guidance, and the noise."""
     with FakeRun(tuning(), ReFL()) as run, Watch() as watch, run.autocast():
-        rollout, denoise = run.module.begin(BATCH)
+        rollout, denoise = run.module.policy.start(BATCH)
         watch.restart()
         rollout.to(1, denoise)
-    assert dict(watch.uploads) == {TIMESTEP: 2, ALPHA_BARS: 2, NOISE: 1}
+    assert dict(watch.uploads) == {TIMESTEP: 2, NOISE: 1}
     assert dict(watch.downloads) == dict(watch.answers) == {}
 
 
 def test_a_validation() -> None:
     of = tuning()
     with FakeRun(of, ReFL()) as run:
-        reward = run.module.reward
+        reward = run.module.policy.reward
         exam = Exam(PROMPTS[:1], of.sampling, Judges({"reward": reward}), 2, encoder=reward.encoder).to("cuda")
         with Watch() as watch:
             exam.look(run.model, [0, 1])
             exam.answers()
-    steps = {TIMESTEP: 4, ALPHA_BARS: 12, VARIANCE: 4, NOISE: 2}
+    steps = {TIMESTEP: 4, NOISE: 2}
     pixels = {
         "evaluation/judges.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
         "learning/exam.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
     }
-    assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, MEAN: 4, TOKENS: 1} | steps | pixels
+    assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, RESIZE: 4, MEAN: 4, TOKENS: 1} | steps | pixels
     assert dict(watch.downloads) == {
         "diffusion/model.py: return states.cpu()": 2,
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,
-        "learning/exam.py: self._found |= {n: (image, nats) for n, image, nats in zip(numbers, imag": 1,
+        "learning/exam.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
         "evaluation/judges.py: found.setdefault(name, []).append(score.float().cpu())": 1,
         "learning/exam.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
     }
@@ -211,7 +207,7 @@ def test_kernels_of_a_call() -> None:
     of = tuning(diffusion=SD15, rollout=Sampler(3))
     found = {}
     with FakeRun(of, ReFL()) as run, Watch() as watch, torch.no_grad():
-        rollout, denoise = run.module.begin(replace(BATCH, prompts=PROMPTS[:1], numbers=[0]))
+        rollout, denoise = run.module.policy.start(replace(BATCH, prompts=PROMPTS[:1], numbers=[0]))
         for name, mixed, base in (("training", True, False), ("validation", False, False), ("base", False, True)):
             watch.restart()
             with run.autocast() if mixed else nullcontext(), run.model.base() if base else nullcontext():
@@ -223,13 +219,12 @@ def test_kernels_of_a_call() -> None:
 
 def test_noise_that_is_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def follow(self: Rollout, output: Tensor) -> None:
-        step = self.schedule.transition(output, self.latents, self.index)
-        noise = gaussian(self.keys, self.index + 1, self.shape)
-        self.latents = step.mean + step.variance.sqrt() * noise
+        step = self.schedule.step(output, self.latents, self.index)
+        self.latents = step.sample(gaussian(self.keys, self.index + 1, self.shape))
         self.index += 1
 
     monkeypatch.setattr(Rollout, "follow", follow)
-    with FakeRun(tuning(), ReFL()) as run, Watch(), pytest.raises(RuntimeError, match="device"):
+    with FakeRun(tuning(), ReFL(window=(1, 1))) as run, Watch(), pytest.raises(RuntimeError, match="device"):
         run.update()
 
 

@@ -44,13 +44,13 @@ class Watch(lightning.Callback):
         self.seen: list[tuple[int, float, bool, float]] = []
 
     def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-        self.before = parameters_to_vector(module.adapters).detach().clone()
+        self.before = parameters_to_vector(module.policy.adapters).detach().clone()
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         scale = trainer.precision_plugin.scaler.get_scale()
         assert float(trainer.callback_metrics["train/loss_scale"]) == scale
-        moved = not torch.equal(self.before, parameters_to_vector(module.adapters))
-        norm = float(parameters_to_vector([weight.grad for weight in module.adapters]).norm())
+        moved = not torch.equal(self.before, parameters_to_vector(module.policy.adapters))
+        norm = float(parameters_to_vector([weight.grad for weight in module.policy.adapters]).norm())
         self.seen.append((trainer.global_step, scale, moved, norm))
 
 
@@ -58,7 +58,7 @@ class Gradient(lightning.Callback):
     """Takes the adapters' gradient of the first update, unscaled, and ends the run."""
 
     def on_before_optimizer_step(self, trainer: Any, module: Any, *_: Any) -> None:
-        self.found = parameters_to_vector([weight.grad for weight in module.adapters])
+        self.found = parameters_to_vector([weight.grad for weight in module.policy.adapters])
         raise Killed
 
 

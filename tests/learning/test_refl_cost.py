@@ -18,11 +18,12 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.learning.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, Tuning
+from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_arithmetic import Arithmetic, Length
 from t2ifb.learning.refl_cost import judging_cost, kept_by_unet, update_cost
 from t2ifb.learning.refl_savings import Measured, savings
-from t2ifb.learning.tuning_module import TuningModule
+from t2ifb.learning.tuning_module import FineTuningModule
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.outline import CLIPOutline
@@ -50,21 +51,17 @@ class Real:
     def __init__(self, tuning: Tuning) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
         self.reward = CLIPScore(CLIP.load())
-        self.module: Any = TuningModule(
-            self.model,
-            tuning.lora,
-            self.reward,
-            tuning.optimizer,
-            tuning.rollout,
-            replace(tuning.method, window=(0, tuning.method.gradients_per_rollout - 1)),
-            micro_batch_size=tuning.micro_batch_size,
+        algorithm = replace(tuning.method, window=(0, tuning.method.gradients_per_rollout - 1))
+        policy = Policy(self.model, tuning.lora, self.reward, tuning.rollout)
+        self.module: Any = FineTuningModule(
+            policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size
         )
         optimizer = self.module.configure_optimizers()
         self.module.trainer = SimpleNamespace(world_size=1, global_step=1, log_every_n_steps=2)
         self.module.optimizers = lambda: optimizer
         self.module.manual_backward = lambda loss: loss.backward()
         self.module.log = lambda *values, **options: None
-        for weight in self.module.adapters:
+        for weight in policy.adapters:
             weight.grad = torch.zeros_like(weight)
         optimizer.step()
         optimizer.zero_grad()

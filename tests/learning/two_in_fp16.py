@@ -46,7 +46,7 @@ class Seen(lightning.Callback):
         add_up = module._sum_gradients
 
         def watched() -> None:
-            gradients = [weight.grad for weight in module.adapters]
+            gradients = [weight.grad for weight in module.policy.adapters]
             self.own.append(bool(parameters_to_vector(gradients).isfinite().all()))
             add_up()
 
@@ -54,7 +54,7 @@ class Seen(lightning.Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         scale = trainer.precision_plugin.scaler.get_scale()
-        weights = parameters_to_vector(module.adapters).detach().double()
+        weights = parameters_to_vector(module.policy.adapters).detach().double()
         row = {"own": self.own[-1], "scale": scale, "weights": [weights.sum().item(), weights.square().sum().item()]}
         self.rows.append(row)
         (self.folder / f"seen_{trainer.global_rank}.json").write_text(json.dumps(self.rows))
