@@ -71,7 +71,7 @@ def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
     if cut := model.too_long(list(dict.fromkeys(prompts))):
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):
-        load_lora(model.unet, parts.value("lora"))
+        load_lora(model.denoiser, parts.value("lora"))
     sampler, size = parts.build("sampling"), parts.value("batch_size")
     keys = [(parts.value("seed"), number) for number in range(len(prompts))]
 

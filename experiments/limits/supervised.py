@@ -66,7 +66,7 @@ def supervised(parts: Parts) -> None:
     tuning: FineTuning = parts.build("algorithm")
     seed, run = parts.value("seed"), RunFolder(parts.run_folder)
     model = tuning.diffusion.load()
-    adapters = tuning.lora.add(model.unet, seed)
+    adapters = tuning.lora.add(model.denoiser, seed)
     tune(model, adapters, run.path, seed)
     seconds = time.monotonic() - started
     base = BaseAnswers(tuning.cache_folder, parts.value("algorithm"))

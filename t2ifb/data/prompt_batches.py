@@ -1,12 +1,13 @@
 """An endless row of prompt batches for fine-tuning, as a function of (seed, position)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
+from torch import Tensor
 
 from t2ifb.data.order import TrainingOrder
 from t2ifb.data.position import EndlessBatches, TrainingPosition
@@ -22,6 +23,7 @@ class PromptBatch:
         numbers: Of each prompt within the whole batch, so that noise does not depend on how the batch is shared.
         total: Prompts of the whole batch, over all processes.
         update: Which of the batch's updates this is, from 0.
+        pairs: With preference pairs, for each prompt the better and the worse image (3, H, W) in [0, 1].
     """
 
     position: int
@@ -29,6 +31,7 @@ class PromptBatch:
     numbers: list[int]
     total: int
     update: int = 0
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class PromptDataModule(LightningDataModule):
@@ -42,6 +45,7 @@ class PromptDataModule(LightningDataModule):
         samples: int = 0,
         samples_per_batch: int = 32,
         updates_per_batch: int = 1,
+        pairs: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """Lay out the order.
 
@@ -52,14 +56,17 @@ class PromptDataModule(LightningDataModule):
             samples: How many held-out samples a validation makes.
             samples_per_batch: How many of them at a time.
             updates_per_batch: How many updates each batch of prompts gives; it comes so often in a row.
+            pairs: For each prompt the better and the worse image (3, H, W) in [0, 1], all of one size.
 
         Raises:
-            ValueError: There are no prompts, or batch_size is below 1.
+            ValueError: There are no prompts, or not as many pairs, or batch_size is below 1.
         """
         super().__init__()
         if not prompts:
             raise ValueError("there are no prompts to tune on")
-        self.prompts, self.batch_size, self.seed = list(prompts), batch_size, seed
+        if pairs is not None and len(pairs) != len(prompts):
+            raise ValueError(f"expected a pair for each of {len(prompts)} prompts, got {len(pairs)}")
+        self.prompts, self.batch_size, self.seed, self.pairs = list(prompts), batch_size, seed, pairs
         self.samples, self.samples_per_batch, self.updates_per_batch = samples, samples_per_batch, updates_per_batch
         self.order = TrainingOrder(np.ones(len(self.prompts), np.int64), batch_size, seed)
         self._position = TrainingPosition(self, self.train_batch, self._settings)
@@ -78,7 +85,8 @@ class PromptDataModule(LightningDataModule):
         position, update = divmod(position, self.updates_per_batch)
         units = self.order.units(position)
         share = range(*self._position.share.indices(len(units)))
-        return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update)
+        pairs = [] if self.pairs is None else [self.pairs[units[n]] for n in share]
+        return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update, pairs)
 
     def train_dataloader(self) -> EndlessBatches[PromptBatch]:
         """Endless batches from the present position on; see `TrainingPosition.batches` for what is refused."""

@@ -21,7 +21,7 @@ class DiffusionModel(nn.Module):
     """A `StableDiffusionPipeline`'s parts, frozen and in evaluation mode; adapters may be put into its U-Net.
 
     Attributes:
-        unet: Predicts from latents, timestep and the prompt's states.
+        denoiser: The U-Net; predicts from latents, timestep and the prompt's states.
         vae: Decodes latents.
         scheduler_config: Of the pipeline's scheduler: its noise schedule.
         latent_shape: (C, H, W) of one sample.
@@ -47,13 +47,13 @@ class DiffusionModel(nn.Module):
             decoder: Decodes in the place of the VAE where a gradient is wanted, such as `AutoencoderTiny`.
         """
         super().__init__()
-        self.unet: Any = unet
+        self.denoiser: Any = unet
         self.vae: Any = vae
         self.text_encoder: Any = text_encoder
         self.decoder: Any = decoder
         self.tokenizer: Any = tokenizer
         self.scheduler_config = dict(scheduler_config)
-        settings: Any = self.unet.config
+        settings: Any = self.denoiser.config
         height, width = (settings.sample_size,) * 2 if isinstance(settings.sample_size, int) else settings.sample_size
         self.latent_shape: tuple[int, int, int] = (settings.in_channels, height, width)
         self._encode = lru_cache(REMEMBERED)(self._encode_one)
@@ -63,7 +63,7 @@ class DiffusionModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the U-Net is."""
-        return torch.device(self.unet.device)
+        return torch.device(self.denoiser.device)
 
     def encode_prompts(self, prompts: Sequence[str], guided: bool = False) -> Tensor:
         """States (B, L, D) of B prompts, as the U-Net takes them; what is longer than the context is cut off.
@@ -75,7 +75,7 @@ class DiffusionModel(nn.Module):
             guided: Put the states of the empty prompt before them, (2 B, L, D), for classifier-free guidance.
         """
         texts = [*([""] * len(prompts) if guided else []), *prompts]
-        return torch.cat([self._encode(text) for text in texts]).to(self.device, self.unet.dtype)
+        return torch.cat([self._encode(text) for text in texts]).to(self.device, self.denoiser.dtype)
 
     @torch.no_grad()
     def _encode_one(self, prompt: str) -> Tensor:
@@ -126,13 +126,13 @@ class DiffusionModel(nn.Module):
         return guidance_scale * with_prompt + (1 - guidance_scale) * without
 
     def _call(self, latents: Tensor, timestep: float | Tensor, states: Tensor) -> Tensor:
-        output: Tensor = self.unet(latents.to(self.unet.dtype), timestep, states).sample.float()
+        output: Tensor = self.denoiser(latents.to(self.denoiser.dtype), timestep, states).sample.float()
         return output
 
     @contextmanager
     def exact(self) -> Iterator[None]:
         """The same U-Net computing in fp32, not in TF32: weights in half precision are fp32 while this lasts."""
-        rounded = [(weight, weight.dtype) for weight in self.unet.parameters() if weight.dtype != torch.float32]
+        rounded = [(weight, weight.dtype) for weight in self.denoiser.parameters() if weight.dtype != torch.float32]
         for weight, _ in rounded:
             weight.data = weight.data.float()
         try:
@@ -154,16 +154,24 @@ class DiffusionModel(nn.Module):
             images = computed_in(decoder.dtype, lambda each: decoder.decode(each).sample, scaled)
         return (images / 2 + 0.5).clamp(0, 1)
 
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w) float32 of images (B, 3, H, W) in [0, 1]: the mean of the VAE's distribution."""
+        settings = self.vae.config
+        with torch.autocast(images.device.type, enabled=False):
+            latents: Tensor = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist.mode().float()
+        return (latents - (getattr(settings, "shift_factor", None) or 0)) * settings.scaling_factor
+
     @contextmanager
     def base(self) -> Iterator[None]:
         """The same U-Net with its adapters off; nothing may be back-propagated within. May be entered within itself."""
-        if self._is_base or not getattr(self.unet, "_hf_peft_config_loaded", False):
+        if self._is_base or not getattr(self.denoiser, "_hf_peft_config_loaded", False):
             yield
             return
-        self.unet.disable_adapters()
+        self.denoiser.disable_adapters()
         self._is_base = True
         try:
             yield
         finally:
             self._is_base = False
-            self.unet.enable_adapters()
+            self.denoiser.enable_adapters()

@@ -60,7 +60,7 @@ class DiffusionSource:
             for network in (parts["unet"], parts["vae"] if decoder is None else decoder):
                 network.enable_gradient_checkpointing()
         model = DiffusionModel(**parts, scheduler_config=pipeline.scheduler.config, decoder=decoder)
-        model.unet.to(memory_format=torch.channels_last)
+        model.denoiser.to(memory_format=torch.channels_last)
         return model.to(device_of(self.device))
 
     def pipeline(self) -> Any:

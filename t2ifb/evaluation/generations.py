@@ -90,7 +90,7 @@ class Generations:
                 model = replace(build(self.diffusion), device=str(self.device)).load()
                 sampler = build(self.sampling)
                 if adapters is not None:
-                    load_lora(model.unet, adapters)
+                    load_lora(model.denoiser, adapters)
                 for batch in track(missing, f"drawing with {name}"):
                     some = [samples[number] for number in batch]
                     keys = [sample.key(self.seed) for sample in some]

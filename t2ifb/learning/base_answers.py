@@ -72,7 +72,7 @@ class BaseAnswers:
             "code": package_hash(),
             "libraries": library_versions(),
             "device": device_facts(model.device),
-            "precision": str(model.unet.dtype),
+            "precision": str(model.denoiser.dtype),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:20]
 

@@ -236,7 +236,7 @@ class FineTuning:
                 f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
-            _to_bf16(model.unet, model.text_encoder)
+            _to_bf16(model.denoiser, model.text_encoder)
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
@@ -278,7 +278,7 @@ class FineTuning:
         }
         recipe = self._recipe(run, best_step, seed, figures["precision"])
         meant_for = verdict.warning(self.rollout.guidance_scale)
-        save_lora(model.unet, make_folder(run.export), self.diffusion.source, verdict.card(recipe), meant_for)
+        save_lora(model.denoiser, make_folder(run.export), self.diffusion.source, verdict.card(recipe), meant_for)
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
         loggers.finish(recorder, verdict.examples(), run, figures["validation"])

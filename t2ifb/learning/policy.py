@@ -40,7 +40,7 @@ class Policy(nn.Module):
             seed: Of adapters and noise.
         """
         super().__init__()
-        self.adapters = lora.add(model.unet, seed)
+        self.adapters = lora.add(model.denoiser, seed)
         self.model, self.reward = model, reward.requires_grad_(False).eval()
         self.sampler, self.schedule, self.seed = sampler, sampler.schedule_of(model), seed
 

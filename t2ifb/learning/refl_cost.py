@@ -86,7 +86,7 @@ def update_cost(tuning: Tuning) -> Cost:
 def kept_by_unet(tuning: Tuning) -> int:
     """Bytes that the U-Net keeps for the backward pass, all prompts that are in memory together."""
     with _model(tuning) as model:
-        tuning.lora.add(model.unet)
+        tuning.lora.add(model.denoiser)
         schedule = tuning.rollout.schedule_of(model)
         denoise = tuning.rollout.denoiser(model, schedule, _prompts(tuning.together))
         with SavedBytes(tensors_of(model)) as saved:
@@ -108,7 +108,7 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
     drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
     sampler = replace(tuning.sampling, num_inference_steps=2)
     with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
-        tuning.lora.add(model.unet)
+        tuning.lora.add(model.denoiser)
         exam = Exam(_prompts(drawn), sampler, Judges({REWARD: tuning.reward, **tuning.judges})).to("meta")
         sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes them, which is done once
         networks = _networks(tuning, model)
@@ -168,7 +168,7 @@ def _networks(tuning: Tuning, model: DiffusionModel) -> dict[str, list[Any]]:
     """The networks by part."""
     return {
         TEXT: [model.text_encoder],
-        UNET: [model.unet],
+        UNET: [model.denoiser],
         DECODER: [each for each in (model.vae, model.decoder) if each is not None],
         REWARD: [tuning.reward],
         JUDGES: [*tuning.judges.values()],

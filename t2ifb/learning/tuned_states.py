@@ -66,10 +66,10 @@ def ask_states(
     files = run.best_checkpoint, run.last_checkpoint
     best, last = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
     answers = {"base": base}
-    load_adapter_state(model.unet, last["state_dict"])
+    load_adapter_state(model.denoiser, last["state_dict"])
     answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")
     same = best["global_step"] == last["global_step"]
-    load_adapter_state(model.unet, best["state_dict"])
+    load_adapter_state(model.denoiser, best["state_dict"])
     answers["kept"] = answers["last"] if same else ask(exam, model, samples_per_batch, "the kept checkpoint")
     return answers, int(best["global_step"])
 

@@ -192,7 +192,7 @@ class FineTuningModule(LightningModule):
         """
         if self._inside:
             checkpoint["experience"] = self._of_all_processes(self.experience and self.experience.state())
-        checkpoint["state_dict"] = adapter_state(self.policy.model.unet)
+        checkpoint["state_dict"] = adapter_state(self.policy.model.denoiser)
         checkpoint["noted"] = {name: torch.stack(values).cpu() for name, values in self._seen.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ class FineTuningModule(LightningModule):
         Raises:
             ValueError: They are of other layers or of another rank, or an experience is of other processes.
         """
-        load_adapter_state(self.policy.model.unet, checkpoint["state_dict"])
+        load_adapter_state(self.policy.model.denoiser, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
         if (states := checkpoint.get("experience")) is not None:
             if len(states) != self.trainer.world_size:

@@ -19,7 +19,7 @@ GB, TFLOP = 1e9, 1e12
 @pytest.fixture(scope="module")
 def unet() -> Iterator[Any]:
     with DryRun():
-        unet = Outline.of(DiffusionSource(SD15_IDS[0], precision="fp16")).load().unet
+        unet = Outline.of(DiffusionSource(SD15_IDS[0], precision="fp16")).load().denoiser
         LoRA(rank=4).add(unet)
     yield unet
 

@@ -27,12 +27,12 @@ def test_stable_diffusion_as_published() -> None:
     with DryRun():
         model = Outline.of(source).load()
         assert model.encode_prompts(["a", "b"]).shape == (2, 77, 768)
-    assert count(model.unet) == 859_520_964
+    assert count(model.denoiser) == 859_520_964
     assert count(model.vae) == 83_653_863
     assert count(model.text_encoder) == 123_060_480
     assert count(model.decoder) == 2_445_063
     assert model.latent_shape == (4, 64, 64)
-    assert (model.unet.dtype, model.vae.dtype) == (torch.float16, torch.float32)
+    assert (model.denoiser.dtype, model.vae.dtype) == (torch.float16, torch.float32)
     assert not geometry_of(source).notes
 
 
@@ -53,8 +53,8 @@ def test_settings_of_a_source_are_those_of_its_outline() -> None:
     source = DiffusionSource(str(PIPELINE), precision="bf16", decoder_precision="bf16", gradient_checkpointing=True)
     with DryRun():
         model = Outline.of(source).load()
-    assert (model.unet.dtype, model.vae.dtype) == (torch.bfloat16, torch.bfloat16)
-    assert model.unet.is_gradient_checkpointing
+    assert (model.denoiser.dtype, model.vae.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert model.denoiser.is_gradient_checkpointing
 
 
 def test_an_unknown_id_is_taken_for_stable_diffusion_and_said_so() -> None:

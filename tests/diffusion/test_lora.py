@@ -26,7 +26,7 @@ def predict(model: DiffusionModel) -> torch.Tensor:
 def tuned(lora: LoRA | None = None, precision: str = "fp32") -> DiffusionModel:
     """Adapters with B other than zero."""
     model = shapes_model(precision)
-    weights = (lora or LoRA()).add(model.unet)
+    weights = (lora or LoRA()).add(model.denoiser)
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         weight.data = torch.randn(weight.shape, generator=generator) * 0.1
@@ -36,9 +36,9 @@ def tuned(lora: LoRA | None = None, precision: str = "fp32") -> DiffusionModel:
 def test_tuning_begins_at_the_base_model() -> None:
     model = shapes_model()
     before = predict(model)
-    weights = LoRA(rank=4, targets=("to_q", "conv1")).add(model.unet)
+    weights = LoRA(rank=4, targets=("to_q", "conv1")).add(model.denoiser)
     assert torch.equal(predict(model), before)
-    assert {id(w) for w in model.unet.parameters() if w.requires_grad} == {id(w) for w in weights}
+    assert {id(w) for w in model.denoiser.parameters() if w.requires_grad} == {id(w) for w in weights}
     assert any(weight.ndim == 4 for weight in weights)
 
 
@@ -53,9 +53,9 @@ def test_the_base_model_is_the_same_network_with_adapters_off(precision: str) ->
             assert torch.equal(predict(model), before)
         assert torch.equal(predict(model), before)
     assert torch.equal(predict(model), after)
-    assert {weight.dtype for weight in adapter_state(model.unet).values()} == {torch.float32}
+    assert {weight.dtype for weight in adapter_state(model.denoiser).values()} == {torch.float32}
     predict(model).sum().backward()
-    assert all(w.grad is not None and w.grad.any() for n, w in model.unet.named_parameters() if "lora_B" in n)
+    assert all(w.grad is not None and w.grad.any() for n, w in model.denoiser.named_parameters() if "lora_B" in n)
 
 
 def test_the_same_seed_gives_the_same_adapters_and_draws_from_no_one() -> None:
@@ -63,35 +63,35 @@ def test_the_same_seed_gives_the_same_adapters_and_draws_from_no_one() -> None:
     drawn = torch.rand(1)
     torch.manual_seed(3)
     one, other, third = shapes_model(), shapes_model(), shapes_model()
-    LoRA().add(one.unet, seed=1)
-    LoRA().add(other.unet, seed=1)
-    LoRA().add(third.unet, seed=2)
+    LoRA().add(one.denoiser, seed=1)
+    LoRA().add(other.denoiser, seed=1)
+    LoRA().add(third.denoiser, seed=2)
     assert torch.equal(torch.rand(1), drawn)
-    name = next(name for name in adapter_state(one.unet) if "lora_A" in name)
-    assert torch.equal(adapter_state(one.unet)[name], adapter_state(other.unet)[name])
-    assert not torch.equal(adapter_state(one.unet)[name], adapter_state(third.unet)[name])
+    name = next(name for name in adapter_state(one.denoiser) if "lora_A" in name)
+    assert torch.equal(adapter_state(one.denoiser)[name], adapter_state(other.denoiser)[name])
+    assert not torch.equal(adapter_state(one.denoiser)[name], adapter_state(third.denoiser)[name])
 
 
 def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
     model = tuned()
-    state = {name: weight.clone() for name, weight in adapter_state(model.unet).items()}
+    state = {name: weight.clone() for name, weight in adapter_state(model.denoiser).items()}
     fresh = shapes_model()
-    LoRA().add(fresh.unet)
-    load_adapter_state(fresh.unet, state)
+    LoRA().add(fresh.denoiser)
+    load_adapter_state(fresh.denoiser, state)
     assert torch.equal(predict(fresh), predict(model))
     wider, elsewhere = shapes_model(), shapes_model()
-    LoRA(rank=8).add(wider.unet)
-    LoRA(targets=("to_q",)).add(elsewhere.unet)
+    LoRA(rank=8).add(wider.denoiser)
+    LoRA(targets=("to_q",)).add(elsewhere.denoiser)
     with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give the rank as it was"):
-        load_adapter_state(wider.unet, state)
+        load_adapter_state(wider.denoiser, state)
     with pytest.raises(ValueError, match="on other layers"):
-        load_adapter_state(elsewhere.unet, state)
+        load_adapter_state(elsewhere.denoiser, state)
 
 
 @pytest.mark.parametrize("lora", [LoRA(), LoRA(rank=2, lora_alpha=6.0), LoRA(rank=2, targets=("to_k", "conv2"))])
 def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora: LoRA) -> None:
     model = tuned(lora)
-    save_lora(model.unet, tmp_path, PIPELINE)
+    save_lora(model.denoiser, tmp_path, PIPELINE)
     pipeline = DiffusionSource(str(PIPELINE)).pipeline()
     pipeline.load_lora_weights(str(tmp_path))
     plain = DiffusionModel(
@@ -108,14 +108,14 @@ def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora
 def test_an_export_has_equal_bytes_and_the_mode_of_any_new_file(tmp_path: Path) -> None:
     model = tuned()
     for number in range(6):
-        save_lora(model.unet, tmp_path / str(number), PIPELINE)
+        save_lora(model.denoiser, tmp_path / str(number), PIPELINE)
     assert len({(tmp_path / str(n) / LORA_WEIGHTS).read_bytes() for n in range(6)}) == 1
     (tmp_path / "new").touch()
     assert (tmp_path / "0" / LORA_WEIGHTS).stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_the_cards_code_loads_the_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_lora(tuned().unet, tmp_path, PIPELINE)
+    save_lora(tuned().denoiser, tmp_path, PIPELINE)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall("```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def test_a_card_names_no_place_on_this_machine(tmp_path: Path) -> None:
     single = f"{file.name} (SHA-256 {sha256_file(file)[:16]})"
     sources = {str(folder): digest, "some/model": '"some/model"', str(file): f'from_single_file("<{single}>"'}
     for source, name in sources.items():
-        save_lora(tuned().unet, tmp_path / "export", source)
+        save_lora(tuned().denoiser, tmp_path / "export", source)
         card = (tmp_path / "export" / "README.md").read_text()
         assert name in card and str(tmp_path) not in card
 
@@ -147,17 +147,17 @@ def hash_all(folder: Path) -> str:
 
 def test_adapters_of_another_base_model_are_said_to_be_so(tmp_path: Path) -> None:
     model = tuned()
-    save_lora(model.unet, tmp_path, PIPELINE)
-    config = dict(model.unet.config) | {"cross_attention_dim": 32}
+    save_lora(model.denoiser, tmp_path, PIPELINE)
+    config = dict(model.denoiser.config) | {"cross_attention_dim": 32}
     with pytest.raises(ValueError, match="was tuned on another base model"):
         load_lora(UNet2DConditionModel.from_config(config), tmp_path)
     with pytest.raises(ValueError, match="give a finished fine-tuning run"):
-        load_lora(shapes_model().unet, tmp_path / "nowhere")
+        load_lora(shapes_model().denoiser, tmp_path / "nowhere")
 
 
 def test_what_cannot_be_adapted_is_said() -> None:
     with pytest.raises(ValueError, match="cannot put adapters into to_nowhere"):
-        LoRA(targets=("to_nowhere",)).add(shapes_model().unet)
+        LoRA(targets=("to_nowhere",)).add(shapes_model().denoiser)
     with pytest.raises(ValueError, match="rank=0"):
         LoRA(rank=0)
     with pytest.raises(ValueError, match="targets is empty"):

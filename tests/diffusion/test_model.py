@@ -9,6 +9,7 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.model import DiffusionModel, Unconditional
 from t2ifb.diffusion.rollout import Rollout
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.shapes.training.loop import rendered
 from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
 
 SCALE = 7.5
@@ -19,13 +20,13 @@ def model() -> DiffusionModel:
     """With adapters that have moved away from the base model."""
     model = shapes_model()
     generator = torch.Generator().manual_seed(0)
-    for weight in LoRA().add(model.unet):
+    for weight in LoRA().add(model.denoiser):
         weight.data = torch.randn(weight.shape, generator=generator) * 0.05
     return model
 
 
 def adapters(model: DiffusionModel) -> list[Tensor]:
-    return [weight for weight in model.unet.parameters() if weight.requires_grad]
+    return [weight for weight in model.denoiser.parameters() if weight.requires_grad]
 
 
 def denoise(model: DiffusionModel, rule: Unconditional, latents: Tensor, index: int = 2) -> Tensor:
@@ -79,3 +80,11 @@ def test_only_the_conditional_branch_is_kept_for_the_backward_pass(model: Diffus
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match="unconditional must be grad or detached, not 'none'"):
         Sampler(4, SCALE, unconditional="none")  # type: ignore[arg-type]
+
+
+def test_images_that_are_encoded_decode_to_themselves() -> None:
+    images, model = rendered("test", 2, seed=0).images.float() / 255, shapes_model()
+    latents = model.encode_images(images)
+    assert latents.shape == (2, *model.latent_shape)
+    assert 0.3 < float(latents.std()) < 3  # scaled for the denoiser
+    assert float((model.decode(latents) - images).abs().mean()) < 0.05

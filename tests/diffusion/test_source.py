@@ -15,7 +15,7 @@ from tests.diffusion.single_file import write_single_file
 
 def test_parts_are_frozen_and_have_the_wished_precision() -> None:
     model = DiffusionSource(str(PIPELINE), precision="bf16", decoder_precision="fp32", device="cpu").load()
-    assert (model.unet.dtype, model.vae.dtype) == (torch.bfloat16, torch.float32)
+    assert (model.denoiser.dtype, model.vae.dtype) == (torch.bfloat16, torch.float32)
     assert not any(weight.requires_grad for weight in model.parameters())
     assert model.latent_shape == (4, 16, 16)
     images = model.decode(torch.randn(2, 4, 16, 16))
@@ -29,7 +29,7 @@ def test_the_decoder_is_not_rounded_to_the_precision_of_the_unet(tmp_path: Path)
     exact = shapes_model().vae.state_dict()
     for source, config in ((PIPELINE, None), (file, str(PIPELINE))):
         model = DiffusionSource(str(source), config=config, precision="fp16", device="cpu").load()
-        assert model.unet.dtype == model.text_encoder.dtype == torch.float16
+        assert model.denoiser.dtype == model.text_encoder.dtype == torch.float16
         assert all(torch.equal(weight, exact[name]) for name, weight in model.vae.state_dict().items())
 
 
@@ -51,14 +51,14 @@ def test_gradients_reach_adapters_and_latents(gradient_checkpointing: bool) -> N
 
     source = DiffusionSource(str(PIPELINE), gradient_checkpointing=gradient_checkpointing, device="cpu")
     model = source.load().train()
-    LoRA().add(model.unet)
+    LoRA().add(model.denoiser)
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with fast_attention(model.device):
         output = model.predict(latents, 500, model.encode_prompts(PROMPTS))
         model.decode(latents - 0.1 * output).sum().backward()
     assert latents.grad is not None
     assert latents.grad.any()
-    found = torch.cat([w.grad.flatten() for n, w in model.unet.named_parameters() if "lora_B" in n])
+    found = torch.cat([w.grad.flatten() for n, w in model.denoiser.named_parameters() if "lora_B" in n])
     assert found.any()
 
 

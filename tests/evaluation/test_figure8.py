@@ -48,10 +48,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished fine-tuning run, as far as others read it."""
     folder = tmp_path_factory.mktemp("runs") / "one"
     model = DIFFUSION().load()
-    for weight in LoRA().add(model.unet):
+    for weight in LoRA().add(model.denoiser):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     (folder / "export").mkdir(parents=True)
-    save_lora(model.unet, folder / "export", PIPELINE, "A test.")
+    save_lora(model.denoiser, folder / "export", PIPELINE, "A test.")
     (folder / "summary.json").write_text("{}")
     return folder
 

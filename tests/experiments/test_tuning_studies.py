@@ -54,7 +54,7 @@ def test_supervised_tuning_learns_and_what_is_finished_is_not_done_again(
 
     def tuned(folder: Path, *steps: int) -> list[torch.Tensor]:
         model = DiffusionSource(str(PIPELINE)).load()
-        adapters = LoRA().add(model.unet)
+        adapters = LoRA().add(model.denoiser)
         before = [weight.clone() for weight in adapters]
         for number in steps:
             monkeypatch.setattr(supervised, "STEPS", number)

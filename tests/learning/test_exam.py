@@ -30,7 +30,7 @@ def make_exam(images_per_prompt: int = 1, split: str = "validation") -> Exam:
 
 def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> None:
     model, exam = shapes_model(), make_exam()
-    LoRA().add(model.unet)
+    LoRA().add(model.denoiser)
     answers = ask(exam, model, 2, "the policy")
     assert not answers.kl.any() and not answers.kl_without_last_two.any()
     drawn = torch.cat(list(generate(model, SAMPLER, PROMPTS, [(exam.stream, 3, 0), (exam.stream, 3, 1)])))
@@ -41,7 +41,7 @@ def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> 
 
 def test_a_policy_that_moved_has_a_kl_and_a_gain_in_the_base_models_units() -> None:
     model, exam = shapes_model(), make_exam()
-    weights = LoRA().add(model.unet)
+    weights = LoRA().add(model.denoiser)
     exam.base = ask(exam, model, 2, "the base model", base=True)
     for weight in weights:
         weight.data = torch.full_like(weight, 0.03)
@@ -121,10 +121,10 @@ def test_the_rounding_of_a_precision_is_measured() -> None:
     assert floor(None) == 0
     rounded = floor(torch.bfloat16)
     assert rounded > 0.01
-    LoRA().add(model.unet)
-    half = model.unet.to(torch.bfloat16)
+    LoRA().add(model.denoiser)
+    half = model.denoiser.to(torch.bfloat16)
     assert 0.5 * rounded < floor(None) < 2 * rounded  # half-precision weights round without autocast
-    assert model.unet is half and model.unet.dtype == torch.bfloat16
+    assert model.denoiser is half and model.denoiser.dtype == torch.bfloat16
 
 
 def test_one_image_alone_gives_the_guard_a_figure() -> None:
@@ -144,7 +144,7 @@ def test_float32_is_not_rounded_to_tf32_where_rounding_is_measured(monkeypatch: 
     predict = model.predict
 
     def watched(*arguments: Any, **options: Any) -> torch.Tensor:
-        seen.append((model.unet.dtype, torch.backends.cudnn.conv.fp32_precision))
+        seen.append((model.denoiser.dtype, torch.backends.cudnn.conv.fp32_precision))
         return predict(*arguments, **options)
 
     monkeypatch.setattr(model, "predict", watched)

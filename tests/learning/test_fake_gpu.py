@@ -76,7 +76,7 @@ class FakeRun:
         self._stack.enter_context(fake_gpu())
         module = to_gpu(self.module)
         module._device = torch.device("cuda", 0)
-        module.policy.adapters = [weight for weight in self.model.unet.parameters() if weight.requires_grad]
+        module.policy.adapters = [weight for weight in self.model.denoiser.parameters() if weight.requires_grad]
         self.optimizer, self.scaler = module.configure_optimizers(), torch.amp.GradScaler("cuda", init_scale=4096.0)
         plugin = SimpleNamespace(scaler=self.scaler)
         module.trainer = SimpleNamespace(
@@ -118,7 +118,7 @@ class FakeRun:
 ENCODING = "diffusion/model.py: states: Tensor = self.text_encoder(tokens.input_ids.to(device)).last_h"
 STATES = "diffusion/model.py: return torch.cat([self._encode(text) for text in texts]).to(self.devic"
 START = "diffusion/rollout.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.devi"
-TIMESTEP = "diffusion/model.py: output: Tensor = self.unet(latents.to(self.unet.dtype), timestep, stat"
+TIMESTEP = "diffusion/model.py: output: Tensor = self.denoiser(latents.to(self.denoiser.dtype), timestep, stat"
 NOISE = "diffusion/rollout.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
 NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
 MEAN = "scorers/preprocess.py: return torch.tensor(values, dtype=dtype, device=device)[:, None, No"
@@ -232,7 +232,7 @@ def test_latents_that_stay_in_float32_are_found(monkeypatch: pytest.MonkeyPatch)
     """Where there is no autocast."""
     of = tuning()
     monkeypatch.setattr(
-        DiffusionModel, "_call", lambda self, latents, time, states: self.unet(latents, time, states)[0]
+        DiffusionModel, "_call", lambda self, latents, time, states: self.denoiser(latents, time, states)[0]
     )
     with FakeRun(of, ReFL()) as run, Watch(), pytest.raises(RuntimeError, match="dtype|type"):
         Exam(PROMPTS, of.sampling, Judges({})).to("cuda").look(run.model, [0, 1])
