@@ -213,6 +213,7 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
+        torch.cuda.empty_cache()  # `gpu_memory.LIFE` has the phases between which the run does so
         floor = float(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
         torch.cuda.empty_cache()
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None

@@ -1,5 +1,6 @@
 """Several processes: together they do what one does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -86,3 +87,22 @@ def test_two_processes_tune_and_judge_as_one(tmp_path: Path) -> None:
                 assert float(shared[key]) == pytest.approx(float(single[key]), rel=2e-3, abs=1e-5, nan_ok=True), key
     tables = [(tmp_path / name / "table_kept.md").read_text() for name in runs]
     assert tables[0].splitlines()[:2] == tables[1].splitlines()[:2] and len(tables[0]) == len(tables[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes of one machine is tried on Linux")
+def test_an_empty_first_share_and_an_overflow_in_one_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.learning.two_in_fp16", str(tmp_path)]
+    ended = subprocess.run(
+        command, cwd=CHECKOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"seen_{rank}.json").read_text()) for rank in (0, 1))
+    assert [[row["own"] for row in rows] for rows in (first, second)] == [[True] * 4, [True, False, True, False]]
+    for rows in (first, second):
+        assert [row["scale"] for row in rows] == [64.0, 32.0, 32.0, 16.0]
+    assert [row["weights"] for row in first] == [row["weights"] for row in second]
+    assert [row["weights"] == before["weights"] for before, row in zip(first, first[1:], strict=False)] == [
+        True, False, True
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "summary.json").read_text())["overflowed_updates"] == 2

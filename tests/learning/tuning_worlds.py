@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from t2ifb.data.prompts import PromptList, PromptSplits
@@ -88,12 +89,19 @@ def tune(
     callbacks: list[lightning.Callback] | None = None,
     logger: Callable[..., Any] = no_logger,
     seed: int = 0,
+    fp16: float | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Run it in a folder; further callbacks watch or disturb it."""
+    """Run it in a folder; further callbacks watch or disturb it.
+
+    With `fp16` it runs under autocast in fp16 and a GradScaler that begins with this scale, both on the CPU.
+    """
 
     def trainer(**arguments: Any) -> lightning.Trainer:
         arguments["callbacks"] += callbacks or []
+        if fp16 is not None:
+            scaler = torch.amp.GradScaler("cpu", init_scale=fp16, growth_interval=3)
+            arguments["plugins"].append(MixedPrecision("16-mixed", "cpu", scaler))
         return lightning.Trainer(accelerator="cpu", enable_progress_bar=True, **arguments, **options)
 
     return tuning.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
