@@ -96,9 +96,8 @@ def test_a_run_has_these_phases_in_this_order(tmp_path: Path, monkeypatch: pytes
     noting(Exam, "look", LOOK)
     noting(fine_tuning, "rounding_floor", ROUNDING)
     noting(TuningModule, "training_step", UPDATE)
-    tune(
-        make_tuning(epochs=1, validate_every=1, rollout=Sampler(2), sampling=Sampler(2), method=ReFL([0, 1])), tmp_path
-    )
+    short = {"rollout": Sampler(2), "sampling": Sampler(2), "method": ReFL([0, 1])}
+    tune(make_tuning(epochs=1.5, validate_every=1, **short), tmp_path)
     phases = [phase for phase, _ in itertools.groupby(seen)]
     planned = [phase for phase, _ in itertools.groupby(gpu_memory.LIFE) if phase != OPTIMISER]
     assert phases[: len(planned)] == planned
