@@ -23,14 +23,25 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-# Enough of it to fail: 40 of 60 updates, judged less often and by fewer test prompts.
-BRIEFLY := algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40
+# The demo's runs lie in folders of their own: one with a summary.json is finished and skipped, one with checkpoints is
+# resumed. Delete such a folder to run it again.
+RUNS := outputs/shapes
+DEMO := $(RUNS)/reward_mlp/demo/summary.json $(RUNS)/refl_overoptimised/demo/summary.json $(RUNS)/refl/demo/summary.json
+.PRECIOUS: $(DEMO)
+demo_train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
 
-demo: $(STAMP) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 20 minutes)
-	$(BIN)/python -m t2ifb.train +experiment=reward_mlp
-	$(BIN)/python -m t2ifb.train +experiment=refl_overoptimised $(BRIEFLY)
-	$(BIN)/python -m t2ifb.train +experiment=refl
-	$(BIN)/python -m t2ifb.report outputs/shapes
+demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 20 minutes)
+	$(BIN)/python -m t2ifb.report $(dir $(DEMO)) --output $(RUNS)/report.html
+
+$(RUNS)/reward_mlp/demo/summary.json: | $(STAMP)
+	$(call demo_train,+experiment=reward_mlp)
+
+# Long enough to fail: 40 of 60 updates, with fewer validations and test prompts.
+$(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo/summary.json
+	$(call demo_train,+experiment=refl_overoptimised algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40)
+
+$(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summary.json
+	$(call demo_train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo)
 
 test: $(STAMP) ## the default tests (under 5 minutes)
 	$(BIN)/python -m pytest -n 2 --dist worksteal

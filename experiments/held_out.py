@@ -16,9 +16,10 @@ from t2ifb.learning.metrics_csv import read_metrics
 
 JUDGES = ("clip_score", "aesthetic_score", "blip_score", "image_reward")
 GOLD = ("gold", "gold/alignment", "gold/fidelity")
+KL = ("kl", "kl_without_last_two")
 
 Scores = dict[str, NDArray[np.float64]]
-"""By scorer, and the KL divergence as `kl`: one value a prompt, the mean over its images."""
+"""By scorer, and the KL divergence by the names in `KL`: one value a prompt, the mean over its images."""
 
 
 def read_scores(path: Path) -> Scores:
@@ -37,6 +38,7 @@ class Course:
         diversity: S times.
         seconds_per_update: Without validations.
         seconds: Until the last row of its figures, validations before it included.
+        weights: Of the judges in the guard's figure, by name; those that are not named count 1.
     """
 
     steps: list[int]
@@ -45,6 +47,7 @@ class Course:
     diversity: list[float]
     seconds_per_update: float
     seconds: float
+    weights: dict[str, float]
 
     @classmethod
     def of(cls, run: Run) -> "Course":
@@ -58,7 +61,8 @@ class Course:
         base = sheets[0].columns
         rises = [{name: rise(base[name], column) for name, column in sheet.columns.items()} for sheet in sheets]
         scores, seconds = [sheet.by_prompt for sheet in sheets], float(rows[-1]["wall_seconds"])
-        return cls(steps, scores, rises, diversity, pace(run), seconds)
+        weights = run.summary.get("judge_weights", {}) if run.finished else {}
+        return cls(steps, scores, rises, diversity, pace(run), seconds, weights)
 
     @property
     def judged_by(self) -> list[str]:
@@ -68,7 +72,8 @@ class Course:
     @property
     def judges(self) -> list[float]:
         """S times what the guard goes by."""
-        return [float(guarded([rises[name] for name in self.judged_by])) for rises in self.rises]
+        weights = [self.weights.get(name, 1.0) for name in self.judged_by]
+        return [float(guarded([rises[name] for name in self.judged_by], weights=weights)) for rises in self.rises]
 
 
 def courses(runs: Sequence[Run]) -> dict[str, Any]:
@@ -82,7 +87,7 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
         "steps": seen[0].steps,
         "seconds_per_update": [each if np.isfinite(each := course.seconds_per_update) else None for course in seen],
         "seconds": [course.seconds for course in seen],
-        "kl": [[float(course.scores[at]["kl"].mean()) for course in seen] for at in places],
+        **{name: [[float(course.scores[at][name].mean()) for course in seen] for at in places] for name in KL},
         "judges": [[course.judges[at] for course in seen] for at in places],
         "gain": {
             name: [gain(base, [course.scores[at] for course in seen], name) for at in places] for name in _scorers(base)
@@ -100,7 +105,7 @@ def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
     base, tuned = ([read_scores(run.path / f"samples/test_{name}.csv") for run in runs] for name in ("base", state))
     return {
         "prompts": len(base[0]["gold"]),
-        "kl": [float(scores["kl"].mean()) for scores in tuned],
+        **{name: [float(scores[name].mean()) for scores in tuned] for name in KL},
         "base": {name: float(np.mean([scores[name].mean() for scores in base])) for name in _scorers(base)},
         "gain": {name: gain(base, tuned, name) for name in _scorers(base)},
     }
@@ -125,7 +130,7 @@ def at_end(one: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
 
 
 def _apart(one: Sequence[Scores], other: Sequence[Scores]) -> dict[str, Any]:
-    return {name: gain(other, one, name) for name in (*_scorers([*one, *other]), "kl")}
+    return {name: gain(other, one, name) for name in (*_scorers([*one, *other]), *KL)}
 
 
 def _scorers(scores: Sequence[Scores]) -> list[str]:

@@ -52,7 +52,9 @@ def _prompts(parts: Parts) -> list[str]:
         raise ConfigError(["images_per_prompt and most must be at least 1"])
     if split and split not in ("train", "validation", "test"):
         raise ConfigError([f"split={split}: expected train, validation or test"])
-    found: list[str] = texts or (PromptFile(file).prompts() if file else parts.build("prompts").of(split))
+    found: list[str] = texts or (
+        PromptFile(file, parts.value("on_fault")).prompts() if file else parts.build("prompts").of(split)
+    )
     return found[: parts.value("most")]
 
 

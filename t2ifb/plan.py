@@ -94,7 +94,11 @@ def _training(parts: Parts) -> "tuple[FineTuning, list[str]]":
         with torch.device("meta"):
             return RewardModel(built, head(built.embedding_dim))
 
-    given = {name: value for name, value in parts.value("algorithm").items() if name not in (*RESERVED, "truth")}
+    given = {
+        name: value
+        for name, value in parts.value("algorithm").items()
+        if name not in (*RESERVED, "truth", "judge_weights")
+    }
     trained_on, named = given.pop("reward"), given.pop("judges", None) or {}
     judges: dict[str, nn.Module] = {}
     notes = []

@@ -22,6 +22,8 @@ def prepare(parts: Parts) -> None:
     rankings = {split: dataset.rankings(split) for split in splits}  # checks every image
     faults: dict[str, list[Fault]] = getattr(dataset, "faults", {})
     Console().print(_table(rankings, {split: len(faults.get(split, [])) for split in splits}))
+    if ties := [split for split, ranked in rankings.items() if not any(each.comparisons() for each in ranked)]:
+        print(f"nothing can be learned from {', '.join(ties)}: all images of a prompt have the same rank")
     if parts.value("embed"):
         _embed(parts, [ranked for split in splits for ranked in rankings[split]])
 
@@ -71,11 +73,12 @@ def _table(rankings: "dict[str, list[RankedPrompt]]", faults: dict[str, int]) ->
 def _embed(parts: Parts, rankings: "list[RankedPrompt]") -> None:
     """Fill the embedding cache with every image and prompt."""
     from t2ifb.data.embedding_cache import EmbeddingCache
+    from t2ifb.data.encoder import report_cut
 
     cache = EmbeddingCache(Path(parts.value("cache_folder")), parts.build("encoder"), parts.value("cache_storage"))
-    report = cache.fill(
-        [image for ranked in rankings for image in ranked.images], [ranked.prompt for ranked in rankings]
-    )
+    prompts = [ranked.prompt for ranked in rankings]
+    report = cache.fill([image for ranked in rankings for image in ranked.images], prompts)
+    report_cut(report.cut, prompts, "the encoder")
     print(f"embeddings: {report.encoded:,} encoded, {report.reused:,} reused, in {report.seconds:.1f} s")
 
 

@@ -35,7 +35,7 @@ def score(parts: Parts) -> None:
 
 
 def _pairs(parts: Parts) -> "list[tuple[Image, str]]":
-    """What to score: images with one prompt, a CSV file, or a split of the data set.
+    """What to score: images with one prompt, a table, or a split of the data set.
 
     Raises:
         ConfigError: None or more than one of the three is given, or a file is missing.
@@ -44,32 +44,35 @@ def _pairs(parts: Parts) -> "list[tuple[Image, str]]":
     table, split = parts.value("pairs"), parts.value("split")
     given = [bool(prompt or images), bool(table), bool(split)]
     if sum(given) != 1 or bool(prompt) != bool(images):
-        raise ConfigError(["what to score: give prompt='\"…\"' and images=[…], or pairs=<CSV file>, or split=<name>"])
+        raise ConfigError(["what to score: give prompt='\"…\"' and images=[…], or pairs=<table>, or split=<name>"])
     if split:
         from t2ifb.prepare import ready_dataset
 
         rankings = ready_dataset(parts, [split]).rankings(split)
         return [(image, ranked.prompt) for ranked in rankings for image in ranked.images]
-    pairs = _read_pairs(Path(table)) if table else [(Path(image), prompt) for image in images]
-    missing = [missing_file(image) for image, _ in pairs if not image.is_file()]
-    if missing:
+    if table:
+        return _read_pairs(Path(table))
+    if missing := [missing_file(Path(image)) for image in images if not Path(image).is_file()]:
         raise ConfigError(missing)
-    return list(pairs)
+    return [(Path(image), prompt) for image in images]
 
 
-def _read_pairs(path: Path) -> list[tuple[Path, str]]:
-    """Rows of a CSV file with the columns `image` and `prompt`; relative images lie beside it."""
+def _read_pairs(path: Path) -> "list[tuple[Image, str]]":
+    """Rows of a table with the columns `image` and `prompt`; relative images lie beside it."""
+    from t2ifb.data.faults import Fault, listing
+    from t2ifb.data.tables import locate, read_table
+
     if not path.is_file():
         raise ConfigError([f"pairs: {missing_file(path)}"])
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = {"image", "prompt"} - set(reader.fieldnames or ())
-        if absent:
-            raise ConfigError([f"pairs: {path} has no column {' and '.join(sorted(absent))}, only {reader.fieldnames}"])
-        rows = list(reader)
-    if incomplete := [f"line {i}" for i, row in enumerate(rows, 2) if not (row["image"] and row["prompt"])]:
-        raise ConfigError([f"pairs: {path} lacks an image or a prompt in {', '.join(incomplete[:10])}"])
-    return [(path.parent / row["image"], row["prompt"]) for row in rows]
+    try:
+        rows = read_table(path, ("image", "prompt"))
+        images, faults = locate(rows, path.parent)
+        faults += [Fault(row.place, "empty prompt") for row in rows if not row.text("prompt")]
+        if faults:
+            raise ValueError(f"{path} has faults:\n{listing(faults)}")
+    except ValueError as error:
+        raise ConfigError([f"pairs: {error}"]) from error
+    return [(image, row.text("prompt")) for image, row in zip(images, rows, strict=True) if image is not None]
 
 
 def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
@@ -77,6 +80,7 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
     import torch
 
     from t2ifb.data.devices import device_of
+    from t2ifb.data.encoder import cut_prompts, report_cut
     from t2ifb.data.images import pixel_batches
 
     device = device_of(parts.value("device"))
@@ -87,6 +91,8 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
             batch = scorer(pixels.to(device).float() / 255, [pairs[row][1] for row in rows])
             for row, value in zip(rows, batch.tolist(), strict=True):
                 scores[row] = value
+    prompts = [prompt for _, prompt in pairs]
+    report_cut(cut_prompts(scorer, prompts), prompts, "the scorer")
     return scores
 
 

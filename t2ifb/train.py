@@ -5,6 +5,7 @@ from typing import Any
 
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.config.judge_weights import settle_judge_weights
 from t2ifb.config.latest import settle_reward
 from t2ifb.config.processes import check_processes
 from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, settle_job
@@ -28,6 +29,7 @@ def train(parts: Parts) -> Any:
     resume = parts.value("resume") or (begun(run.path) if in_sweep() else None)
     if "reward" in parts.value("algorithm"):
         settle_reward(parts, run.path / "reward.json")
+        settle_judge_weights(parts, run.path / "judge_weights.json")
     algorithm = parts.build("algorithm")
     if algorithm.splits:
         ready_dataset(parts, algorithm.splits)

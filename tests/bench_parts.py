@@ -1,6 +1,10 @@
 """What both benchmarks of training measure with."""
 
+import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -23,3 +27,14 @@ def fit_seconds(module: lightning.LightningModule, batches: Any, steps: int) -> 
         )  # fmt: skip
         trainer.fit(module, train_dataloaders=batches)
     return timer.time_elapsed("train")
+
+
+def beside_busy_processes(seconds: Callable[[], float]) -> float:
+    """What a measurement gives while as many other processes are busy as there are cores."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        return seconds()
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()

@@ -22,7 +22,7 @@ from t2ifb.scorers import CLIPScore, ImageReward
 from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.shapes.prompts import ScenePrompts
 from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
-from tests.bench_parts import fit_seconds
+from tests.bench_parts import beside_busy_processes, fit_seconds
 
 UPDATES, BATCH, STEPS, WINDOW = 4, 8, 40, (30, 39)
 """Of one measurement; prompts an update, and as in the report: denoising steps, and the last ten of them."""
@@ -77,6 +77,8 @@ def rows(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[fl
         ratios(lambda: update(modules[1]), lambda: bare(modules[1])),
         "1.10",
     )
+    busy = ratios(lambda: beside_busy_processes(lambda: update(modules[1])), lambda: update(modules[1]))
+    yield "an update beside as many busy processes as cores", "alone", busy, "at most 4"
     for m in (1, 10):
         kl = ratios(lambda m=m: bare(modules[m]), lambda m=m: bare(modules[m], with_base=False))
         yield f"an update's model calls, m = {m}", "without the KL's", kl, ""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
+# Before torch is loaded, which reads some of them then.
 for name, value in {
     "HF_HUB_OFFLINE": "1",
     "WANDB_MODE": "offline",
@@ -20,6 +20,8 @@ for name, value in {
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(name, value)
+
+import torch  # noqa: E402
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

@@ -135,6 +135,10 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     assert ("aesthetic_score" in summary["test_kept"]) == ("aesthetic_score" in judges)
     assert ("gold/alignment" in summary["test_kept"]) == (domain == "shapes")
     assert (folder / "export" / "pytorch_lora_weights.safetensors").exists()
+    found = json.loads((folder / "judge_weights.json").read_text())  # by the validation rankings
+    assert summary["judge_weights"] == found["weights"] and found["accuracies"].keys() == found["weights"].keys()
+    assert judges <= found["weights"].keys() <= summary["test_kept"].keys()
+    assert ("test_usual_guidance" in summary) == (domain == "shapes")  # sd15 is tuned at its usual scale
     if experiment == "refl":
         compare_with_base(monkeypatch, tmp_path, folder, domain, arguments)
 
@@ -147,7 +151,7 @@ def compare_with_base(
     given = [argument for argument in arguments if argument.startswith(known)]
     if domain == "sd15":
         given += write_published(folder / "published for figure 8")
-    quick = ["sampling.num_inference_steps=2", "evaluation.most=2", "evaluation.images_per_prompt=2", "device=cpu"]
+    quick = ["sampling.num_inference_steps=2", "prompts.most=2", "evaluation.images_per_prompt=2", "device=cpu"]
     table = go(monkeypatch, folder, "evaluate", "+experiment=figure8", f"run={tuned}", *given, *quick)
     (rows,) = json.loads((table / "summary.json").read_text())["figure8"].values()
     assert {"clip_score", "aesthetic_score", "blip_score", "image_reward", "reward", "diversity"} <= rows.keys()

@@ -1,6 +1,8 @@
 """From a composed configuration to objects: the only code that calls `instantiate`."""
 
+from collections.abc import Iterator
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from t2ifb.config.compose import Composed, files_setting, flatten
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_faults, locate
 
+ON_FAULT = "on_fault"
 NOT_PARTS = ("baselines", "judges", "scorers")
 """Keys of the schema that hold a mapping from names to components, not a component."""
 
@@ -84,6 +87,21 @@ class Parts:
                 raise ConfigError([f"{key}: {cause}"]) from error
             raise cause or error from error
 
+    def skipping(self, place: str) -> str:
+        """The arguments that make the components that read `place` skip bad records; empty if none does.
+
+        Args:
+            place: A path, or a text that begins with one, as `BadRecords.place`.
+        """
+        found = [f"{name}=skip" for key, raw in _raw(self._config).items() for name in self._skips(key, raw, place)]
+        return " and ".join(found)
+
+    def _skips(self, key: str, raw: Any, place: str) -> Iterator[str]:
+        if key == ON_FAULT and raw != "skip" and _reads(self.value("file"), place):
+            yield key
+        elif isinstance(raw, dict):
+            yield from _skip_keys(_own(raw, self.value(key)), key, place)
+
     def settle(self, key: str, value: Any) -> None:
         """Put a value in the place of one that was to be found out, such as the run that `latest` means."""
         OmegaConf.update(self._config, key, value, merge=False, force_add=True)
@@ -127,6 +145,29 @@ def unbuilt(node: Any) -> Any:
     if isinstance(node, dict):
         return {name: unbuilt(value) for name, value in node.items()}
     return [unbuilt(value) for value in node] if isinstance(node, list) else node
+
+
+def _skip_keys(node: Any, key: str, place: str) -> Iterator[str]:
+    """`on_fault` of each component in a node that reads `place`, with a + where no file sets it."""
+    if not isinstance(node, dict):
+        return
+    reads_it = any(_reads(value, place) for name, value in node.items() if name not in RESERVED)
+    if "_target_" in node and reads_it and node.get(ON_FAULT) != "skip":
+        target = locate(str(node["_target_"]))
+        if callable(target) and ON_FAULT in signature(target).parameters:
+            yield f"{'' if ON_FAULT in node else '+'}{key}.{ON_FAULT}"
+    for name, child in node.items():
+        yield from _skip_keys(child, f"{key}.{name}", place)
+
+
+def _reads(value: Any, place: str) -> bool:
+    """Whether an argument is the path that a text begins with, or a mapping with that path."""
+    if isinstance(value, dict):
+        return any(_reads(item, place) for item in value.values())
+    if not isinstance(value, str) or not value:
+        return False
+    path = str(Path(value).expanduser())
+    return place.startswith(path) or (path == "." and not Path(place).is_absolute())
 
 
 def _plain(config: DictConfig, key: str) -> Any:

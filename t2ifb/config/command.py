@@ -22,6 +22,7 @@ from t2ifb.config.help import help_text
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
 from t2ifb.config.sweeps import in_sweep, one_job
+from t2ifb.data.faults import BadRecords
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
@@ -56,14 +57,20 @@ def command(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | N
 def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None = None) -> int:
     """Run the command on `sys.argv` and give its exit status."""
 
+    def advised(parts: Parts) -> Any:
+        try:
+            return task(parts)
+        except BadRecords as error:
+            raise error.advising(parts.skipping(error.place)) from error
+
     def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not
         parts = Parts(config)
         if in_sweep():
             with one_job(parts.run_folder):
-                return task(parts)
+                return advised(parts)
         try:
-            return task(parts)
+            return advised(parts)
         except EXPECTED as error:
             sys.exit(_report(name, error))
 

@@ -211,7 +211,11 @@ def files_setting(key: str, config: DictConfig) -> Iterable[Path]:
         for file in (folder / group / f"{option}.yaml" for folder in folders):
             if group.startswith("hydra") or not file.is_file():
                 continue
-            prefix = "" if "@package _global_" in file.read_text() else package or group.replace("/", ".")
+            prefix = (
+                ""
+                if "@package _global_" in file.read_text(encoding="utf-8-sig")
+                else package or group.replace("/", ".")
+            )
             if not key.startswith(prefix):
                 continue
             inner = key[len(prefix) :].lstrip(".")

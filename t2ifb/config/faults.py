@@ -2,10 +2,13 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
+
+from t2ifb.data.overrides import argument
 
 SWEEPS = "; it comes with pip install -c constraints.txt -e '.[sweeps]'"
 EXTRAS = {
@@ -70,18 +73,32 @@ def explain_override(override: str, error: Exception, known: Sequence[str], grou
     text = f"{error}\n{error.__cause__ or ''}"
     name, _, value = override.lstrip("+~").partition("=")
     if isinstance(error, OverrideParseException):
-        return f"{override}: not readable as key=value; put quotes around a value with spaces, commas or brackets"
+        return f"{override}: not readable as key=value{_quoted(override)}"
     if isinstance(error, MissingConfigException):
         return _explain_option(override, error)
     if "No match in the defaults list" in text:
-        return f"{override}: this group is added to the defaults, write +{name}={value}"
+        return f"{override}: this group is added to the defaults, write {shlex.quote(f'+{name}={value}')}"
     if "Multiple values for" in text or "Could not append to config" in text:
-        return f"{override}: '{name}' is there already, write {name}={value} without +"
+        return f"{override}: '{name}' is there already, write {shlex.quote(f'{name}={value}')} without +"
     if "Ambiguous value" in text or "requires --multirun" in text:
-        return f"{override}: several values; add -m to run each of them, or write {name}=[{value}] for a list"
+        return (
+            f"{override}: several values; add -m to run each of them, write {name}=[{value}] for a list, "
+            f"or {_quoted(override, '')} for one value with a comma"
+        )
     if "Config group override" in text:
         return f"{override}: '{name}' is a group, choose one of its options: {', '.join(groups.get(name, ()))}"
     return _explain_key(override, text, known, groups)
+
+
+def _quoted(override: str, before: str = "; type ") -> str:
+    """The argument with the quotes that Hydra needs around the value, or around each value of a list."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return ""
+    if value.startswith("[") and value.endswith("]"):
+        items = [argument("x", item.strip()).removeprefix("x=") for item in value[1:-1].split(",")]
+        return before + shlex.quote(f"{key}=[{','.join(items)}]")
+    return before + shlex.quote(argument(key, value))
 
 
 def _explain_option(override: str, error: MissingConfigException) -> str:

@@ -11,12 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2ifb.config.compose import compose_all, flatten
 from t2ifb.config.faults import ConfigError, missing_file
+from t2ifb.data.overrides import argument
 
 SHOWN = 5
 BEGUN_WITH = Path(".hydra") / "begun_with.yaml"
 """Of a job of a sweep: the configuration of its first start. Hydra's own record is of the last one."""
-FREE = ("resume", "logger")
-"""What may differ between a run and its continuation: it changes no weight."""
+DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+"""Where an update is computed: it is the same on any number of devices."""
+FREE = ("resume", "logger", *DEVICES, "trainer.enable_progress_bar")
+"""Keys that may differ between a run and its continuation: they change no weight."""
 
 
 def wished_run(overrides: Sequence[str]) -> str | None:
@@ -34,7 +37,8 @@ def wished_run(overrides: Sequence[str]) -> str | None:
 def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
     """The arguments with which the run that `resume` names goes on in its own folder.
 
-    Its own arguments are taken over, so `resume=<run folder>` alone is enough.
+    Its own arguments are taken over, so `resume=<run folder>` alone is enough. The number and kind of devices may be
+    others than before.
 
     Args:
         command: The command that made the run.
@@ -52,12 +56,15 @@ def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: 
     else:
         folder = Path(wish).absolute()
         _check_unfinished(folder)
-    own = [*_without(_saved_overrides(folder), {"resume", "hydra.mode", *map(_key, overrides)}), *overrides]
+    typed = {_key(override) for override in overrides}
+    replaced = {"resume", "hydra.mode", *typed, *(DEVICES if "trainer" in typed else ())}
+    saved = [] if wish == "auto" else _saved_overrides(folder)  # `auto` found a run with the values that are typed
+    own = [*_without(saved, replaced), *overrides]
     own = [*_without(own, {"resume"}), "hydra.mode=RUN"]  # the run may be one job of a sweep
     differing = differences(_config_file(folder), _composed(command, own, config_dir))
     if differing:
         raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
-    return [*own, f'resume="{folder}"', f'hydra.run.dir="{folder}"']
+    return [*own, argument("resume", folder), argument("hydra.run.dir", folder)]
 
 
 def _composed(command: str, overrides: Sequence[str], config_dir: str | None) -> DictConfig:
@@ -110,7 +117,8 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _flat(config: Any) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
     assert isinstance(container, dict)
-    return flatten({key: value for key, value in container.items() if key not in (*FREE, "hydra")})
+    flat = flatten({key: value for key, value in container.items() if key != "hydra"})
+    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{free}.") for free in FREE)}
 
 
 def _config_file(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from t2ifb.data.decoding import DECODING
 from t2ifb.data.faults import Fault
 from t2ifb.data.files import atomic_write
 from t2ifb.data.rankings import RankedPrompt, find_faults
@@ -59,7 +60,7 @@ def short_name(source: str | Path) -> str:
 
 
 def _key(rankings: list[RankedPrompt], files: Iterable[Path]) -> str:
-    key = hashlib.sha256(json.dumps([_stamp(path) for path in files]).encode())
+    key = hashlib.sha256(json.dumps([DECODING, *(_stamp(path) for path in files)]).encode())
     for ranking in rankings:
         images = "\0".join(map(str, ranking.images))
         text = f"{ranking.prompt_id}\0{ranking.prompt}\0{ranking.ranks}\0{images}\n"

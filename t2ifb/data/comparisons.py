@@ -5,9 +5,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 
 from t2ifb.data.comparison_index import Index, rankings_hash
 from t2ifb.data.encoded_rankings import EncodedRankings, Feed, RewardBatch, RewardBatches
+from t2ifb.data.encoder import report_cut
 from t2ifb.data.order import Part, TrainingOrder, cuts, drawn_units
 from t2ifb.data.position import EndlessBatches, TrainingPosition
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
@@ -71,15 +73,18 @@ class RewardDataModule(LightningDataModule):
         self._rankings: dict[str, list[RankedPrompt]] = {}
         self._encoded: dict[str, EncodedRankings] = {}
         self._order: TrainingOrder | None = None
+        self._told = False
         self._units: Index = np.empty(0, np.int64)
         self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     def prepare_data(self) -> None:
         """Encode all images and prompts of the splits that is not encoded yet (Lightning calls it in one process)."""
         rankings = [ranking for split in self.splits for ranking in self.rankings(split)]
-        self.feed.fill(
-            [image for ranking in rankings for image in ranking.images], [ranking.prompt for ranking in rankings]
-        )
+        prompts = [ranking.prompt for ranking in rankings]
+        report = self.feed.fill([image for ranking in rankings for image in ranking.images], prompts)
+        if not self._told:
+            rank_zero_only(report_cut)(report.cut, prompts, "the encoder")
+        self._told = True
 
     def setup(self, stage: str) -> None:
         """Begin at position 0, unless a checkpoint is loaded next."""

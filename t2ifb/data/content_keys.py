@@ -1,4 +1,4 @@
-"""What an image or a prompt is, whatever it is called: the SHA-256 of its content."""
+"""What an image or a prompt is, whatever it is called: the SHA-256 of its content, and of how images are decoded."""
 
 import hashlib
 import logging
@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 from rich.progress import track
 
+from t2ifb.data.decoding import DECODING
 from t2ifb.data.files import atomic_write
 from t2ifb.data.rankings import Image, read_bytes
 
@@ -87,11 +88,11 @@ def _identity(image: Image) -> bytes | None:
         text = identity()
     else:
         return None
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(f"{DECODING}|{text}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _hash(image: Image) -> bytes:
     try:
-        return hashlib.sha256(read_bytes(image)).digest()
+        return hashlib.sha256(f"{DECODING}|".encode() + read_bytes(image)).digest()
     except OSError as error:
         raise ValueError(f"cannot read the image {image}: {error}") from error

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from t2ifb.data.content_keys import ImageKeys, prompt_key
-from t2ifb.data.encoder import Encoder, EncoderSource
+from t2ifb.data.encoder import Encoder, EncoderSource, cut_prompts
 from t2ifb.data.files import atomic_write, file_lock
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import Image
@@ -26,6 +27,7 @@ __all__ = ["EmbeddingCache", "Embeddings", "Encoder", "EncoderSource", "FillRepo
 Storage: TypeAlias = Literal["fp32", "fp16", "bf16"]
 STORED_AS = {"fp32": "<f4", "fp16": "<f2", "bf16": "<u2"}
 """NumPy has no bfloat16: its bits are kept as whole numbers."""
+CUT = "cut.json"
 COMMIT_SECONDS = 10.0
 """What an interruption loses at the most, in seconds of encoding."""
 
@@ -40,11 +42,13 @@ class FillReport:
         encoded: Distinct images and prompts that were encoded.
         reused: Distinct images and prompts that were there.
         seconds: Wall time.
+        cut: Prompts that are longer than the encoder's context, distinct, in their order.
     """
 
     encoded: int
     reused: int
     seconds: float
+    cut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,9 @@ class EmbeddingCache:
                 encoded = self._encode(
                     self._missing("images", distinct_images), self._missing("prompts", distinct_prompts)
                 )
-        return FillReport(encoded, total - encoded, time.monotonic() - started)
+        known = self._cut()
+        cut = tuple(prompt for key, prompt in distinct_prompts.items() if key.hex() in known)
+        return FillReport(encoded, total - encoded, time.monotonic() - started, cut)
 
     def images(self, images: Sequence[Image]) -> Embeddings:
         """Embeddings of N images, in their order.
@@ -188,6 +194,9 @@ class EmbeddingCache:
         with atomic_write(self.folder / "encoder.json") as file:
             file.write(json.dumps({"fingerprint": self.source.fingerprint(), "storage": self.storage}).encode())
         encoder = self.source.load()
+        if cut := cut_prompts(encoder, prompts.values()):
+            with atomic_write(self.folder / CUT) as file:
+                file.write(json.dumps(sorted(self._cut() | {prompt_key(prompt).hex() for prompt in cut})).encode())
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar, torch.inference_mode():
             for kind, items, batches in (
@@ -199,6 +208,12 @@ class EmbeddingCache:
                 task = bar.add_task(f"encoding {kind}", total=len(items))
                 self._keep(kind, batches, lambda done, task=task: bar.update(task, advance=done))  # type: ignore[misc]
         return len(images) + len(prompts)
+
+    def _cut(self) -> set[str]:
+        """Keys of the prompts that were cut off, in hexadecimal digits."""
+        with suppress(OSError, ValueError):
+            return set(json.loads((self.folder / CUT).read_text(encoding="utf-8")))
+        return set()
 
     def _image_batches(self, encoder: Encoder, images: dict[bytes, Image]) -> Iterator[Batch]:
         keys, device = list(images), _device(encoder)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from t2ifb.data.comparison_index import ComparisonIndex, Index
+from t2ifb.data.embedding_cache import FillReport
 from t2ifb.data.rankings import Image, RankedPrompt
 
 
@@ -31,7 +32,7 @@ class Feed(Protocol):
         """Fingerprint of the encoder whose embeddings it gives, None if it gives something else."""
         ...
 
-    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> object:
+    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
         """Make what is not there yet."""
         ...
 

@@ -1,8 +1,14 @@
-"""What the embedding cache asks of an encoder."""
+"""What the embedding cache asks of an encoder, and what is said of prompts that an encoder cuts off."""
 
-from typing import Protocol, runtime_checkable
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from t2ifb.data.faults import brief
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -31,3 +37,26 @@ class EncoderSource(Protocol):
     def load(self) -> Encoder:
         """Build the encoder."""
         ...
+
+
+def cut_prompts(reader: Any, prompts: Iterable[str]) -> list[str]:
+    """The distinct prompts that an encoder or scorer cuts off.
+
+    Args:
+        reader: What reads the prompts. Those of its parts that cut off long prompts have a method
+            `cut_prompts(prompts)`, which gives the ones that are longer than their context.
+        prompts: Texts.
+    """
+    distinct = list(dict.fromkeys(prompts))
+    parts: Iterable[Any] = reader.modules() if isinstance(reader, nn.Module) else [reader]
+    found = {prompt for part in parts if hasattr(part, "cut_prompts") for prompt in part.cut_prompts(distinct)}
+    return [prompt for prompt in distinct if prompt in found]
+
+
+def report_cut(cut: Sequence[str], prompts: Iterable[str], name: str) -> None:
+    """Log how many prompts are longer than what reads them, called `name`; nothing if none is."""
+    if cut:
+        logger.warning(
+            "%d of %d prompts are longer than the context of %s and are cut off, the first: %s",
+            *(len(cut), len(set(prompts)), name, brief(cut[0])),
+        )

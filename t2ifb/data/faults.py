@@ -9,8 +9,8 @@ logger = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
 OnFault: TypeAlias = Literal["error", "skip"]
-SHOWN_FAULTS = 50
-"""Faults that a message spells out; the rest is counted."""
+SHOWN_FAULTS = 20
+"""Different faults that a message spells out; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,35 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.what}"
+
+
+def brief(text: str, most: int = 80) -> str:
+    """A text on one line and of at most `most` letters, for messages."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+class BadRecords(ValueError):
+    """Some records cannot be used, and `on_fault` is `error`.
+
+    Attributes:
+        place: Where the records come from.
+    """
+
+    def __init__(self, place: str, count: str, noun: str, lines: str, skip: str = "on_fault=skip") -> None:
+        """Word the message; `skip` is what to set to leave the records out, empty where that cannot be done."""
+        self.place = place
+        self._rest = count, noun, lines
+        advice = f"Mend them, or set {skip} to leave these {noun} out" if skip else "Mend them"
+        super().__init__(f"{place} has {count}. {advice}:\n{lines}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """How it comes out of another process: as it is worded already."""
+        return ValueError, (str(self),)
+
+    def advising(self, skip: str) -> "BadRecords":
+        """The same error with another setting to skip the records by."""
+        return type(self)(self.place, *self._rest, skip)
 
 
 def settle(
@@ -38,23 +67,31 @@ def settle(
         noun: What a record is called, in the plural.
 
     Raises:
-        ValueError: There are faults and `on_fault` is `error`, or `on_fault` is neither `error` nor `skip`.
+        BadRecords: There are faults and `on_fault` is `error`.
+        ValueError: `on_fault` is neither `error` nor `skip`.
     """
     if on_fault not in ("error", "skip"):
         raise ValueError(f"on_fault must be error or skip, not {on_fault!r}")
     if not faults:
         return
-    lines = [f"  {fault}" for fault in faults[:SHOWN_FAULTS]]
-    if len(faults) > SHOWN_FAULTS:
-        lines.append(f"  and {len(faults) - SHOWN_FAULTS} more")
-    listing = "\n".join(lines)
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
     if on_fault == "error":
-        raise ValueError(
-            f"{place} has {count} in {dropped} of {total} {noun}. Mend them, or set on_fault=skip to "
-            f"leave these {noun} out:\n{listing}"
-        )
-    logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing)
+        raise BadRecords(place, f"{count} in {dropped} of {total} {noun}", noun, listing(faults))
+    logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing(faults))
+
+
+def listing(faults: Sequence[Fault]) -> str:
+    """A line for each kind of fault: the first place, how many more there are, and what is wrong."""
+    places: dict[str, list[str]] = {}
+    for fault in faults:
+        places.setdefault(fault.what, []).append(fault.place)
+    lines = []
+    for what, found in places.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        lines.append(f"  {found[0]}{more}: {what}")
+    if left := sum(map(len, list(places.values())[SHOWN_FAULTS:])):
+        lines[SHOWN_FAULTS:] = [f"  and {left} more"]
+    return "\n".join(lines)
 
 
 def parse_entries(

@@ -163,11 +163,55 @@ def _sha256(path: Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def package_path(path: str | Path) -> str | None:
+    """Where a file or folder of this package is inside it, such as `shapes/weights/clip`; None for others."""
+    package, path = Path(__file__).resolve().parents[1], Path(path).expanduser().resolve()
+    return path.relative_to(package).as_posix() if path.is_relative_to(package) else None
+
+
+def public_name(source: str | Path) -> str:
+    """What a model card calls a model: never by where it is on this machine.
+
+    A hub id is its own name, a part of this package is named by its place in it, any other file or folder by its last
+    name and the SHA-256 of its weights.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        return str(source)
+    if inside := package_path(path):
+        return f"t2ifb/{inside}"
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    digest = (
+        hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest() if path.is_dir() else sha256_file(path)
+    )
+    return f"{path.resolve().name} (SHA-256 {digest[:16]})"
+
+
 def free_bytes(folder: Path) -> int:
     """Free space on the disk that holds `folder`, which need not exist yet."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def read_text(path: Path) -> str:
+    """Read a text that a user wrote: UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: It is in another encoding; the message names the first line that shows it.
+    """
+    content = path.read_bytes()
+    remedy = "save the file as UTF-8 (in Excel: CSV UTF-8)" if path.suffix.lower() == ".csv" else "save it as UTF-8"
+    start = content[:1000]
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.count(0) * 3 > len(start):
+        raise ValueError(f"{path}, line 1: the text is in UTF-16; {remedy}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: the text is not in UTF-8 (byte 0x{content[error.start]:02x}); {remedy}"
+        ) from error
 
 
 def read_json_list(path: Path) -> list[Any]:
@@ -178,10 +222,12 @@ def read_json_list(path: Path) -> list[Any]:
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a JSON file")
+    text = read_text(path)
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        lines = "; a file with an object a line has to end with .jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{path} is not valid JSON: {error}{lines}") from error
     if not isinstance(entries, list):
         raise ValueError(f"{path} must hold a JSON list, found {type(entries).__name__}")
     return entries

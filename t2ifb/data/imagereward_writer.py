@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
+from t2ifb.data.decoding import to_rgb
 from t2ifb.data.files import atomic_write
 
 SCHEMA = pa.schema(
@@ -111,7 +112,7 @@ def _write_ranking(
     for position, record in enumerate(ranking):
         name = f"{uuid.uuid5(uuid.NAMESPACE_OID, f'{split}/{record.prompt_id}/{position}')}.webp"
         buffer = io.BytesIO()
-        record.image.convert("RGB").save(buffer, "WEBP", lossless=True)
+        to_rgb(record.image).save(buffer, "WEBP", lossless=True)
         _add(archive, name, buffer.getvalue())
         yield {
             "image_path": f"images/{split}/{split}_{number}/{name}",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from t2ifb.data.checked_images import check_once, memory_file
 from t2ifb.data.faults import Fault, OnFault, settle
-from t2ifb.data.ranking_tables import Row, group_name, group_rows, read_table
+from t2ifb.data.ranking_tables import NEEDED, OPTIONAL, group_name, group_rows
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.shares import position
+from t2ifb.data.tables import READERS, Row, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +20,9 @@ class OwnRankings:
     """Rankings in tables, one row an image, with the columns `prompt`, `image` and `rank` (1 is best, ties allowed).
 
     Images are named relative to the table. Rows with the same `prompt_id`, or without that column the same prompt, are
-    one ranking. The folder has a file for each split (`train.csv`, `validation.json`, ...) or one for all,
-    `rankings.csv` or `rankings.json`; in that one a column `split` says where a ranking belongs, and without it the
-    prompts are shared out by a hash: a prompt stays in its split when others are added.
+    one ranking. The folder has a table for each split (`train.csv`, `validation.json`, ...) or one for all, such as
+    `rankings.csv`; in that one a column `split` says where a ranking belongs, and without it the prompts are shared
+    out by a hash: a prompt stays in its split when others are added. `read_table` says which files are tables.
 
     Attributes:
         faults: By split, what was found; filled by `rankings`.
@@ -67,8 +68,8 @@ class OwnRankings:
             names = sorted({row.text("split") for row in self._rows(path)})
             there = f"{path} has the splits {', '.join(names)}. "
         return there + (
-            f"Expected a table {self.source / '<split>.csv'} or .json, or one for all splits, "
-            f"{self.source / 'rankings.csv'} or .json, with the columns prompt, image and rank; name the folder by "
+            f"Expected a table {self.source / '<split>.csv'}, or one for all splits, {self.source / 'rankings.csv'} "
+            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; name the folder by "
             "`dataset.source=<folder>`."
         )
 
@@ -92,14 +93,15 @@ class OwnRankings:
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
-        path = self._file(split) or self._file("rankings")
-        assert path is not None
-        if path.stem == split and (other := self._file("rankings")) is not None:
+        own, whole = self._file(split), self._file("rankings")
+        if own is not None and whole is not None:
             raise ValueError(
-                f"{self.source} has both {other.name} and {path.name}, and a prompt could be trained and tested on; "
-                f"leave one of them, or add a column split to {other.name}"
+                f"{self.source} has both {whole.name} and {own.name}, and a prompt could be trained and tested on; "
+                f"leave one of them, or add a column split to {whole.name}"
             )
-        rows = self._rows(path) if path.stem == split else self._part(path, split)
+        path = own or whole
+        assert path is not None
+        rows = self._part(path, split) if own is None else self._rows(path)
         parsed, faults, total = group_rows(rows, path.parent)
         place = f"{path}, {split}"
         images = [image for ranking in parsed for image in ranking.images if isinstance(image, Path)]
@@ -110,14 +112,17 @@ class OwnRankings:
         return good
 
     def _file(self, stem: str) -> Path | None:
-        found = [path for suffix in (".csv", ".json") if (path := self.source / f"{stem}{suffix}").is_file()]
+        """The table of a name, whatever its letter case."""
+        names = {f"{stem}{suffix}".lower() for suffix in READERS}
+        entries = self.source.iterdir() if self.source.is_dir() else ()
+        found = sorted(path for path in entries if path.name.lower() in names and path.is_file())
         if len(found) > 1:
             raise ValueError(f"{self.source} has both {found[0].name} and {found[1].name}; leave one of them")
         return found[0] if found else None
 
     def _rows(self, path: Path) -> list[Row]:
         if path not in self._tables:
-            self._tables[path] = read_table(path)
+            self._tables[path] = read_table(path, NEEDED, OPTIONAL)
         return self._tables[path]
 
     def _has_splits(self, path: Path) -> bool:

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t2ifb.data.embedding_cache import FillReport
+from t2ifb.data.encoder import cut_prompts
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import Image
 
@@ -89,8 +91,9 @@ class PixelFeed:
         """Name the encoder that will take them."""
         self.encoder = encoder
 
-    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> None:
-        """Nothing is made beforehand."""
+    def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
+        """Nothing is made beforehand; says which prompts are cut off."""
+        return FillReport(0, 0, 0.0, tuple(cut_prompts(self.encoder, prompts)))
 
     def images(self, images: Sequence[Image]) -> Pixels:
         """Pixels of N images, in their order."""

@@ -1,12 +1,15 @@
 """Lists of prompts to fine-tune on or to generate from."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from t2ifb.data.faults import Fault, OnFault, settle
-from t2ifb.data.files import read_json_list
+from t2ifb.data.files import read_json_list, read_text
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.data.shares import spelled_alike
 
@@ -31,13 +34,21 @@ class PromptSplits:
         train: Tuned on.
         validation: Looked at while a run goes on; the kept checkpoint is chosen by them.
         test: Looked at once, at the end.
-        most: Of validation and test prompts, how many are used: the first different ones.
+        most: Of the different validation and test prompts, how many are used; all where there are no more. Otherwise
+            they are drawn at random, and keep their order: which ones is a function of `seed` and of each prompt's
+            position, and fewer of them are among more.
+        seed: Of that draw. It is no run's seed: all runs are judged on the same prompts.
     """
 
     train: PromptSource
     validation: PromptSource
     test: PromptSource
     most: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ValueError(f"most={self.most} must be at least 1")
 
     def of(self, split: str) -> list[str]:
         """The prompts of a split; those of a later split are in none before it, however they are spelled.
@@ -52,7 +63,12 @@ class PromptSplits:
             raise ValueError(
                 f"there are no {split} prompts" + (f" that are not in {' or '.join(later)}" if later else "")
             )
-        return found if split == "train" else list(dict.fromkeys(found))[: self.most]
+        return found if split == "train" else self._some(list(dict.fromkeys(found)))
+
+    def _some(self, prompts: list[str]) -> list[str]:
+        """At most `most` of them: each position has its own random number, and the smallest are taken."""
+        drawn = np.random.default_rng(self.seed).random(len(prompts))
+        return [prompts[position] for position in sorted(np.argsort(drawn, kind="stable")[: self.most])]
 
     def _source(self, split: str) -> PromptSource:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
@@ -90,7 +106,7 @@ class PromptFile:
         Raises:
             ValueError: The file is missing, has no prompt, or has faults and `on_fault` is `error`.
         """
-        prompts = self._from_json() if self.path.suffix == ".json" else self._from_text()
+        prompts = self._from_json() if self.path.suffix.lower() == ".json" else self._from_text()
         if not prompts:
             raise ValueError(f"{self.path} has no prompts")
         return prompts
@@ -98,10 +114,7 @@ class PromptFile:
     def _from_text(self) -> list[str]:
         if not self.path.is_file():
             raise ValueError(f"{self.path} does not exist; expected a text file with one prompt per line")
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path} is not UTF-8 text: {error}") from error
+        lines = io.StringIO(read_text(self.path), newline=None)  # `splitlines` would also split within prompts
         return [line.strip() for line in lines if line.strip()]
 
     def _from_json(self) -> list[str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from rich.progress import track
 
-from t2ifb.data.faults import Fault, OnFault, check_numbers, check_paths, check_text, parse_entries, settle
+from t2ifb.data.decoding import to_rgb, too_large
+from t2ifb.data.faults import Fault, OnFault, brief, check_numbers, check_paths, check_text, parse_entries, settle
 from t2ifb.data.files import read_json_list
 
 __all__ = [
@@ -97,16 +99,20 @@ def read_bytes(image: Image) -> bytes:
 
 
 def open_image(image: Image) -> PILImage.Image:
-    """Decode an image to RGB.
+    """Decode an image to RGB, as a viewer shows it; see `to_rgb`.
 
     Raises:
-        ValueError: It is missing, empty or cannot be decoded; the message names it.
+        ValueError: It is missing, empty, too large or cannot be decoded; the message names it.
     """
     try:
         if isinstance(image, Path):
             with PILImage.open(io.BytesIO(image.read_bytes())) as picture:
-                return picture.convert("RGB")
-        return image.open().convert("RGB")
+                return to_rgb(picture)
+        return to_rgb(image.open())
+    except PILImage.DecompressionBombError:
+        raise ValueError(f"cannot read the image {image}: {too_large()}") from ValueError(too_large())
+    except UnidentifiedImageError as error:
+        raise ValueError(f"cannot read the image {image}: it is empty, or no image that Pillow knows") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise ValueError(f"cannot read the image {image}: {error or type(error).__name__}") from error
 
@@ -162,7 +168,7 @@ def find_faults(rankings: list[RankedPrompt], decode: bool, place: str) -> tuple
     faults: list[Fault] = []
     seen: set[str] = set()
     for number, (ranking, broken) in enumerate(zip(rankings, _broken_images(rankings, decode), strict=True)):
-        where = f"{place}, ranking {number} (id {ranking.prompt_id})"
+        where = f"{place}, ranking {number} (id {brief(ranking.prompt_id)})"
         found = [Fault(where, what) for what in _structure_faults(ranking, seen)]
         found += [Fault(f"{where}, image {index}", what) for index, what in broken]
         seen.add(ranking.prompt_id)

@@ -1,11 +1,12 @@
 """Which prompts are the same, and splitting prompts by a hash of them and a seed alone."""
 
 import hashlib
+import unicodedata
 
 
 def spelled_alike(prompt: str) -> str:
-    """What is common to spellings that make no other prompt: no letter case, single spaces."""
-    return " ".join(prompt.split()).casefold()
+    """What is common to spellings that make no other prompt: no letter case, single spaces, one Unicode form."""
+    return " ".join(unicodedata.normalize("NFC", prompt.replace("\ufeff", "")).split()).casefold()
 
 
 def position(prompt: str, seed: int) -> float:

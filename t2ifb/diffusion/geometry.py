@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from t2ifb.data.files import read_text
 from t2ifb.diffusion.source import DiffusionSource
 
 SD15_IDS = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
@@ -189,7 +190,7 @@ def _cached(hub_id: str, file: str, depth: int) -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}; expected a pipeline in diffusers' form") from error
     if not isinstance(content, dict):

@@ -1,5 +1,6 @@
 """Low-rank adapters in the U-Net (arXiv 2106.09685): adding them, their state, and files that diffusers loads."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.files import atomic_write
+from t2ifb.data.files import atomic_write, package_path, public_name
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -88,37 +89,69 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the adapters are on other layers: {', '.join(odd[:3])} and {max(0, len(odd) - 3)} more")
     if wrong := [name for name in own if own[name].shape != state[name].shape]:
         shapes = f"{tuple(state[wrong[0]].shape)} and not {tuple(own[wrong[0]].shape)}"
-        raise ValueError(f"the adapters have another rank: {wrong[0]} is {shapes}. Give lora.rank as it was")
+        raise ValueError(
+            f"the adapters have another rank: {wrong[0]} is {shapes}. Give the rank as it was (algorithm.lora.rank)"
+        )
     set_peft_model_state_dict(unet, dict(state))
 
 
-def save_lora(unet: Any, folder: str | Path, card: str = "") -> None:
+def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:
     """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads, and a card.
 
-    The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed.
+    The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed. Equal adapters give
+    equal bytes.
 
     Args:
         unet: With adapters.
         folder: Where to.
+        base: Hub id, folder or file of the base model; the card names it without this machine's paths.
         card: Text of `README.md` below its heading and its words on use.
+        first: Its first lines, directly below the heading.
     """
     from diffusers import StableDiffusionPipeline
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from safetensors.torch import save
 
     layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(unet).items()}
     settings = unet.peft_config["default"].to_dict()
     settings["target_modules"] = sorted(settings["target_modules"])  # a set's order is another in each process
-    StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers, unet_lora_adapter_metadata=settings)
-    with atomic_write(Path(folder) / "README.md") as file:
-        file.write(CARD.format(rank=settings["r"], alpha=settings["lora_alpha"], card=card).encode())
+    text = json.dumps({f"unet.{name}": value for name, value in settings.items()}, indent=2, sort_keys=True)
+    # `save_lora_weights` would add a second key of metadata, and safetensors writes several in any order.
+    weights = save(StableDiffusionPipeline.pack_weights(layers, "unet"), {LORA_ADAPTER_METADATA_KEY: text})
+    imports = "from importlib.resources import files\n\n" if package_path(base) else ""
+    readme = CARD.format(
+        rank=settings["r"],
+        alpha=settings["lora_alpha"],
+        imports=imports,
+        load=_load(base),
+        card=card,
+        first=first and f"{first}\n\n",
+    )
+    for name, content in ((LORA_WEIGHTS, weights), ("README.md", readme.encode())):
+        with atomic_write(Path(folder) / name) as file:
+            file.write(content)
+
+
+def _load(base: str | Path) -> str:
+    """The expression that loads the base model, for the card."""
+    path = Path(base).expanduser()
+    if path.is_file():
+        return f'from_single_file("<{public_name(path)}>", dtype=torch.float32)'
+    inside = package_path(path)
+    where = f'files("t2ifb") / "{inside}"' if inside else f'"<{public_name(path)}>"' if path.is_dir() else f'"{base}"'
+    return f"from_pretrained({where}, dtype=torch.float32)"  # parts may be stored in different precisions
 
 
 CARD = """# Adapters of a fine-tuned diffusion model
 
-LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb.
+{first}LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb. In this folder:
 
 ```python
-pipeline = StableDiffusionPipeline.from_pretrained(<the base model>)
-pipeline.load_lora_weights(<this folder>)
+{imports}import torch
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.{load}
+pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 ```
 
 The safety checker was left out in training and in the figures below. `from_pretrained` loads the base model's own with

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from t2ifb.data.devices import device_of
+from t2ifb.data.overrides import typed
 from t2ifb.data.precisions import dtype_of
 from t2ifb.diffusion.model import DiffusionModel
 
@@ -70,14 +71,13 @@ class DiffusionSource:
         """
         from diffusers import StableDiffusionPipeline
 
+        self._check_files()
         dtype, of_vae = dtype_of(self.precision), dtype_of(self.decoder_precision)
         options: dict[str, Any] = {"safety_checker": None}
         path = Path(self.source).expanduser()
         try:
             with _quiet():  # that the safety checker is left out is said in the model card
                 if path.is_file():
-                    if path.suffix != ".safetensors":
-                        raise ValueError("only .safetensors files are read; others may run what is in them")
                     if self.config is not None:
                         options["config"] = self.config
                     loaded = StableDiffusionPipeline.from_single_file(
@@ -95,6 +95,33 @@ class DiffusionSource:
             raise ValueError(self._failure(error)) from error
         loaded.set_progress_bar_config(disable=True)
         return loaded
+
+    def _check_files(self) -> None:
+        """Refuse a file or folder that cannot be a model; weights are not read.
+
+        Raises:
+            ValueError: It is one.
+        """
+        path = Path(self.source).expanduser()
+        if path.is_file() and path.suffix.lower() != ".safetensors":
+            raise ValueError(
+                f"{path}: only .safetensors files are read, as files of other kinds can run code when they are loaded. "
+                "Get the model as .safetensors, or convert it to a folder in diffusers' form"
+            )
+        if path.is_file():
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(f"{path} is not a whole .safetensors file ({error}): get it again") from error
+        elif path.is_dir() and not (path / "model_index.json").is_file():
+            hint = "expected a folder in diffusers' form"
+            if files := sorted(path.glob("*.safetensors")):
+                file = typed("diffusion.source", files[0])
+                hint = f"for a single file in it give {file} diffusion.config=<folder of a pipeline of its kind>"
+            raise ValueError(f"{path} has no model_index.json; {hint}")
 
     def _tiny(self) -> Any:
         if self.tiny_decoder is None:

@@ -45,7 +45,6 @@ class Figure8:
         trained_on: Mapping[str, Sequence[str]] | None = None,
         encoder: Unbuilt | None = None,
         judges: Sequence[str] | None = None,
-        most: int = 200,
         images_per_prompt: int = 5,
         batch_size: int = 32,
         device: str = "auto",
@@ -56,7 +55,8 @@ class Figure8:
         Args:
             diffusion: A `DiffusionSource`, unbuilt.
             sampling: How images are drawn, unbuilt.
-            prompts: Those of `test` are drawn.
+            prompts: Those of `test` are drawn: its `most` says how many (the report's figure has 200 of 466, drawn by a
+                seed), its `seed` which ones.
             scorers: By name, unbuilt.
             runs: Folder of a finished fine-tuning run, or of several.
             cache_folder: Where images and scores are kept.
@@ -64,7 +64,6 @@ class Figure8:
             encoder: Embeds images, unbuilt, for the diversity; nothing is said of it without one, or with one image.
             judges: Names of the scorers that best and worst prompts are chosen by; by default all that no run was
                 trained on, if there are any. Those that are no scorers here are left out, which is said.
-            most: Prompts that are drawn at the most, the first ones.
             images_per_prompt: Of each.
             batch_size: Images that are drawn or scored together.
             device: What everything runs on; `auto` is the GPU if there is one.
@@ -78,8 +77,8 @@ class Figure8:
             raise ValueError("which runs to compare with the base model: give run=<folder>, or run=[<folder>,<folder>]")
         if not scorers:
             raise ValueError("there are no scorers; add one by +scorer@scorers.<name>=<option>")
-        if most < 1 or images_per_prompt < 1:
-            raise ValueError(f"most={most} and images_per_prompt={images_per_prompt} must be at least 1")
+        if images_per_prompt < 1:
+            raise ValueError(f"images_per_prompt={images_per_prompt} must be at least 1")
         self.models = tuned_runs([runs] if isinstance(runs, str) else runs)
         trained = {str(Path(run).expanduser().absolute()): names for run, names in (trained_on or {}).items()}
         self.trained_on = {
@@ -93,7 +92,7 @@ class Figure8:
         if unknown := [name for name in wished if name not in scorers]:
             print(f"left out: judges names {', '.join(unknown)}, which are no scorers here", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
-        self.most, self.images_per_prompt, self.batch_size, self.seed = most, images_per_prompt, batch_size, seed
+        self.images_per_prompt, self.batch_size, self.seed = images_per_prompt, batch_size, seed
         folder = Path(cache_folder).expanduser()
         self.generations = Generations(folder / "generations", diffusion, sampling, batch_size, device, seed)
         self.cache = ScoreCache(folder / "scores", device, batch_size)
@@ -110,7 +109,7 @@ class Figure8:
             UnusableScorers: Some scorers cannot be built.
         """
         started = time.monotonic()
-        prompts = self.prompts.of("test")[: self.most]
+        prompts = self.prompts.of("test")
         samples = samples_of(prompts, self.images_per_prompt)
         # Some images first: hours of drawing are not to end with a scorer or encoder that cannot be built.
         first = self.generations.fill("the base model", None, samples[: self.batch_size])

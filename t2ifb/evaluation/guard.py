@@ -1,6 +1,6 @@
 """What the over-optimisation guard goes by: one figure for what all judges say of a policy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,8 +24,10 @@ def rise(before: ArrayLike, after: ArrayLike) -> float:
     return float(known.mean() / _deviation(one)) if len(known) else float("nan")
 
 
-def guarded(rises: ArrayLike, margin: float = MARGIN) -> NDArray[np.float64]:
-    """The mean of the judges' rises, but no more than a margin above the worst of them.
+def guarded(rises: ArrayLike, margin: float = MARGIN, weights: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """The weighted mean of the judges' rises, but no more than a margin above the worst of them.
+
+    A judge with weight 0 counts in neither.
 
     A reward finds what some judge likes, most easily one that shares its encoder; the mean alone is then carried by
     that judge while the others fall. `experiments/overoptimisation/` compares this rule with others.
@@ -33,19 +35,22 @@ def guarded(rises: ArrayLike, margin: float = MARGIN) -> NDArray[np.float64]:
     Args:
         rises: (..., J) of each judge, in standard deviations.
         margin: How far above the worst it may be; infinity leaves the mean, zero the worst judge.
+        weights: (J,) of the judges, at least one above 0; equal by default.
 
     Returns:
-        (...), NaN where one of the rises is.
+        (...), NaN where one of the rises that count is.
     """
     values = np.asarray(rises, np.float64)
-    return np.minimum(values.mean(-1), values.min(-1) + margin)
+    weight = np.ones(values.shape[-1]) if weights is None else np.asarray(weights, np.float64)
+    values, weight = values[..., weight > 0], weight[weight > 0]
+    return np.minimum(np.average(values, -1, weight), values.min(-1) + margin)
 
 
 def change(
     base: ScoreSheet,
     earlier: ScoreSheet,
     later: ScoreSheet,
-    judges: Sequence[str],
+    judges: Mapping[str, float],
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
@@ -55,18 +60,19 @@ def change(
         base: The base model's scores.
         earlier: Those of a validation of the same prompts and noise.
         later: Those of another one.
-        judges: Names of the scorers that the figure is made of.
+        judges: Weight in the figure of each scorer that it is made of, by name.
         seed: Of the resampling.
         level: Of the interval, in (0, 1).
     """
     before, units = base.by_prompt, {name: _deviation(base.columns[name]) for name in judges}
+    weights = list(judges.values())
     gains = [
         (sheet.by_prompt[name] - before[name]) / unit for sheet in (earlier, later) for name, unit in units.items()
     ]
 
     def changed(means: NDArray[np.float64]) -> NDArray[np.float64]:
         old, new = np.split(means, 2, axis=1)
-        return guarded(new) - guarded(old)
+        return guarded(new, weights=weights) - guarded(old, weights=weights)
 
     return bootstrap_function(np.stack(gains, 1), changed, seed, level)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from t2ifb.data.content_keys import ImageKeys, prompt_key
 from t2ifb.data.devices import device_of
+from t2ifb.data.encoder import cut_prompts, report_cut
 from t2ifb.data.files import file_lock
 from t2ifb.data.images import load_image, pixel_batches
 from t2ifb.data.rankings import Image
@@ -143,6 +144,8 @@ class ScoreCache:
         """
         first, pairs = next(iter(wanted.values()))
         scorer = self._built(name, part, first, pairs[0][1])
+        prompts = [prompt for _, each in wanted.values() for _, prompt in each]
+        report_cut(cut_prompts(scorer, prompts), prompts, name)
         keys: list[bytes] = []
         scores: list[Tensor] = []
         seconds, last = 0.0, time.monotonic()
@@ -185,12 +188,14 @@ class ScoreCache:
         """Scores of a batch, on the CPU.
 
         Raises:
-            ValueError: There are not as many as prompts, one is NaN or infinite, or the device has not the memory.
+            UnusableScorers: There are not as many as prompts, or one is NaN or infinite.
+            ValueError: The device has not the memory.
         """
         try:
             return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; the first prompt of the batch is {prompts[0]!r}") from error
+            fault = f"{error}; the first prompt of the batch is {prompts[0]!r}"
+            raise UnusableScorers({name: fault}) from error
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"{name}: {self._device_name} has not the memory for batch_size={self.batch_size}, give a smaller one"

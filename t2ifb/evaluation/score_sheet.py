@@ -20,7 +20,7 @@ class ScoreSheet:
 
     Attributes:
         prompts: N, one for each image.
-        columns: (N,) by scorer, and the KL divergence as `kl`; NaN where there is none.
+        columns: (N,) by scorer, and the KL divergence as `kl` and `kl_without_last_two`; NaN where there is none.
     """
 
     prompts: Sequence[str]

@@ -17,7 +17,7 @@ from t2ifb.data.files import atomic_write
 from t2ifb.evaluation.table_text import markdown, screen
 from t2ifb.evaluation.tuning_figures import trade_off
 
-FIGURES = ("judges", "kl", "reward", "gold", "accuracy", "loss")
+FIGURES = ("judges", "kl", "kl_without_last_two", "reward", "gold", "accuracy", "loss")
 """Of the kept checkpoint on validation prompts: what is shown of those that a run has."""
 
 

@@ -66,6 +66,7 @@ class BaseAnswers:
             "stream": exam.stream,
             "seed": exam.seed,
             "prompts": exam.prompts,
+            "sampler": [exam.sampler.num_inference_steps, exam.sampler.guidance_scale],
             "settings": self.known,
             "unit": [reward.means.tolist(), reward.deviations.tolist()] if isinstance(reward, Mix) else None,
             "code": package_hash(),

@@ -1,7 +1,7 @@
 """What a validation looks at: fixed held-out prompts and noise, every scorer, the KL divergence, diversity."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ from t2ifb.evaluation.diversity import diversity
 from t2ifb.evaluation.guard import guarded, rise
 from t2ifb.evaluation.judges import Judges
 from t2ifb.evaluation.score_sheet import ScoreSheet
-from t2ifb.learning.losses import gaussian_kl
+from t2ifb.learning.losses import gaussian_kl, kl_sums
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
 """Keep the noise of each split apart from the other's and from that of training."""
-FIGURES = ("judges", "gold", "kl", "diversity", "prompt")
+FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 """Figures, and a column of sheets, with a meaning of their own: no judge has such a name."""
+
+
+TENSORS = ("images", "kl", "kl_without_last_two", "diversity")
+"""Fields of `Answers` that are a tensor each."""
 
 
 def together() -> bool:
@@ -43,24 +47,26 @@ class Answers:
         images: (N, 3, H, W) uint8.
         scores: (N,) float32 by scorer.
         kl: (N,) float32, nats: the sum over all T transitions of the sample's own rollout.
+        kl_without_last_two: (N,) float32, nats: the same without the last two transitions (`kl_sums` says why).
         diversity: (P,) float32, mean distance (1 - cosine) between the images of each prompt; empty for one image each.
     """
 
     images: Tensor
     scores: dict[str, Tensor]
     kl: Tensor
+    kl_without_last_two: Tensor
     diversity: Tensor
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        tensors = {"images": self.images, "kl": self.kl, "diversity": self.diversity}
+        tensors = {name: getattr(self, name) for name in TENSORS}
         order = {"scores": json.dumps(list(self.scores))}
         with atomic_write(path) as file:
             file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}, order))
 
     def sheet(self, prompts: Sequence[str]) -> ScoreSheet:
         """Each image's scores and KL divergence, in the exam's order."""
-        columns = {**self.scores, "kl": self.kl}
+        columns = {**self.scores, "kl": self.kl, "kl_without_last_two": self.kl_without_last_two}
         return ScoreSheet(prompts, {name: column.double().numpy() for name, column in columns.items()})
 
     @classmethod
@@ -68,7 +74,7 @@ class Answers:
         """Read what `save` wrote."""
         with safe_open(path, "pt") as file:
             scores = {name: file.get_tensor(f"scores/{name}") for name in json.loads(file.metadata()["scores"])}
-            return cls(file.get_tensor("images"), scores, file.get_tensor("kl"), file.get_tensor("diversity"))
+            return cls(scores=scores, **{name: file.get_tensor(name) for name in TENSORS})
 
 
 class Exam(nn.Module):
@@ -89,7 +95,7 @@ class Exam(nn.Module):
         seed: int = 0,
         split: str = "validation",
         encoder: Encoder | None = None,
-        chosen_by: Sequence[str] = (),
+        chosen_by: Mapping[str, float] | None = None,
     ) -> None:
         """Set the questions.
 
@@ -101,12 +107,12 @@ class Exam(nn.Module):
             seed: Of the noise.
             split: `validation` or `test`: which noise.
             encoder: Embeds images as unit vectors, for the diversity.
-            chosen_by: Names of the judges that the guard's figure is made of.
+            chosen_by: Weights of the judges that the guard's figure is made of, by name.
         """
         super().__init__()
         self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         self.sampler, self.judges, self.images_per_prompt = sampler, judges, images_per_prompt
-        self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, tuple(chosen_by)
+        self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, dict(chosen_by or {})
         self.base: Answers | None = None
         self.last: Answers | None = None
         self._found: dict[int, tuple[Tensor, Tensor]] = {}
@@ -133,7 +139,7 @@ class Exam(nn.Module):
         prompts = [self.prompts[number] for number in numbers]
         keys = [(self.stream, self.seed, number) for number in numbers]
         rollout = Rollout(schedule, keys, model.latent_shape, model.device)
-        kl = torch.zeros(len(numbers), device=model.device)
+        kl = torch.zeros(len(schedule), len(numbers), device=model.device)
         with torch.autocast(model.device.type, enabled=False), true_float32():
             denoise = self.sampler.denoiser(model, schedule, prompts)
             for step in range(len(schedule)):
@@ -143,10 +149,11 @@ class Exam(nn.Module):
                     with model.base():
                         reference = schedule.kl_transition(denoise(noisy, step), noisy, step)
                     policy = schedule.kl_transition(output, noisy, step)
-                    kl += gaussian_kl(policy.mean, reference.mean, policy.variance)
+                    kl[step] = gaussian_kl(policy.mean, reference.mean, policy.variance)
                 rollout.take(output)
             images = to_bytes(model.decode(rollout.latents))
-        self._found |= {n: (image, nats) for n, image, nats in zip(numbers, images, kl.cpu(), strict=True)}
+        nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()
+        self._found |= {n: (image, sums) for n, image, sums in zip(numbers, images, nats, strict=True)}
 
     def gather(self) -> None:
         """Share what each process has drawn with all others; nothing to do for one alone."""
@@ -169,20 +176,26 @@ class Exam(nn.Module):
         self._found = {}
         images = torch.stack([image for image, _ in found])
         scores = self.judges(images, self.prompts, self._place.device)
-        self.last = Answers(images, scores, torch.stack([nats for _, nats in found]), self._diversity(images))
+        kl, kl_without_last_two = torch.stack([sums for _, sums in found]).unbind(1)
+        self.last = Answers(images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images))
         return self.last
 
     def figures(self, answers: Answers) -> dict[str, float]:
-        """Means over the samples: each scorer, `kl`, `diversity`, and what the guard chooses by, `judges`."""
+        """Means over the samples: each scorer, both sums of the KL, `diversity`, and the guard's figure, `judges`."""
         figures = {name: float(score.nanmean()) for name, score in answers.scores.items()}
-        figures["kl"] = float(answers.kl.mean())
+        figures |= self.kl_figures(answers)
         if len(answers.diversity):
             figures["diversity"] = float(answers.diversity.mean())
         if self.base is not None and self.chosen_by:
             before = self.base.scores
             rises = [rise(before[name].numpy(), answers.scores[name].numpy()) for name in self.chosen_by]
-            figures["judges"] = float(guarded(rises))
+            figures["judges"] = float(guarded(rises, weights=list(self.chosen_by.values())))
         return figures
+
+    @staticmethod
+    def kl_figures(answers: Answers) -> dict[str, float]:
+        """Means over the samples of both sums of the KL divergence, in nats."""
+        return {name: float(getattr(answers, name).mean()) for name in ("kl", "kl_without_last_two")}
 
     def _diversity(self, images: Tensor) -> Tensor:
         """(P,) mean distance between the images of a prompt."""

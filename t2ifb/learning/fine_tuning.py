@@ -14,10 +14,11 @@ from lightning import seed_everything
 from torch import nn
 
 from t2ifb.data.devices import device_facts, has_bf16
-from t2ifb.data.files import make_folder, sha256_file
+from t2ifb.data.files import make_folder, public_name, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
+from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
@@ -34,15 +35,17 @@ from t2ifb.learning.engine import (
 )
 from t2ifb.learning.exam import FIGURES, Exam
 from t2ifb.learning.fault_guard import FaultGuard
+from t2ifb.learning.losses import kl_sums
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
 from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.refl import ReFL
-from t2ifb.learning.reward_check import check_differentiable
+from t2ifb.learning.reward_check import check_differentiable, check_known
 from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.tuned_states import BASE, REWARD, ask_states, look_at_base, rounding_floor
+from t2ifb.learning.tuned_states import BASE, REWARD, ask, ask_states, look_at_base, rounding_floor
 from t2ifb.learning.tuning_module import Method, TuningModule
 from t2ifb.learning.tuning_verdict import TuningVerdict
 from t2ifb.learning.tuning_watch import TuningWatch
+from t2ifb.learning.usual_guidance import UsualGuidance
 from t2ifb.scorers.mix import Mix
 
 
@@ -61,6 +64,9 @@ class FineTuning:
         method: Method | None = None,
         judges: Mapping[str, nn.Module] | None = None,
         truth: nn.Module | None = None,
+        judge_weights: Mapping[str, float] | None = None,
+        usual_guidance_scale: float | None = None,
+        usual_guidance_prompts: int = 64,
         alpha: float = 100.0,
         beta: float = 0.01,
         standardise: bool | None = None,
@@ -90,6 +96,11 @@ class FineTuning:
             method: How a batch of prompts becomes a gradient; `ReFL` as in the report by default.
             judges: Scorers that the run is not trained on, by name.
             truth: A scorer that knows how good an image is (`shapes`); only looked at.
+            judge_weights: How much each judge counts in the choice of the checkpoint, by name (`weights_of` in
+                `t2ifb.evaluation.judge_weights` makes them from preference accuracies); equally by default.
+            usual_guidance_scale: The scale that the base model is usually sampled with. Where it is not that of
+                `sampling`, the end of the run also compares the kept adapters with the base model there.
+            usual_guidance_prompts: How many test prompts that comparison takes, one image each.
             alpha: Weight of the reward; see `TuningModule`.
             beta: Weight of the KL divergence.
             standardise: Give the reward mean 0 and standard deviation 1 on the base model's images of the validation
@@ -115,6 +126,15 @@ class FineTuning:
         members = [*(reward.scorers.values() if isinstance(reward, Mix) else [reward]), *(judges or {}).values()]
         if truth is not None and any(type(member) is type(truth) for member in members):
             raise ValueError("the truth only looks: it is neither what a run is trained on nor a judge that chooses")
+        weights = dict.fromkeys(judges or {}, 1.0) if judge_weights is None else dict(judge_weights)
+        total = sum(weights.values())
+        if weights.keys() != set(judges or {}) or min(weights.values(), default=0) < 0 or (judges and not total > 0):
+            raise ValueError(
+                f"judge_weights={weights}: give one for each of the judges {', '.join(judges or {}) or '(none)'}, none "
+                "below 0 and at least one above"
+            )
+        if usual_guidance_prompts < 1:
+            raise ValueError(f"usual_guidance_prompts={usual_guidance_prompts} must be at least 1")
         if epochs <= 0 or validate_every < 1 or validation_prompts < 1 or images_per_prompt < 1:
             raise ValueError(
                 f"epochs={epochs} must be above 0, and validate_every={validate_every}, validation_prompts="
@@ -124,7 +144,10 @@ class FineTuning:
         self.standardise = isinstance(reward, Mix) if standardise is None else standardise
         self.reward = Mix({REWARD: reward}) if self.standardise and not isinstance(reward, Mix) else reward
         self.prompts, self.rollout, self.sampling = prompts, rollout, sampling
-        self.judges, self.truth = dict(judges or {}), truth
+        self.judges, self.truth, self.judge_weights = dict(judges or {}), truth, weights
+        usual = sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
+        self.usual_sampling = replace(sampling, guidance_scale=usual)
+        self.usual_guidance_prompts = usual_guidance_prompts
         self.method = method or ReFL()
         self.settings: dict[str, Any] = {
             "alpha": alpha,
@@ -183,6 +206,8 @@ class FineTuning:
         if resume is None and first_process():
             (run.path / BASE).unlink(missing_ok=True)  # of an earlier run in this folder
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
+        asked = texts["validation"][: self.validation_prompts] + texts["test"]
+        check_known(self.truth, asked, "algorithm.truth=null")
         exam = self.exam("validation", seed)
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch)
         model = replace(self.diffusion, device="cpu").load()
@@ -194,7 +219,7 @@ class FineTuning:
             model, self.lora, self.reward, self.optimizer, self.rollout, self.method, exam, seed=seed, **self.settings
         )
         metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
-        recorder = logger(run=run, config=config) if first_process() else False
+        recorder = loggers.start(logger, run, config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is looked at, and saved
@@ -214,21 +239,23 @@ class FineTuning:
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
         torch.cuda.empty_cache()  # `gpu_memory.LIFE` has the phases between which the run does so
-        floor = float(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        floors = kl_sums(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         if recorder and last is None:
-            recorder.log_metrics(metrics.start | {"rounding_floor_kl": floor}, step=0)
+            recorder.log_metrics(metrics.start | floor, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
         test = self.exam("test", seed).to(engine.strategy.root_device)
         of_base = base.of(test, model, self.samples_per_batch)
         answers, best_step = ask_states(run, test, model, self.samples_per_batch, of_base)
+        usual = self._at_usual_guidance(model, base, seed, engine.strategy.root_device)
         if not engine.is_global_zero:
             return {}
         rows = read_metrics(run.metrics)
-        verdict = TuningVerdict(run, test, answers, rows, [REWARD], best_step, seed)
+        verdict = TuningVerdict(run, test, answers, rows, [REWARD], best_step, seed, usual)
         figures = verdict.write() | {
             "best_step": best_step,
             "chosen_by": "judges",
@@ -237,7 +264,7 @@ class FineTuning:
             "skipped_updates": guard.skipped,
             "overflowed_updates": guard.overflowed,
             "prompts_cut": cut,
-            "rounding_floor_kl": floor,
+            **floor,
             "seed": seed,
             "precision": str(engine.precision),
             "device": device_facts(engine.strategy.root_device),
@@ -245,10 +272,25 @@ class FineTuning:
             "data": data.state_dict(),
         }
         recipe = self._recipe(run, best_step, seed, figures["precision"])
-        save_lora(model.unet, make_folder(run.export), verdict.card(recipe))
+        meant_for = verdict.warning(self.rollout.guidance_scale)
+        save_lora(model.unet, make_folder(run.export), self.diffusion.source, verdict.card(recipe), meant_for)
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
-        loggers.finish(recorder, verdict.examples(), run.export, figures["validation"])
-        return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        loggers.finish(recorder, verdict.examples(), run, figures["validation"])
+        return summary
+
+    def _at_usual_guidance(
+        self, model: DiffusionModel, base: BaseAnswers, seed: int, device: torch.device
+    ) -> UsualGuidance | None:
+        """Base model against the adapters that are in the model, where the usual guidance scale is another."""
+        if self.usual_sampling == self.sampling:
+            return None
+        exam = self.exam("test", seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
+        answers = {
+            "base": base.of(exam, model, self.samples_per_batch),
+            "kept": ask(exam, model, self.samples_per_batch, f"guidance {self.usual_sampling.guidance_scale:g}"),
+        }
+        return UsualGuidance(exam, answers, (REWARD,), seed)
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
         """What the run was made with, for the model card."""
@@ -256,12 +298,15 @@ class FineTuning:
         names = [getattr(member, "name", type(member).__name__) for member in members]
         record = run.path / "reward.json"
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        hashes = [f"{key} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
+        hashes = [f"{Path(key).name} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
         optimizer = getattr(self.optimizer, "func", self.optimizer)
         return {
-            "base model": self.diffusion.source,
+            "base model": public_name(self.diffusion.source),
             "reward": ", ".join([*names, *hashes]),
-            "judges that chose the checkpoint": ", ".join(self.judges) or "none, the reward itself",
+            "judges that chose the checkpoint": ", ".join(
+                f"{n} (weight {w:.2f})" for n, w in self.judge_weights.items()
+            )
+            or "none, the reward itself",
             "method": self.method,
             "alpha, beta": f"{self.settings['alpha']}, {self.settings['beta']}",
             "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(self.optimizer, 'keywords', {})}",
@@ -286,19 +331,25 @@ class FineTuning:
         }
         return [setting for setting, is_so in least.items() if not is_so]
 
-    def exam(self, split: str, seed: int) -> Exam:
+    def exam(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Exam:
         """What a run is asked on the prompts of `validation` or `test`, the same for every run with these parts.
 
         Every scorer looks; the reward is among them but does not choose.
+
+        Args:
+            split: `validation` or `test`.
+            seed: Of the noise.
+            sampling: How images are drawn; the run's own `sampling` by default.
+            most: How many prompts at the most, the first ones; all by default.
         """
-        prompts, images_per_prompt = self.prompts.of(split), 1
+        prompts, images_per_prompt = self.prompts.of(split)[:most], 1
         if split == "validation":
             prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
         judges = Judges({REWARD: self.reward, **self.judges}, self.truth)
         embeds = self.diversity is not None and images_per_prompt > 1
         encoder = replace(self.diversity, device="cpu").load() if embeds else None
-        chosen_by = list(self.judges) or [REWARD]
-        return Exam(prompts, self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
+        chosen_by = {name: self.judge_weights[name] for name in self.judges} or {REWARD: 1.0}
+        return Exam(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
 
 
 def _to_bf16(*networks: nn.Module) -> None:

@@ -1,10 +1,13 @@
-"""Where figures go besides `metrics.csv`: Weights & Biases, or nowhere."""
+"""Where figures go besides `metrics.csv`: Weights & Biases, or nowhere. A logger that fails does not stop a run."""
 
+import logging
 import netrc
 import os
+import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +16,90 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from t2ifb.data.files import atomic_write
 from t2ifb.learning.run_folder import RunFolder
 
+log = logging.getLogger(__name__)
+
 STEP = "trainer/global_step"
 """What Lightning calls the step in Weights & Biases; every figure is plotted against it."""
 BEST = {"val/accuracy": "max", "val/judges": "max", "val/loss": "min"}
 """Of which figures the run's summary keeps the best value instead of the last."""
+
+
+class SafeLogger(Logger):
+    """Passes everything on to another logger until that one fails; the first failure is one warning.
+
+    Attributes:
+        inner: The other logger; None once it has failed.
+    """
+
+    def __init__(self, inner: Logger) -> None:
+        super().__init__()
+        self.inner: Logger | None = inner
+
+    def attempt(self, action: Callable[[Any], Any]) -> Any:
+        """Call `action` on the inner logger; None when it fails or has failed before."""
+        if self.inner is None:
+            return None
+        try:
+            return action(self.inner)
+        except Exception as error:  # disk, network, a service that was killed, a fault of a user's own logger
+            failed, self.inner = self.inner, None
+            _warn(error)
+            if isinstance(failed, WandbLogger):
+                _end_wandb()
+            return None
+
+    @property
+    def name(self) -> str | None:
+        """Of the inner logger."""
+        name: str | None = self.attempt(lambda logger: logger.name)
+        return name
+
+    @property
+    def version(self) -> int | str | None:
+        """Of the inner logger."""
+        version: int | str | None = self.attempt(lambda logger: logger.version)
+        return version
+
+    @property
+    def save_dir(self) -> str | None:
+        """Of the inner logger."""
+        folder: str | None = self.attempt(lambda logger: logger.save_dir)
+        return folder
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Pass figures on."""
+        self.attempt(lambda logger: logger.log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Pass settings on."""
+        self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
+
+    def log_graph(self, *args: Any, **kwargs: Any) -> None:
+        """Pass the module's graph on."""
+        self.attempt(lambda logger: logger.log_graph(*args, **kwargs))
+
+    def save(self) -> None:
+        """Write what is waiting."""
+        self.attempt(lambda logger: logger.save())
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Tell that there is a new checkpoint."""
+        self.attempt(lambda logger: logger.after_save_checkpoint(checkpoint_callback))
+
+    def finalize(self, status: str) -> None:
+        """Tell how training ended."""
+        self.attempt(lambda logger: logger.finalize(status))
+
+
+def start(make: Callable[..., Logger | Literal[False]], run: RunFolder, config: Any) -> Logger | Literal[False]:
+    """Make a run's logger; one that cannot be made is a warning, and the run goes on without it."""
+    try:
+        logger = make(run=run, config=config)
+    except Exception as error:
+        _warn(error)
+        _end_wandb()
+        return False
+    return SafeLogger(logger) if logger else False
 
 
 def wandb_logger(
@@ -26,22 +109,26 @@ def wandb_logger(
     mode: Literal["auto", "online", "offline"] = "auto",
     entity: str | None = None,
     tags: Sequence[str] = (),
-) -> Logger:
+) -> Logger | Literal[False]:
     """A Weights & Biases run, named and grouped after the run folder.
 
     Args:
-        run: Its files go to `wandb/` in this folder; a resumed run keeps its id.
+        run: Its files, staged and cached ones too, go to `wandb/` in this folder; a resumed run keeps its id.
         config: The resolved configuration.
         project: Of Weights & Biases.
         mode: `auto` is what `WANDB_MODE` says, otherwise online where the user is logged in, otherwise offline.
         entity: User or team.
         tags: Besides the domain and the experiment.
+
+    Returns:
+        False where `WANDB_MODE` is `disabled` and decides: nothing is written then.
     """
+    if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
+        return False
     import wandb
 
     wandb.finish()  # a run of an earlier job of this process must not be written on
     online = mode == "online" or (mode == "auto" and logged_in())
-    disabled = mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"
     id_file = run.path / "wandb_id.txt"
     if not id_file.exists():
         with atomic_write(id_file) as file:
@@ -51,7 +138,7 @@ def wandb_logger(
     parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, and in a sweep its name
     below = parts[len(parts) - parts[::-1].index("outputs") + 1 :] if "outputs" in parts else parts[-1:]
     experiment = "/".join(below)
-    with _unchanged("WANDB_MODE"):
+    with _unchanged("WANDB_MODE"), _staged_in(run.path):
         started = wandb.init(
             project=project,
             entity=entity,
@@ -62,7 +149,7 @@ def wandb_logger(
             dir=str(run.path),
             id=run_id,
             resume="allow" if online else None,
-            mode="online" if online else "disabled" if disabled else "offline",
+            mode="online" if online else "offline",
             settings=wandb.Settings(silent=True),
         )
     started.define_metric(STEP)  # Lightning does this and the next only where it starts the run itself
@@ -96,24 +183,38 @@ def logged_in() -> bool:
 
 def show(recorders: Iterable[Logger], name: str, picture: Path, step: int) -> None:
     """Put a picture into a Weights & Biases run."""
-    for logger in recorders:
+
+    def log_image(logger: Logger) -> None:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(picture)], step=step)
 
+    for recorder in recorders:
+        if isinstance(recorder, SafeLogger):
+            recorder.attempt(log_image)
+
 
 def finish(
-    logger: Logger | Literal[False], examples: list[dict[str, Any]], export: Path, kept: Mapping[str, float]
+    recorder: Logger | Literal[False], examples: list[dict[str, Any]], run: RunFolder, kept: Mapping[str, float]
 ) -> None:
     """Add what runs are compared by, and end the run, so that the next begins afresh.
 
     Args:
-        logger: Nothing happens unless it is that of Weights & Biases.
+        recorder: Nothing happens unless it is that of Weights & Biases.
         examples: Rows of a table.
-        export: The exported model, sent where there is a connection.
+        run: Its export is sent where there is a connection.
         kept: Validation figures of the kept checkpoint, for the run's summary: all of one step.
     """
-    if not isinstance(logger, WandbLogger):
-        return
+
+    def finish_wandb(logger: Logger) -> None:
+        if isinstance(logger, WandbLogger):
+            with _staged_in(run.path):
+                _finish_wandb(logger, examples, run.export, kept)
+
+    if isinstance(recorder, SafeLogger):
+        recorder.attempt(finish_wandb)
+
+
+def _finish_wandb(logger: WandbLogger, examples: list[dict[str, Any]], export: Path, kept: Mapping[str, float]) -> None:
     import wandb
 
     if examples:
@@ -126,6 +227,31 @@ def finish(
         artifact.add_dir(str(export))
         logger.experiment.log_artifact(artifact)
     wandb.finish()
+
+
+def _warn(error: Exception) -> None:
+    text = " ".join(str(error).split()) or type(error).__name__
+    log.warning("The logger failed, and the run goes on without it; metrics.csv has every figure: %s", text)
+
+
+def _end_wandb() -> None:
+    """End an open run, which must not receive the next run's figures."""
+    if wandb := sys.modules.get("wandb"):
+        with suppress(Exception):
+            wandb.finish(exit_code=1)
+
+
+@contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """Keep the files of Weights & Biases out of the home folder, which may be full or read-only."""
+    places = {"WANDB_CACHE_DIR": folder / "wandb" / "cache", "WANDB_DATA_DIR": folder / "wandb" / "data"}
+    new = {name: str(place.absolute()) for name, place in places.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 @contextmanager

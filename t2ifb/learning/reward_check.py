@@ -1,4 +1,6 @@
-"""Whether anything can be tuned by a scorer."""
+"""Whether the scorers of a run can do what it needs of them, before anything is spent on it."""
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -29,4 +31,23 @@ def check_differentiable(reward: nn.Module) -> None:
         raise ValueError(
             f"the reward ({name}) gives the images no gradient, so nothing can be tuned by it; choose a differentiable "
             "scorer by scorer@reward=<option>"
+        )
+
+
+def check_known(truth: nn.Module | None, prompts: Iterable[str], without: str) -> None:
+    """Refuse a truth that does not know all prompts it will be asked about.
+
+    Args:
+        truth: A scorer; only one with a method `unknown(prompts)` is checked.
+        prompts: Those that it will be asked about.
+        without: How to run without it.
+
+    Raises:
+        ValueError: It does not know some of them.
+    """
+    find: Callable[[Iterable[str]], list[str]] | None = getattr(truth, "unknown", None)
+    if find is not None and (unknown := find(prompts)):
+        raise ValueError(
+            f"{type(truth).__name__} does not know {len(unknown)} of the prompts, the first is {unknown[0]!r}. Without "
+            f"it: {without}"
         )

@@ -31,6 +31,7 @@ from t2ifb.learning.engine import (
 )
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV, read_metrics, validation_figures
+from t2ifb.learning.reward_check import check_known
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.reward_verdict import RewardVerdict, embedded
 from t2ifb.learning.run_folder import RunFolder
@@ -175,13 +176,15 @@ class RewardTraining:
         started = time.monotonic()
         tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
         data = self.data(feed=self.cache if tuned is None else PixelFeed(tuned), seed=seed)
+        tested = [ranked.prompt for split in self.splits[2:] for ranked in data.rankings(split)]
+        check_known(self.ceiling, tested, "algorithm.ceiling=null algorithm.ceiling_parts=[]")
         data.prepare_data()
         some = slice(0, 1)
         width = data.encoded("train").images.gather(some).shape[1] if tuned is None else tuned.embedding_dim
         seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
-        recorder = logger(run=run, config=config) if first_process() else False
+        recorder = loggers.start(logger, run, config) if first_process() else False
         steps = self.epochs * data.steps_per_epoch
         every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
         engine = make_engine(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
@@ -216,5 +219,6 @@ class RewardTraining:
             "data": data.state_dict() | {"splits": data.hashes()},
             "export": export_hash(run.export),
         }
-        loggers.finish(recorder, verdicts[0].examples(), run.export, figures["validation"])
-        return run.write_summary(figures)
+        summary = run.write_summary(figures)
+        loggers.finish(recorder, verdicts[0].examples(), run, figures["validation"])
+        return summary

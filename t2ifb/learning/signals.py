@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from t2ifb.data.overrides import typed
 from t2ifb.learning.run_folder import RunFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -37,19 +38,24 @@ class StopOnSignal(Callback):
             for count in (progress.total, progress.current):
                 count.ready = count.processed  # this batch was announced and will not be trained on
             trainer.save_checkpoint(self.run.last_checkpoint)
-            self._stop(f"Stopped at step {trainer.global_step}. To go on: resume={self.run.path}")
+            self._stop(f"Stopped at step {trainer.global_step}. To go on: {self._resume()}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Give the signals back; the last checkpoint is written."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.received is not None:
-            self._stop(f"Stopped after the last step. To finish: resume={self.run.path}")
+            self._stop(f"Stopped after the last step. To finish: {self._resume()}")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+    def _resume(self) -> str:
+        """What to type, for a run of the command line, or which argument to give in Python."""
+        argument = typed("resume", self.run.path.absolute())
+        return f"python -m t2ifb.train {argument}" if (self.run.path / ".hydra").is_dir() else argument
 
     def _stop(self, message: str) -> None:
         assert self.received is not None

@@ -101,10 +101,10 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
 def rounding_floor(
     exam: Exam, sampler: Sampler, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
 ) -> Tensor:
-    """The KL divergence (), in nats a sample, that the precision of training alone makes of the base model to itself.
+    """The KL divergence (T,), in nats a sample, that the precision of training alone makes of the base model to itself.
 
-    The mean of `FLOOR_SAMPLES`, summed over all steps of the base model's own rollouts as training makes them, against
-    the same weights in fp32. It says of what size rounding is: a KL divergence in training is of one step, between two
+    The mean of `FLOOR_SAMPLES` at each step of the base model's own rollouts as training makes them, against the same
+    weights in fp32. It says of what size rounding is: a KL divergence in training is of one step, between two
     calls that round alike; those of validation are computed outside of autocast, in the frozen weights' precision.
 
     Args:
@@ -130,4 +130,4 @@ def rounding_floor(
                     rounded = denoise(noisy, step)
                 one, other = (schedule.kl_transition(each, noisy, step) for each in (exact, rounded))
                 found.append(gaussian_kl(one.mean, other.mean, one.variance))
-    return torch.stack(found).sum() / len(exam.prompts[:FLOOR_SAMPLES])
+    return torch.stack(found).reshape(-1, len(schedule)).mean(0)

@@ -14,7 +14,9 @@ from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.table_text import escape_markdown, markdown, screen
 from t2ifb.evaluation.tuning_figures import progress_sheet, tuning_curves
 from t2ifb.learning.exam import Answers, Exam
+from t2ifb.learning.metrics_csv import validation_figures
 from t2ifb.learning.run_folder import RunFolder
+from t2ifb.learning.usual_guidance import UsualGuidance
 
 SHOWN = 12
 """Test prompts in the picture and in the table of examples: the first ones, not chosen."""
@@ -32,20 +34,25 @@ class TuningVerdict:
         trained_on: Sequence[str],
         kept: int,
         seed: int,
+        usual: UsualGuidance | None = None,
     ) -> None:
         """Compare; `answers` are of `base`, `kept` and `last`, `rows` those of `metrics.csv`."""
-        self.run, self.seed = run, seed
+        self.run, self.seed, self.usual = run, seed, usual
+        self.chosen_by = "the reward" if exam.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
         self.exam, self.answers, self.rows, self.kept = exam, answers, rows, kept
         self.gains: dict[str, list[Gain]] = {
             name: gains(answers["base"].scores, answers[name].scores, exam.images_per_prompt, trained_on, seed)
             for name in ("kept", "last")
         }
-        self.sentence = verdict_sentence(rows, kept, self._change)
+        self.sentence = verdict_sentence(rows, kept, self._change, self.chosen_by)
 
     def write(self) -> dict[str, Any]:
         """Print and save everything; gives the figures for `summary.json`."""
         run = self.run
-        figures: dict[str, Any] = {"sentence": self.sentence}
+        figures: dict[str, Any] = {
+            "sentence": self.sentence,
+            "kept": "base" if keeps_base(self.rows, self.kept) else "tuned",
+        }
         same = self.answers["kept"] is self.answers["last"]
         for name, rows in self.gains.items():
             if not (same and name == "last"):
@@ -53,10 +60,16 @@ class TuningVerdict:
                 rich.print(screen(title, HEADINGS, [row.cells() for row in rows]))
             write_gains(rows, run.path, f"table_{name}")
             figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
-            figures[f"test_{name}"]["kl"] = float(self.answers[name].kl.mean())
+            figures[f"test_{name}"] |= self.exam.kl_figures(self.answers[name])
         for name, answers in self.answers.items():
             answers.sheet(self.exam.prompts).write(run.samples / f"test_{name}.csv")
         print(self.sentence)
+        figures["judge_weights"] = self.exam.chosen_by
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.exam.chosen_by.items())
+        print(f"weights in the choice of the checkpoint: {weights}")
+        if self.usual is not None:
+            figures["test_usual_guidance"] = self.usual.write(run)
+            figures["sentence"] += f" {self.usual.sentence}"
         some = slice(0, SHOWN)
         columns = {"base": "base", "kept": f"kept, step {self.kept}", "last": "last"}
         if same:
@@ -72,7 +85,24 @@ class TuningVerdict:
         shown = [[name, escape_markdown(str(value))] for name, value in recipe.items()]
         figures = f"On {len(self.exam.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
         curves = "![Reward, judges and KL divergence over the updates](tuning_curves.png)"
-        return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, curves])
+        usual = [] if self.usual is None else [self.usual.card()]
+        return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, *usual, curves])
+
+    def warning(self, tuned_at: float) -> str:
+        """What the model card begins with: whether to use the adapters at all, and at which guidance scale.
+
+        Args:
+            tuned_at: The guidance scale of the rollouts in training.
+        """
+        tested_at = self.exam.sampler.guidance_scale
+        lines = [
+            f"These adapters are meant for guidance scale {tested_at:g}: "
+            f"they were tuned at {tuned_at:g} and tested at {tested_at:g}."
+        ]
+        if keeps_base(self.rows, self.kept):
+            better = f"Keep the base model: no checkpoint of this run is better than it by {self.chosen_by}."
+            lines.insert(0, f"**{better}** These are the adapters of the best one, step {self.kept}.")
+        return " ".join([*lines, *([] if self.usual is None else [self.usual.sentence])])
 
     def _change(self, earlier: int, later: int) -> Interval:
         """Of the guard's figure between the validations at two steps; wider as the best of all is one of them."""
@@ -93,7 +123,22 @@ class TuningVerdict:
         ]
 
 
-def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int, change: Callable[[int, int], Interval]) -> str:
+def keeps_base(rows: Sequence[Mapping[str, Any]], kept: int) -> bool:
+    """Whether the base model is to be kept: the best checkpoint is not above it by what checkpoints are chosen by.
+
+    Args:
+        rows: Of `metrics.csv`.
+        kept: The step of the best checkpoint.
+    """
+    return validation_figures(rows, kept).get("judges", float("nan")) <= 0
+
+
+def verdict_sentence(
+    rows: Sequence[Mapping[str, Any]],
+    kept: int,
+    change: Callable[[int, int], Interval],
+    chosen_by: str = "the held-out scorers",
+) -> str:
     """What happened on the validation prompts: how reward, judges and gold moved, and from where on they parted.
 
     Args:
@@ -101,6 +146,7 @@ def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int, change: Calla
         kept: The step whose checkpoint was kept.
         change: Of the guard's figure between the validations at two steps. Only a fall whose interval excludes zero is
             called over-optimisation: the highest of several validations is always followed by lower ones.
+        chosen_by: What the checkpoint was chosen by.
     """
     looked = [row for row in rows if row.get("val/reward") not in ("", None)]
     if len(looked) < 2:
@@ -109,13 +155,15 @@ def verdict_sentence(rows: Sequence[Mapping[str, Any]], kept: int, change: Calla
     first, last = seen[0], seen[-1]
     at = next((row for row in seen if int(row["step"]) == kept), last)
     top = max(seen, key=lambda row: row["val/judges"])
-    text = f"Kept step {kept}: {_moves(first, at)}; KL {at['val/kl']:.2f} nats."
+    which = f"Kept step {kept}"
+    if keeps_base(rows, kept):
+        which = f"Kept the base model: no checkpoint is better by {chosen_by}. The best one, step {kept}, is exported"
+    kl = f"KL {at['val/kl']:.2f} nats, {at['val/kl_without_last_two']:.2f} without the last two steps"
+    text = f"{which}: {_moves(first, at)}; {kl}."
     if top is not last and last["val/reward"] > top["val/reward"]:
         steps = int(top["step"]), int(last["step"])
         if change(*steps).high < 0:
             text += f" From step {steps[0]} to {steps[1]}: {_moves(top, last)}: over-optimisation."
-    if at["val/judges"] <= 0:
-        text += " It is no better than the base model by its judges."
     return text
 
 

@@ -8,11 +8,11 @@ from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import Row
 from t2ifb.reporting.comparison import Comparison, Group
 from t2ifb.reporting.files import number, rounded
-from t2ifb.reporting.runs import REWARD, TUNING, Run
+from t2ifb.reporting.runs import CHANGES, REWARD, TUNING, Run
 from t2ifb.reporting.settings import numeric, shown
 from t2ifb.reporting.thumbnails import Gallery
 
-FIRST, LAST = ("reward", "judges", "gold", "accuracy"), ("kl", "diversity")
+FIRST, LAST = ("reward", "judges", "gold", "accuracy"), ("kl", "kl_without_last_two", "diversity")
 """Order of the figures: what is asked first, then all others, then what is watched beside them."""
 NUMBERS, POINTS, FEWEST = 600_000, 1000, 50
 """Training figures on the page altogether, and rows of a run at the most and at the least."""
@@ -152,4 +152,4 @@ def _samples(gallery: Gallery, run: int, prompts: dict[str, int], scorers: dict[
 
 def run_summary(run: Run) -> dict[str, float | None]:
     """What the overview says of a run in figures."""
-    return {"kept": run.kept, **{name: run.changes().get(name) for name in ("reward", "judges", "gold", "kl")}}
+    return {"kept": run.kept, **{name: run.changes().get(name) for name in CHANGES}}

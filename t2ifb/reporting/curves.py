@@ -38,9 +38,9 @@ class Curves:
         return Curves([self.step[row] for row in some], [self.wall[row] for row in some], columns)
 
     def as_data(self) -> dict[str, Any]:
-        """For the page, with the digits that a chart can show; the KL divergence is an axis of its own."""
+        """For the page, with the digits that a chart can show."""
         columns = {name: [rounded(value) for value in column] for name, column in self.columns.items()}
-        return {"step": self.step, "wall": self.wall, "kl": columns.get("kl"), "columns": columns}
+        return {"step": self.step, "wall": self.wall, "columns": columns}
 
 
 def read_curves(path: Path, notes: Notes) -> dict[str, Curves]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-OWN = ("checkpoints", "samples", "export", "wandb", "tensorboard")
+OWN = ("checkpoints", "samples", "export", "wandb", "tensorboard", "csv")
 """Folders inside a run that hold no runs."""
 EXPECTED = "a run folder (of training or judging: .hydra/, metrics.csv or summary.json), or one that contains some"
 
@@ -29,18 +29,26 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Runs in a folder and below it; a folder with nothing but a summary is one only if it contains none."""
-    is_run = _is_configured(folder) or (folder / "metrics.csv").is_file()
+def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
+    """Runs in a folder and below it; a folder with nothing but a summary is one only if it contains none.
+
+    Inside a run `metrics.csv` may be a logger's, so that only a folder with a configuration is another run.
+    """
+    is_run = _is_configured(folder) or (not inside_run and (folder / "metrics.csv").is_file())
     if is_run:
         yield folder
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
     except OSError:
         names = []  # a folder that may not be read holds no run for us
-    inside = [run for name in names if name not in OWN and name[0] != "." for run in _below(folder / name)]
+    inside = [
+        run
+        for name in names
+        if name not in OWN and name[0] != "."
+        for run in _below(folder / name, inside_run or is_run)
+    ]
     yield from inside
-    if not is_run and not inside and (folder / "summary.json").is_file():
+    if not inside_run and not is_run and not inside and (folder / "summary.json").is_file():
         yield folder
 
 

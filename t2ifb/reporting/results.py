@@ -19,7 +19,7 @@ class Results:
     """What a run found on test prompts or rankings; what it has not is empty.
 
     Attributes:
-        gains: Of a fine-tuning run: by `kept` and `last`, base model against that checkpoint.
+        gains: Of a fine-tuning run: by `kept`, `last` and `kept_usual_guidance`, base model against that checkpoint.
         figure8: By tuned model, base model against it.
         table1: Every scorer on the test rankings.
         accuracy: Of a reward run: by split, the scorers on its rankings.

@@ -14,8 +14,15 @@ from t2ifb.reporting.settings import Value, flat
 
 TUNING, REWARD, TABLE1, FIGURE8, OTHER = "tuning", "reward", "table1", "figure8", "other"
 """Kinds of runs; each has sections of its own."""
-AGAINST = {"over-optimisation": "over-optimised later", "no better than the base model": "no better than base"}
+AGAINST = {
+    "over-optimisation": "over-optimised later",
+    "Kept the base model": "no better than base",
+    "the tuned model is worse than the base model": "worse at the usual guidance",
+}
 """Phrases of a verdict, and what the overview makes of them."""
+KL = ("kl", "kl_without_last_two")
+CHANGES = ("reward", "judges", "gold", *KL)
+"""Validation figures that the overview shows, as changes from the base model."""
 PROVENANCE = ("git_commit", "reward_sha256")
 """Settings that no configuration has: the commit, and the content of what a run was trained on."""
 CLASSES = {"FineTuning": TUNING, "RewardTraining": REWARD, "Table1": TABLE1, "Figure8": FIGURE8}
@@ -61,8 +68,8 @@ class Run:
         judged = {step: value for step, value in known if step > 0 and value is not None}
         return max(judged, key=judged.__getitem__) if best is None and judged else best
 
-    def changes(self, names: tuple[str, ...] = ("reward", "judges", "gold", "kl")) -> dict[str, float]:
-        """How far validation figures of the kept step are from the base model's (`judges` and `kl` begin at 0)."""
+    def changes(self, names: tuple[str, ...] = CHANGES) -> dict[str, float]:
+        """How far validation figures of the kept step are from the base model's (`judges` and `KL` begin at 0)."""
         base, kept = self.val.at(0), self.val.at(self.kept)
         return {name: kept[name] - base.get(name, 0) for name in names if name in kept and _begins(name, base)}
 
@@ -148,4 +155,4 @@ def _provenance(summary: Mapping[str, Any], trained_on: Mapping[str, Any]) -> di
 
 
 def _begins(name: str, base: Mapping[str, float]) -> bool:
-    return name in base or name in ("judges", "kl")
+    return name in base or name in ("judges", *KL)

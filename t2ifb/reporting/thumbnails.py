@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from t2ifb.data.rankings import open_image
 from t2ifb.reporting.curves import spread
 from t2ifb.reporting.samples import BROKEN, Samples
 
@@ -87,13 +88,12 @@ def data_uri(samples: Samples, level: Level) -> str:
     """One strip, image by image made smaller so that none bleeds into its neighbour.
 
     Raises:
-        OSError: It cannot be decoded; or `ValueError` or `SyntaxError`, as Pillow has it.
+        ValueError: It cannot be decoded.
     """
     width, height = samples.size
     factor = min(1.0, level.side / max(width, height))
     small = (max(1, round(width * factor)), max(1, round(height * factor)))
-    with Image.open(samples.strip) as opened:
-        strip = opened.convert("RGB")
+    strip = open_image(samples.strip)
     if small != samples.size:
         tiles = [strip.crop((n * width, 0, (n + 1) * width, height)) for n in range(len(samples.prompts))]
         strip = Image.new("RGB", (small[0] * len(tiles), small[1]))

@@ -1,5 +1,6 @@
 """Prompts as the token ids of a BERT vocabulary, which the text towers of BLIP and ImageReward read."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -44,10 +45,19 @@ class BertPrompts:
             ValueError: The vocabulary is missing or another one, or there are not as many prompts as images.
         """
         check_counts(images, prompts)
+        tokenize = self._tokens()
+        batch = tokenize(prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        return batch["input_ids"].to(images.device), batch["attention_mask"].to(images.device)
+
+    def cut(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are longer than `MAX_TOKENS`."""
+        lengths = map(len, self._tokens()(list(prompts), verbose=False)["input_ids"] if prompts else ())
+        return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > MAX_TOKENS]
+
+    def _tokens(self) -> Any:
         if self._tokenizer is None:
             self._tokenizer = self._load()
-        batch = self._tokenizer(prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        return batch["input_ids"].to(images.device), batch["attention_mask"].to(images.device)
+        return self._tokenizer
 
     def _load(self) -> Any:
         from transformers import BertTokenizer

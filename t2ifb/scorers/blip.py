@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from t2ifb.data.files import read_text
 from t2ifb.scorers.preprocess import preprocess
 from t2ifb.scorers.weights import beside, check_names
 
@@ -68,7 +69,7 @@ class TextSettings:
         if path is None:
             return cls()
         try:
-            content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            content = json.loads(read_text(Path(path).expanduser()))
             return cls(int(content["num_attention_heads"]), float(content["layer_norm_eps"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a configuration of BERT such as med_config.json: {error!r}") from error

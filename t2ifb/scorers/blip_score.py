@@ -1,6 +1,6 @@
 """BLIP Score: the cosine of the image's and the prompt's embedding by BLIP."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -114,6 +114,10 @@ class BLIPScore(nn.Module):
             (B,) float32 in [-1, 1], differentiable with respect to the images.
         """
         return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images))
+
+    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are longer than 35 tokens."""
+        return self.prompts.cut(prompts)
 
 
 def _towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """CLIP through `open_clip`: on tensors, differentiable with respect to the images, frozen unless it is to be tuned."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
@@ -135,6 +135,17 @@ class CLIPEncoder(nn.Module):
         """Ids (B, L) of B texts, int64; what is longer than the model's context is cut off."""
         tokens: Tensor = self._tokenizer(prompts)
         return tokens
+
+    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are longer than the model's context."""
+        if not prompts:
+            return []
+        tokens = self.tokenize(list(prompts))
+        length = tokens.shape[1]
+        more, blank = (self._tokenizer(texts, context_length=length + 1) for texts in (list(prompts), [""]))
+        # A text that is cut off has an end token in the place of a word, or a word in the place of padding.
+        cut = (more[:, :length] != tokens).any(1) | (more[:, length] != blank[:, length])
+        return [prompt for prompt, longer in zip(prompts, cut.tolist(), strict=True) if longer]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Embed B texts, given as `tokenize` gives them.

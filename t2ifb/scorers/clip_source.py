@@ -125,7 +125,7 @@ class CLIPSource:
                 raise ValueError(
                     f"{self.pretrained} does not say which activation it was trained with. OpenAI's weights need "
                     f"model={self.model}{QUICK_GELU}; for weights that were trained with plain GELU give "
-                    f"quick_gelu=false beside model={self.model}"
+                    f"quick_gelu=false beside model={self.model} (+encoder.quick_gelu=false)"
                 )
             return
         tag = open_clip.pretrained.get_pretrained_cfg(self.model, self.pretrained)

@@ -1,14 +1,18 @@
 """HPSv2: CLIP ViT-H/14 tuned on the preferences of HPDv2 (arXiv 2306.09341)."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from t2ifb.scorers.clip_score import CLIPScore
 from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.preprocess import resize
 from t2ifb.scorers.weights import find_weights
+
+if TYPE_CHECKING:
+    from t2ifb.scorers.clip_encoder import CLIPEncoder
 
 HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
@@ -16,8 +20,8 @@ HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 class HPSv2(nn.Module):
     """The cosine of a tuned CLIP's embeddings, from -1 to 1, not scaled; version 2.1.
 
-    As in its authors' code (github.com/tgxs002/HPSv2), the long side of an image is brought to the network's size and
-    the rest is black, where CLIP crops. Here the black is added before the resizing.
+    As in its authors' code (github.com/tgxs002/HPSv2), the long side of an image is resized to the network's size and
+    the rest is black, where CLIP crops.
 
     Attributes:
         name: How tables call it.
@@ -70,12 +74,19 @@ class HPSv2(nn.Module):
         Returns:
             (B,) float32 in [-1, 1], differentiable with respect to the images.
         """
-        scores: Tensor = self.score(square(images), prompts)
+        size = cast("CLIPEncoder", self.score.encoder).image_size
+        scores: Tensor = self.score(square(images, size), prompts)
         return scores
 
 
-def square(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in the middle of black squares (B, 3, S, S), S the longer of H and W."""
-    height, width = images.shape[2:]
-    more = [max(height, width) - side for side in (width, height)]
-    return pad(images, [more[0] // 2, more[0] - more[0] // 2, more[1] // 2, more[1] - more[1] // 2])
+def square(images: Tensor, size: int) -> Tensor:
+    """Images (B, 3, H, W), the long side resized to `size`, in the middle of black squares (B, 3, size, size).
+
+    The authors' `ResizeMaxSize`: the short side is rounded to whole pixels. An image whose long side is `size` already
+    is padded too, which theirs leaves as it is.
+    """
+    scale = size / max(images.shape[2:])
+    height, width = (max(round(side * scale), 1) for side in images.shape[2:])
+    more = [size - side for side in (width, height)]
+    black = [more[0] // 2, more[0] - more[0] // 2, more[1] // 2, more[1] - more[1] // 2]
+    return pad(resize(images, (height, width)), black)

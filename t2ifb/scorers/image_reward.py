@@ -1,6 +1,6 @@
 """ImageReward: human preference learned on ImageRewardDB by BLIP with cross-attention (arXiv 2304.05977)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -128,6 +128,10 @@ class ImageReward(nn.Module):
             (B,) float32, differentiable with respect to the images.
         """
         return self.score_tokens(self.blip.to_pixels(images), *self.prompts(prompts, images))
+
+    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are longer than 35 tokens."""
+        return self.prompts.cut(prompts)
 
 
 def _towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """PickScore: CLIP ViT-H/14 tuned on the preferences of Pick-a-Pic (arXiv 2305.01569)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,6 +143,12 @@ class PickScore(nn.Module):
         tokens = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         ids, mask = (torch.as_tensor(tokens[key]).to(images.device) for key in ("input_ids", "attention_mask"))
         return self.score_tokens(preprocess(images, self.image_size, self.mean, self.std), ids, mask)
+
+    def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are longer than the model's context."""
+        length = self.model.config.text_config.max_position_embeddings
+        lengths = map(len, self._tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else ())
+        return [prompt for prompt, tokens in zip(prompts, lengths, strict=True) if tokens > length]
 
 
 def _failure(folder: Path, source: str | Path, processor: str | Path, error: Exception) -> str:

@@ -1,12 +1,16 @@
 """From images in [0, 1] to an encoder's input: one differentiable path for files, cache and training alike."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.autograd import Function
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the function below gives other numbers: embeddings made before are then not used any more."""
 
 
@@ -36,8 +40,9 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
         ValueError: The images have another shape or are whole numbers.
     """
     images = square(images, size)
-    shift, scale = (torch.tensor(values, dtype=images.dtype, device=images.device) for values in (mean, std))
-    return (images - shift[:, None, None]) / scale[:, None, None]
+    make = _channels if type(images) is Tensor else _channels.__wrapped__
+    shift, scale = (make(tuple(values), images.dtype, images.device) for values in (mean, std))
+    return (images - shift) / scale
 
 
 def square(images: Tensor, size: int) -> Tensor:
@@ -58,21 +63,136 @@ def square(images: Tensor, size: int) -> Tensor:
     Raises:
         ValueError: The images have another shape or are whole numbers.
     """
+    _check(images)
+    height, width = images.shape[2:]
+    short = min(height, width)
+    if short != size:
+        height, width = size * height // short, size * width // short
+    # Round half to even, as torchvision's CenterCrop does.
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return resize(images, (height, width), (top, left, size, size))
+
+
+def resize(images: Tensor, shape: tuple[int, int], crop: tuple[int, int, int, int] | None = None) -> Tensor:
+    """Antialiased bicubic resize, clamped to [0, 1], of which only a window is computed.
+
+    Two matrix products, one for each direction, with the filter of Pillow and of
+    `interpolate(mode="bicubic", antialias=True)`. Unlike that function it is deterministic on a GPU, and pixels outside
+    the window cost nothing: of a very long image only the part that a centre crop keeps is ever computed.
+
+    Args:
+        images: (B, 3, H, W) floating point, in [0, 1], RGB.
+        shape: Height and width of the whole resized image, in pixels.
+        crop: Top, left, height and width of the window in it; all of it by default.
+
+    Returns:
+        (B, 3, height, width) of the window, of the images' type. Images that have the shape already are only cropped.
+
+    Raises:
+        ValueError: The images have another shape or are whole numbers.
+    """
+    _check(images)
+    top, left, height, width = crop or (0, 0, *shape)
+    rows, columns = images.shape[2:]
+    if (rows, columns) == shape:
+        return images[:, :, top : top + height, left : left + width]
+    # In single precision: a half-precision filter is off by more than a level. Width first and a clamp after each
+    # direction, as Pillow does it: a single clamp at the end differs by up to 20 levels when little is shrunk.
+    first, last = _taps(rows, shape[0], top, top + height)
+    with _single_precision(images.device):
+        resized = images[:, :, first:last].float()
+        resized = _resample(resized, -1, (columns, shape[1], left, left + width)).clamp(0, 1)
+        resized = _resample(resized, -2, (rows, shape[0], top, top + height), first).clamp(0, 1)
+    return resized.to(images.dtype)
+
+
+def _check(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(
             f"expected images (B, 3, H, W) as floating point numbers in [0, 1], got {tuple(images.shape)} "
             f"{images.dtype}; divide 8-bit images by 255, and add a batch dimension to a single image"
         )
-    height, width = images.shape[2:]
-    short = min(height, width)
-    if short != size:
-        height, width = size * height // short, size * width // short
-        # In single precision: a half-precision filter is off by more than a level. Width first and a clamp after each
-        # direction, as Pillow does it: a single clamp at the end differs by up to 20 levels when little is shrunk.
-        resized = images.float()
-        for shape in ((images.shape[2], width), (height, width)):
-            resized = interpolate(resized, shape, mode="bicubic", antialias=True).clamp(0, 1)
-        images = resized.to(images.dtype)
-    # Round half to even, as torchvision's CenterCrop does.
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return images[:, :, top : top + size, left : left + size]
+
+
+BLOCK = 16
+"""Pixels that a CPU computes in one matrix product. A filter reaches few input pixels, so that one product for all of
+them would mostly multiply by zero; on a GPU one large product is faster than many small ones."""
+
+
+def _resample(images: Tensor, dim: int, side: tuple[int, int, int, int], offset: int = 0) -> Tensor:
+    """Resize in one direction.
+
+    Args:
+        images: (B, 3, H, W), float32.
+        dim: -1 for the width, -2 for the height.
+        side: Length before and after, and the first and the last + 1 output pixel that is wanted.
+        offset: The input pixel that `images` begins with.
+    """
+    before, after, start, stop = side
+    block = BLOCK if images.device.type == "cpu" else stop - start
+    make = _weights if type(images) is Tensor else _weights.__wrapped__  # a fake tensor must not be remembered
+    ranges, matrices = [], []
+    for begin in range(start, stop, block):
+        end = min(begin + block, stop)
+        first, last = _taps(before, after, begin, end)
+        ranges.append((first - offset, last - offset))
+        matrices.append(make(before, after, begin, end, images.device))
+    resampled: Tensor = _Banded.apply(images, dim, ranges, matrices)
+    return resampled
+
+
+class _Banded(Function):
+    """Products of matrices (n, m) with ranges of m pixels, concatenated.
+
+    The gradient is added in place. Autograd alone would make an image of zeros for every range.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, dim: int, ranges: list[tuple[int, int]], matrices: list[Tensor]) -> Tensor:
+        ctx.shape, ctx.dim, ctx.ranges, ctx.matrices = images.shape, dim, ranges, matrices
+        parts = [images.narrow(dim, first, last - first) for first, last in ranges]
+        if dim == -1:
+            return torch.cat([part @ matrix.T for part, matrix in zip(parts, matrices, strict=True)], -1)
+        return torch.cat([matrix @ part for part, matrix in zip(parts, matrices, strict=True)], -2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        total = gradients[0].new_zeros(ctx.shape)
+        parts = gradients[0].split([len(matrix) for matrix in ctx.matrices], ctx.dim)
+        with _single_precision(total.device):
+            for part, matrix, (first, last) in zip(parts, ctx.matrices, ctx.ranges, strict=True):
+                product = part @ matrix if ctx.dim == -1 else matrix.T @ part
+                total.narrow(ctx.dim, first, last - first).add_(product)
+        return total, None, None, None
+
+
+def _single_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Without autocast, which `meta` does not know."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def _taps(before: int, after: int, start: int, stop: int) -> tuple[int, int]:
+    """The first and the last + 1 input pixel that the output pixels from `start` to `stop` - 1 depend on."""
+    scale = before / after
+    reach = 2 * max(scale, 1)
+    first, last = int(scale * (start + 0.5) - reach + 0.5), int(scale * (stop - 0.5) + reach + 0.5)
+    return max(first, 0), min(last, before)
+
+
+@lru_cache(maxsize=256)
+def _weights(before: int, after: int, start: int, stop: int, device: torch.device) -> Tensor:
+    """(stop - start, m) weights of the m input pixels of `_taps`; Keys' cubic with a = -1/2, stretched to shrink."""
+    scale = before / after
+    centers = scale * (np.arange(start, stop) + 0.5)
+    pixels = np.arange(*_taps(before, after, start, stop)) + 0.5
+    x = np.abs(pixels - centers[:, None]) / max(scale, 1)
+    weights = np.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
+    with torch.inference_mode(False):  # it is remembered, and may be used with gradients later
+        return torch.tensor(weights / weights.sum(1, keepdims=True), dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=64)
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3, 1, 1), a number for each channel; copied to the device once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

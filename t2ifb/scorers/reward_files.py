@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import t2ifb
-from t2ifb.data.files import atomic_write, sha256_file
+from t2ifb.data.files import atomic_write, package_path, public_name, sha256_file
 from t2ifb.scorers.clip_source import LOCAL_DIR, CLIPSource
 
 FORMAT_VERSION = 2
@@ -97,7 +97,7 @@ def write_export(
     (folder / CONFIG).unlink(missing_ok=True)
     for name, content in (
         (WEIGHTS, save(state, metadata={"format": "pt"})),
-        (CARD, _card(config, card).encode()),
+        (CARD, _card(config, encoder, card).encode()),
         (CONFIG, (json.dumps(config, indent=2) + "\n").encode()),
     ):
         with atomic_write(folder / name) as file:
@@ -170,10 +170,8 @@ def _portable(encoder: CLIPSource) -> dict[str, Any]:
     """The encoder's arguments, without this machine's paths where that can be."""
     spec = encoder.to_dict()
     if encoder.folder is not None:
-        folder = encoder.folder.resolve()
-        inside = folder.is_relative_to(_package())
-        place = f"{PACKAGE}/{folder.relative_to(_package()).as_posix()}" if inside else str(folder)
-        spec["model"] = LOCAL_DIR + place
+        inside = package_path(encoder.folder)
+        spec["model"] = LOCAL_DIR + (f"{PACKAGE}/{inside}" if inside else str(encoder.folder.resolve()))
     elif encoder.pretrained is not None and (file := Path(encoder.pretrained).expanduser()).is_file():
         spec["pretrained"] = str(file.resolve())
     return spec
@@ -185,8 +183,10 @@ def _state(trainable_layers: int) -> str:
     return f"of which the last {trainable_layers} layers were tuned and are in this folder, the others not"
 
 
-def _card(config: dict[str, Any], text: str) -> str:
-    """A model card in the hub's form."""
+def _card(config: dict[str, Any], encoder: CLIPSource, text: str) -> str:
+    """A model card in the hub's form, without this machine's paths."""
+    model = encoder.model if encoder.folder is None else public_name(encoder.folder)
+    weights = f" with `{public_name(encoder.pretrained)}`" if encoder.pretrained else ""
     return (
         "---\nlibrary_name: t2ifb\npipeline_tag: image-classification\ntags: [reward-model, text-to-image]\n---\n\n"
         "# A reward model for text-to-image generation\n\n"
@@ -196,7 +196,6 @@ def _card(config: dict[str, Any], text: str) -> str:
         'reward = RewardModel.from_pretrained("<this folder>")\n'
         "scores = reward(images, prompts)  # images (B, 3, H, W) in [0, 1], B prompts -> (B,)\n```\n\n"
         f"- Head: `{config['head']['class']}` with `{json.dumps(config['head']['arguments'])}`.\n"
-        f"- Encoder, {_state(config['encoder']['trainable_layers'])}: `{config['encoder']['model']}`"
-        + (f" with `{config['encoder']['pretrained']}`.\n" if config["encoder"].get("pretrained") else ".\n")
+        f"- Encoder, {_state(config['encoder']['trainable_layers'])}: `{model}`{weights}.\n"
         + (f"\n{text.strip()}\n" if text.strip() else "")
     )

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -82,26 +84,47 @@ def make_images(jobs: list[Chunk], parts: Path) -> None:
         if not missing:
             return
         # Small convolutions gain more from several processes than from several threads.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
-            running = {pool.submit(_make_chunk, job, job.file(parts)): job for job in missing}
+        others = set(active_children())
+        with ProcessPoolExecutor(workers, get_context("spawn"), _set_up_worker, (missing,)) as pool:
             try:
+                with _ctrl_c_held_back():  # also in the workers, for good: this process ends them
+                    running = {pool.submit(_make_chunk, n, job.file(parts)): job for n, job in enumerate(missing)}
                 for future in as_completed(running):
                     future.result()
                     bar.update(task, advance=len(running[future].noise_keys))
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in set(active_children()) - others:
+                    worker.terminate()  # chunks that are not saved are made again next time
                 raise
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Deliver Ctrl-C only afterwards; processes started meanwhile never receive it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _progress() -> Progress:
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
-def _single_thread() -> None:
-    """Set a worker up; it ends with its parent, so that a killed build leaves no one writing behind."""
+_chunks: list[Chunk] = []
+"""Of a worker: given once, as a queue full of large items may block after the workers have ended."""
+
+
+def _set_up_worker(missing: list[Chunk]) -> None:
+    """Use one thread, and end with the parent, so that a killed build leaves no one writing behind."""
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    _chunks.extend(missing)
 
 
 def _end_with_parent() -> None:
@@ -111,7 +134,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _make_chunk(job: Chunk, path: Path) -> None:
+def _make_chunk(number: int, path: Path) -> None:
+    job = _chunks[number]
     images = _generate(_pipeline(), job)
     gold = GoldScore().parts(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, job.image_prompts)
     with atomic_write(path) as file:

@@ -36,7 +36,11 @@ def faults(*overrides: str, command: str = "train", multirun: bool = False) -> l
         ("+seed=3", ["write seed=3 without +"]),
         ("seed=1,2", ["-m"]),
         ("seed", ["not readable as key=value"]),
-        ("logger.project=[", ["not readable as key=value"]),
+        ("logger.project=[", ["not readable as key=value", "type 'logger.project=\"[\"'"]),
+        ("dataset.source=a=b", ["type 'dataset.source=\"a=b\"'"]),
+        ("+dataset.source=a#b", ["type '+dataset.source=\"a#b\"'"]),
+        ("logger.tags=[a#b,c]", ["type 'logger.tags=[\"a#b\",c]'"]),
+        ("dataset.source=a,b", ["write dataset.source=[a,b] for a list, or 'dataset.source=\"a,b\"' for one value"]),
     ],
 )
 def test_a_wrong_argument_is_one_line_with_the_right_name(override: str, words: list[str]) -> None:

@@ -134,7 +134,7 @@ def test_wrong_wishes_end_with_2(
 def test_a_table_without_its_columns(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pairs.csv").write_text("image,text\na.png,b\n")
     assert go("score", "pairs=pairs.csv") == 2
-    assert "has no column prompt" in capsys.readouterr().err
+    assert "line 1: no column prompt; there is image, text" in capsys.readouterr().err
 
 
 def test_prepare_counts_and_encodes_once(
@@ -156,6 +156,26 @@ def test_prepare_counts_and_encodes_once(
     assert go("prepare", *arguments) == 0
     assert "0 encoded, 10 reused" in capsys.readouterr().out
     assert not (tmp_path / "outputs").exists()
+
+
+def test_prompts_that_are_cut_off_are_said(
+    go: Run, tmp_path: Path, images: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(image, text, 1) for text in ("a red circle", "a red circle " * 400) for image in images[:2]]
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("image", "prompt", "rank"), *rows])
+    clip = f"encoder.model=local-dir:{tiny_clip(tmp_path / 'clip')}"
+    prepare = ("domain=sd15", "dataset=own_rankings", "dataset.source=.", "splits=[train]", "encoder.pretrained=null")
+    for _ in range(2):  # also when nothing is encoded again
+        assert go("prepare", *prepare, clip) == 0
+    assert go("score", "scorer=clip_score", clip, "pairs=train.csv", "output=scores.csv") == 0
+    output = capsys.readouterr().out
+    said = [line for line in output.splitlines() if "cut off" in line]
+    for line, name in zip(said, ("encoder", "encoder", "scorer"), strict=True):
+        start = f"1 of 2 prompts are longer than the context of the {name} and are cut off, the first: a red circle"
+        assert start in line
+        assert len(line) < 240
+    assert "nothing can be learned from train: all images of a prompt have the same rank" in output
 
 
 def test_prepare_says_what_is_missing(go: Run, database: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from t2ifb.config.command import run
 from t2ifb.diffusion.lora import LoRA, save_lora
 from t2ifb.generate import generate
+from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS, shapes_model
 
 Run = Callable[..., int]
@@ -42,7 +43,7 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
     model = shapes_model()
     for weight in LoRA(rank=2, lora_alpha=8.0).add(model.unet):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
-    save_lora(model.unet, tmp_path / "run" / "export")
+    save_lora(model.unet, tmp_path / "run" / "export", PIPELINE)
     (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script> " * 80]))
     assert go("file=wild.txt", "lora=run", "images_per_prompt=2") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
@@ -61,6 +62,16 @@ def test_without_adapters_the_base_model_alone_draws(go: Run, tmp_path: Path) ->
     assert go("split=test", "prompts.test.count=3", "most=2") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
     assert [list(entry["images"]) for entry in index] == [["base"], ["base"]]
+
+
+def test_bad_prompts_are_skipped_by_the_setting_that_the_message_names(
+    go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.json").write_text('["a red circle", ""]')
+    assert go("file=prompts.json") == 1
+    assert "or set on_fault=skip to leave these entries out" in capsys.readouterr().err
+    assert go("file=prompts.json", "on_fault=skip") == 0
+    assert "1 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

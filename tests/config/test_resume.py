@@ -40,8 +40,8 @@ def test_the_folder_alone_is_enough() -> None:
         "+experiment=tiny",
         "seed=3",
         "hydra.mode=RUN",
-        f'resume="{folder}"',
-        f'hydra.run.dir="{folder}"',
+        f"resume={folder}",
+        f"hydra.run.dir={folder}",
     ]
 
 
@@ -56,10 +56,24 @@ def test_other_values_are_refused_by_name() -> None:
     assert resume(folder, "logger=csv")  # changes no weight
 
 
+def test_the_devices_may_be_others() -> None:
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    folder = start("1", "trainer=cpu")
+    for wish in (folder, "auto"):
+        own = () if wish == folder else ("+experiment=tiny",)
+        arguments = resume(wish, *own, *two)
+        assert f"hydra.run.dir={folder}" in arguments and "trainer=cpu" not in arguments
+    shared = start("2", *two, "trainer.precision=bf16-mixed")
+    arguments = resume(shared, "trainer=gpu")
+    assert "trainer.precision=bf16-mixed" in arguments and not set(two) & set(arguments)
+    with pytest.raises(ConfigError, match="trainer.precision was bf16-mixed, now it is 32-true"):
+        resume(shared, "trainer=gpu", "trainer.precision=32-true")
+
+
 def test_a_continued_run_can_be_continued_again_and_so_can_a_job_of_a_sweep() -> None:
     folder = start("1", "seed=3")
-    OmegaConf.save(["+experiment=tiny", "seed=3", f'resume="{folder}"'], folder / ".hydra" / "overrides.yaml")
-    assert resume(folder).count(f'resume="{folder}"') == 1
+    OmegaConf.save(["+experiment=tiny", "seed=3", f"resume={folder}"], folder / ".hydra" / "overrides.yaml")
+    assert resume(folder).count(f"resume={folder}") == 1
     job = start("2_0", "optimizer.lr=0.1")
     OmegaConf.save(["optimizer.lr=0.1", "+experiment=tiny", "+sweep=tiny"], job / ".hydra" / "overrides.yaml")
     arguments = resume(job)
@@ -83,7 +97,7 @@ def test_auto_takes_the_newest_unfinished_run_with_these_values(capsys: pytest.C
     newer = start("2", "seed=3")
     start("3", "seed=4")
     start("4", "seed=3", finished=True)
-    assert f'hydra.run.dir="{newer}"' in resume("auto", "+experiment=tiny", "seed=3")
+    assert f"hydra.run.dir={newer}" in resume("auto", "+experiment=tiny", "seed=3")
     assert resume("auto", "+experiment=tiny", "seed=5") == ["+experiment=tiny", "seed=5", "resume=null"]
     assert "in the unfinished 3 seed was 4, now it is 5" in capsys.readouterr().err
 

@@ -94,6 +94,19 @@ def test_a_second_run_neither_builds_the_encoder_nor_reads_the_images(
     assert len(cache.images(images)) == 20
 
 
+def test_prompts_that_were_cut_off_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(self: PooledPixels, prompts: list[str]) -> list[str]:
+        return [prompt for prompt in prompts if len(prompt) > 5]
+
+    monkeypatch.setattr(PooledPixels, "cut_prompts", cut, raising=False)
+    cache = EmbeddingCache(tmp_path, PooledPixelsSource())
+    assert cache.fill([], ["a cat", "a horse"]).cut == ("a horse",)
+    assert cache.fill([], ["a dog", "a giraffe"]).cut == ("a giraffe",)
+    again = PooledPixelsSource()
+    assert EmbeddingCache(tmp_path, again).fill([], ["a giraffe", "a dog", "a horse"]).cut == ("a giraffe", "a horse")
+    assert again.loads == 0
+
+
 def test_encoders_and_precisions_do_not_mix(tmp_path: Path, images: list[Path]) -> None:
     caches = [EmbeddingCache(tmp_path, PooledPixelsSource(seed), storage) for seed, storage in SETTINGS]
     assert [cache.fill(images, PROMPTS).encoded for cache in caches] == [29, 29, 29]

@@ -53,6 +53,21 @@ def test_texts_are_tokens(images: list[Path]) -> None:
     assert tokens.gather(np.array([1, 2])).tolist() == [[1, ord("c")], [2, ord("a")]]
 
 
+def test_what_is_cut_off_is_said_once(dataset: FolderDataset, caplog: pytest.LogCaptureFixture) -> None:
+    class NearSighted(Eyes):
+        def cut_prompts(self, prompts: list[str]) -> list[str]:
+            return [prompt for prompt in prompts if "1" in prompt]
+
+    module = RewardDataModule(dataset, PixelFeed(NearSighted()), batch_size=20)
+    module.prepare_data()
+    module.prepare_data()
+    module.train_batch(0)
+    prompts = {ranking.prompt for split in module.splits for ranking in dataset.rankings(split)}
+    expected = sum("1" in prompt for prompt in prompts)
+    assert f"{expected} of {len(prompts)} prompts are longer than the context of the encoder" in caplog.text
+    assert caplog.text.count("cut off") == 1
+
+
 def test_a_data_module_batches_pixels_as_it_batches_embeddings(dataset: FolderDataset) -> None:
     module = RewardDataModule(dataset, PixelFeed(Eyes()), batch_size=20)
     module.prepare_data()

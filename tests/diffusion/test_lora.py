@@ -1,12 +1,17 @@
 """Adapters begin at the base model, are the only thing that learns, and leave in a form that diffusers reads."""
 
+import hashlib
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from t2ifb.diffusion.lora import LoRA, adapter_state, load_adapter_state, load_lora, save_lora
+from t2ifb.data.files import sha256_file
+from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, adapter_state, load_adapter_state, load_lora, save_lora
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.diffusion.source import DiffusionSource
@@ -77,7 +82,7 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
     wider, elsewhere = shapes_model(), shapes_model()
     LoRA(rank=8).add(wider.unet)
     LoRA(targets=("to_q",)).add(elsewhere.unet)
-    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give lora.rank"):
+    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give the rank as it was"):
         load_adapter_state(wider.unet, state)
     with pytest.raises(ValueError, match="on other layers"):
         load_adapter_state(elsewhere.unet, state)
@@ -86,7 +91,7 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
 @pytest.mark.parametrize("lora", [LoRA(), LoRA(rank=2, lora_alpha=6.0), LoRA(rank=2, targets=("to_k", "conv2"))])
 def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora: LoRA) -> None:
     model = tuned(lora)
-    save_lora(model.unet, tmp_path)
+    save_lora(model.unet, tmp_path, PIPELINE)
     pipeline = DiffusionSource(str(PIPELINE)).pipeline()
     pipeline.load_lora_weights(str(tmp_path))
     plain = DiffusionModel(
@@ -100,9 +105,49 @@ def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora
     assert (ours - base).abs().max() > 10
 
 
+def test_an_export_has_equal_bytes_and_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    model = tuned()
+    for number in range(6):
+        save_lora(model.unet, tmp_path / str(number), PIPELINE)
+    assert len({(tmp_path / str(n) / LORA_WEIGHTS).read_bytes() for n in range(6)}) == 1
+    (tmp_path / "new").touch()
+    assert (tmp_path / "0" / LORA_WEIGHTS).stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_the_cards_code_loads_the_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_lora(tuned().unet, tmp_path, PIPELINE)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall("```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    pipeline = names["pipeline"]
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(PROMPTS[0], num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0))
+    pipeline.unload_lora_weights()
+    base = pipeline(PROMPTS[0], num_inference_steps=2, output_type="pt", generator=torch.Generator().manual_seed(0))
+    assert (drawn.images - base.images).abs().max() > 0.04
+
+
+def test_a_card_names_no_place_on_this_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(PIPELINE, folder)
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    digest = f"mine (SHA-256 {hashlib.sha256(hash_all(folder).encode()).hexdigest()[:16]})"
+    single = f"{file.name} (SHA-256 {sha256_file(file)[:16]})"
+    sources = {str(folder): digest, "some/model": '"some/model"', str(file): f'from_single_file("<{single}>"'}
+    for source, name in sources.items():
+        save_lora(tuned().unet, tmp_path / "export", source)
+        card = (tmp_path / "export" / "README.md").read_text()
+        assert name in card and str(tmp_path) not in card
+
+
+def hash_all(folder: Path) -> str:
+    return "".join(sha256_file(file) for file in sorted(folder.rglob("*.safetensors")))
+
+
 def test_adapters_of_another_base_model_are_said_to_be_so(tmp_path: Path) -> None:
     model = tuned()
-    save_lora(model.unet, tmp_path)
+    save_lora(model.unet, tmp_path, PIPELINE)
     config = dict(model.unet.config) | {"cross_attention_dim": 32}
     with pytest.raises(ValueError, match="was tuned on another base model"):
         load_lora(UNet2DConditionModel.from_config(config), tmp_path)

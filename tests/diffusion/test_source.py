@@ -98,6 +98,13 @@ def test_what_is_missing_or_no_pipeline_is_said(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "model.ckpt").write_bytes(b"pickle")
     with pytest.raises(ValueError, match="only .safetensors files are read"):
         DiffusionSource(str(tmp_path / "model.ckpt")).load()
+    single = tmp_path / "civitai=" / "model.safetensors"
+    single.parent.mkdir()
+    single.write_bytes(bytes(range(256)) * 100)
+    with pytest.raises(ValueError, match="model.safetensors is not a whole .safetensors file"):
+        DiffusionSource(str(single)).load()
+    with pytest.raises(ValueError, match="'diffusion.source=\".*civitai=/model.safetensors\"' diffusion.config=<"):
+        DiffusionSource(str(single.parent)).load()
     with pytest.raises(ValueError, match="cannot load tiny_decoder="):
         DiffusionSource(str(PIPELINE), tiny_decoder=str(tmp_path)).load()
     with pytest.raises(ValueError, match="precision must be fp32, fp16 or bf16"):

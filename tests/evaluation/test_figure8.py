@@ -51,14 +51,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for weight in LoRA().add(model.unet):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     (folder / "export").mkdir(parents=True)
-    save_lora(model.unet, folder / "export", "A test.")
+    save_lora(model.unet, folder / "export", PIPELINE, "A test.")
     (folder / "summary.json").write_text("{}")
     return folder
 
 
 def make_figure(folder: Path, run: Path, **changes: Any) -> Figure8:
-    prompts = PromptSplits(PromptList(["train"]), PromptList(["validation"]), PromptList(PROMPTS))
     settings: dict[str, Any] = {
+        "prompts": PromptSplits(PromptList(["train"]), PromptList(["validation"]), PromptList(PROMPTS)),
         "scorers": {"redness": partial(Redness), "length": partial(Length)},
         "runs": str(run),
         "trained_on": {str(run): ["redness"]},
@@ -66,7 +66,7 @@ def make_figure(folder: Path, run: Path, **changes: Any) -> Figure8:
         "batch_size": 4,
         "device": "cpu",
     }
-    return Figure8(DIFFUSION, SAMPLING, prompts, cache_folder=folder / "data", **(settings | changes))
+    return Figure8(DIFFUSION, SAMPLING, cache_folder=folder / "data", **(settings | changes))
 
 
 def test_it_tells_what_tuning_changed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +166,9 @@ def test_several_runs_have_tables_of_their_own_names(run: Path, tmp_path: Path) 
             (tmp_path / name / part).symlink_to(run / part)
     folder = tmp_path / "out"
     folder.mkdir()
-    make_figure(tmp_path, run, runs=[str(tmp_path / "a/x"), str(tmp_path / "b/x")], most=1).run(folder)
+    one = PromptSplits(PromptList(["train"]), PromptList(["validation"]), PromptList(PROMPTS), most=1)
+    runs = [str(tmp_path / "a/x"), str(tmp_path / "b/x")]
+    assert make_figure(tmp_path, run, runs=runs, prompts=one).run(folder)["prompts"] == 1
     assert {file.name for file in folder.glob("*.md")} == {"figure8_1_a_x.md", "figure8_2_b_x.md"}
 
 
@@ -203,7 +205,7 @@ def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys
     [
         ({"runs": []}, "give run=<folder>"),
         ({"scorers": {}}, "there are no scorers"),
-        ({"most": 0}, "most=0 and"),
+        ({"images_per_prompt": 0}, "images_per_prompt=0 must"),
         ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],
 )

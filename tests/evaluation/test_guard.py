@@ -21,6 +21,13 @@ def test_one_judge_cannot_carry_the_others() -> None:
     assert np.isnan(guarded([0.3, math.nan]))
 
 
+def test_judges_count_by_their_weight() -> None:
+    assert guarded([0.4, 0.0], weights=[3.0, 1.0]) == pytest.approx(0.3)
+    assert guarded([2.0, -1.0], weights=[9.0, 1.0]) == pytest.approx(-0.5)  # the worst still limits it
+    assert guarded([0.4, -9.0, math.nan], weights=[0.2, 0.0, 0.0]) == pytest.approx(0.4)  # no weight: no say
+    np.testing.assert_allclose(guarded([[0.4, 0.0], [0.0, 0.4]], weights=[3.0, 1.0]), [0.3, 0.1])
+
+
 @given(RISES)
 def test_it_lies_between_the_worst_judge_and_the_mean(rises: list[float]) -> None:
     mean = sum(rises) / len(rises)
@@ -47,13 +54,15 @@ def test_a_fall_is_told_from_chance() -> None:
     noise = np.random.default_rng(0).normal(size=(3, 40))
     base = sheet(one=noise[0], other=noise[1])
     higher = sheet(one=noise[0] + 0.5, other=noise[1] + 0.5)
-    assert change(base, higher, base, ["one", "other"]).high < 0
-    fell = change(base, higher, sheet(one=noise[0] + 0.5, other=noise[1] - 0.9), ["one", "other"])
+    judges = {"one": 1.0, "other": 1.0}
+    assert change(base, higher, base, judges).high < 0
+    fell = change(base, higher, sheet(one=noise[0] + 0.5, other=noise[1] - 0.9), judges)
     units = [column.std(ddof=1) for column in base.columns.values()]
     worst = -0.9 / units[1]
     assert fell.mean == pytest.approx(min((0.5 / units[0] + worst) / 2, worst + 0.5) - np.mean(0.5 / np.array(units)))
-    by_chance = change(base, base, sheet(one=noise[0] + noise[2], other=noise[1] - noise[2]), ["one", "other"])
+    by_chance = change(base, base, sheet(one=noise[0] + noise[2], other=noise[1] - noise[2]), judges)
     assert by_chance.low < 0 < by_chance.high
+    assert change(base, base, sheet(one=noise[0] + 0.5, other=noise[1] - 9), judges | {"other": 0.0}).low > 0
 
 
 def test_a_sheet_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.alpha_beta_lr import pictures, study
-from experiments.held_out import GOLD, JUDGES
+from experiments.held_out import GOLD, JUDGES, KL
 from t2ifb.config import schema
 from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
 
-NAMES = ("reward", *JUDGES, *GOLD, "kl")
+NAMES = ("reward", *JUDGES, *GOLD, *KL)
 
 
 def write_job(folder: Path, setting: tuple[float, float, float], gold: float) -> None:

@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 
 from experiments.algorithms import study as algorithms
 from experiments.gradients_per_rollout import study as gradients_per_rollout
-from experiments.held_out import GOLD, JUDGES, Course, at_end, courses, difference, gain, read_scores
+from experiments.held_out import GOLD, JUDGES, KL, Course, at_end, courses, difference, gain, read_scores
 from experiments.overoptimisation.guard import RULES, kept
 from experiments.runs import Run, finished, train_all
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
 from t2ifb.evaluation.score_sheet import ScoreSheet
 
-NAMES = ("reward", *JUDGES, *GOLD, "kl")
+NAMES = ("reward", *JUDGES, *GOLD, *KL)
 
 
 def write_run(folder: Path, course: dict[str, list[float]]) -> Run:
@@ -65,6 +65,9 @@ def test_a_course_has_its_steps_pace_and_the_guards_figure(tmp_path: Path) -> No
     deviation = np.std([-1, 1, 1, 3], ddof=1)  # of the base model's images
     assert [rises["image_reward"] for rises in course.rises] == pytest.approx([0, 4 / deviation, 2 / deviation])
     assert course.judges == pytest.approx([0, 0.5, 0.5 / deviation])  # a judge of four, half a deviation at most
+    weighted = {"judge_weights": {"image_reward": 1.0, "clip_score": 0.5, "aesthetic_score": 0.5, "blip_score": 0.0}}
+    (run.path / "summary.json").write_text(json.dumps(weighted))
+    assert Course.of(run).judges == pytest.approx([0, 0.5, min(0.5, 1 / deviation)])
     figures = courses([run, run])
     assert figures["kl"] == [[0, 0], [9, 9], [16, 16]]
     assert [at["over_seeds"]["mean"] for at in figures["gain"]["image_reward"]] == [0, 4, 2]

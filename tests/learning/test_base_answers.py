@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation import code_hash
 from t2ifb.learning import base_answers
 from t2ifb.learning.base_answers import BaseAnswers
@@ -33,8 +34,8 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
     (tmp_path / "weights").write_text("one")
     settings: dict[str, Any] = {"diffusion": {"source": str(tmp_path / "weights")}, "samples_per_batch": 2}
 
-    def answers(split: str = "validation", seed: int = 0, **changes: Any) -> Answers:
-        return BaseAnswers(tmp_path / "kept", settings | changes).of(tuning.exam(split, seed), model, 2)
+    def answers(split: str = "validation", seed: int = 0, sampler: Sampler | None = None, **changes: Any) -> Answers:
+        return BaseAnswers(tmp_path / "kept", settings | changes).of(tuning.exam(split, seed, sampler), model, 2)
 
     first = answers()
     again = answers(alpha=7)  # nothing that the base model's images depend on
@@ -65,6 +66,9 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
     monkeypatch.setattr(code_hash, "version", {**code_hash.library_versions(), "diffusers": "0.0"}.get)
     answers()
     assert len(drawn) == 10
+    for _ in range(2):
+        answers(sampler=Sampler(4, 2.0))  # another guidance scale
+    assert len(drawn) == 11
 
 
 @pytest.mark.parametrize(("folder", "settings"), [(None, {"diffusion": {}}), ("kept", {})])

@@ -25,14 +25,14 @@ SAMPLER = Sampler(4, 2.0)
 def make_exam(images_per_prompt: int = 1, split: str = "validation") -> Exam:
     encoder = CLIPEncoder(CLIPSource(f"local-dir:{CLIP}", device="cpu"))
     judges = Judges({"dark": Darkness()}, GoldScore())
-    return Exam(PROMPTS, SAMPLER, judges, images_per_prompt, 3, split, encoder, ["dark"])
+    return Exam(PROMPTS, SAMPLER, judges, images_per_prompt, 3, split, encoder, {"dark": 1.0})
 
 
 def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> None:
     model, exam = shapes_model(), make_exam()
     LoRA().add(model.unet)
     answers = ask(exam, model, 2, "the policy")
-    assert not answers.kl.any()
+    assert not answers.kl.any() and not answers.kl_without_last_two.any()
     drawn = torch.cat(list(generate(model, SAMPLER, PROMPTS, [(exam.stream, 3, 0), (exam.stream, 3, 1)])))
     assert torch.equal(answers.images, drawn)
     assert answers.scores.keys() == {"dark", "gold", "gold/alignment", "gold/fidelity", "gold/strict"}
@@ -46,11 +46,13 @@ def test_a_policy_that_moved_has_a_kl_and_a_gain_in_the_base_models_units() -> N
     for weight in weights:
         weight.data = torch.full_like(weight, 0.03)
     answers = ask(exam, model, 2, "the policy")
-    assert (answers.kl > 0).all()
+    assert (answers.kl_without_last_two > 0).all() and (answers.kl_without_last_two < answers.kl).all()
     figures = exam.figures(answers)
     before, after = exam.base.scores["dark"], answers.scores["dark"]
     assert figures["judges"] == pytest.approx(float((after - before).mean() / before.std()), rel=1e-4)
     assert figures["kl"] == pytest.approx(float(answers.kl.mean()))
+    assert figures["kl_without_last_two"] == pytest.approx(float(answers.kl_without_last_two.mean()))
+    assert {"kl", "kl_without_last_two"} <= answers.sheet(exam.prompts).columns.keys()
     again = ask(exam, model, 1, "the base model", base=True)
     assert (again.images.int() - exam.base.images.int()).abs().max() <= 1
 
@@ -72,11 +74,13 @@ def test_splits_have_their_own_noise() -> None:
 
 
 def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
-    answers = Answers(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {"a/b": torch.rand(2)}, torch.rand(2), torch.rand(0))
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    answers = Answers(images, {"a/b": torch.rand(2)}, torch.rand(2), torch.rand(2), torch.rand(0))
     answers.save(tmp_path / "answers.safetensors")
     back = Answers.read(tmp_path / "answers.safetensors")
     assert torch.equal(back.scores["a/b"], answers.scores["a/b"])
     assert torch.equal(back.kl, answers.kl)
+    assert torch.equal(back.kl_without_last_two, answers.kl_without_last_two)
     assert len(back.diversity) == 0
 
 
@@ -90,8 +94,19 @@ def test_an_exam_that_was_not_finished_has_no_answers() -> None:
 def test_a_judge_without_an_opinion_does_not_silence_the_others() -> None:
     exam, one = make_exam(), torch.tensor([1.0, torch.nan])
     images, kl, none = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), torch.zeros(0)
-    exam.base = Answers(images, {"dark": torch.tensor([0.0, 1.0])}, kl, none)
-    assert exam.figures(Answers(images, {"dark": one}, kl, none))["judges"] == pytest.approx(2**0.5)
+    exam.base = Answers(images, {"dark": torch.tensor([0.0, 1.0])}, kl, kl, none)
+    assert exam.figures(Answers(images, {"dark": one}, kl, kl, none))["judges"] == pytest.approx(2**0.5)
+
+
+def test_judges_count_by_their_weight() -> None:
+    exam = make_exam()
+    exam.chosen_by = {"dark": 0.6, "gold": 0.2, "gold/strict": 0.0}
+    images, zero, none = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), torch.zeros(0)
+    before, unit = torch.tensor([-0.5, 0.5]), 0.5**0.5  # the standard deviation
+    exam.base = Answers(images, dict.fromkeys(exam.chosen_by, before), zero, zero, none)
+    rises = {"dark": 0.3, "gold": 0.1, "gold/strict": -9.0}
+    after = {name: before + unit * rise for name, rise in rises.items()}
+    assert exam.figures(Answers(images, after, zero, zero, none))["judges"] == pytest.approx(0.25)
 
 
 def test_the_rounding_of_a_precision_is_measured() -> None:
@@ -99,7 +114,9 @@ def test_the_rounding_of_a_precision_is_measured() -> None:
 
     def floor(dtype: torch.dtype | None) -> float:
         context = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-        return float(rounding_floor(exam, SAMPLER, model, lambda: context))
+        steps = rounding_floor(exam, SAMPLER, model, lambda: context)
+        assert steps.shape == (4,)
+        return float(steps.sum())
 
     assert floor(None) == 0
     rounded = floor(torch.bfloat16)
@@ -115,10 +132,9 @@ def test_one_image_alone_gives_the_guard_a_figure() -> None:
     model, exam = shapes_model(), make_exam()
     before = ask(exam, model, 2, "the base model", base=True)
     one = {name: score[:1] for name, score in before.scores.items()}
-    exam.base = Answers(before.images[:1], one, before.kl[:1], torch.zeros(0))
-    after = Answers(
-        before.images[:1], {name: score + 0.25 for name, score in one.items()}, before.kl[:1], torch.zeros(0)
-    )
+    rest = before.kl[:1], before.kl_without_last_two[:1], torch.zeros(0)
+    exam.base = Answers(before.images[:1], one, *rest)
+    after = Answers(before.images[:1], {name: score + 0.25 for name, score in one.items()}, *rest)
     assert exam.figures(after)["judges"] == pytest.approx(0.25, abs=1e-6)
 
 

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
-from t2ifb.learning.losses import bradley_terry_loss, gaussian_kl
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.learning.losses import bradley_terry_loss, gaussian_kl, kl_sums
+from tests.diffusion.parts import shapes_model
 
 NUMBERS = st.lists(st.floats(-20, 20), min_size=1, max_size=8)
 
@@ -46,3 +48,17 @@ def test_the_kl_is_exactly_zero_for_equal_means_and_float32_in_half_precision() 
     mean = torch.randn(2, 5, dtype=torch.bfloat16)
     assert torch.equal(gaussian_kl(mean, mean, 1e-20), torch.zeros(2))
     assert gaussian_kl(mean, mean + 1, 0.5).dtype == torch.float32
+
+
+def test_the_last_two_steps_have_most_of_the_kl() -> None:
+    """Their weight on the squared difference of the predicted noise, with the sampler of `shapes`."""
+    schedule = Sampler(20).schedule_of(shapes_model())
+    noisy, zero, one = torch.zeros(3, 1, 1, 1)
+    weights = []
+    for step in range(20):
+        policy, base = (schedule.kl_transition(output[None], noisy[None], step) for output in (one + 1, zero))
+        weights.append(gaussian_kl(policy.mean, base.mean, policy.variance))
+    sums = kl_sums(torch.stack(weights))
+    assert sums["kl"].shape == (1,)
+    assert float(weights[18] / sums["kl"]) == pytest.approx(0.73, abs=0.01)
+    assert float(sums["kl"] - sums["kl_without_last_two"]) == pytest.approx(float(weights[18] + weights[19]), rel=1e-4)

@@ -85,6 +85,10 @@ def test_two_processes_tune_and_judge_as_one(tmp_path: Path) -> None:
         for key in single.keys() - {"wall_seconds"}:
             if single[key]:
                 assert float(shared[key]) == pytest.approx(float(single[key]), rel=2e-3, abs=1e-5, nan_ok=True), key
+    usual = [json.loads((tmp_path / name / "summary.json").read_text())["test_usual_guidance"] for name in runs]
+    for scorer in ("gold", "clip_score"):
+        for side in ("base", "tuned"):
+            assert usual[1][scorer][side] == pytest.approx(usual[0][scorer][side], rel=2e-3, abs=1e-3)
     tables = [(tmp_path / name / "table_kept.md").read_text() for name in runs]
     assert tables[0].splitlines()[:2] == tables[1].splitlines()[:2] and len(tables[0]) == len(tables[1])
 

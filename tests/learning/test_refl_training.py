@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.learning.draft import DRaFT
+from t2ifb.learning.metrics_csv import read_metrics
 from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.tuning_verdict import verdict_sentence
+from t2ifb.learning.usual_guidance import usual_guidance_sentence
 from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import PROMPTS
 from tests.learning.tuning_worlds import Darkness, make_tuning, tune
-from tests.learning.worlds import KillAt, Killed, same
+from tests.learning.worlds import FailingLogger, KillAt, Killed, same
 
 
 def lora(run: Path) -> dict[str, Tensor]:
@@ -34,9 +37,10 @@ def lora(run: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without interruption."""
+    """A run without interruption, which also compares at another guidance scale than its own."""
     folder = tmp_path_factory.mktemp("whole")
-    tune(make_tuning(), folder)
+    (folder / "reward.json").write_text('{"hashes": {"/home/me/runs/mine": "abc"}}')
+    tune(make_tuning(usual_guidance_scale=3.0, truth=GoldScore()), folder)
     return folder
 
 
@@ -48,7 +52,9 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "2", "4", "6"]
     assert float(rows[0]["val/kl"]) == 0 and float(rows[0]["val/judges"]) == 0
-    assert float(rows[-1]["val/kl"]) > 0
+    assert float(rows[-1]["val/kl"]) > float(rows[-1]["val/kl_without_last_two"]) > 0
+    assert summary["validation"].keys() >= {"kl", "kl_without_last_two"} <= summary["test_last"].keys()
+    assert summary["judge_weights"] == {"redness": 1.0}
     assert float(rows[-1]["val/reward"]) > float(rows[0]["val/reward"])
     for name in (
         "table_kept.md",
@@ -67,7 +73,7 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
         ]
         strip = Image.open(whole / "samples" / f"step_{int(row['step']):06d}_strip.png")
         assert strip.size == (2 * 64, 64)  # the two prompts
-        for name in ("reward", "redness", "kl"):
+        for name in ("reward", "redness", "kl", "kl_without_last_two"):
             mean = sum(float(image[name]) for image in images) / len(images)
             assert mean == pytest.approx(float(row[f"val/{name}"]), abs=1e-5, rel=1e-5)
     table = (whole / "table_kept.md").read_text()
@@ -76,19 +82,66 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
     assert all("lora_" in name for name in state)
 
 
-def test_the_same_seed_gives_the_same_adapters_whatever_was_in_the_folder(whole: Path, tmp_path: Path) -> None:
+def test_the_end_compares_with_the_base_model_at_the_usual_guidance_scale(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    found, own = summary["test_usual_guidance"], summary["test_kept"]
+    assert found["guidance_scale"] == 3 and found["prompts"] == 2
+    assert {"reward", "redness", "gold", "kl", "kl_without_last_two"} <= found.keys()
+    assert found["redness"]["base"] != own["redness"]["base"]  # other images
+    assert found["reward"]["trained_on"] and not found["redness"]["trained_on"]
+    sheets = [ScoreSheet.read(whole / "samples" / f"test_usual_guidance_{name}.csv") for name in ("base", "kept")]
+    assert sheets[0].prompts == ScoreSheet.read(whole / "samples" / "test_base.csv").prompts
+    gained = sheets[1].columns["redness"] - sheets[0].columns["redness"]
+    assert found["redness"]["difference"]["mean"] == pytest.approx(gained.mean(), abs=1e-6)
+    assert (whole / "table_kept_usual_guidance.csv").stat().st_size > 0
+    assert (whole / "samples" / "test_usual_guidance.png").stat().st_size > 0
+    assert found["sentence"].startswith("At guidance 3 the tuned model is ") and "judges " in found["sentence"]
+    assert summary["sentence"].endswith(found["sentence"])
+    card = (whole / "export" / "README.md").read_text()
+    first = card.split("\n")[2]
+    assert first.startswith(
+        "These adapters are meant for guidance scale 1: they were tuned at 1 and tested at 1. At guidance 3 "
+    )
+    assert card.count(found["sentence"]) == 2 and "redness (weight 1.00)" in card
+
+
+def test_at_one_guidance_scale_there_is_nothing_more_to_compare(tmp_path: Path) -> None:
+    tuning = make_tuning(usual_guidance_scale=1.0)
+    assert tuning.usual_sampling == tuning.sampling
+    with pytest.raises(ValueError, match="guidance_scale must be at least 1, not 0.5"):
+        make_tuning(usual_guidance_scale=0.5)
+
+
+@pytest.mark.parametrize(
+    ("gold", "verdict"),
+    [
+        (Interval(-0.116, -0.136, -0.096), "worse than the base model"),
+        (Interval(0.1, 0.05, 0.15), "better than the base model"),
+        (Interval(-0.01, -0.03, 0.01), "no different from the base model beyond chance"),
+    ],
+)
+def test_the_sentence_on_the_usual_guidance_scale_goes_by_its_first_figure(gold: Interval, verdict: str) -> None:
+    text = usual_guidance_sentence(4.0, {"gold": gold, "reward": Interval(0.5, 0.4, 0.6)}, 64)
+    figures = f"gold {gold.mean:+.3f} [{gold.low:+.3f}, {gold.high:+.3f}], reward +0.500 [+0.400, +0.600]"
+    assert text == f"At guidance 4 the tuned model is {verdict}: {figures} (64 test prompts)."
+
+
+def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_logger_did(
+    whole: Path, tmp_path: Path
+) -> None:
     tune(make_tuning(), tmp_path, seed=1)
     assert not same(lora(whole), lora(tmp_path))
-    tune(make_tuning(), tmp_path)
-    assert same(lora(whole), lora(tmp_path))
+    tune(make_tuning(truth=GoldScore()), tmp_path, logger=lambda run, config: FailingLogger("log_metrics"))
+    assert same(lora(whole), lora(tmp_path)) and (tmp_path / "summary.json").exists()
+    assert "test_usual_guidance" not in json.loads((tmp_path / "summary.json").read_text())
     assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2, 5])
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(whole: Path, tmp_path: Path, step: int) -> None:
     with pytest.raises(Killed):
-        tune(make_tuning(), tmp_path, callbacks=[KillAt(step)])
-    tune(make_tuning(), tmp_path, resume=True)
+        tune(make_tuning(truth=GoldScore()), tmp_path, callbacks=[KillAt(step)])
+    tune(make_tuning(truth=GoldScore()), tmp_path, resume=True)
     assert same(lora(whole), lora(tmp_path))
     with (whole / "metrics.csv").open() as one, (tmp_path / "metrics.csv").open() as other:
         for straight, resumed in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
@@ -134,6 +187,13 @@ def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
         tune(make_tuning(reward=Flat(), standardise=False), tmp_path)
     assert not (tmp_path / "base.safetensors").exists()
+
+
+def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(tmp_path: Path) -> None:
+    prompts = PromptSplits(PromptList(["a bird"]), PromptList(PROMPTS), PromptList(["a dog", "a cat"]))
+    with pytest.raises(ValueError, match="GoldScore does not know 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
+        tune(make_tuning(truth=GoldScore(), prompts=prompts), tmp_path)
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_every_member_of_a_mix_needs_a_gradient(tmp_path: Path) -> None:
@@ -203,6 +263,9 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
         ({"judges": {"prompt": Darkness()}}, "a judge is called 'prompt'"),
         ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "the truth only looks"),
         ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "the truth only looks"),
+        ({"judge_weights": {"rednes": 1.0}}, "give one for each of the judges redness, none below 0"),
+        ({"judge_weights": {"redness": 0.0}}, "give one for each of the judges redness, none below 0"),
+        ({"judge_weights": {"redness": -1.0}}, "give one for each of the judges redness, none below 0"),
     ],
 )
 def test_neither_the_truth_nor_a_name_that_is_taken_is_a_judge(changes: dict[str, Any], message: str) -> None:
@@ -246,6 +309,8 @@ def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
     card = (whole / "export" / "README.md").read_text()
     for text in ("| method | ReFL(", "| alpha, beta | 1.0, 1e-06 |", "| base model |", "AdamW {'lr': 0.001}", "safety"):
         assert text in card
+    assert "t2ifb/shapes/weights/pipeline" in card and "mine (SHA-256 abc)" in card
+    assert str(PIPELINE) not in card and "/home" not in card
     assert "| redness |" in card and "(tuning_curves.png)" in card
     assert (whole / "export" / "tuning_curves.png").stat().st_size > 5000
 
@@ -265,8 +330,13 @@ def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
 
 
 def test_the_checkpoint_that_the_judges_prefer_is_kept(tmp_path: Path) -> None:
-    summary = tune(make_tuning(judges={"dark": Darkness()}), tmp_path)
-    assert summary["best_step"] == 6
+    judges = {"dark": Darkness(), "against": Brightness()}
+    summary = tune(make_tuning(judges=judges, judge_weights={"dark": 0.4, "against": 0.0}), tmp_path)
+    assert summary["best_step"] == 6 and summary["kept"] == "tuned"
+    assert summary["judge_weights"] == {"dark": 0.4, "against": 0.0}
+    assert summary["test_kept"].keys() >= {"dark", "against"}  # a judge without weight is still asked
+    assert {"val/dark", "val/against"} <= read_metrics(tmp_path / "metrics.csv")[0].keys()
+    assert "No checkpoint" not in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_a_run_that_over_optimises_says_so(tmp_path: Path) -> None:
@@ -288,14 +358,28 @@ def test_a_run_whose_judges_do_not_rise_keeps_its_first_checkpoint_and_can_be_st
     judges = {"against": Brightness()}
     summary = tune(make_tuning(judges=judges, epochs=20, patience=2), tmp_path)
     assert summary["steps"] == 2 + 2 * 2 and summary["best_step"] == 2
-    assert "no better than the base model" in summary["sentence"]
+    assert summary["kept"] == "base"
+    assert summary["sentence"].startswith("Kept the base model: no checkpoint is better by the held-out scorers.")
+    assert "The best one, step 2, is exported: reward +" in summary["sentence"]
+    card = (tmp_path / "export" / "README.md").read_text().split("\n")
+    assert card[2].startswith(
+        "**Keep the base model: no checkpoint of this run is better than it by the held-out scorers.**"
+    )
+    assert "the best one, step 2." in card[2] and lora(tmp_path)
 
 
 ROWS: list[dict[str, Any]] = [
-    {"step": 0, "val/reward": 0.0, "val/judges": 0.0, "val/gold": 0.5, "val/kl": 0.0},
+    {"step": 0, "val/reward": 0.0, "val/judges": 0.0, "val/gold": 0.5, "val/kl": 0.0, "val/kl_without_last_two": 0.0},
     {"step": 10, "train/reward": 1.0},
-    {"step": 20, "val/reward": "1.0", "val/judges": "0.4", "val/gold": "0.6", "val/kl": "2.0"},
-    {"step": 40, "val/reward": 3.0, "val/judges": 0.1, "val/gold": 0.3, "val/kl": 9.0},
+    {
+        "step": 20,
+        "val/reward": "1.0",
+        "val/judges": "0.4",
+        "val/gold": "0.6",
+        "val/kl": "2.0",
+        "val/kl_without_last_two": "0.5",
+    },
+    {"step": 40, "val/reward": 3.0, "val/judges": 0.1, "val/gold": 0.3, "val/kl": 9.0, "val/kl_without_last_two": 3.0},
 ]
 
 
@@ -305,9 +389,11 @@ def test_the_sentence_says_what_happened() -> None:
         return Interval(-0.3, -0.5, -0.1)
 
     assert verdict_sentence(ROWS, 20, fell) == (
-        "Kept step 20: reward +1.000, judges +0.400, gold +0.100; KL 2.00 nats. "
+        "Kept step 20: reward +1.000, judges +0.400, gold +0.100; KL 2.00 nats, 0.50 without the last two steps. "
         "From step 20 to 40: reward +2.000, judges -0.300, gold -0.300: over-optimisation."
     )
-    assert verdict_sentence(ROWS, 20, lambda *_: Interval(-0.3, -0.7, 0.1)).endswith("KL 2.00 nats.")  # by chance
-    assert verdict_sentence(ROWS[:3], 20, fell).endswith("KL 2.00 nats.")
+    assert verdict_sentence(ROWS, 20, lambda *_: Interval(-0.3, -0.7, 0.1)).endswith(
+        "without the last two steps."
+    )  # by chance
+    assert verdict_sentence(ROWS[:3], 20, fell).endswith("without the last two steps.")
     assert verdict_sentence(ROWS[:2], 0, fell) == "No validation took place."

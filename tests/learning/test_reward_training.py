@@ -19,6 +19,7 @@ from t2ifb.learning.loggers import no_logger
 from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers import RewardModel
 from t2ifb.scorers.heads import MLPHead
+from t2ifb.shapes.gold import GoldScore
 from tests.learning.worlds import KillAt, Killed, make_training, run_training, same, weights
 
 
@@ -42,6 +43,8 @@ def test_it_writes_everything_that_a_run_folder_promises(whole: tuple[Path, dict
         "checkpoints/last.ckpt", "export/reward.safetensors", "export/config.json", "export/README.md",
     ):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
+    card = (run / "export" / "README.md").read_text()
+    assert "not in this folder: `clip (SHA-256 " in card and str(folder) not in card
     assert json.loads((run / "summary.json").read_text())["seed"] == 0
     assert {"versions", "git_commit", "wall_seconds", "precision", "encoder", "data", "export"} <= summary.keys()
     with (run / "metrics.csv").open() as file:
@@ -87,15 +90,24 @@ def test_a_killed_run_resumes_to_the_same_weights(whole: tuple[Path, dict[str, A
     assert [line.split(",")[2:] for line in figures[0]] == [line.split(",")[2:] for line in figures[1]]
 
 
+def test_a_ceiling_that_does_not_know_the_prompts_is_refused_before_the_run(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="GoldScore does not know .*'picture 0 of test'.*algorithm.ceiling=null"):
+        run_training(make_training(whole[0], ceiling=GoldScore()), tmp_path)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_writes_a_checkpoint_and_ends_with_its_own_status(
-    whole: tuple[Path, dict[str, Any]], number: int, status: int
+    whole: tuple[Path, dict[str, Any]], number: int, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = whole
-    run = folder / f"stopped{status}"
+    run = folder / f"stopped={status}"
     with pytest.raises(SystemExit) as stopped:
         run_training(make_training(folder), run, callbacks=[KillAt(9, number)])
     assert stopped.value.code == status
+    assert f"To go on: 'resume=\"{run}\"'\n" in capsys.readouterr().out
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 10
     run_training(make_training(folder), run, resume=True)
     assert same(weights(run), weights(folder / "whole"))

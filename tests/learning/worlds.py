@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -80,6 +81,29 @@ def run_training(
         return lightning.Trainer(accelerator="cpu", **arguments)
 
     return training.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
+
+
+class FailingLogger(Logger):
+    """Fails at one of its methods, and must not be called afterwards."""
+
+    name, version = "failing", 0
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at, self.has_failed = at, False
+        self.call("init")
+
+    def call(self, method: str) -> None:
+        assert not self.has_failed
+        if method == self.at:
+            self.has_failed = True
+            raise ConnectionError("the service has gone")
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.call("log_metrics")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        self.call("log_hyperparams")
 
 
 class Killed(Exception):

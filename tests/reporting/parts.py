@@ -51,6 +51,7 @@ def write_tuning_run(
     for n, step in enumerate(steps):
         row = {"step": step, "wall_seconds": 6.0 * n, "val/reward": 100 * lr * n, "val/clip_score": 0.6 + 0.01 * n}
         row |= {"val/gold": 0.7 - 0.01 * beta * n, "val/kl": 10.0 * n * lr / 0.001, "val/diversity": 0.1}
+        row["val/kl_without_last_two"] = row["val/kl"] / 4
         rows += [row | {"val/judges": (0.0, 0.2, 0.1, -0.1)[n % 4] + beta * (n > 0)}]
         if step:
             rows.append({"step": step + 1, "wall_seconds": 6.0 * n + 1, "train/loss": 1.0 / n, "train/kl": 10.0 * n})
@@ -59,7 +60,9 @@ def write_tuning_run(
     write_csv(folder / "metrics.csv", [columns, *([row.get(key, "") for key in columns] for row in rows)])
     gains = [gain("reward", 0.1, trained_on=True), gain("clip_score", -0.01), gain("gold", 0.02)]
     if finished:
-        sentence = "Kept step 10: reward +0.100, judges +0.200, gold -0.001; KL 10.00 nats."
+        sentence = (
+            "Kept step 10: reward +0.100, judges +0.200, gold -0.001; KL 10.00 nats, 2.50 without the last two steps."
+        )
         summary = {"sentence": sentence, "best_step": steps[1] if len(steps) > 1 else 0, "seed": seed}
         (folder / "summary.json").write_text(json.dumps(summary | {"git_commit": "ab" * 20}))
         for name in ("kept", "last"):
@@ -114,9 +117,9 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 def write_samples(folder: Path, step: int, prompts: Sequence[str], size: int, seed: int, noise: bool = False) -> None:
     """Two images of each prompt are scored, the first one is shown."""
-    lines = [["prompt", *SCORERS, "kl"]]
+    lines = [["prompt", *SCORERS, "kl", "kl_without_last_two"]]
     for n, prompt in enumerate(prompts):
-        lines += [[prompt, str(0.1 * n + copy), "0.6", "0.7", str(step)] for copy in (0, 1)]
+        lines += [[prompt, str(0.1 * n + copy), "0.6", "0.7", str(step), str(step / 4)] for copy in (0, 1)]
     write_csv(folder / f"step_{step:06d}.csv", lines)
     random = np.random.default_rng(seed)
     tiles = [random.integers(0, 256, (size, size, 3) if noise else (1, 1, 3), np.uint8) for _ in prompts]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -32,7 +33,7 @@ def test_everything_is_drawn(visit: Opener, four: list[Path], tmp_path: Path) ->
     seen = visit(*four, write_reward_run(tmp_path / "reward"), other / "table1", other / "figure8", offline=True)
     for section in ("curves", "trade-offs", "parallel", "reward", "tables"):
         seen.draw(section)
-    assert seen.page.locator("#curves .panel:visible").count() == 6
+    assert seen.page.locator("#curves .panel:visible").count() == 7
     assert len(seen.plot(GOLD)) == 4
     assert seen.plot(GOLD)[0]["x"][:4] == [0, 10, 20, 30]
     assert seen.page.locator("#curves .shapelayer path").count() >= 1  # the base model's line
@@ -96,6 +97,10 @@ def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[P
     seen.settle()
     assert seen.plot(REWARD)[1]["x"][:4] == [0, 20, 40, 60]
     assert seen.page.locator(f"{REWARD} .xtitle").text_content() == "KL, nats"
+    seen.page.locator("#x-axis").select_option("kl_without_last_two")
+    seen.settle()
+    assert seen.plot(REWARD)[1]["x"][:4] == [0, 5, 10, 15]
+    assert seen.page.locator(f"{REWARD} .xtitle").text_content() == "KL without the last two steps, nats"
     seen.page.locator("#no-metrics").click()
     seen.page.locator("#metrics input[value='tuning:train/loss']").check()
     seen.settle()
@@ -126,6 +131,9 @@ def test_the_pareto_front_holds_what_nothing_beats(visit: Opener, four: list[Pat
     points.append((0, 0))  # the base model
     best = {(x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)}
     assert set(zip(front["x"], front["y"], strict=True)) == best
+    seen.page.locator("#kl").select_option("kl_without_last_two")
+    seen.settle()
+    assert {x for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]} - {None} == {x / 4 for x, _ in points}
     seen.page.locator("#points").select_option("last")
     seen.page.locator("#judge").select_option("gold")
     seen.settle()
@@ -324,3 +332,21 @@ def test_a_hundred_runs_can_be_used(visit: Opener, tmp_path: Path) -> None:
     seen.page.locator("[data-setting='algorithm.beta'] input").first.uncheck()
     seen.settle()
     assert len(shown_rows(seen)) == 80
+
+
+VISIBLE = """[...document.querySelectorAll("#curves .modebar-group")]
+    .filter(group => group.checkVisibility({ opacityProperty: true })).length"""
+
+
+@pytest.mark.parametrize(
+    "context", [{}, {"has_touch": True, "is_mobile": True, "viewport": {"width": 400, "height": 800}}]
+)
+def test_the_toolbar_lies_over_curves_only_under_the_mouse(
+    visit: Opener, four: list[Path], context: dict[str, Any]
+) -> None:
+    seen = visit(*four, **context)
+    seen.draw("curves")
+    assert seen.page.evaluate(VISIBLE) == 0
+    if not context:
+        seen.page.locator(GOLD).hover()
+        seen.page.wait_for_function(f"{VISIBLE} > 0")

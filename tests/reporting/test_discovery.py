@@ -23,6 +23,15 @@ def test_a_summary_alone_makes_a_run_only_where_there_is_none_below(tmp_path: Pa
     assert find_runs([tmp_path]) == [run, tmp_path / "table"]
 
 
+def test_what_loggers_write_into_a_run_is_no_run(tmp_path: Path) -> None:
+    run = write_tuning_run(tmp_path / "shapes" / "refl" / "a")
+    for folder in ("csv", "lightning_logs/version_0", "mine"):
+        (run / folder).mkdir(parents=True)
+        (run / folder / "metrics.csv").write_text("step\n0\n")
+    (run / "mine" / "summary.json").write_text("{}")
+    assert find_runs([tmp_path]) == find_runs([run]) == [run]
+
+
 def test_a_folder_of_drawn_images_is_no_run(tmp_path: Path) -> None:
     run = write_tuning_run(tmp_path / "refl" / "a")
     (tmp_path / "generate" / "b" / ".hydra").mkdir(parents=True)

@@ -113,6 +113,26 @@ def test_tables_and_figure_8_have_their_sections(tmp_path: Path) -> None:
     assert [line["trained_on"] for line in panels["1"][1]["lines"]] == [True, True]
 
 
+def test_the_comparison_at_the_usual_guidance_scale_has_a_table_where_a_run_has_one(tmp_path: Path) -> None:
+    run = write_tuning_run(tmp_path / "run")
+    title = "Kept checkpoint minus base model, both at the usual guidance scale, on test prompts"
+    assert title not in page_of(run).texts["h3"]
+    (run / "table_kept_usual_guidance.json").write_text((run / "table_kept.json").read_text())
+    page = page_of(run)
+    assert title in page.texts["h3"]
+    assert "kept checkpoint of run, at the usual guidance scale" in page.texts["caption"]
+
+
+def test_both_sums_of_the_kl_are_on_the_page(tmp_path: Path) -> None:
+    page = page_of(write_tuning_run(tmp_path / "run"))
+    data = data_of(page)
+    assert data["runs"][0]["val"]["columns"]["kl_without_last_two"] == [0, 2.5, 5, 7.5]
+    assert data["runs"][0]["changes"]["kl"] == 10 and data["runs"][0]["changes"]["kl_without_last_two"] == 2.5
+    assert not {"kl", "kl_without_last_two"} & set(data["judges"])
+    values = [attributes.get("value") for tag, attributes in page.tags if tag == "option"]
+    assert values.count("kl_without_last_two") == 2  # of the curves' axis, and of the trade-offs
+
+
 def test_the_page_keeps_within_its_limit(tmp_path: Path) -> None:
     runs = [write_tuning_run(tmp_path / str(n), seed=n, size=96, noise=True) for n in range(4)]
     free = make_page(runs)

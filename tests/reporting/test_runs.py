@@ -5,6 +5,7 @@ import pytest
 
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.learning.tuning_verdict import verdict_sentence
+from t2ifb.learning.usual_guidance import usual_guidance_sentence
 from t2ifb.reporting.curves import spread
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
 from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, write_tuning_run
@@ -18,7 +19,9 @@ def test_a_tuning_run_is_read(tmp_path: Path) -> None:
     assert run.val.columns["kl"] == [0, 10, 20, 30]
     assert run.settings["algorithm.beta"] == 0.5
     assert run.settings["git_commit"] == "ab" * 6
-    assert run.changes() == pytest.approx({"reward": 0.1, "judges": 0.7, "gold": -0.005, "kl": 10})
+    assert run.changes() == pytest.approx(
+        {"reward": 0.1, "judges": 0.7, "gold": -0.005, "kl": 10, "kl_without_last_two": 2.5}
+    )
     assert [samples.step for samples in run.samples] == [0, 10, 20, 30]
     assert run.samples[0].prompts == PROMPTS
     assert run.samples[0].size == (16, 16)
@@ -31,11 +34,13 @@ def test_what_speaks_against_a_run_is_said_in_a_few_words(tmp_path: Path) -> Non
     run = read_run(write_tuning_run(tmp_path / "run"))
     assert run.verdict == []
     rows = [
-        {"step": step, "val/reward": step, "val/judges": judges, "val/kl": step}
+        {"step": step, "val/reward": step, "val/judges": judges, "val/kl": step, "val/kl_without_last_two": 0}
         for step, judges in ((0, 0.0), (1, -0.1), (2, -0.3))
     ]
     run.summary["sentence"] = verdict_sentence(rows, 1, lambda *_: Interval(-0.3, -0.5, -0.1))
     assert run.verdict == ["over-optimised later", "no better than base"]
+    run.summary["sentence"] = usual_guidance_sentence(4.0, {"gold": Interval(-0.116, -0.136, -0.096)}, 64)
+    assert run.verdict == ["worse at the usual guidance"]
 
 
 def test_every_kind_of_run_is_known(tmp_path: Path) -> None:

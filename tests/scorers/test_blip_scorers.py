@@ -65,6 +65,12 @@ def test_from_a_folder_with_prompts_and_images_of_any_size(
 
 
 @pytest.mark.parametrize("scorer", [ImageReward, BLIPScore])
+def test_prompts_that_are_cut_off_are_known(checkpoint: Path, scorer: type[ImageReward | BLIPScore]) -> None:
+    fits, too_long = ("circle " * words for words in (33, 34))
+    assert scorer.from_pretrained(checkpoint.parent).cut_prompts([fits, too_long, "a red circle"]) == [too_long]
+
+
+@pytest.mark.parametrize("scorer", [ImageReward, BLIPScore])
 def test_half_precision_is_near(checkpoint: Path, scorer: type[ImageReward | BLIPScore]) -> None:
     images, prompts = torch.rand(4, 3, 24, 24), ["a red circle", "a square", "two circles", "a blue square"]
     full, half = (scorer.from_pretrained(checkpoint.parent, precision=p)(images, prompts) for p in ("fp32", "bf16"))
@@ -77,7 +83,9 @@ def test_blip_of_its_own_file_is_blip_of_image_reward(checkpoint: Path, tmp_path
     blip = {name.removeprefix("blip."): t for name, t in state.items() if name.startswith("blip.")}
     rest = {"temp": torch.ones(()), "queue_ptr": torch.zeros(1), "visual_encoder_m.cls_token": torch.ones(1)}
     torch.save({"model": blip | rest}, tmp_path / "model_large.pth")
-    (tmp_path / "med_config.json").write_text(checkpoint.with_name("med_config.json").read_text())
+    (tmp_path / "med_config.json").write_text(
+        "\ufeff" + checkpoint.with_name("med_config.json").read_text(), encoding="utf-8"
+    )
     (tmp_path / "vocab.txt").write_text(checkpoint.with_name("vocab.txt").read_text())
     images, prompts = torch.rand(2, 3, 24, 24), ["a red circle", "a square"]
     one, other = (BLIPScore.from_pretrained(place)(images, prompts) for place in (tmp_path, checkpoint))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import normalize
 
-from t2ifb.data.encoder import Encoder
+from t2ifb.data.encoder import Encoder, cut_prompts
 from t2ifb.scorers import AestheticScore, CLIPScore, RewardModel
 from t2ifb.scorers.aesthetic_score import AestheticHead
 from t2ifb.scorers.clip_encoder import CLIPEncoder
@@ -44,6 +44,18 @@ def test_it_is_open_clips_model_and_tokenizer(folder: Path, encoder: CLIPEncoder
         assert encoder.logit_scale == pytest.approx(float(model.logit_scale.exp()))
     assert isinstance(encoder, Encoder)
     assert (encoder.image_size, encoder.embedding_dim) == (16, 12)
+
+
+@pytest.mark.parametrize("tokenizer", ["tiny", "ViT-B-32"])
+def test_prompts_that_are_cut_off_are_known(encoder: CLIPEncoder, folder: Path, tokenizer: str) -> None:
+    named = copy.copy(encoder)
+    named._tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}" if tokenizer == "tiny" else tokenizer)
+    length = named.tokenize([""]).shape[1]
+    word = "a " if tokenizer == "ViT-B-32" else "a"
+    fits, too_long = (word * (length - 2 + more) for more in (0, 1))
+    assert named.cut_prompts(["", fits, too_long, "a red circle", word * 500]) == [too_long, word * 500]
+    assert named.cut_prompts([]) == []
+    assert cut_prompts(CLIPScore(named), [too_long, fits, too_long]) == [too_long]
 
 
 def test_embeddings_are_normalised_single_precision_and_differentiable(encoder: CLIPEncoder) -> None:

@@ -3,6 +3,9 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from t2ifb.scorers import HPSv2
 from t2ifb.scorers.hps_v2 import square
@@ -30,13 +33,29 @@ def test_it_is_the_cosine_of_the_tuned_network(checkpoint: Path) -> None:
     assert images.grad.any()
 
 
-def test_an_image_that_is_no_square_is_shown_whole_on_black() -> None:
-    wide = square(torch.ones(1, 3, 4, 7))
-    assert wide.shape == (1, 3, 7, 7)
-    assert wide.sum() == 3 * 4 * 7
-    assert not wide[:, :, 0].any()
-    assert not wide[:, :, 5:].any()
-    assert square(torch.ones(1, 3, 7, 4)).transpose(2, 3).equal(wide)
+def by_pillow(picture: Image.Image, size: int) -> Tensor:
+    """The authors' `ResizeMaxSize` on a picture: resize the long side, then pad with whole black pixels."""
+    scale = size / max(picture.size)
+    width, height = (max(round(side * scale), 1) for side in picture.size)
+    square = Image.new("RGB", (size, size))
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return pil_to_tensor(square) / 255
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 71), (97, 64), (300, 211), (20, 9), (64, 33), (64, 64), (3, 2000)])
+def test_an_image_off_the_square_is_resized_and_then_padded(height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, height, width), generator=generator) / 255
+    difference = (square(image, 64)[0] - by_pillow(to_pil_image(image[0]), 64)).abs() * 255
+    assert difference.max() < 1.5
+    assert difference.mean() < 1 / 3
+
+
+def test_an_image_off_the_square_is_scored_as_its_square(checkpoint: Path) -> None:
+    scorer = HPSv2.from_pretrained(checkpoint.parent, model=HPS_MODEL)
+    image = torch.rand(1, 3, 24, 17)
+    torch.testing.assert_close(scorer(image, PROMPTS[:1]), scorer.score(square(image, 16), PROMPTS[:1]))
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,11 @@ def test_it_is_the_models_own_logit_of_image_and_prompt(folder: Path) -> None:
     assert scores[0] != scores[1]
 
 
+def test_prompts_that_are_cut_off_are_known(folder: Path) -> None:
+    fits, too_long = "a" * 22, "a" * 23
+    assert PickScore.from_pretrained(folder).cut_prompts([fits, too_long, *PROMPTS]) == [too_long, PROMPTS[1]]
+
+
 def test_gradients_reach_the_images_and_not_the_weights(folder: Path) -> None:
     scorer = PickScore.from_pretrained(folder, precision="bf16")
     images = torch.rand(2, 3, 21, 30, requires_grad=True)

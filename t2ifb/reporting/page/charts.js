@@ -1,5 +1,9 @@
 // Curves of every figure, and the intervals of tables; a chart is drawn when it comes near the screen.
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+// Without a mouse, Plotly would show its toolbar all the time, over the curves.
+const CONFIG = {
+  responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+  displayModeBar: matchMedia("(hover: none)").matches ? false : "hover",
+};
 const charts = new Map();
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) charts.get(entry.target).near = entry.isIntersecting;
@@ -27,6 +31,9 @@ function layoutOf(more) {
   };
   return { ...layout, ...more };
 }
+
+const isKL = (name) => name === "kl" || name === "kl_without_last_two";
+const klTitle = (name, text) => `${text}${name === "kl" ? "" : " without the last two steps"}, nats`;
 
 const axis = (title, more = {}) => ({ title: { text: plain(title), standoff: 6 }, automargin: true, ...more });
 
@@ -65,7 +72,8 @@ function pointsOfCurve(run, metric, xName, weight) {
   const rows = run[metric.split];
   const column = rows.columns[metric.name];
   if (!column) return [];
-  const xs = xName === "kl" ? rows.kl ?? [] : rows[xName];
+  const kl = metric.split === "val" ? rows.columns[xName] : rows.columns.kl; // training has the KL of single steps alone
+  const xs = isKL(xName) ? kl ?? [] : rows[xName];
   const smoothed = smooth(column, weight);
   return rows.step
     .map((step, n) => ({
@@ -76,7 +84,7 @@ function pointsOfCurve(run, metric, xName, weight) {
 }
 
 function drawCurve(element, metric) {
-  const xName = metric.kind === "reward" && value("x-axis") === "kl" ? "step" : value("x-axis");
+  const xName = metric.kind === "reward" && isKL(value("x-axis")) ? "step" : value("x-axis");
   const weight = Number(value("smoothing"));
   const runs = runsOf(metric.kind).filter((run) => run[metric.split].columns[metric.name]);
   const marked = metric.split === "val" && metric.kind === "tuning";
@@ -86,8 +94,8 @@ function drawCurve(element, metric) {
     const raw = (run) => pointsOfCurve(run, metric, xName, weight).map((point) => ({ ...point, y: point.raw }));
     traces.push(...tracesOf(runs, raw, { mode: "markers" }));
   }
-  const kl = metric.split === "val" ? "KL, nats" : "KL of the steps that were trained on, nats"; // not of whole rollouts
-  const titles = { step: "optimiser step", wall: "minutes", kl };
+  const kl = metric.split === "val" ? klTitle(xName, "KL") : "KL of the steps that were trained on, nats"; // not of whole rollouts
+  const titles = { step: "optimiser step", wall: "minutes", kl, kl_without_last_two: kl };
   const shapes = marked ? basesOf(runs, metric.name).map(dashed) : [];
   Plotly.react(element, traces, layoutOf({ xaxis: axis(titles[xName]), yaxis: axis("", { zeroline: !marked }), shapes }), CONFIG);
   element.setAttribute("aria-label", `${metric.name} over ${titles[xName]}, ${runs.length} runs; the figures are in the overview`);

@@ -46,9 +46,9 @@ function start() {
   }
   if (one("#trade-offs")) {
     addChart(one("#reward-judge"), (element) => drawTrade(element, "reward", "reward, change from base"));
-    addChart(one("#judge-kl"), (element) => drawTrade(element, "kl", "KL to the base model, nats"));
+    addChart(one("#judge-kl"), (element) => drawTrade(element, value("kl"), klTitle(value("kl"), "KL to the base model")));
     addChart(one("#parcoords"), drawParallel);
-    for (const id of ["judge", "points"]) one("#" + id).addEventListener("change", updateSoon);
+    for (const id of ["judge", "points", "kl"]) one("#" + id).addEventListener("change", updateSoon);
   }
   for (const box of all("[data-intervals]")) {
     all(".plot", box).forEach((element, n) => addChart(element, () => drawIntervals(element, data.intervals[box.dataset.intervals][n])));

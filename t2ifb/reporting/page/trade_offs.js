@@ -1,7 +1,7 @@
 // Reward against judge, judge against KL with its Pareto front, parallel coordinates.
 function changesOf(run, name, rows) {
   const column = run.val.columns[name];
-  const base = column?.[run.val.step.indexOf(0)] ?? (name === "judges" || name === "kl" ? 0 : null);
+  const base = column?.[run.val.step.indexOf(0)] ?? (name === "judges" || isKL(name) ? 0 : null);
   return rows.map((n) => (column?.[n] == null || base === null ? null : column[n] - base));
 }
 
@@ -36,7 +36,7 @@ function drawTrade(element, xName, xTitle) {
     trace.line.width = 1;
     trace.marker.size = trace.marker.size.map((size) => (size === null ? null : size + 2));
   }
-  if (xName === "kl") {
+  if (isKL(xName)) {
     const front = frontOf([BASE, ...runs.flatMap((run) => pointsOfTrade(run, xName, judge, which))]);
     traces.unshift(frontTrace(front));
     describeFront(front);
@@ -57,7 +57,7 @@ function describeFront(front) {
   one("#front").textContent = best.length ? `On the Pareto front: ${named.join(", ")}${more}.` : "Nothing is better than the base model by this judge.";
 }
 
-const OUTCOMES = [["kept", "kept step"], ["kl", "KL"], ["reward", "reward"], ["judges", "judges"], ["gold", "gold"]];
+const OUTCOMES = [["kept", "kept step"], ["kl", "KL"], ["kl_without_last_two", "KL without last two"], ["reward", "reward"], ["judges", "judges"], ["gold", "gold"]];
 const outcome = (run, name) => (name === "kept" ? run.kept : run.changes[name]) ?? null;
 
 function drawParallel(element) {

@@ -1,11 +1,13 @@
 """The gold judge with the interface of a scorer."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
 from t2ifb.shapes.gold.verdict import PARTS, Verdict, judge
+from t2ifb.shapes.grammar import Scene
 
 
 class GoldScore(nn.Module):
@@ -40,6 +42,17 @@ class GoldScore(nn.Module):
             ValueError: If the numbers of images and prompts differ, or one of them is not of this world.
         """
         return self.parts(images, prompts)[self.part]
+
+    @staticmethod
+    def unknown(prompts: Iterable[str]) -> list[str]:
+        """Those of some prompts that are not of this world, each once."""
+        found = []
+        for prompt in dict.fromkeys(prompts):
+            try:
+                Scene.parse(prompt)
+            except ValueError:
+                found.append(prompt)
+        return found
 
     def parts(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """All parts of the verdicts, each (B,) float32; `relation` is NaN where none is asked, `strict` 0 or 1."""

@@ -1,0 +1,269 @@
+"""Tables of images and prompts, one row an image, in CSV, JSON, JSON Lines or Parquet: one reader for every command."""
+
+import csv
+import difflib
+import io
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from t2ifb.data.faults import Fault, brief
+from t2ifb.data.files import read_json_list, read_text
+
+SEPARATORS = ",;\t"
+PAIR = re.compile(r"(.*[ _-])?(a|b|0|1|2|left|right|better|worse|winner|loser|chosen|rejected)([ _-].*)?")
+"""A column of a table that has one row a comparison."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image as it stands in a table.
+
+    Attributes:
+        place: File and line (CSV, JSON Lines), entry (JSON) or row (Parquet).
+        cells: By column in small letters, as read; a cell that is missing is None.
+    """
+
+    place: str
+    cells: dict[str, Any]
+
+    def text(self, column: str) -> str:
+        """The cell as text; empty if it is missing."""
+        cell = self.cells.get(column)
+        return "" if cell is None else str(cell).strip()
+
+
+def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+    """Read a table.
+
+    Args:
+        path: `.csv` or `.tsv` (UTF-8, with a header; comma, semicolon or tab between cells), `.json` (a list of
+            objects), `.jsonl` (an object a line) or `.parquet`; letter case does not matter.
+        needed: Columns that it must have.
+        optional: Other columns that are used; only named in messages.
+
+    Raises:
+        ValueError: The file is no such table, has no rows, or lacks a column; the message says where, and what to do.
+    """
+    if (read := READERS.get(path.suffix.lower())) is None:
+        raise ValueError(f"{path} is no table that can be read; expected {', '.join(READERS)}")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a table with the columns {', '.join(needed)}")
+
+    def check(place: str, columns: Iterable[str]) -> None:
+        _check_columns(place, list(columns), needed, optional)
+
+    rows = [row for row in read(path, check) if any(row.text(column) for column in row.cells)]
+    if not rows:
+        raise ValueError(f"{path} has no rows; expected one row an image, with the columns {', '.join(needed)}")
+    for row in rows:
+        for column in (*needed, *optional):
+            if (cell := row.cells.get(column)) is not None and not isinstance(cell, (str, int, float)):
+                raise ValueError(f"{row.place}: {column} must be a text or a number, found {type(cell).__name__}")
+    return rows
+
+
+Check = Callable[[str, Iterable[str]], None]
+
+
+def _csv_rows(path: Path, check: Check) -> Iterator[Row]:
+    text = read_text(path)
+    header = io.StringIO(text, newline=None).readline()
+    delimiter = max(SEPARATORS, key=header.count) if path.suffix.lower() == ".csv" else "\t"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    columns: list[str] = []
+    try:
+        for cells in reader:
+            place, line = f"{path}, line {line}", reader.line_num + 1
+            if not columns:
+                columns = [cell.strip().lower() for cell in cells]
+                check(place, columns)
+            elif len(cells) > len(columns):
+                raise ValueError(
+                    f"{place} has more cells than there are columns; put prompts with {delimiter!r} in quotation marks"
+                )
+            elif any(cell.strip() for cell in cells):
+                if len(cells) < len(columns):
+                    raise ValueError(
+                        f"{place} has only {len(cells)} of {len(columns)} cells; the columns are {', '.join(columns)}"
+                    )
+                yield Row(place, dict(zip(columns, cells, strict=True)))
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {line}: a quotation mark has no partner ({error}); put a prompt with quotation marks into "
+            "quotation marks and double those inside"
+        ) from error
+    if not columns:
+        check(f"{path}, line 1", columns)
+
+
+def _json_rows(path: Path, check: Check) -> Iterator[Row]:
+    for number, entry in enumerate(read_json_list(path)):
+        yield _row(f"{path}, entry {number}", entry, check)
+
+
+def _json_lines(path: Path, check: Check) -> Iterator[Row]:
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{place} is no JSON ({error}); expected an object a line") from error
+            yield _row(place, entry, check)
+
+
+def _parquet_rows(path: Path, check: Check) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no Parquet file: {error}") from error
+    check(str(path), [name.strip().lower() for name in table.column_names])
+    for number, entry in enumerate(table.to_pylist()):
+        yield _row(f"{path}, row {number}", entry, check)
+
+
+READERS: dict[str, Callable[[Path, Check], Iterator[Row]]] = {
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".json": _json_rows,
+    ".jsonl": _json_lines,
+    ".parquet": _parquet_rows,
+}
+
+
+def _row(place: str, entry: Any, check: Check) -> Row:
+    """A row from an object with a key for each column."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place}: expected an object with a key for each column, got {type(entry).__name__}")
+    cells = {str(key).strip().lower(): cell for key, cell in entry.items()}
+    check(place, cells)
+    return Row(place, {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in cells.items()})
+
+
+def _check_columns(place: str, there: list[str], needed: Sequence[str], optional: Sequence[str]) -> None:
+    """Refuse a table that lacks a column or has one twice."""
+    if twice := [name for name in (*needed, *optional) if there.count(name) > 1]:
+        raise ValueError(f"{place}: more than one column {', '.join(twice)}")
+    lacking = [name for name in needed if name not in there]
+    if not lacking:
+        return
+    if sum(PAIR.fullmatch(name) is not None for name in there) > 1:
+        raise ValueError(
+            f"{place}: this looks like a table of pairs ({', '.join(there)}), which are not read yet. Write a row for "
+            f"each image, with the columns {', '.join(needed)}; of a pair the better image has rank 1 and the other "
+            "rank 2, and both have rank 1 if none is better"
+        )
+    others = [name for name in there if name not in (*needed, *optional)]
+    hints = [
+        f"is {near[0]!r} meant to be {name!r}?" for name in lacking if (near := difflib.get_close_matches(name, others))
+    ]
+    perhaps = f", and perhaps {', '.join(optional)}" if optional else ""
+    raise ValueError(
+        f"{place}: no column {', '.join(lacking)}; there is {', '.join(there) or 'nothing'}. "
+        f"Expected {', '.join(needed)}{perhaps}. {' '.join(hints)}".rstrip()
+    )
+
+
+URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+SHOWN = 10
+"""Missing images that are named one by one."""
+COMMON = {
+    "url": "{share} are URLs, such as {first}; download the images and name their files",
+    "case": "{share} differ from the files by upper and lower case, such as {first}; write them as the files are named",
+    "form": "{share} differ from the files by the Unicode form of their letters, such as {first}; give both one form, "
+    "NFC",
+    "elsewhere": "{share} are absolute paths that this machine does not have, such as {first}; name images relative to "
+    "the table",
+    "missing": "{share} name no file, such as {first}",
+}
+
+
+def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[Fault]]:
+    """Find the images that rows name.
+
+    Args:
+        rows: With a column `image`. Names may have Windows separators.
+        root: What the names are relative to.
+
+    Returns:
+        The images' files, None for those that are not there, and the faults: one for all images that are not there for
+        the same reason.
+    """
+    _names.cache_clear()
+    paths: list[Path | None] = []
+    absent: dict[str, list[tuple[Row, str]]] = {}
+    for row in rows:
+        path, reason, hint = _find(row.text("image"), root)
+        paths.append(path)
+        if path is None:
+            absent.setdefault(reason, []).append((row, hint))
+    faults = []
+    for reason, found in absent.items():
+        share = f"{len(found)} of {len(rows)} image names"
+        named = [(row.place, brief(row.text("image")) + hint) for row, hint in found]
+        if reason == "missing" and len(found) <= SHOWN:
+            faults += [Fault(place, f"image {name} is missing") for place, name in named]
+        elif reason == "empty":
+            faults += [Fault(place, "no image") for place, _ in named]
+        else:
+            faults.append(Fault(named[0][0], COMMON[reason].format(share=share, first=named[0][1])))
+    return paths, faults
+
+
+def _find(name: str, root: Path) -> tuple[Path | None, str, str]:
+    """The file of a name, or None, why, and a hint."""
+    if not name:
+        return None, "empty", ""
+    if URL.match(name):
+        return None, "url", ""
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        try:
+            if (root / spelling).is_file():
+                return root / spelling, "", ""
+        except (OSError, ValueError):  # too long for a name, or a null byte in it
+            continue
+    if PureWindowsPath(name).drive or Path(name).is_absolute():
+        return None, "elsewhere", ""
+    path = root / name.replace("\\", "/")
+    if (other := _alike(path)) is not None:
+        same = unicodedata.normalize("NFC", str(other)) == unicodedata.normalize("NFC", str(path))
+        return None, "form" if same else "case", "" if same else f" for {brief(other.name)}"
+    near = difflib.get_close_matches(path.name, _names(path.parent).values(), n=1)
+    return None, "missing", f" (did you mean {near[0]!r}?)" if near else f" ({brief(str(path), 200)})"
+
+
+def _alike(path: Path) -> Path | None:
+    """A file whose path differs from `path` only by letter case or Unicode form."""
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        if part != ".." and not os.path.lexists(found / part):
+            part = _names(found).get(_key(part), "")
+            if not part:
+                return None
+        found /= part
+    return found if found.is_file() else None
+
+
+@cache
+def _names(folder: Path) -> dict[str, str]:
+    """What a folder holds, by `_key`."""
+    try:
+        return {_key(name): name for name in os.listdir(folder or ".")}
+    except OSError:
+        return {}
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
