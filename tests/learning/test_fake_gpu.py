@@ -183,7 +183,7 @@ def test_a_validation() -> None:
     assert dict(watch.downloads) == {
         "diffusion/model.py: return states.cpu()": 2,
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,
-        "learning/exam.py: self._found |= {n: (image, nats) for n, image, nats in zip(numbers, imag": 1,
+        "learning/exam.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
         "evaluation/judges.py: found.setdefault(name, []).append(score.float().cpu())": 1,
         "learning/exam.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
     }
