@@ -231,6 +231,7 @@ class FineTuning:
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             _to_bf16(model.unet, model.text_encoder)
+        engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does when training begins
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
