@@ -239,6 +239,7 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
+        torch.cuda.empty_cache()  # `gpu_memory.LIFE` has the phases between which the run does so
         floors = kl_sums(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
