@@ -61,8 +61,12 @@ def accelerator_of(wish: str) -> str:
 
 def own_gpu() -> int:
     """The number of this process's GPU: of several processes on a machine each has its own."""
-    rank = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 0)
-    return rank % max(1, torch.cuda.device_count())
+    return local_rank() % max(1, torch.cuda.device_count())
+
+
+def local_rank() -> int:
+    """Which of its machine's processes this one is."""
+    return next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
 def gpu_fault(index: int = 0) -> str | None:

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 
-from t2ifb.data.devices import accelerator_of
+from t2ifb.data.devices import accelerator_of, local_rank
 from t2ifb.learning.checkpoints import WholeCheckpointIO, best_and_last
 from t2ifb.learning.fault_guard import FaultGuard
 from t2ifb.learning.metrics_csv import MetricsCSV
@@ -103,6 +103,15 @@ def on_usable_device(trainer: MakeTrainer) -> MakeTrainer:
     """
     wish = trainer.keywords.get("accelerator", "auto") if isinstance(trainer, partial) else None
     return partial(trainer, accelerator=accelerator_of(wish)) if isinstance(wish, str) else trainer
+
+
+def named_gpu(trainer: MakeTrainer) -> str | None:
+    """The GPU of this process if the trainer names its GPUs, as `devices=[1]` does."""
+    given = getattr(trainer, "keywords", {})
+    devices = given.get("devices")
+    if given.get("accelerator") not in ("gpu", "cuda") or not isinstance(devices, (list, tuple)):
+        return None
+    return f"cuda:{devices[local_rank() % len(devices)]}"
 
 
 def first_process() -> bool:

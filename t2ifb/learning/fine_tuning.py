@@ -237,6 +237,7 @@ class FineTuning:
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             _to_bf16(model.denoiser, model.text_encoder)
+        engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does when training begins
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
@@ -244,6 +245,7 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
+        torch.cuda.empty_cache()  # `gpu_memory.LIFE` has the phases between which the run does so
         floors = kl_sums(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()

@@ -25,7 +25,7 @@ SPARE = 0.05
 Kernels' temporary memory is not counted: on a CPU the peak was 1 to 2 % too low (`tests/learning/test_refl_cost.py`).
 A GPU sold as 16 GB has about 15.8 GB for programs, and a display takes some.
 """
-LIFE: Sequence[str] = (LOOK, ROUNDING, "", OPTIMISER, UPDATE, UPDATE, "", LOOK, "", UPDATE, "", LOOK, "", UPDATE)
+LIFE: Sequence[str] = (LOOK, "", ROUNDING, "", OPTIMISER, UPDATE, UPDATE, "", LOOK, "", UPDATE, "", LOOK, "", UPDATE)
 """The phases of a run; at an empty name the allocator's cache is emptied.
 
 The base model's images and the rounding come first, then updates with validations between them. Allocations repeat from

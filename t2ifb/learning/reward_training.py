@@ -25,6 +25,7 @@ from t2ifb.learning.engine import (
     MakeTrainer,
     first_process,
     make_engine,
+    named_gpu,
     on_usable_device,
     refuse,
 )
@@ -145,6 +146,8 @@ class RewardTraining:
         refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
         refuse(trainer, "trainer", SET_BY_THE_RUN)
         trainer = on_usable_device(trainer)
+        if self.encoder.device == "auto":  # images are embedded where the head is trained
+            self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
         self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
         with run.held() if first_process() else nullcontext():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))

@@ -55,7 +55,7 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert "guidance 7.5 in rollouts, unconditional branch without gradient" in " ".join(out.split())
     pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "living tensors at the peak"))
     assert peak < pool < 1.1 * peak
-    spare = re.search(r"The run needs \d\.\d\d GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB to spare", out)
+    spare = re.search(r"The run needs \S+ GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB to spare", out)
     assert spare is not None
     assert float(spare[1]) > 1
     assert "What makes it smaller" not in out
@@ -140,3 +140,13 @@ def test_units() -> None:
     assert [size_text(size) for size in (5e4, 9.6e6, 3.98e9)] == ["50 kB", "9.6 MB", "3.98 GB"]
     counts = (4.6e8, 8.04e11, 3.81e13, 3.8e18)
     assert [flops_text(count) for count in counts] == ["0.46 GFLOP", "0.804 TFLOP", "38.1 TFLOP", "3.800 EFLOP"]
+
+
+@pytest.mark.slow
+def test_a_gpu_that_pytorch_cannot_use_is_named(
+    go: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t2ifb.data.devices.gpu_fault", lambda: "the GPU P100 is too old.")
+    changes = ("algorithm.batch_size=1", "algorithm.method.gradients_per_rollout=1", "prompts.most=1")
+    assert go("memory_gb=8", *changes) == 0
+    assert "note: the GPU P100 is too old." in capsys.readouterr().out

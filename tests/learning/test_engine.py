@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.engine import ProgressBar, on_usable_device
+from t2ifb.learning.engine import ProgressBar, named_gpu, on_usable_device
 from t2ifb.learning.loggers import no_logger
 from t2ifb.learning.run_folder import RunFolder
 from tests.learning.tuning_worlds import make_tuning
@@ -32,3 +32,17 @@ def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest
     for training in (make_tuning(diffusion=DiffusionSource("no/model")), make_training(tmp_path)):
         with pytest.raises(ValueError, match="accelerator=gpu: the GPU P100 is too old"):
             training.run(RunFolder(tmp_path / "run"), trainer, no_logger)
+
+
+def test_a_trainer_that_names_its_gpus_decides_where_images_are_embedded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    named = {"gpu": [2, 5], "cuda": [3], "cpu": [2, 5]}
+    found = {wish: named_gpu(partial(lightning.Trainer, accelerator=wish, devices=d)) for wish, d in named.items()}
+    assert found == {"gpu": "cuda:5", "cuda": "cuda:3", "cpu": None}
+    assert named_gpu(partial(lightning.Trainer, accelerator="gpu", devices=2)) is named_gpu(lightning.Trainer) is None
+    training = make_training(tmp_path)
+    monkeypatch.setattr("t2ifb.learning.reward_training.named_gpu", lambda trainer: "cuda:7")
+    with pytest.raises(ValueError, match="device=cuda:7 is not on this machine"):
+        training.run(RunFolder(tmp_path / "run"), partial(lightning.Trainer, accelerator="cpu"), no_logger)

@@ -122,7 +122,7 @@ TIMESTEP = "diffusion/model.py: output: Tensor = self.denoiser(latents.to(self.d
 NOISE = "diffusion/rollout.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
 NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
 MEAN = "scorers/preprocess.py: return torch.tensor(values, dtype=dtype, device=device)[:, None, No"
-RESIZE = "scorers/preprocess.py: return torch.tensor(weights / weights.sum(1, keepdims=True), dtype="
+FILTER = "scorers/preprocess.py: return torch.tensor(weights / weights.sum(1, keepdims=True), dtype="
 TOKENS = "scorers/clip_encoder.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
 LEARNED_NOISE = 'learning/reward_weighted.py: "noise": torch.cat(noise).to(policy.device),'
 UPLOADS = {
@@ -133,7 +133,7 @@ UPLOADS = {
 """Copies to the GPU in an update of two prompts and two steps, by algorithm.
 
 All make those of `test_an_update` too: two prompts and the empty one are encoded once a run, each step has its
-noise, and the scorer prepares images and prompts.
+noise, and the scorer prepares images and prompts. A real GPU keeps `MEAN` and `FILTER`, which a fake one cannot.
 """
 METHODS: dict[str, Algorithm] = {"refl": ReFL(window=(1, 1)), "draft": DRaFT(2), "reward_weighted": RewardWeighted()}
 
@@ -143,7 +143,7 @@ def test_an_update(name: str) -> None:
     """Nothing raises; besides encoding prompts the CPU waits for two numbers, to look for NaN and for overflows."""
     with FakeRun(tuning(), METHODS[name]) as run, Watch() as watch:
         run.update()
-    assert dict(watch.uploads) == {ENCODING: 3, START: 1, RESIZE: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
+    assert dict(watch.uploads) == {ENCODING: 3, START: 1, FILTER: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
     assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
     assert dict(watch.answers) == {
         "learning/fault_guard.py: if self._faulty_loss is None and not loss.isfinite():": 1,
@@ -174,7 +174,7 @@ def test_a_validation() -> None:
         "evaluation/judges.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
         "learning/exam.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
     }
-    assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, RESIZE: 4, MEAN: 4, TOKENS: 1} | steps | pixels
+    assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, FILTER: 4, MEAN: 4, TOKENS: 1} | steps | pixels
     assert dict(watch.downloads) == {
         "diffusion/model.py: return states.cpu()": 2,
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,

@@ -1,20 +1,28 @@
 """A run's phases on the allocator's model."""
 
+import itertools
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from t2ifb.diffusion.ledger import Operations
 from t2ifb.diffusion.pool import MIB
-from t2ifb.learning import gpu_memory
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.learning import fine_tuning, gpu_memory
 from t2ifb.learning.cost import LOOK, OPTIMISER, ROUNDING, UPDATE, WEIGHTS, Cost
+from t2ifb.learning.exam import Exam
 from t2ifb.learning.gpu_memory import pool_size
 from t2ifb.learning.gpu_rates import GPUS, Rates, known
 from t2ifb.learning.plan_text import Memory, verdict
+from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_savings import Measured
+from t2ifb.learning.tuning_module import FineTuningModule
 from tests.learning.test_refl_cost import small_run
+from tests.learning.tuning_worlds import make_tuning, tune
 
 NONE = Operations()
 WEIGHT = [(0, 100 * MIB)]
@@ -70,3 +78,26 @@ def test_fits_tight_and_does_not_fit() -> None:
     assert answers[16].endswith("It is tight in 16.00 GB (memory_gb): 0.50 GB are left, and 5%, 0.80 GB, should be.")
     assert answers[15].endswith("It does not fit into 15.00 GB (memory_gb): 0.50 GB are missing.")
     assert "A GPU of at least 16.32 GB has 5% to spare" in verdict(run, None)
+
+
+def test_a_run_has_these_phases_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def noting(owner: Any, name: str, phase: str) -> None:
+        function = getattr(owner, name)
+
+        def noted(*args: Any, **more: Any) -> Any:
+            seen.append(phase)
+            return function(*args, **more)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    noting(torch.cuda, "empty_cache", "")
+    noting(Exam, "look", LOOK)
+    noting(fine_tuning, "rounding_floor", ROUNDING)
+    noting(FineTuningModule, "training_step", UPDATE)
+    short = {"rollout": Sampler(2), "sampling": Sampler(2), "method": ReFL([0, 1])}
+    tune(make_tuning(epochs=1.5, validate_every=1, **short), tmp_path)
+    phases = [phase for phase, _ in itertools.groupby(seen)]
+    planned = [phase for phase, _ in itertools.groupby(gpu_memory.LIFE) if phase != OPTIMISER]
+    assert phases[: len(planned)] == planned

@@ -22,7 +22,7 @@ from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl import ReFL
 from t2ifb.learning.refl_arithmetic import Arithmetic, Length
 from t2ifb.learning.refl_cost import judging_cost, kept_by_unet, update_cost
-from t2ifb.learning.refl_savings import Measured, savings
+from t2ifb.learning.refl_savings import CANDIDATES, Measured, savings
 from t2ifb.learning.tuning_module import FineTuningModule
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip_source import CLIPSource
@@ -120,7 +120,7 @@ def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
     tuning = small_run(batch_size=3)
     real, cost = Real(tuning), update_cost(tuning)
     latents = torch.zeros(3, *real.model.latent_shape)
-    denoise = tuning.rollout.denoiser(real.model, real.module.schedule, real.prompts)
+    denoise = tuning.rollout.denoiser(real.model, real.module.policy.schedule, real.prompts)
     kept = {}
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         with SavedBytes(tensors_of(real.module)) as saved:
@@ -251,6 +251,14 @@ def test_even_all_settings_may_not_do() -> None:
     assert "tiny_decoder" not in arguments  # the published one is for other latents
     assert found[-1].run.peak > 20 * MB
     assert found[-1].run.tuning.encoder is None
+
+
+def test_bf16_is_not_proposed_to_a_gpu_that_only_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2ifb.learning.refl_savings.has_bf16", lambda: False)
+    run: Any = SimpleNamespace(tuning=SimpleNamespace(diffusion=DiffusionSource(str(PIPELINE))))
+    candidates = [candidate for candidate in CANDIDATES if "bf16" in getattr(candidate, "args", ())]
+    assert len(candidates) == 2
+    assert [candidate(run, 1.0) for candidate in candidates] == [None, None]
 
 
 def test_settings_that_do_not_fit_together() -> None:

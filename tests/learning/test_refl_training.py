@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.learning.draft import DRaFT
 from t2ifb.learning.metrics_csv import read_metrics
+from t2ifb.learning.out_of_memory import explained_memory
 from t2ifb.learning.tuning_verdict import verdict_sentence
 from t2ifb.learning.usual_guidance import usual_guidance_sentence
 from t2ifb.scorers.mix import Mix
@@ -222,6 +224,21 @@ class TooLarge(Darkness):
         return super().forward(images, prompts)
 
 
+@pytest.mark.parametrize(
+    ("message", "explained"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_libraries_without_memory_are_recognised(message: str, explained: bool) -> None:
+    expected = ValueError if explained else RuntimeError, "^out of memory: " if explained else f"^{message}"
+    with pytest.raises(expected[0], match=expected[1]), explained_memory(lambda: []):
+        raise RuntimeError(message)
+
+
 def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="Tried to allocate 20.00 MiB. What saves most: .*`python -m t2ifb.plan`"
@@ -256,10 +273,30 @@ def test_neither_the_truth_nor_a_name_that_is_taken_is_a_judge(changes: dict[str
         make_tuning(**changes)
 
 
-def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(tmp_path: Path) -> None:
+class Phases(lightning.Callback):
+    """Notes updates and validations."""
+
+    def __init__(self, phases: list[str]) -> None:
+        self.phases = phases
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.phases.append("update")
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        self.phases.append("validation")
+
+
+def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Frozen weights in fp16 and trainer.precision=16-mixed, as in the recipe of sd15: both are bf16 on a CPU."""
+    phases: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: phases.append("freed"))
     half = DiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True)
-    summary = tune(make_tuning(diffusion=half), tmp_path, precision="16-mixed")
+    summary = tune(make_tuning(diffusion=half), tmp_path, callbacks=[Phases(phases)], precision="16-mixed")
+    first = phases.index("update")
+    assert phases[:first] == ["freed"] * 2  # after rounding was measured, and by Lightning
+    assert phases[first:] == ["update", "update", "freed", "validation", "freed"] * 3
     assert summary["precision"] == "bf16-mixed" and summary["skipped_updates"] == 0
     assert summary["device"] == {"name": "cpu", "tf32": False}
     weights = lora(tmp_path)

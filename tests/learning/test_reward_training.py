@@ -141,8 +141,9 @@ def test_too_many_faults_stop_the_run_and_say_what_was_first(whole: tuple[Path, 
 
 def test_faults_are_counted_on_after_a_resume() -> None:
     guard = FaultGuard()
-    guard.load_state_dict({"skipped": 3, "first": "the loss at step 1"})
-    assert guard.state_dict() == {"skipped": 3, "first": "the loss at step 1"}
+    counted = {"skipped": 3, "first": "the loss at step 1", "overflowed": 2, "in_a_row": 1}
+    guard.load_state_dict(counted)
+    assert guard.state_dict() == counted
 
 
 def test_a_run_that_was_moved_resumes_to_the_same_weights(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -48,6 +48,13 @@ def test_gradients_reach_the_images_and_not_the_weights(folder: Path) -> None:
     assert all(weight.grad is None for weight in scorer.parameters())
 
 
+def test_a_small_gradient_passes_fp16(folder: Path) -> None:
+    images = torch.rand(2, 3, 21, 30, requires_grad=True)
+    scorer = PickScore.from_pretrained(folder, precision="fp16")
+    found = [torch.autograd.grad(alpha * scorer(images, PROMPTS).sum(), images)[0] / alpha for alpha in (1.0, 1e-6)]
+    torch.testing.assert_close(found[1], found[0], rtol=0.02, atol=1e-2 * float(found[0].abs().max()))
+
+
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match="hf download yuvalkirstain/PickScore_v1; hf download laion/CLIP-ViT-H-14"):
