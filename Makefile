@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint bench gpu-check world clean
+.PHONY: help install demo test test-slow test-huge lint bench gpu-check world clean
 
 help: ## this list
 	@echo "t2ifb: improve text-to-image diffusion models with learned feedback"
@@ -48,6 +48,9 @@ test: $(STAMP) ## the default tests (under 5 minutes)
 
 test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=10
+
+test-huge: $(STAMP) ## networks at their published size with random weights: minutes each, up to 12 GB
+	$(BIN)/python -m pytest -m huge --durations=10
 
 lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .

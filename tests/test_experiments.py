@@ -182,7 +182,7 @@ def test_every_evaluation_judges_a_reward_run(
     assert ("57.76" in (folder / "table1.md").read_text()) == (domain == "sd15")
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 def test_the_reports_recipe_with_vit_l_14_from_a_local_file(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

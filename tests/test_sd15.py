@@ -23,7 +23,7 @@ LORA_WEIGHTS = 797_184
 """Of rank 4 on every attention projection of the U-Net."""
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 def test_it_takes_steps_is_killed_resumed_and_loads_in_plain_diffusers(tmp_path: Path) -> None:
     pipeline = write_random_pipeline(tmp_path / "sd15", dtype=torch.bfloat16)
     clip = f"local-dir:{tiny_clip(tmp_path / 'clip')}"

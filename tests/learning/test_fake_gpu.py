@@ -185,7 +185,7 @@ def test_a_validation() -> None:
     assert dict(watch.answers) == {}
 
 
-@pytest.mark.parametrize("sd15", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shapes", "sd15"])
+@pytest.mark.parametrize("sd15", [False, pytest.param(True, marks=pytest.mark.huge)], ids=["shapes", "sd15"])
 def test_the_peak_is_the_plans(sd15: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the backward pass, which is left out of the plan here too."""
     of = tuning(diffusion=SD15) if sd15 else tuning()

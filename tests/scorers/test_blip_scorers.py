@@ -173,7 +173,7 @@ def test_a_file_at_another_address_is_another_file(tmp_path: Path, monkeypatch: 
         find_weights("https://broken/model.pth", "model.pth")
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 @pytest.mark.parametrize(("scorer", "reference"), [(ImageReward, reference_reward), (BLIPScore, reference_cosine)])
 def test_at_full_geometry_from_a_file_in_the_original_layout(
     tmp_path: Path, scorer: type[ImageReward | BLIPScore], reference: Callable[..., Tensor]

@@ -149,7 +149,7 @@ def test_a_file_that_does_not_fit_is_told(tmp_path: Path) -> None:
         CLIPSource("ViT-S-32-alt", str(file), device="cpu").load()
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 def test_vit_l_14_loads_from_a_local_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-L-14-quickgelu").eval()

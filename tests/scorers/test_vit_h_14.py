@@ -15,7 +15,7 @@ from tests.scorers.parts import byte_tokenizer
 PROMPTS = ["a red circle above a blue square", "a photograph of an astronaut"]
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 def test_hps_v2_from_its_checkpoint(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-H-14").eval().to(torch.bfloat16)
@@ -32,7 +32,7 @@ def test_hps_v2_from_its_checkpoint(tmp_path: Path) -> None:
     torch.testing.assert_close(scores, expected, atol=2e-3, rtol=0)
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 def test_pick_score_from_its_folder(tmp_path: Path) -> None:
     """The configuration of laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
     text = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
