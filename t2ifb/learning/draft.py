@@ -19,7 +19,7 @@ DEPTH_STREAM = 0x0DF4
 class DRaFT:
     """Direct reward fine-tuning (arXiv 2309.17400): the finished image's reward, back-propagated through the sampler.
 
-        L = E [-alpha r(x_0, z) + beta sum of KL over the last K steps]
+        L = E [-alpha r(x_0, z) + beta mean of KL over the last K steps]
 
     A rollout goes down the schedule without gradient to its last K steps, DRaFT-K, and through those with gradient; the
     image that comes out is decoded and rewarded. The KL divergence of each step is taken at the detached latents, so
@@ -32,7 +32,7 @@ class DRaFT:
         truncation: `fixed` takes K steps every time; `random` draws how many uniformly from 1 to K for each update, as
             AlignProp does (arXiv 2310.03739).
         alpha: Weight of the reward.
-        beta: Weight of the KL divergence in nats.
+        beta: Weight of the KL divergence in nats, a mean over the steps as in every algorithm.
     """
 
     data: ClassVar[Literal["prompts"]] = "prompts"
@@ -81,6 +81,6 @@ class DRaFT:
             at_latents = denoise(noisy, step) if rollout.latents.requires_grad and self.beta else output
             divergences[f"kl_{step}"] = policy.kl(at_latents, reference, noisy, step)
             rollout.follow(output)
-        kl = torch.stack(list(divergences.values())).sum(0)
+        kl = torch.stack(list(divergences.values())).mean(0)
         reward = policy.score(rollout.latents, part.prompts)
         return mean_loss(self.beta * kl - self.alpha * reward, part, reward=reward, kl=kl, **divergences)

@@ -31,7 +31,7 @@ def by_the_book(module: FineTuningModule, batch: PromptBatch, depth: int) -> Ten
                 with torch.no_grad(), policy.model.base():
                     base = schedule.kl_step(denoise(fixed, step), fixed, step)
                 tuned = schedule.kl_step(denoise(fixed, step), fixed, step)
-                loss = loss + algorithm.beta * gaussian_kl(tuned.mean, base.mean, tuned.variance).mean()
+                loss = loss + algorithm.beta / depth * gaussian_kl(tuned.mean, base.mean, tuned.variance).mean()
             latents = move.mean + move.variance**0.5 * gaussian(keys, step + 1, policy.model.latent_shape)
     loss = loss - algorithm.alpha * policy.reward(policy.model.decode(latents), batch.prompts).mean()
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
