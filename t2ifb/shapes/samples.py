@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from threading import Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from t2ifb.data.files import atomic_write
 from t2ifb.shapes.gold import GoldScore
@@ -124,6 +125,8 @@ def _set_up_worker(missing: list[Chunk]) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    # The usual lock of several processes would be left behind, with a warning, by a worker that is ended.
+    tqdm.set_lock(RLock())
     _chunks.extend(missing)
 
 

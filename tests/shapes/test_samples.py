@@ -34,7 +34,7 @@ def alive(group: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="process groups are tried on Linux")
-@pytest.mark.parametrize("seconds", [1, 8], ids=["workers starting", "workers busy"])
+@pytest.mark.parametrize("seconds", [1, 12], ids=["workers starting", "workers busy"])
 def test_ctrl_c_ends_the_workers_and_saved_images_are_kept(tmp_path: Path, seconds: float) -> None:
     (tmp_path / "build.py").write_text(BUILD)
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
@@ -54,4 +54,6 @@ def test_ctrl_c_ends_the_workers_and_saved_images_are_kept(tmp_path: Path, secon
             time.sleep(0.1)
         assert not alive(build.pid)
         output.seek(0)
-        assert output.read().count("Traceback") <= 1  # none of a worker
+        said = output.read()
+    assert said.count("Traceback") <= 1  # none of a worker
+    assert "leaked" not in said
