@@ -41,10 +41,10 @@ class FaultGuard(Callback):
         self._scale = 0.0 if scaler is None else scaler.get_scale()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Count the update if the scaler has dropped it, which it tells by a lower scale.
+        """Count the update if the scaler has dropped it: its scale is then lower.
 
         Raises:
-            ValueError: Only dropped updates are left of the run.
+            ValueError: Too many were dropped in a row, or the scale is too small for gradients to survive.
         """
         if (scaler := _scaler(trainer)) is None:
             return
@@ -62,14 +62,10 @@ class FaultGuard(Callback):
                 "Single ones are usual; summary.json counts them as overflowed_updates.",
             )
         if self.in_a_row > MOST_IN_A_ROW or scale < SMALLEST_SCALE:
+            smaller = " A smaller algorithm.alpha and algorithm.beta help too." if hasattr(module, "algorithm") else ""
             raise ValueError(
                 f"{self.in_a_row} updates in a row overflowed in fp16 and changed no weight; the loss scale fell to "
-                f"{scale:g}. Give trainer.precision=bf16-mixed or 32-true"
-                + (
-                    ", or a smaller algorithm.alpha, with algorithm.beta in proportion."
-                    if hasattr(module, "algorithm")
-                    else "."
-                )
+                f"{scale:g}. Give trainer.precision=bf16-mixed or 32-true.{smaller}"
             )
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
