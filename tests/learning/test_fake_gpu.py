@@ -170,7 +170,7 @@ def test_a_validation() -> None:
     of = tuning()
     with FakeRun(of, ReFL()) as run:
         reward = run.module.reward
-        exam = Exam(PROMPTS[:1], of.sampling, Judges({"reward": reward}), 2, encoder=reward.encoder).to("cuda")
+        exam = to_gpu(Exam(PROMPTS[:1], of.sampling, Judges({"reward": reward}), 2, encoder=reward.encoder))
         with Watch() as watch:
             exam.look(run.model, [0, 1])
             exam.answers()
@@ -241,7 +241,7 @@ def test_latents_that_stay_in_float32_are_found(monkeypatch: pytest.MonkeyPatch)
         DiffusionModel, "_call", lambda self, latents, time, states: self.unet(latents, time, states)[0]
     )
     with FakeRun(of, ReFL()) as run, Watch(), pytest.raises(RuntimeError, match="dtype|type"):
-        Exam(PROMPTS, of.sampling, Judges({})).to("cuda").look(run.model, [0, 1])
+        to_gpu(Exam(PROMPTS, of.sampling, Judges({}))).look(run.model, [0, 1])
 
 
 def test_nothing_of_the_fake_gpu_is_left() -> None:
