@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def prepare(parts: Parts) -> None:
     """Make the data of the wished splits ready and report what they hold."""
-    from rich.console import Console
+    from t2ifb.evaluation.table_text import show
 
     splits: list[str] = parts.value("splits")
     dataset = ready_dataset(parts, splits, download=True)
     rankings = {split: dataset.rankings(split) for split in splits}  # checks every image
     faults: dict[str, list[Fault]] = getattr(dataset, "faults", {})
-    Console().print(_table(rankings, {split: len(faults.get(split, [])) for split in splits}))
+    show(_table(rankings, {split: len(faults.get(split, [])) for split in splits}))
     if ties := [split for split, ranked in rankings.items() if not any(each.comparisons() for each in ranked)]:
         print(f"nothing can be learned from {', '.join(ties)}: all images of a prompt have the same rank")
     if parts.value("embed"):
@@ -58,9 +58,11 @@ def _table(rankings: "dict[str, list[RankedPrompt]]", faults: dict[str, int]) ->
     """The counts of each split for the screen."""
     from rich.table import Table
 
+    from t2ifb.evaluation.table_text import NUMBERS, TEXT
+
     table = Table(title="rankings")
     for column in ("split", "prompts", "images", "comparisons", "ties", "faults"):
-        table.add_column(column, justify="left" if column == "split" else "right")
+        table.add_column(column, **(TEXT if column == "split" else NUMBERS))
     for split, ranked in rankings.items():
         images = [len(each.images) for each in ranked]
         comparisons = sum(len(each.comparisons()) for each in ranked)

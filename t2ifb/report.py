@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2ifb.config.command import BAD_INPUT, FAILED, INTERRUPTED
+from t2ifb.config.command import BAD_INPUT, FAILED, INTERRUPTED, speak_unicode
 from t2ifb.config.faults import missing_file
 
 EPILOGUE = """\
@@ -23,6 +23,7 @@ are shown as far as they are. T2IFB_TRACEBACK=1 shows the traceback of a fault.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the page and say where it is; exit status as of every command: 2 for bad input, 1 for a failure."""
+    speak_unicode()
     try:
         sys.exit(_run(_parser().parse_args(arguments)))
     except KeyboardInterrupt:

@@ -97,17 +97,18 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
 
 
 def _show(rows: list[tuple[str, str, float]], scorer: str) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from t2ifb.evaluation.table_text import NUMBERS, TEXT, show
+
     table = Table(title=scorer)
-    table.add_column("score", justify="right")
-    table.add_column("image", overflow="fold")
-    table.add_column("prompt", overflow="fold")
+    table.add_column("score", **NUMBERS)
+    table.add_column("image", **TEXT)
+    table.add_column("prompt", **TEXT)
     for image, prompt, value in rows:  # `Text`: nothing in a prompt or a name is markup
         table.add_row(f"{value:.4f}", Text(image), Text(prompt))
-    Console().print(table)
+    show(table)
 
 
 def _text(rows: list[tuple[str, str, float]], suffix: str) -> str:

@@ -29,7 +29,9 @@ def train(parts: Parts) -> Any:
     resume = parts.value("resume") or (begun(run.path) if in_sweep() else None)
     if "reward" in parts.value("algorithm"):
         settle_reward(parts, run.path / "reward.json")
-        settle_judge_weights(parts, run.path / "judge_weights.json")
+        from t2ifb.evaluation.judge_weights import weights_on_rankings
+
+        settle_judge_weights(parts, run.path / "judge_weights.json", weights_on_rankings)
     algorithm = parts.build("algorithm")
     if algorithm.splits:
         ready_dataset(parts, algorithm.splits)

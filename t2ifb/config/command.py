@@ -1,5 +1,6 @@
 """What every command shares: compose, check everything, run under Hydra, and say in one line what went wrong."""
 
+import io
 import os
 import sys
 import time
@@ -74,6 +75,7 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
         except EXPECTED as error:
             sys.exit(_report(name, error))
 
+    speak_unicode()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:
         schema.register()
@@ -105,6 +107,19 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
         lost.__cause__ = error
         return _report(name, lost)
     return 0
+
+
+def speak_unicode() -> None:
+    """Read arguments and names of files as UTF-8, and print what the terminal cannot show as escapes.
+
+    Where Python takes the locale to be ASCII, arguments have arrived garbled: the process starts again in UTF-8 mode.
+    """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list[Path]] | None:

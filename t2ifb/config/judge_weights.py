@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from t2ifb.config.build import Parts, unbuilt
 from t2ifb.data.files import atomic_write, file_lock
 
 
-def settle_judge_weights(parts: Parts, record: Path) -> None:
+def settle_judge_weights(parts: Parts, record: Path, on_rankings: Callable[..., dict[str, Any]]) -> None:
     """Set `algorithm.judge_weights` by the judges' preference accuracy on the validation rankings, unless it is given.
 
     Nothing is downloaded or built for it. Judges count equally where the rankings are not on this machine, and where
@@ -19,13 +19,14 @@ def settle_judge_weights(parts: Parts, record: Path) -> None:
     Args:
         parts: With `algorithm`, `judges`, `prompts`, `dataset`, `trainer` and `data_folder`.
         record: A file in the run's folder: where the weights are written, and where a resumed run reads them again.
+        on_rankings: Finds them: `t2ifb.evaluation.judge_weights.weights_on_rankings`.
     """
     judges = parts.value("judges")
     if parts.value("algorithm").get("judge_weights") is not None or not judges:
         return
     with file_lock(record.parent / ".judge_weights.lock"):  # of several processes that begin together, one finds them
         if not record.exists():
-            found = _found(parts, judges)
+            found = _found(parts, judges, on_rankings)
             if "equal_because" in found and len(judges) > 1:
                 print(f"the judges count equally: {found['equal_because']}", file=sys.stderr)
             with atomic_write(record) as file:
@@ -33,29 +34,16 @@ def settle_judge_weights(parts: Parts, record: Path) -> None:
     parts.settle("algorithm.judge_weights", json.loads(record.read_text(encoding="utf-8"))["weights"])
 
 
-def _found(parts: Parts, judges: Mapping[str, Any]) -> dict[str, Any]:
+def _found(parts: Parts, judges: Mapping[str, Any], on_rankings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Weights by judge, with what they were found by or why they are equal."""
     equal = {"weights": dict.fromkeys(judges, 1.0)}
     if len(judges) == 1:
         return equal | {"equal_because": "there is one judge"}
     if str(parts.value("prompts").get("validation", {}).get("_target_")).endswith(".PromptFile"):
         return equal | {"equal_because": "the validation prompts are a file of your own"}
-    from t2ifb.evaluation.judge_weights import accuracies, weights_of
-    from t2ifb.evaluation.score_cache import ScoreCache
-
-    dataset = parts.build("dataset")
-    try:
-        rankings = dataset.rankings("validation") if dataset.available("validation") else []
-        if not rankings:
-            needed = (
-                "there are no validation rankings on this machine (`python -m t2ifb.prepare` makes or fetches them)"
-            )
-            return equal | {"equal_because": needed}
-        cache = ScoreCache(Path(parts.value("data_folder")) / "scores", _device(parts.value("trainer")))
-        found = accuracies({name: unbuilt(node) for name, node in judges.items()}, rankings, cache)
-    except ValueError as error:
-        return equal | {"equal_because": f"the validation rankings cannot be scored: {error}"}
-    return {"weights": weights_of(found), "accuracies": found}
+    scorers = {name: unbuilt(node) for name, node in judges.items()}
+    cache = Path(parts.value("data_folder")) / "scores"
+    return on_rankings(parts.build("dataset"), scorers, cache, _device(parts.value("trainer")))
 
 
 def _device(trainer: Mapping[str, Any]) -> str:

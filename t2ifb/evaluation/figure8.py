@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich
 from numpy.typing import NDArray
 
 from t2ifb.data.files import atomic_write
@@ -19,7 +18,7 @@ from t2ifb.evaluation.diversity import diversity, embed
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.generations import Generations, Sample, samples_of, tuned_runs
 from t2ifb.evaluation.score_cache import ScoreCache
-from t2ifb.evaluation.table_text import screen
+from t2ifb.evaluation.table_text import screen, show
 from t2ifb.evaluation.tuning_figures import gain_bars, progress_sheet
 from t2ifb.evaluation.unbuilt import Unbuilt, build
 
@@ -125,7 +124,7 @@ class Figure8:
         }
         for name, found in rows.items():
             title = f"{name}: {len(prompts)} test prompts, {self.images_per_prompt} images each, same noise"
-            rich.print(screen(title, HEADINGS, [row.cells() for row in found]))
+            show(screen(title, HEADINGS, [row.cells() for row in found]))
         self._write(rows, files, scores, prompts, folder)
         return {
             "prompts": len(prompts),

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rich
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from t2ifb.data.files import atomic_write
-from t2ifb.evaluation.table_text import markdown, screen
+from t2ifb.evaluation.table_text import markdown, screen, show
 from t2ifb.evaluation.tuning_figures import trade_off
 
 FIGURES = ("judges", "kl", "kl_without_last_two", "reward", "gold", "accuracy", "loss")
@@ -125,7 +124,7 @@ class SweepTable:
         lines = [[_rounded(text) if n in numbers else text for n, text in enumerate(line)] for line in exact]
         chosen = next((job.chosen_by for job in self.jobs if job.chosen_by), "")
         by = f", best first by {chosen} on validation prompts" if chosen else ""
-        rich.print(screen(f"{self.folder}: {len(self.jobs)} runs{by}", headings, lines))
+        show(screen(f"{self.folder}: {len(self.jobs)} runs{by}", headings, lines))
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([headings, *exact])
         for name, content in (("sweep.md", markdown(headings, lines)), ("sweep.csv", text.getvalue())):

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import rich
-
 from t2ifb.data.comparison_index import ComparisonIndex, rankings_hash
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.figures import accuracy_bars, agreement_map
 from t2ifb.evaluation.score_cache import ScoreCache
 from t2ifb.evaluation.score_store import Scores
 from t2ifb.evaluation.scoreboard import Scoreboard, display_names
+from t2ifb.evaluation.table_text import show
 from t2ifb.evaluation.tables import CEILING, REFERENCE, order_table, screen_table, write_matrix, write_table
 from t2ifb.evaluation.unbuilt import Unbuilt, owner
 
@@ -102,8 +101,8 @@ class Table1:
         rows = board.rows(with_tau=True, speeds=measured)
         names, matrix = board.agreement()
         title = f"Preference accuracy on {board.index.texts} {self.split} prompts"
-        rich.print(screen_table(rows, title, REFERENCE))
-        rich.print(order_table(rows, "Kendall's tau-b, mean over prompts"))
+        show(screen_table(rows, title, REFERENCE))
+        show(order_table(rows, "Kendall's tau-b, mean over prompts"))
         write_table(rows, folder, "table1", REFERENCE)
         write_matrix(names, matrix, folder / "agreement.csv")
         accuracy_bars(rows, title, folder / "table1.png")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,14 +15,34 @@ LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": Fals
 """Of tables on the screen: narrow enough for 80 columns."""
 
 
+NUMBERS: dict[str, Any] = {"justify": "right", "no_wrap": True}
+TEXT: dict[str, Any] = {"overflow": "fold"}
+"""Of a table's columns: numbers stay whole, text is folded."""
+LEAST_TEXT = 10
+"""Letters of a text that stand in one line at the least."""
+
+
 def screen(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """A table for the terminal; names are text, never markup."""
     table = Table(title=title, **LOOK)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        table.add_column(heading, **(NUMBERS if number else TEXT))
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     return table
+
+
+def show(table: Table) -> None:
+    """Print a table; in a terminal that is too narrow for its numbers it is wider than that, and never cut."""
+    console = Console()
+    for column in table.columns:
+        cells = [cell if isinstance(cell, Text) else Text(str(cell)) for cell in (column.header, *column.cells)]
+        longest = max((cell_len(line) for cell in cells for line in cell.plain.splitlines()), default=0)
+        column.width = longest if column.no_wrap else min(longest, LEAST_TEXT)
+    least = console.measure(table, options=console.options.update(width=10_000)).maximum
+    for column in table.columns:
+        column.width = column.width if column.no_wrap else None
+    Console(width=max(console.width, least)).print(table)
 
 
 def escape_markdown(text: str) -> str:

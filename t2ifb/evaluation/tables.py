@@ -15,7 +15,7 @@ from rich.text import Text
 
 from t2ifb.data.files import atomic_write
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.table_text import LOOK, latex, markdown, screen, without_nan
+from t2ifb.evaluation.table_text import LOOK, NUMBERS, TEXT, latex, markdown, screen, without_nan
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def order_table(rows: Sequence[Row], title: str) -> Table:
 def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
     """Accuracy of each scorer against each part of a truth, for the terminal."""
     table = Table(title=title, **LOOK)
-    table.add_column("scorer", no_wrap=True)
+    table.add_column("scorer", **TEXT)
     for part in by_part:
-        table.add_column(f"{part} %", justify="right", no_wrap=True)
+        table.add_column(f"{part} %", **NUMBERS)
     for name in next(iter(by_part.values())):
         table.add_row(Text(name), *(_with_interval(scorers[name], "") for scorers in by_part.values()))
     return table

@@ -235,10 +235,11 @@ def _warn(error: Exception) -> None:
 
 
 def _end_wandb() -> None:
-    """End an open run, which must not receive the next run's figures."""
+    """End an open run, which must not receive the next run's figures, and a service that may be broken."""
     if wandb := sys.modules.get("wandb"):
-        with suppress(Exception):
-            wandb.finish(exit_code=1)
+        for end in (wandb.finish, wandb.teardown):
+            with suppress(Exception):
+                end(exit_code=1)
 
 
 @contextmanager

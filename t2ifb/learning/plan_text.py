@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from t2ifb.diffusion.ledger import WORK, Operations
+from t2ifb.evaluation.table_text import NUMBERS, TEXT
+from t2ifb.evaluation.table_text import show as show_table
 from t2ifb.learning.cost import JUDGES, OPTIMISER, UNET, Part
 from t2ifb.learning.gpu_memory import CONTEXT, LIBRARIES, SPARE, WORKSPACE
 from t2ifb.learning.gpu_rates import ACHIEVED_HALF, ACHIEVED_SINGLE, EXAMPLES, GPUS, known
@@ -59,18 +61,18 @@ def show(
     """
     console = Console()
     console.print(Text(_heading(run)))
-    console.print(_parts(run))
+    show_table(_parts(run))
     console.print(Text("U-Net's saved activations: " + "; ".join(f"{size_text(b)} {how}" for how, b in kept.items())))
-    console.print(_operations(run, counted))
+    show_table(_operations(run, counted))
     if run.tuning.on_gpu:
-        console.print(_seconds(run, counted, memory))
-        console.print(_needed(run))
+        show_table(_seconds(run, counted, memory))
+        show_table(_needed(run))
     for note in (*notes, ERROR, *([ESTIMATED] if run.tuning.on_gpu else [])):
         console.print(Text(f"note: {note}"))
     console.print(Text(verdict(run, memory)))
     if found:
         assert memory is not None
-        console.print(_savings(found, memory))
+        show_table(_savings(found, memory))
         console.print(Text(_outcome(found[-1].run, memory)))
 
 
@@ -123,17 +125,18 @@ def _outcome(run: Measured, memory: Memory) -> str:
 
 
 def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, padding=0)
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, **TEXT)
     for name in right:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, **NUMBERS)
     return table
 
 
 def _parts(run: Measured) -> Table:
     """Parameters and bytes by part, and what is alive at the two peaks."""
-    sizes = ("parameters", "trained", "weights", "saved activations", "optimiser", "update peak", "validation peak")
+    peaks = ("update\npeak", "valida-\ntion\npeak")
+    sizes = ("param-\neters", "trained", "weights", "saved\nactiva-\ntions", "opti-\nmiser", *peaks)  # for 80 columns
     table = _table("Memory by part", "part", right=sizes)
     costs, parts = (run.update, run.judging), run.update.parts
     for name, part in parts.items():
@@ -205,7 +208,7 @@ def _needed(run: Measured) -> Table:
 
 def _savings(found: Sequence[Saving], memory: Memory) -> Table:
     title = "What makes it smaller, the cheapest first"
-    table = _table(title, "setting", "costs", right=["update peak", "validation peak"])
+    table = _table(title, "setting", "costs", right=["update\npeak", "validation\npeak"])
     for saving in found:
         costs = (saving.run.update, saving.run.judging)
         fit = [saving.run.pool_of(cost) <= memory.limit for cost in costs]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import rich
 import torch
 from rich.progress import Progress, track
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from t2ifb.evaluation import figures
 from t2ifb.evaluation.preference import calibration, evaluate_preference, ordered_pairs
 from t2ifb.evaluation.scoreboard import Scoreboard, display_names
 from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.table_text import show
 from t2ifb.evaluation.tables import CEILING, REFERENCE, parts_table, screen_table, write_table
 from t2ifb.learning.reward_module import RewardModule
 from t2ifb.learning.run_folder import RunFolder
@@ -77,12 +77,10 @@ class RewardVerdict:
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save the table; give the figures for `summary.json`."""
         rows = self.board.rows()
-        rich.print(
-            screen_table(rows, f"Preference accuracy on {self.board.index.texts} {self.split} prompts", REFERENCE)
-        )
+        show(screen_table(rows, f"Preference accuracy on {self.board.index.texts} {self.split} prompts", REFERENCE))
         write_table(rows, run.path, f"table_{self.split}", REFERENCE)
         if self.by_part:
-            rich.print(parts_table(self.by_part, "Agreement with the order by each part of the truth"))
+            show(parts_table(self.by_part, "Agreement with the order by each part of the truth"))
         mine = self.results[MINE]
         measured = {
             "accuracy": mine.accuracy.mean,

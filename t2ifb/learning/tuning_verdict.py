@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import rich
 from PIL import Image
 
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.guard import change
 from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.table_text import escape_markdown, markdown, screen
+from t2ifb.evaluation.table_text import escape_markdown, markdown, screen, show
 from t2ifb.evaluation.tuning_figures import progress_sheet, tuning_curves
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.metrics_csv import validation_figures
@@ -57,7 +56,7 @@ class TuningVerdict:
         for name, rows in self.gains.items():
             if not (same and name == "last"):
                 title = f"{name} checkpoint, {len(self.exam.prompts)} test prompts, same noise"
-                rich.print(screen(title, HEADINGS, [row.cells() for row in rows]))
+                show(screen(title, HEADINGS, [row.cells() for row in rows]))
             write_gains(rows, run.path, f"table_{name}")
             figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
             figures[f"test_{name}"] |= self.exam.kl_figures(self.answers[name])

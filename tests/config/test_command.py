@@ -1,11 +1,14 @@
 """The commands as a user runs them: exit status, one short message, nothing heavy for help."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import CHECKOUT, Command
 
 CONF = str(Path(__file__).parent / "conf")
 TINY = ("tests.config.parts", "--config-dir", CONF, "+experiment=tiny")
@@ -124,3 +127,17 @@ def test_help_lists_the_options_of_a_further_folder(run_module: Command, tmp_pat
 
 def test_hydras_own_help_still_works(run_module: Command) -> None:
     assert run_module("t2ifb.train", "--hydra-help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "café \U0001f534".encode()),
+        ({"PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"}, "café \\U0001f534".encode("latin-1")),
+    ],
+)
+def test_arguments_are_utf8_and_what_cannot_be_shown_is_escaped(environment: dict[str, str], shown: bytes) -> None:
+    code = "import sys; from t2ifb.config.command import speak_unicode; speak_unicode(); print(sys.argv[1])"
+    command = [sys.executable, "-c", code + "; assert sys.argv[1] == 'caf\\xe9 \\U0001f534'", "café \U0001f534"]
+    done = subprocess.run(command, cwd=CHECKOUT, env={**os.environ, **environment}, capture_output=True)
+    assert (done.returncode, done.stdout.strip()) == (0, shown), done.stderr

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from t2ifb.config.judge_weights import settle_judge_weights
+from t2ifb.evaluation.judge_weights import weights_on_rankings
 from tests.data.parts import FolderDataset
 from tests.evaluation.parts import weights
 from tests.evaluation.test_judge_weights import grays
@@ -38,7 +39,7 @@ class FakeParts:
 
 
 def settled(parts: FakeParts, folder: Path) -> Any:
-    settle_judge_weights(parts, folder / "judge_weights.json")  # type: ignore[arg-type]
+    settle_judge_weights(parts, folder / "judge_weights.json", weights_on_rankings)  # type: ignore[arg-type]
     return parts.values.get("algorithm.judge_weights")
 
 
@@ -82,5 +83,5 @@ def test_rankings_that_cannot_be_scored_do_not_stop_a_run(tmp_path: Path, capsys
 def test_given_weights_and_a_single_judge_need_no_rankings(tmp_path: Path) -> None:
     assert settled(FakeParts(tmp_path, algorithm={"judge_weights": {"bright": 1.0}}), tmp_path) is None
     assert settled(FakeParts(tmp_path, judges={}), tmp_path) is None
-    one = FakeParts(tmp_path, judges={"bright": {"_target_": "x"}})
+    one = FakeParts(tmp_path, judges={"bright": {"_target_": "x.Unknown"}})
     assert settled(one, tmp_path) == {"bright": 1.0} and not one.built

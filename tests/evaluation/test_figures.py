@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from t2ifb.evaluation import tuning_figures
+from t2ifb.evaluation import canvas, tuning_figures
 from t2ifb.evaluation.canvas import shortened
 from t2ifb.evaluation.figures import (
     accuracy_bars,
@@ -48,6 +49,19 @@ def test_learning_curves_from_rows_and_from_a_file_are_the_same(tmp_path: Path) 
     assert_picture(tmp_path / "rows.png")
     with Image.open(tmp_path / "rows.png") as one, Image.open(tmp_path / "file.png") as other:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_letters_that_the_font_lacks_are_one_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    canvas._say_missing.cache_clear()
+    for name in ("a", "b"):
+        images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+        progress_sheet(["猫と犬", "ねこ \U0001f534"], {"base": images}, tmp_path / f"{name}.png")
+        assert_picture(tmp_path / f"{name}.png", 2)
+    assert len(recwarn) == 0
+    assert [record.getMessage() for record in caplog.records if "not in the font" in record.getMessage()] != []
+    assert len(caplog.records) == 1
 
 
 def test_learning_curves_without_rows(tmp_path: Path) -> None:

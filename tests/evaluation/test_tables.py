@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.table_text import escape_latex, escape_markdown
+from t2ifb.evaluation.table_text import escape_latex, escape_markdown, screen, show
 from t2ifb.evaluation.tables import (
     HEADINGS,
     Row,
@@ -127,3 +127,18 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
     data = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert data[0]["accuracy"]["mean"] is None
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_numbers_are_whole_in_any_terminal_and_text_is_folded(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name, numbers = "a_rather_long_name_of_a_scorer", ["0.1234", "98.76 [95.43, 99.99]", "-46.67 [-86.7, -6.7]"]
+    show(screen("figures", ["scorer", "score", "accuracy %", "difference"], [[name, *numbers]]))
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if numbers[0] in line]
+    assert line.split("  ", 1)[1].split() == " ".join(numbers).split()
+    start = lines.index(line)
+    assert "".join(part[:40].split("  ")[0].strip() for part in lines[start:]) == name
+    assert "…" not in "".join(lines)

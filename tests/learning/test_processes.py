@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -51,9 +52,21 @@ def test_two_processes_train_and_judge_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(shared[name], value)
 
 
+def train(*arguments: str, stop_at: Path | None = None) -> None:
+    """Run the command to its end, or interrupt it as soon as a file is there."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "t2ifb.train", *arguments]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, env=environment) as process:
+        while stop_at is not None and not stop_at.exists() and process.poll() is None:
+            time.sleep(0.02)
+        if stop_at is not None:
+            process.terminate()
+    assert (process.returncode != 0) == (stop_at is not None)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes of one machine is tried on Linux")
-def test_two_processes_tune_and_judge_as_one(tmp_path: Path) -> None:
+def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_path: Path) -> None:
     """A batch of three and five samples, which do not divide evenly; rounding is not blown up by Adam's division."""
     encoder = CLIPSource(f"local-dir:{CLIP}").load()
     torch.manual_seed(0)
@@ -70,16 +83,19 @@ def test_two_processes_tune_and_judge_as_one(tmp_path: Path) -> None:
     ]  # fmt: skip
     runs = {"one": ["trainer=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
     for name, how in runs.items():
-        command = [sys.executable, "-m", "t2ifb.train", *few, *how, f"hydra.run.dir={tmp_path / name}"]
-        subprocess.run(
-            command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+        train(*few, *how, f"hydra.run.dir={tmp_path / name}")
+    moved = tmp_path / "moved"
+    train(*few, *runs["one"], f"hydra.run.dir={moved}", stop_at=moved / "checkpoints" / "last.ckpt")
+    assert not (moved / "summary.json").exists()
+    train(f"resume={moved}", *runs["two"])
     one, two = (load_file(tmp_path / name / "export" / "pytorch_lora_weights.safetensors") for name in runs)
     assert (
         max(float(weight.abs().max()) for name, weight in one.items() if "lora_B" in name or "lora.up" in name) > 1e-4
     )
+    resumed = load_file(moved / "export" / "pytorch_lora_weights.safetensors")
     for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-6)
+        for other in (two, resumed):
+            torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=1e-6)
     rows = [read_metrics(tmp_path / name / "metrics.csv") for name in runs]
     for single, shared in zip(*rows, strict=True):
         for key in single.keys() - {"wall_seconds"}:
