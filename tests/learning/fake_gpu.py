@@ -47,7 +47,7 @@ def fake_gpu() -> Iterator[None]:
 
 
 def to_gpu(network: Any) -> Any:
-    """The same network, built on `meta`, with its weights on the fake GPU."""
+    """The same network with its weights on the fake GPU; `Module.to` cannot change fake weights in place."""
     for module in network.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
