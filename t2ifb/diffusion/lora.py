@@ -1,7 +1,8 @@
 """Low-rank adapters in the U-Net (arXiv 2106.09685): adding them, their state, and files that diffusers loads."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,49 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
             f"the adapters have another rank: {wrong[0]} is {shapes}. Give the rank as it was (algorithm.lora.rank)"
         )
     set_peft_model_state_dict(unet, dict(state))
+
+
+def adapted_layers(denoiser: nn.Module) -> list[Any]:
+    """The layers that have adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+
+
+@contextmanager
+def without_adapters(layers: Sequence[Any]) -> Iterator[None]:
+    """Layers as they are without their adapters; may be entered within itself.
+
+    peft's own `disable_adapters` walks through all modules and clears `requires_grad`.
+    """
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer._disable_adapters = value
+
+
+@contextmanager
+def merged(layers: Sequence[Any]) -> Iterator[None]:
+    """Layers with their adapters merged into the weights, which are put back exactly; for calls without gradient.
+
+    Where the adapters are off they stay off.
+    """
+    active = [layer for layer in layers if not layer._disable_adapters]
+    weights = [layer.get_base_layer().weight for layer in active]
+    before = [weight.data for weight in weights]
+    try:
+        with torch.no_grad():
+            for layer, weight in zip(active, weights, strict=True):
+                weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+        with without_adapters(layers):
+            yield
+    finally:
+        for weight, value in zip(weights, before, strict=True):
+            weight.data = value
 
 
 def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from t2ifb.data.devices import true_float32
 from t2ifb.data.precisions import computed_in
+from t2ifb.diffusion.lora import adapted_layers, merged, without_adapters
 
 Unconditional = Literal["grad", "detached"]
 """How the unconditional branch of classifier-free guidance is computed; see `DiffusionModel.predict`."""
@@ -57,7 +58,7 @@ class DiffusionModel(nn.Module):
         height, width = (settings.sample_size,) * 2 if isinstance(settings.sample_size, int) else settings.sample_size
         self.latent_shape: tuple[int, int, int] = (settings.in_channels, height, width)
         self._encode = lru_cache(REMEMBERED)(self._encode_one)
-        self._is_base = False
+        self._adapted: list[Any] = []
         self.requires_grad_(False).eval()
 
     @property
@@ -165,13 +166,25 @@ class DiffusionModel(nn.Module):
     @contextmanager
     def base(self) -> Iterator[None]:
         """The same U-Net with its adapters off; nothing may be back-propagated within. May be entered within itself."""
-        if self._is_base or not getattr(self.denoiser, "_hf_peft_config_loaded", False):
+        with without_adapters(self._adapted_layers()):
             yield
-            return
-        self.denoiser.disable_adapters()
-        self._is_base = True
-        try:
-            yield
-        finally:
-            self._is_base = False
-            self.denoiser.enable_adapters()
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        """Faster calls with adapters for steps that no gradient and no probability ratio is taken of.
+
+        In fp32 the adapters are merged into the weights. Half-precision weights would round them away: there the U-Net
+        runs outside of autocast, which casts activations back and forth.
+        """
+        if self.denoiser.dtype == torch.float32:
+            with merged(self._adapted_layers()):
+                yield
+        else:
+            with torch.autocast(self.device.type, enabled=False):
+                yield
+
+    def _adapted_layers(self) -> list[Any]:
+        """Found once: walking through all modules takes milliseconds."""
+        if not self._adapted and getattr(self.denoiser, "_hf_peft_config_loaded", False):
+            self._adapted = adapted_layers(self.denoiser)
+        return self._adapted

@@ -95,10 +95,19 @@ class Schedule:
         return at(self._levels[0], index, like), at(self._levels[1], index, like)
 
     def time(self, index: Index, device: torch.device) -> float | Tensor:
-        """What the network is given at a step: a number, or (B,) if the samples' steps differ."""
-        return (
-            self.times[index] if isinstance(index, int) else torch.tensor([self.times[i] for i in index], device=device)
-        )
+        """What the network is given at a step: one time, or (B,) if the samples' steps differ.
+
+        On a GPU it is a tensor there: all times are copied once.
+        """
+        if device.type == "cpu" and isinstance(index, int):
+            return self.times[index]
+        if device not in self._times_on:
+            self._times_on[device] = self.timesteps.to(device)
+        return self._times_on[device][index if isinstance(index, int) else list(index)]
+
+    @cached_property
+    def _times_on(self) -> dict[torch.device, Tensor]:
+        return {}
 
     @cached_property
     def _levels(self) -> tuple[list[float], ...]:

@@ -63,7 +63,9 @@ class DRaFT:
         """Latents where the last steps begin."""
         rollout, denoise = policy.start(batch)
         first = len(policy.schedule) - self.depth(policy.seed, batch.position)
-        return Experience(batch.prompts, {"latents": rollout.to(first, denoise), **policy.known_by(rollout)})
+        with policy.model.untrained():
+            latents = rollout.to(first, denoise)
+        return Experience(batch.prompts, {"latents": latents, **policy.known_by(rollout)})
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """All rows are one update."""

@@ -11,7 +11,17 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from t2ifb.data.files import sha256_file
-from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, adapter_state, load_adapter_state, load_lora, save_lora
+from t2ifb.diffusion.lora import (
+    LORA_WEIGHTS,
+    LoRA,
+    adapted_layers,
+    adapter_state,
+    load_adapter_state,
+    load_lora,
+    merged,
+    save_lora,
+    without_adapters,
+)
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.diffusion.source import DiffusionSource
@@ -162,3 +172,36 @@ def test_what_cannot_be_adapted_is_said() -> None:
         LoRA(rank=0)
     with pytest.raises(ValueError, match="targets is empty"):
         LoRA(targets=())
+
+
+def test_merged_adapters_give_the_same_output_and_leave_the_weights_as_they_were() -> None:
+    model = tuned()
+    layers = adapted_layers(model.denoiser)
+    latents, states = torch.randn(2, *model.latent_shape), model.encode_prompts(PROMPTS)
+    before = {name: weight.clone() for name, weight in model.denoiser.state_dict().items()}
+    with torch.no_grad():
+        adapted = model.predict(latents, 500, states)
+        with merged(layers):
+            together = model.predict(latents, 500, states)
+            assert any(not torch.equal(before[name], weight) for name, weight in model.denoiser.state_dict().items())
+        with without_adapters(layers):
+            base = model.predict(latents, 500, states)
+            with merged(layers):  # off stays off
+                assert torch.equal(model.predict(latents, 500, states), base)
+    assert float((adapted - base).norm()) > 1e-2 * float(base.norm())
+    assert float((together - adapted).norm()) < 1e-4 * float((adapted - base).norm())
+    after = model.denoiser.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(weight.requires_grad == ("lora_" in name) for name, weight in model.denoiser.named_parameters())
+
+
+def test_adapters_come_back_after_an_error() -> None:
+    model = tuned()
+    layers = adapted_layers(model.denoiser)
+    latents, states = torch.randn(1, *model.latent_shape), model.encode_prompts(PROMPTS[:1])
+    with torch.no_grad():
+        adapted = model.predict(latents, 500, states)
+        for context in (merged, without_adapters):
+            with pytest.raises(ValueError, match="within"), context(layers):
+                raise ValueError("within")
+            assert torch.equal(model.predict(latents, 500, states), adapted)

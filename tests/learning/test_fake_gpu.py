@@ -119,7 +119,7 @@ class FakeRun:
 ENCODING = "diffusion/model.py: states: Tensor = self.text_encoder(tokens.input_ids.to(device)).last_h"
 STATES = "diffusion/model.py: return torch.cat([self._encode(text) for text in texts]).to(self.devic"
 START = "diffusion/rollout.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.devi"
-TIMESTEP = "diffusion/model.py: output: Tensor = self.denoiser(latents.to(self.denoiser.dtype), timestep, stat"
+TIMES = "diffusion/schedule.py: self._times_on[device] = self.timesteps.to(device)"
 NOISE = "diffusion/rollout.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
 NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
 MEAN = "scorers/preprocess.py: return torch.tensor(values, dtype=dtype, device=device)[:, None, No"
@@ -127,9 +127,9 @@ FILTER = "scorers/preprocess.py: return torch.tensor(weights / weights.sum(1, ke
 TOKENS = "scorers/clip_encoder.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
 LEARNED_NOISE = 'learning/reward_weighted.py: "noise": torch.cat(noise).to(policy.device),'
 UPLOADS = {
-    "refl": {STATES: 2, TIMESTEP: 6, NOISE: 1, NOTE: 4},
-    "draft": {STATES: 2, TIMESTEP: 4, NOISE: 1, NOTE: 4},
-    "reward_weighted": {STATES: 2, TIMESTEP: 6, NOISE: 2, NOTE: 6, LEARNED_NOISE: 1},
+    "refl": {STATES: 2, NOISE: 1, NOTE: 4},
+    "draft": {STATES: 2, NOISE: 1, NOTE: 4},
+    "reward_weighted": {STATES: 2, NOISE: 2, NOTE: 6, LEARNED_NOISE: 1},
 }
 """Copies to the GPU in an update of two prompts and two steps, by algorithm.
 
@@ -144,7 +144,7 @@ def test_an_update(name: str) -> None:
     """Nothing raises; besides encoding prompts the CPU waits for two numbers, to look for NaN and for overflows."""
     with FakeRun(tuning(), METHODS[name]) as run, Watch() as watch:
         run.update()
-    assert dict(watch.uploads) == {ENCODING: 3, START: 1, FILTER: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
+    assert dict(watch.uploads) == {ENCODING: 3, START: 1, TIMES: 1, FILTER: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
     assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
     assert dict(watch.answers) == {
         "learning/fault_guard.py: if self._faulty_loss is None and not loss.isfinite():": 1,
@@ -153,12 +153,12 @@ def test_an_update(name: str) -> None:
 
 
 def test_a_denoising_step() -> None:
-    """Each upload waits for the GPU: the timestep for both branches of guidance, and the noise."""
+    """Each upload waits for the GPU: the noise, and the times of all steps once a run."""
     with FakeRun(tuning(), ReFL()) as run, Watch() as watch, run.autocast():
         rollout, denoise = run.module.policy.start(BATCH)
         watch.restart()
         rollout.to(1, denoise)
-    assert dict(watch.uploads) == {TIMESTEP: 2, NOISE: 1}
+    assert dict(watch.uploads) == {TIMES: 1, NOISE: 1}
     assert dict(watch.downloads) == dict(watch.answers) == {}
 
 
@@ -170,7 +170,7 @@ def test_a_validation() -> None:
         with Watch() as watch:
             exam.look(run.model, [0, 1])
             exam.answers()
-    steps = {TIMESTEP: 4, NOISE: 2}
+    steps = {TIMES: 1, NOISE: 2}
     pixels = {
         "evaluation/judges.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
         "learning/exam.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
@@ -214,6 +214,10 @@ def test_kernels_of_a_call() -> None:
             with run.autocast() if mixed else nullcontext(), run.model.base() if base else nullcontext():
                 denoise(rollout.latents, 0)
             found[name] = watch.kernels
+        watch.restart()
+        with run.autocast(), run.model.untrained():
+            denoise(rollout.latents, 0)
+        assert watch.kernels <= 1.05 * KERNELS["validation"]  # a rollout's step, also within training's autocast
     for name, recorded in KERNELS.items():
         assert 0.9 * recorded <= found[name] <= 1.1 * recorded, f"{name}: {found[name]} kernels, {recorded} recorded"
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from t2ifb.data.prompt_batches import PromptBatch, PromptDataModule
-from t2ifb.diffusion.lora import LoRA, adapter_state
+from t2ifb.diffusion.lora import LoRA, adapted_layers, adapter_state, merged, without_adapters
 from t2ifb.diffusion.path import add_noise, clean_and_noise, cps_variance
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import flow
@@ -150,9 +150,13 @@ class ToyFlow(nn.Module):
 
     @contextmanager
     def base(self) -> Iterator[None]:
-        self.denoiser.disable_adapters()
-        yield
-        self.denoiser.enable_adapters()
+        with without_adapters(adapted_layers(self.denoiser)):
+            yield
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        with merged(adapted_layers(self.denoiser)):
+            yield
 
 
 FAMILIES: dict[str, Any] = {
