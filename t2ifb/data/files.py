@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+import t2ifb
+
 logger = logging.getLogger(__name__)
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -165,7 +167,7 @@ def _sha256(path: Path, modified: int, size: int) -> str:
 
 def package_path(path: str | Path) -> str | None:
     """Where a file or folder of this package is inside it, such as `shapes/weights/clip`; None for others."""
-    package, path = Path(__file__).resolve().parents[1], Path(path).expanduser().resolve()
+    package, path = Path(t2ifb.__file__).resolve().parent, Path(path).expanduser().resolve()
     return path.relative_to(package).as_posix() if path.is_relative_to(package) else None
 
 
