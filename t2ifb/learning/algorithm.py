@@ -138,7 +138,7 @@ def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:
     then the update is skipped, under a GradScaler too.
     """
     total = rows.sum() / part.total
-    return Loss(total * (1 + 0 * total.detach()), {"loss": rows, **terms})
+    return Loss(total * (1 + 0 * total.detach()), {**terms, "loss": rows})
 
 
 def by_step(name: str, values: Tensor, steps: Index) -> dict[str, Tensor]:

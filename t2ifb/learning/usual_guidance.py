@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import rich
-
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.guard import change
 from t2ifb.evaluation.statistics import Interval
@@ -63,7 +61,7 @@ class UsualGuidance:
         """Print and save everything; gives the figures for `summary.json`."""
         prompts = self.exam.prompts
         title = f"kept checkpoint at guidance {self.scale:g}, {len(set(prompts))} test prompts, same noise"
-        rich.print(screen(title, HEADINGS, [row.cells() for row in self.gains]))
+        show(screen(title, HEADINGS, [row.cells() for row in self.gains]))
         print(self.sentence)
         write_gains(self.gains, run.path, "table_kept_usual_guidance")
         for name, answers in self.answers.items():

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptFile, PromptList, PromptSplits, RankingPrompts
@@ -145,8 +146,23 @@ def test_batches_of_prompts_are_a_function_of_seed_and_position() -> None:
     assert sorted(epoch) == sorted(module.prompts)
     assert module.train_batch(4) == PromptDataModule(module.prompts, batch_size=4, seed=1).train_batch(4)
     assert module.train_batch(0).prompts != module.train_batch(3).prompts
-    pieces = list(module.train_batch(0).split(3))
-    assert [number for piece in pieces for number in piece.numbers] == module.train_batch(0).numbers
-    assert {piece.total for piece in pieces} == {len(module.train_batch(0).prompts)}
     with pytest.raises(ValueError, match="no prompts to tune on"):
         PromptDataModule([])
+
+
+def test_a_batch_comes_as_often_as_it_gives_updates() -> None:
+    once = PromptDataModule([f"prompt {n}" for n in range(10)], batch_size=4, seed=1)
+    twice = PromptDataModule(once.prompts, batch_size=4, seed=1, updates_per_batch=2)
+    assert twice.steps_per_epoch == 2 * once.steps_per_epoch
+    for update in range(8):
+        batch = twice.train_batch(update)
+        assert batch.update == update % 2 and batch.prompts == once.train_batch(update // 2).prompts
+
+
+def test_pairs_stay_with_their_prompts() -> None:
+    pairs = [(torch.full((3, 2, 2), float(n)), torch.zeros(3, 2, 2)) for n in range(5)]
+    module = PromptDataModule([f"prompt {n}" for n in range(5)], batch_size=2, pairs=pairs)
+    batch = module.train_batch(0)
+    assert [f"prompt {int(better[0, 0, 0])}" for better, _ in batch.pairs] == batch.prompts
+    with pytest.raises(ValueError, match="expected a pair for each of 2 prompts, got 5"):
+        PromptDataModule(["one", "two"], pairs=pairs)

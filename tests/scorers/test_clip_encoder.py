@@ -1,3 +1,4 @@
+import copy
 import gc
 import shutil
 import weakref
