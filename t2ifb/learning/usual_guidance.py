@@ -7,7 +7,7 @@ from typing import Any
 from t2ifb.evaluation.gains import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.guard import change
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.table_text import markdown, screen
+from t2ifb.evaluation.table_text import markdown, screen, show
 from t2ifb.evaluation.tuning_figures import progress_sheet
 from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder

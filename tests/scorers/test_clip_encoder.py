@@ -2,7 +2,6 @@ import copy
 import gc
 import shutil
 import weakref
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,7 +222,7 @@ def test_moving_or_casting_one_encoder_leaves_the_others(folder: Path) -> None:
 
 def test_a_copy_that_was_changed_stays_changed_when_it_is_moved(folder: Path) -> None:
     source = CLIPSource(f"local-dir:{folder}", device="cpu")
-    there, changed = source.load().to("meta"), deepcopy(source.load())
+    there, changed = source.load().to("meta"), copy.deepcopy(source.load())
     assert model_of(changed.to("meta")) is not model_of(there)
 
 
