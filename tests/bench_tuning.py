@@ -51,7 +51,7 @@ def bare(module: ReFLModule, with_base: bool = True) -> float:
     with fast_attention(module.device):
         for position in range(UPDATES):
             indices = module.algorithm.indices(STEPS, policy.seed, position)
-            with torch.no_grad():
+            with torch.no_grad(), model.untrained():
                 for _ in range(indices[-1]):
                     model.predict(latents, 500, states)
             for _ in indices:

@@ -251,7 +251,7 @@ def bare_calls(world: World, report: Report, batch: int) -> float:
                 with module.policy.reference():
                     found["guided step without autocast and adapters"] = world.seconds(lambda: denoise(latents, step))
                 found["guided step without autocast"] = world.seconds(lambda: denoise(latents, step))
-            with world.autocast():
+            with world.autocast(), module.policy.model.untrained():
                 found["guided step"] = world.seconds(lambda: denoise(latents, step))
         with world.autocast():
             with module.policy.reference():

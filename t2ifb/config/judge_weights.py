@@ -25,13 +25,15 @@ def settle_judge_weights(parts: Parts, record: Path, on_rankings: Callable[..., 
     if parts.value("algorithm").get("judge_weights") is not None or not judges:
         return
     with file_lock(record.parent / ".judge_weights.lock"):  # of several processes that begin together, one finds them
-        if not record.exists():
-            found = _found(parts, judges, on_rankings)
-            if "equal_because" in found and len(judges) > 1:
-                print(f"the judges count equally: {found['equal_because']}", file=sys.stderr)
+        asked = {key: parts.written()[key] for key in ("judges", "dataset")}  # other places are no change
+        known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        if known.get("asked") != asked:  # none yet, or those of an earlier run in this folder
+            known = {"asked": asked, **_found(parts, judges, on_rankings)}
+            if "equal_because" in known and len(judges) > 1:
+                print(f"the judges count equally: {known['equal_because']}", file=sys.stderr)
             with atomic_write(record) as file:
-                file.write(json.dumps(found, indent=2).encode())
-    parts.settle("algorithm.judge_weights", json.loads(record.read_text(encoding="utf-8"))["weights"])
+                file.write(json.dumps(known, indent=2).encode())
+    parts.settle("algorithm.judge_weights", known["weights"])
 
 
 def _found(parts: Parts, judges: Mapping[str, Any], on_rankings: Callable[..., dict[str, Any]]) -> dict[str, Any]:

@@ -103,9 +103,9 @@ def true_float32() -> Iterator[None]:
     """Convolutions and matrix products of float32 tensors are computed in float32, not in TF32."""
     parts = _float32_parts()
     before = [_get(part) for part in parts]
-    for part in parts:
-        _set(part, "ieee")
     try:
+        for part in parts:
+            _set(part, "ieee")
         yield
     finally:
         for part, value in zip(parts, before, strict=True):

@@ -106,7 +106,10 @@ class PromptDataModule(LightningDataModule):
 
     def _settings(self) -> dict[str, Any]:
         texts = sha256("\0".join(self.prompts).encode("utf-8", "surrogatepass")).hexdigest()
-        settings = {"seed": self.seed, "batch_size": self.batch_size, "prompts": texts}
+        settings: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "prompts": texts}
+        if self.pairs is not None:
+            pixels = (image.contiguous().numpy().tobytes() for pair in self.pairs for image in pair)
+            settings["pairs"] = sha256(b"".join(pixels)).hexdigest()
         return settings | ({"updates_per_batch": self.updates_per_batch} if self.updates_per_batch > 1 else {})
 
 

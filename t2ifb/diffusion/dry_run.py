@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, Self
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -39,10 +40,12 @@ class DryRun:
         self.attention, self.autocast = attention, autocast
         self._casting = autocast is not None
         self._stack = ExitStack()
+        self._real_checkpoint = torch.utils.checkpoint.checkpoint
 
     def __enter__(self) -> Self:
         stack = self._stack
         stack.enter_context(_swapped(torch, "autocast", self._switched))  # the real one knows no `meta`
+        stack.enter_context(_swapped(torch.utils.checkpoint, "checkpoint", self._checkpoint))
         plain = F.scaled_dot_product_attention
         attention = self._casts(_fused(plain) if self.attention == "fused" else plain, self.autocast)
         stack.enter_context(_swapped(F, "scaled_dot_product_attention", attention))
@@ -63,6 +66,16 @@ class DryRun:
             yield
         finally:
             self._casting = before
+
+    def _checkpoint(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """In the place of `checkpoint`, which computes again under the autocast of the forward pass."""
+        casting = self._casting
+
+        def as_before(*values: Any) -> Any:
+            with self._switched("meta", enabled=casting):
+                return function(*values)
+
+        return self._real_checkpoint(as_before, *args, **options)
 
     def _casts(self, function: Callable[..., Any], dtype: torch.dtype | None) -> Callable[..., Any]:
         """A function that is given its tensors in another type while autocast is on."""

@@ -108,7 +108,12 @@ def without_adapters(layers: Sequence[Any]) -> Iterator[None]:
     """Layers as they are without their adapters; may be entered within itself.
 
     peft's own `disable_adapters` walks through all modules and clears `requires_grad`.
+
+    Raises:
+        RuntimeError: Adapters are merged into the weights, which therefore are not the base model's.
     """
+    if any(getattr(layer, "_is_merged", False) for layer in layers):
+        raise RuntimeError("the base model was called where adapters are merged into its weights; call it outside")
     before = [layer._disable_adapters for layer in layers]
     for layer in layers:
         layer._disable_adapters = True
@@ -133,7 +138,13 @@ def merged(layers: Sequence[Any]) -> Iterator[None]:
             for layer, weight in zip(active, weights, strict=True):
                 weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
         with without_adapters(layers):
-            yield
+            for layer in active:
+                layer._is_merged = True
+            try:
+                yield
+            finally:
+                for layer in active:
+                    layer._is_merged = False
     finally:
         for weight, value in zip(weights, before, strict=True):
             weight.data = value

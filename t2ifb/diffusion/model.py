@@ -134,9 +134,9 @@ class DiffusionModel(nn.Module):
     def exact(self) -> Iterator[None]:
         """The same U-Net computing in fp32, not in TF32: weights in half precision are fp32 while this lasts."""
         rounded = [(weight, weight.dtype) for weight in self.denoiser.parameters() if weight.dtype != torch.float32]
-        for weight, _ in rounded:
-            weight.data = weight.data.float()
         try:
+            for weight, _ in rounded:
+                weight.data = weight.data.float()
             with true_float32():
                 yield
         finally:

@@ -54,7 +54,7 @@ def clean_and_noise(
         return noisy - s * output, noisy + a * output
     if prediction not in ("epsilon", "sample"):
         raise ValueError(f"prediction must be epsilon, v_prediction, sample or flow, not {prediction!r}")
-    if isinstance(a, float) and a == 0:
+    if (not isinstance(a, Tensor) and a == 0) or (isinstance(a, Tensor) and a.device.type == "cpu" and (a == 0).any()):
         raise ValueError(f"a model that predicts {prediction} predicts no image at pure noise; start below it")
     if prediction == "epsilon":
         return (noisy - s * output) / a, output
@@ -133,9 +133,9 @@ class GaussianStep:
 def gaussian_step(
     output: Tensor,
     noisy: Tensor,
-    begin: tuple[Coefficient, Coefficient],
-    end: tuple[Coefficient, Coefficient],
-    variance: Coefficient,
+    begin: tuple[float, float],
+    end: tuple[float, float],
+    variance: float,
     prediction: Prediction = "epsilon",
 ) -> GaussianStep:
     """One step of the sampler.
@@ -150,9 +150,12 @@ def gaussian_step(
     """
     clean, noise = clean_and_noise(output, noisy, *begin, prediction)
     a, s = end
-    kept = s**2 - variance  # a rounding error below zero where all of the old noise is replaced
-    kept = kept.clamp(min=0) if isinstance(kept, Tensor) else max(kept, 0.0)
-    return GaussianStep(a * clean + kept**0.5 * noise, variance, clean)
+    return GaussianStep(a * clean + kept_noise(s, variance) * noise, variance, clean)
+
+
+def kept_noise(s: float, variance: float) -> float:
+    """√(s'² - v), the coefficient of the old noise; 0 where rounding would make it the root of a negative number."""
+    return math.sqrt(max(s**2 - variance, 0.0))
 
 
 def gaussian_kl(mean_p: Tensor, mean_q: Tensor, variance: Tensor | float) -> Tensor:

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t2ifb.diffusion.path import Coefficient, GaussianStep, Prediction, eta_variance, gaussian_step
+from t2ifb.diffusion.path import Coefficient, GaussianStep, Prediction, clean_and_noise, eta_variance, kept_noise
 
 VarianceRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Gives the steps' variances (T,) for a, s, a', s' (T,) each, such as `eta_variance`."""
 Index = int | Sequence[int]
 """A step, counted from 0; or the step of each of B samples."""
 SMALLEST = 1e-12
-"""Variances up to this are a clamped zero: the smallest of a grid that ends at a noisy level are above 1e-6."""
+"""Variances up to this are taken as zero: on a grid that ends at a noisy level the smallest are above 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Schedule:
     variance: VarianceRule = eta_variance
 
     def __post_init__(self) -> None:
-        _ = self.variances  # a rule refuses its arguments here, before anything is drawn
+        largest = (self.s_next**2).tolist()
+        if wrong := [v for v, most in zip(self.variances, largest, strict=True) if not 0 <= v <= most * (1 + 1e-6)]:
+            raise ValueError(f"the variance of a step must be from 0 to s'², the rule gives {wrong[:3]}")
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -114,8 +116,11 @@ class Schedule:
         return tuple(each.tolist() for each in (self.a, self.s, self.a_next, self.s_next))
 
     def _gaussian(self, output: Tensor, noisy: Tensor, index: Index, variances: Sequence[float]) -> GaussianStep:
-        a, s, a_next, s_next = (at(values, index, noisy) for values in self._levels)
-        return gaussian_step(output, noisy, (a, s), (a_next, s_next), at(variances, index, noisy), self.prediction)
+        a, s, a_next, s_next = self._levels
+        kept = [kept_noise(level, variance) for level, variance in zip(s_next, variances, strict=True)]
+        clean, noise = clean_and_noise(output, noisy, at(a, index, noisy), at(s, index, noisy), self.prediction)
+        mean = at(a_next, index, noisy) * clean + at(kept, index, noisy) * noise
+        return GaussianStep(mean, at(variances, index, noisy), clean)
 
     @cached_property
     def _stochastic(self) -> list[float]:
@@ -123,7 +128,7 @@ class Schedule:
 
     def _under(self, rule: VarianceRule) -> list[float]:
         found = rule(self.a, self.s, self.a_next, self.s_next)
-        return torch.where(found > SMALLEST, found, 0.0).tolist()
+        return torch.where(found.abs() <= SMALLEST, 0.0, found).tolist()
 
 
 def at(values: Sequence[float], index: Index, like: Tensor) -> Coefficient:

@@ -117,7 +117,7 @@ class Algorithm(Protocol):
         ...
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
-        """The rows of each update, a function of the experience and the seed. Each is one optimiser step."""
+        """The rows of each update, a function of the experience and a seed of its own. Each is one optimiser step."""
         ...
 
     def loss(self, policy: "Policy", part: Experience) -> Loss:

@@ -71,10 +71,10 @@ class Tuning:
 
     @property
     def steps_to_window(self) -> float:
-        """Expected denoising steps of a rollout that no gradient is taken at: those before its last gradient."""
+        """Expected denoising steps of a rollout: those before its last gradient, all of them without gradient."""
         m = self.method.gradients_per_rollout
         first, last = self.method.window_of(self.rollout.num_inference_steps)
-        return first + m * (last - first + 2) / (m + 1) - m
+        return first + m * (last - first + 2) / (m + 1) - 1
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from t2ifb.data.devices import device_facts, has_bf16
+from t2ifb.data.devices import device_facts, has_bf16, true_float32
 from t2ifb.data.files import make_folder, public_name, sha256_file
 from t2ifb.data.prompt_batches import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
@@ -155,6 +155,10 @@ class FineTuning:
         self.usual_guidance_prompts = usual_guidance_prompts
         given = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
         self.method: Any = replace(method or ReFL(), **given)  # type: ignore[type-var]
+        if self.method.data != "prompts":
+            raise ValueError(f"{type(self.method).__name__} learns from {self.method.data}; a run gives prompts only")
+        if gradient_norms and not hasattr(self.method, "beta"):
+            raise ValueError(f"gradient_norms needs a KL term, and {type(self.method).__name__} has no beta")
         self.settings: dict[str, Any] = {
             "micro_batch_size": micro_batch_size,
             "gradient_clip_norm": gradient_clip_norm,
@@ -199,6 +203,7 @@ class FineTuning:
         with (
             run.held() if first_process() else nullcontext(),
             explained_memory(self._savings, isinstance(self.method, ReFL)),
+            true_float32(),
         ):
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
@@ -315,7 +320,6 @@ class FineTuning:
             )
             or "none, the reward itself",
             "method": self.method,
-            "alpha, beta": f"{self.method.alpha}, {self.method.beta}",
             "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(self.optimizer, 'keywords', {})}",
             "updates": f"{kept} of {self.batch_size} prompts each",
             **{

@@ -79,7 +79,8 @@ def update_cost(tuning: Tuning) -> Cost:
         parts = _parts(networks, kept)
         parts[UNET] = replace(parts[UNET], optimiser=bytes_of(policy.adapters) + held)
         phases |= {WEIGHTS: weights, UPDATE: ledger.events}
-        gradient = ledger.operations * (1 / (m * len(prompts)))
+        between = denoising * ((m - 1) * len(prompts))  # rollouts' steps between the gradients, which are counted apart
+        gradient = (ledger.operations - between) * (1 / (m * len(prompts)))
         return Cost(ledger.peak, _activations(ledger), denoising, gradient, parts, phases)
 
 

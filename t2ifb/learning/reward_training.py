@@ -13,7 +13,7 @@ from lightning import seed_everything
 from torch import nn
 
 from t2ifb.data.comparisons import RewardDataModule
-from t2ifb.data.devices import device_facts
+from t2ifb.data.devices import device_facts, true_float32
 from t2ifb.data.embedding_cache import EmbeddingCache
 from t2ifb.data.pixel_feed import PixelFeed
 from t2ifb.data.rankings import PreferenceDataset
@@ -149,7 +149,7 @@ class RewardTraining:
         if self.encoder.device == "auto":  # images are embedded where the head is trained
             self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
         self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
-        with run.held() if first_process() else nullcontext():
+        with run.held() if first_process() else nullcontext(), true_float32():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _check_precision(self, precision: str) -> None:

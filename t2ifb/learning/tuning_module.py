@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from t2ifb.learning.algorithm import Algorithm, Experience
 from t2ifb.learning.exam import Exam
 from t2ifb.learning.policy import Policy
 from t2ifb.learning.refl import ReFL
+
+MINIBATCH_STREAM = 0x0DF6
+"""Keeps the seeds of minibatches apart from others with the same seed."""
 
 
 class FineTuningModule(LightningModule):
@@ -98,12 +102,13 @@ class FineTuningModule(LightningModule):
 
     def _parts(self, batch: PromptBatch) -> list[Experience]:
         """The rows of this update in parts that fit into memory; none where this process has no share of the batch."""
+        assert self.experience is not None or not batch.prompts, "an update without the experience that it learns from"
         minibatch = None
         if self.experience is not None:
-            minibatches = self.algorithm.minibatches(self.experience, self.policy.seed)
-            minibatch = next(islice(minibatches, batch.update, None))
+            seed = np.random.SeedSequence([MINIBATCH_STREAM, self.policy.seed, batch.position]).generate_state(1)
+            minibatch = next(islice(self.algorithm.minibatches(self.experience, int(seed[0])), batch.update, None))
         total = self._over_processes(0 if minibatch is None else len(minibatch))
-        if minibatch is None:
+        if not minibatch:
             # A GradScaler needs a backward pass.
             self.manual_backward(torch.stack([weight.sum() for weight in self.policy.adapters]).sum() * 0)
             return []
@@ -191,7 +196,8 @@ class FineTuningModule(LightningModule):
         Figures are those of the first process. Everything else is read from where it came from.
         """
         if self._inside:
-            checkpoint["experience"] = self._of_all_processes(self.experience and self.experience.state())
+            state = None if self.experience is None else self.experience.state()
+            checkpoint["experience"] = self._of_all_processes(state)
         checkpoint["state_dict"] = adapter_state(self.policy.model.denoiser)
         checkpoint["noted"] = {name: torch.stack(values).cpu() for name, values in self._seen.items()}
 
@@ -209,7 +215,7 @@ class FineTuningModule(LightningModule):
                     f"the checkpoint was written between the updates of one experience, by {len(states)} processes: "
                     f"resume with as many, not {self.trainer.world_size}"
                 )
-            state = states[self.global_rank]
+            state, self._inside = states[self.global_rank], True
             self.experience = None if state is None else Experience.of(state, self.device)
         if self.global_rank == 0:
             self._seen = {name: list(values.to(self.device)) for name, values in checkpoint.get("noted", {}).items()}

@@ -30,6 +30,9 @@ class FakeParts:
     def value(self, key: str) -> Any:
         return self.values[key]
 
+    def written(self) -> dict[str, Any]:
+        return {"dataset": {"_target_": "tests.FolderDataset"}} | self.values
+
     def build(self, key: str) -> Any:
         self.built.append(key)
         return self.dataset
@@ -53,6 +56,8 @@ def test_they_are_found_on_the_validation_rankings_and_kept_for_a_resumed_run(
     parts.dataset.splits = {}  # gone when the run is resumed
     assert settled(parts, tmp_path) == {"bright": 1.0, "dark": 0.0}
     assert parts.built == ["dataset"] and "equally" not in capsys.readouterr().err
+    del parts.values["judges"]["dark"]  # a new run in the same folder
+    assert settled(parts, tmp_path) == {"bright": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,8 @@ def test_merged_adapters_give_the_same_output_and_leave_the_weights_as_they_were
         adapted = model.predict(latents, 500, states)
         with merged(layers):
             together = model.predict(latents, 500, states)
+            with pytest.raises(RuntimeError, match="adapters are merged"), model.base():
+                pass
             assert any(not torch.equal(before[name], weight) for name, weight in model.denoiser.state_dict().items())
         with without_adapters(layers):
             base = model.predict(latents, 500, states)

@@ -53,8 +53,9 @@ def test_at_pure_noise_only_velocities_give_an_image() -> None:
         output = output_of(prediction, clean, noise, 0.0, 1.0)
         torch.testing.assert_close(clean_and_noise(output, noise, 0.0, 1.0, prediction), (clean, noise))  # type: ignore[arg-type]
     for prediction in ("epsilon", "sample"):
-        with pytest.raises(ValueError, match=f"{prediction} predicts no image at pure noise"):
-            clean_and_noise(noise, noise, 0.0, 1.0, prediction)  # type: ignore[arg-type]
+        for a in (0, 0.0, torch.zeros(2, 1)):
+            with pytest.raises(ValueError, match=f"{prediction} predicts no image at pure noise"):
+                clean_and_noise(noise, noise, a, 1.0, prediction)  # type: ignore[arg-type]
 
 
 def test_each_sample_may_have_its_own_level() -> None:

@@ -118,13 +118,20 @@ def test_a_last_step_without_noise_has_the_variance_of_the_one_before() -> None:
     assert schedule.kl_variances[:39] == schedule.variances[:39]
 
 
+@pytest.mark.parametrize("variance", [-0.1, 2.0, float("nan")])
+def test_a_variance_that_no_step_has_is_refused(variance: float) -> None:
+    with pytest.raises(ValueError, match="must be from 0 to s'²"):
+        flow(FLOW, 4, lambda a, s, a_next, s_next: torch.full_like(s, variance))
+
+
 def test_samples_may_be_at_different_steps() -> None:
     schedule, output, x = ddim(SD, 10), torch.randn(3, 4, 3, 3), torch.randn(3, 4, 3, 3)
     together, divergence = schedule.step(output, x, [0, 4, 9]), schedule.kl_step(output, x, [0, 4, 9])
     for row, index in enumerate((0, 4, 9)):
         alone = schedule.step(output[row : row + 1], x[row : row + 1], index)
-        torch.testing.assert_close(together.mean[row : row + 1], alone.mean)
-        torch.testing.assert_close(together.clean[row : row + 1], alone.clean)
+        assert torch.equal(together.mean[row : row + 1], alone.mean)  # or a policy's ratio would not be 1
+        assert torch.equal(together.clean[row : row + 1], alone.clean)
+        assert torch.equal(together.log_prob(x)[row : row + 1], alone.log_prob(x[row : row + 1]))
         assert float(together.variance[row]) == pytest.approx(alone.variance)  # type: ignore[index]
         assert float(divergence.variance[row]) == pytest.approx(schedule.kl_variances[index])  # type: ignore[index]
     assert schedule.time([0, 9], x.device).tolist() == [schedule.times[0], schedule.times[9]]  # type: ignore[union-attr]

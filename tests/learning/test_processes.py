@@ -95,7 +95,7 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_p
     resumed = load_file(moved / "export" / "pytorch_lora_weights.safetensors")
     for name, weight in one.items():
         for other in (two, resumed):
-            torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=5e-6)
     rows = [read_metrics(tmp_path / name / "metrics.csv") for name in runs]
     for single, shared in zip(*rows, strict=True):
         for key in single.keys() - {"wall_seconds"}:

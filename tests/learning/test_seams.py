@@ -27,7 +27,7 @@ from t2ifb.learning.refl import ReFL
 from t2ifb.learning.reward_weighted import RewardWeighted
 from t2ifb.learning.tuning_module import FineTuningModule
 from tests.diffusion.parts import PROMPTS, shapes_model
-from tests.learning.tuning_worlds import Redness
+from tests.learning.tuning_worlds import Redness, make_tuning, tune
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,15 @@ class Killed(Exception):
 
 
 class Watch(lightning.Callback):
-    """Notes each update's figures; saves after the update `kill` and ends there."""
+    """Notes each update's figures; saves and ends after the update `kill`, or before the first one with `stop`."""
 
-    def __init__(self, folder: Path, kill: int | None) -> None:
-        self.folder, self.kill, self.noted = folder, kill, []  # type: ignore[var-annotated]
+    def __init__(self, folder: Path, kill: int | None, stop: bool) -> None:
+        self.folder, self.kill, self.stop, self.noted = folder, kill, stop, []  # type: ignore[var-annotated]
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if self.stop:
+            trainer.save_checkpoint(self.folder / "killed.ckpt")
+            raise Killed
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
         self.noted.append({name: term.clone() for name, term in module.terms.items()})
@@ -190,19 +195,25 @@ class Watch(lightning.Callback):
 
 
 def train(
-    folder: Path, family: str, name: str, kill: int | None = None, resume: bool = False
+    folder: Path,
+    family: str,
+    name: str,
+    kill: int | None = None,
+    resume: bool = False,
+    stop: bool = False,
+    micro_batch_size: int = 2,
 ) -> tuple[dict[str, Tensor], Watch]:
     make, sampler = FAMILIES[family]
     algorithm, model = ALGORITHMS[name], make()
     policy = Policy(model, LoRA(targets=["to_q", "to_v"]), Redness(), sampler)
-    module = FineTuningModule(policy, algorithm, partial(torch.optim.AdamW, lr=1e-2), micro_batch_size=2)
+    module = FineTuningModule(policy, algorithm, partial(torch.optim.AdamW, lr=1e-2), micro_batch_size=micro_batch_size)
     side = model.decode(torch.zeros(1, *model.latent_shape)).shape[-1]
     pairs = [(torch.full((3, side, side), 0.8), torch.full((3, side, side), 0.2)) for _ in range(4)]
     data = PromptDataModule(
         [*PROMPTS, *PROMPTS], batch_size=2, updates_per_batch=algorithm.updates_per_experience,
         pairs=pairs if algorithm.data == "preference_pairs" else None,
     )  # fmt: skip
-    watch = Watch(folder, kill)
+    watch = Watch(folder, kill, stop)
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=4, max_epochs=-1, logger=False, enable_checkpointing=False, limit_val_batches=0,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=[watch],
@@ -221,9 +232,19 @@ def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path,
     assert all(bool(weight.isfinite().all()) for weight in whole.values())
     assert any(float(weight.abs().max()) > 1e-3 for key, weight in whole.items() if "lora_B" in key)
     train(tmp_path, family, name, kill=3)  # of two updates an experience, inside the second
+    train(tmp_path, family, name, resume=True, stop=True)  # stopped again before the next update
     resumed, rest = train(tmp_path, family, name, resume=True)
     assert len(rest.noted) == 1
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> None:
+    summary = tune(make_tuning(method=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
+    assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
+    with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
+        make_tuning(method=DPO())
+    with pytest.raises(ValueError, match="gradient_norms needs a KL term"):
+        make_tuning(method=ClippedPolicyGradient(), gradient_norms=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -70,8 +70,6 @@ def make_tuning(**changes: Any) -> FineTuning:
         "rollout": Sampler(4, 1.0),
         "sampling": Sampler(4, 1.0),
         "judges": {"redness": Redness()},
-        "alpha": 1.0,
-        "beta": 1e-6,
         "method": ReFL([1, 3]),
         "batch_size": 2,
         "epochs": 3,
@@ -79,7 +77,10 @@ def make_tuning(**changes: Any) -> FineTuning:
         "validation_prompts": 2,
         "images_per_prompt": 1,
     }
-    return FineTuning(**(settings | changes))
+    settings |= changes
+    if hasattr(settings["method"], "alpha"):
+        settings = {"alpha": 1.0, "beta": 1e-6} | settings
+    return FineTuning(**settings)
 
 
 def tune(
