@@ -60,7 +60,7 @@ def evaluate_preference(
     first, second, prompt = (np.asarray(index, np.int64) for index in (better, worse, prompt_of_comparison))
     if not first.shape == second.shape == prompt.shape:
         raise ValueError(
-            f"Expected equal numbers of better, worse and prompt indices, got {first.shape}, {second.shape}, {prompt.shape}."
+            f"Expected better, worse and prompt of equal length, got {first.shape}, {second.shape}, {prompt.shape}."
         )
     if not np.isfinite(score).all():
         raise ValueError(
