@@ -157,7 +157,9 @@ def geometry_of(source: DiffusionSource) -> Geometry:
     if folder is not None:
         geometry = Geometry.read(folder)
     elif path.is_file():
-        note = f"{path.name} is assumed to be as large as Stable Diffusion v1.5; set diffusion.config=<folder> if it is not"
+        note = (
+            f"{path.name} is assumed to be as large as Stable Diffusion v1.5; otherwise set diffusion.config=<folder>"
+        )
         geometry = replace(SD15, notes=(note,))
     elif source.source.count("/") != 1 or source.source.startswith((".", "~", "/")):
         raise ValueError(

@@ -145,8 +145,8 @@ class DiffusionSource:
             return f"cannot load {self.source} as a Stable Diffusion pipeline: {_first_line(error)}.{hint}"
         return (
             f"the diffusion model {self.source} is not on this machine and cannot be downloaded "
-            f"({type(error).__name__}). Download it where a network is available: hf download {self.source}; then, or with "
-            "a copy of its folder, set diffusion.source=<folder>"
+            f"({type(error).__name__}). Download it where a network is available: hf download {self.source}; then "
+            "set diffusion.source=<folder>, also for a copied folder"
         )
 
 
