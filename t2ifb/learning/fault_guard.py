@@ -99,8 +99,8 @@ class FaultGuard(Callback):
                 parameter.grad = None
         if self.skipped > self.most:
             raise ValueError(
-                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. They were skipped, and the "
-                "last good checkpoint is unchanged. Lower the learning rate, or check the data with "
+                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. They were skipped, and "
+                "the last good checkpoint is unchanged. Lower the learning rate, or check the data with "
                 "`python -m t2ifb.prepare`."
             )
 

@@ -189,7 +189,7 @@ def test_faults_of_all_sets_are_counted(tmp_path: Path) -> None:
         ({}, ["none"], "no data set 'none'"),
         ({"one": -1}, None, "must not be negative"),
         ({"one": 0, "other": 0}, None, "not all 0"),
-        ({}, [], "must name a data set"),
+        ({}, [], "must name at least one data set"),
     ],
 )
 def test_wrong_arguments_are_refused(

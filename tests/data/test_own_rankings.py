@@ -88,13 +88,13 @@ def test_prompts_are_shared_out_and_stay_where_they_are(tmp_path: Path, caplog: 
     assert len(set.union(*many.values())) == 60
     assert len(many["train"]) > 40
     assert all(few[split] <= many[split] for split in few)
-    assert caplog.text.count("shared out by a hash") == 2  # once for each data set, not for each split
+    assert caplog.text.count("split by a hash") == 2  # once for each data set, not for each split
     assert f"{len(many['train'])} prompts train" in caplog.text
 
 
 def test_shares_that_leave_nothing_are_said(tmp_path: Path) -> None:
     write(tmp_path / "rankings.csv", rows(2))
-    with pytest.raises(ValueError, match=r"left none for dev \(2 prompts train, 0 prompts dev\).*Add a column split"):
+    with pytest.raises(ValueError, match=r"left none for dev \(2 prompts train, 0 prompts dev\).*Add the column split"):
         OwnRankings(tmp_path, shares={"train": 1.0, "dev": 0.0}).rankings("dev")
     with pytest.raises(ValueError, match="add up to 1"):
         OwnRankings(tmp_path, shares={"train": 0.5})

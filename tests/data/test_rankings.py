@@ -78,7 +78,7 @@ def test_entries_of_another_form_are_listed(tmp_path: Path) -> None:
     wrong = [{"id": 1}, "text", entry(2, ranking=["1", "2"]), entry(3, generations="a.png")]
     with pytest.raises(ValueError, match="4 faults") as raised:
         load_rankings(write(tmp_path / "test.json", wrong))
-    for number, what in enumerate(["no key 'generations'", "expected an object", "whole numbers", "relative paths"]):
+    for number, what in enumerate(["no key 'generations'", "expected an object", "integers", "relative paths"]):
         assert f"entry {number}: " in str(raised.value)
         assert what in str(raised.value)
 

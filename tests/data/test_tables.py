@@ -129,16 +129,16 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "pairs": ("rankings.csv", PAIRS, "line 1: this looks like a table of pairs (caption, image_a, image_b, label)"),
     "pairs in parquet": (
         *("rankings.parquet", parquet([("caption", "jpg_0", "jpg_1", "label_0"), ("a", "b", "c", 1)])),
-        "table of pairs (caption, jpg_0, jpg_1, label_0), which are not read yet",
+        "table of pairs (caption, jpg_0, jpg_1, label_0), which are not supported",
     ),
     "pairs by side": (
         *("rankings.csv", "prompt,left_image,right_image,preference\na,b,c,left\n"),
         "this looks like a table of pairs (prompt, left_image, right_image, preference)",
     ),
     "a list in json lines": ("rankings.jsonl", json.dumps(objects(table())), "line 1: expected an object with a key"),
-    "lines in json": ("rankings.json", lines(table()), "a file with an object a line has to end with .jsonl"),
+    "lines in json": ("rankings.json", lines(table()), "a file with one object per line must end with .jsonl"),
     "broken json lines": ("rankings.jsonl", lines(table()) + "\n{", "line 5 is no JSON"),
-    "no parquet": ("rankings.parquet", b"PAR1", "is no Parquet file"),
+    "not parquet": ("rankings.parquet", b"PAR1", "is not a Parquet file"),
     "images in parquet": (
         *("rankings.parquet", parquet([COLUMNS, ("a", {"bytes": b"x", "path": None}, 1, "train")])),
         "row 0: image must be a text or a number, found dict",

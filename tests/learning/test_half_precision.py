@@ -199,7 +199,7 @@ def test_what_counts_as_dropped() -> None:
     again.load_state_dict(guard.state_dict())
     assert (again.skipped, again.overflowed, again.in_a_row) == (1, MOST_IN_A_ROW, 0)
     scale = 2.0**30
-    with pytest.raises(ValueError, match=rf"{MOST_IN_A_ROW + 1} updates in a row overflowed in fp16") as raised:
+    with pytest.raises(ValueError, match=rf"{MOST_IN_A_ROW + 1} consecutive updates overflowed in fp16") as raised:
         for _ in range(MOST_IN_A_ROW + 1):
             update(0.5)
     assert "alpha" not in str(raised.value)

@@ -92,7 +92,7 @@ def changed(folder: Path, **values: object) -> None:
     [
         ({"format_version": 3}, "format version 3"),
         ({"head": {"class": "os.system", "arguments": {"command": "true"}}}, "is not an nn.Module"),
-        ({"head": {"class": "t2ifb.scorers.heads.Missing", "arguments": {}}}, "does not exist here"),
+        ({"head": {"class": "t2ifb.scorers.heads.Missing", "arguments": {}}}, "does not exist"),
         ({"head": {"class": "t2ifb.scorers.heads.MLPHead", "arguments": {"embedding_dim": 3}}}, "does not fit"),
         ({"encoder": {"name": "x"}}, "not the configuration of a reward model"),
     ],
