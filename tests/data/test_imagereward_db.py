@@ -180,7 +180,7 @@ def test_broken_files_are_named(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"train_1.zip is not a whole zip archive"):
         ImageRewardDB(folder).rankings("train")
     (folder / "metadata-train.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match=r"metadata-train.parquet is no parquet file"):
+    with pytest.raises(ValueError, match=r"metadata-train.parquet is not a parquet file"):
         ImageRewardDB(folder).available("train")
 
 

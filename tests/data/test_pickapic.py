@@ -114,7 +114,7 @@ def test_only_so_many_shards_are_read(folder: Path) -> None:
     next((folder / "data").glob("train-00001*")).unlink()
     assert len(PickAPic(folder, max_shards=1).rankings("train")) == 5
     assert not PickAPic(folder).available("train")
-    with pytest.raises(ValueError, match=r"'train' is missing.*has not all of its shards"):
+    with pytest.raises(ValueError, match=r"'train' is missing.*lacks shards .all expected"):
         PickAPic(folder).rankings("train")
     with pytest.raises(ValueError, match="at least 1, or null for all, not 0"):
         PickAPic(folder, max_shards=0)

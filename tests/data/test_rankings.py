@@ -59,7 +59,7 @@ FAULTY = {
     1: (entry(1, prompt="  "), "empty prompt"),
     2: (entry(0), "duplicate id"),
     3: (entry(3, ranking=[1, 2, 3]), "3 ranks for 2 images"),
-    4: (entry(4, generations=["a.png"], ranking=[1]), "two images or more, this one has 1"),
+    4: (entry(4, generations=["a.png"], ranking=[1]), "at least two images, this one has 1"),
     5: (entry(5, ranking=[0, 1]), "ranks start at 1"),
 }
 
@@ -146,7 +146,7 @@ def test_ranking_files_are_a_data_set(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:  # what was decoded once is known
         patch.setattr(Image, "open", lambda *_: pytest.fail("decoded again"))
         assert len(files.rankings("test")) == 1
-    with pytest.raises(ValueError, match="no split 'train'; there is test"):
+    with pytest.raises(ValueError, match="no split 'train'; the splits are test"):
         files.rankings("train")
     (tmp_path / "a.png").unlink()
     with pytest.raises(ValueError, match="missing"):

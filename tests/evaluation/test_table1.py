@@ -116,7 +116,7 @@ def test_no_scorers_or_no_rankings(world: tuple[Path, dict[str, Any]], tmp_path:
         table(folder, tmp_path, scorers={})
     (tmp_path / "empty.json").write_text("[]")
     empty = RankingFiles({"test": tmp_path / "empty.json"})
-    with pytest.raises(ValueError, match="'test' has no rankings left"):
+    with pytest.raises(ValueError, match="'test' has no usable rankings"):
         table(folder, tmp_path, dataset=empty).run(tmp_path)
 
 
