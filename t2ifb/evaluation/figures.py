@@ -105,7 +105,7 @@ def ranking_sheet(
         path: The PNG to write.
 
     Raises:
-        ValueError: If there are no rankings.
+        ValueError: No rankings are given.
     """
     if not rankings:
         raise ValueError("Expected at least one ranking to show, got none; check that the split has prompts.")

@@ -94,7 +94,7 @@ def test_prompts_are_shared_out_and_stay_where_they_are(tmp_path: Path, caplog: 
 
 def test_shares_that_leave_nothing_are_said(tmp_path: Path) -> None:
     write(tmp_path / "rankings.csv", rows(2))
-    with pytest.raises(ValueError, match=r"left no prompts for dev \(2 prompts train, 0 prompts dev\).*Add the column split"):
+    with pytest.raises(ValueError, match=r"no prompts for dev \(2 prompts train, 0 prompts dev\).*Add the column"):
         OwnRankings(tmp_path, shares={"train": 1.0, "dev": 0.0}).rankings("dev")
     with pytest.raises(ValueError, match="add up to 1"):
         OwnRankings(tmp_path, shares={"train": 0.5})

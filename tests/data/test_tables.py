@@ -223,9 +223,7 @@ def test_many_equal_faults_are_one_line(folder: Path) -> None:
 def test_two_people_without_ids_are_told_to_give_some(folder: Path) -> None:
     twice = text([*table(), *table()[1:]])
     (folder / "rankings.csv").write_text(twice)
-    expected = (
-        "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, give each its own prompt_id"
-    )
+    expected = "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, give each its own"
     with pytest.raises(ValueError, match=expected):
         OwnRankings(folder).rankings("train")
 
