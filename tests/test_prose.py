@@ -13,7 +13,7 @@ FOLDERS = (
     "experiments",
 )
 UNFINISHED = {
-    *(f"t2ifb/diffusion/{name}.py" for name in ("model", "rollout", "sampling", "schedule")),
+    *(f"t2ifb/diffusion/{name}.py" for name in ("model", "path", "rollout", "sampling", "schedule")),
     *(f"t2ifb/learning/{name}.py" for name in ("algorithm", "policy", "tuning_module")),
 }
 """Files whose texts still have banned phrases."""
