@@ -1,3 +1,3 @@
-"""Studies; `t2ifb` comes before torch, so that it can set how OpenMP's threads wait."""
+"""Studies. `t2ifb` is imported before torch so that it can set the wait policy of OpenMP threads."""
 
 import t2ifb  # noqa: F401

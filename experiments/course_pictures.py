@@ -1,4 +1,4 @@
-"""Lines of runs that differ in their seed, over what the run has cost: parts of the studies' pictures."""
+"""Curves of runs with several seeds over their costs, for the studies' figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,16 +19,16 @@ SCORERS = {
     "ImageReward": "image_reward",
     "judges, in deviations": "judges",
 }
-"""Labels, and what they stand for in `held_out.courses`."""
+"""Labels and their keys in `held_out.courses`."""
 
 
 def distance(figures: dict[str, Any]) -> NDArray[np.float64]:
-    """(S,) √KL at each validation, the mean over seeds."""
+    """√KL at each validation, mean over seeds, (S,)."""
     return np.asarray(np.sqrt(np.array(figures["kl"])).mean(1))
 
 
 def seconds(figures: dict[str, Any]) -> NDArray[np.float64]:
-    """(S,) seconds of training up to each validation, without validations, by the median over seeds."""
+    """Seconds of training until each validation, without validations, median over seeds, (S,)."""
     known = [each for each in figures["seconds_per_update"] if each is not None]
     return np.array(figures["steps"]) * (np.median(known) if known else np.nan)
 
@@ -36,15 +36,15 @@ def seconds(figures: dict[str, Any]) -> NDArray[np.float64]:
 def draw_lines(
     column: Sequence[Axes], along: ArrayLike, figures: dict[str, Any], label: str, color: str, style: str = "-"
 ) -> None:
-    """One line in each of some axes under each other, one for each of `SCORERS` from the first on, with its intervals.
+    """Draw one line with intervals in each axes of a column, in the order of `SCORERS`.
 
     Args:
         column: The axes.
-        along: (S,) place of each validation.
-        figures: Of `held_out.courses`.
-        label: For the legend.
-        color: Of the lines.
-        style: Of the lines.
+        along: (S,), x value of each validation.
+        figures: Result of `held_out.courses`.
+        label: Legend label.
+        color: Line colour.
+        style: Line style.
     """
     for axes, scorer in zip(column, SCORERS.values(), strict=False):
         if scorer == "judges":
@@ -59,13 +59,13 @@ def draw_lines(
 def draw_against(
     along: Mapping[str, Callable[[dict[str, Any]], ArrayLike]], result: dict[str, Any], path: Path
 ) -> None:
-    """Gains over the base model on validation prompts: a line a variant, a column for each measure of what it has cost.
+    """Draw gains over the base model on validation prompts: one line per variant, one column per cost.
 
-    A variant with another setting, such as `draft, beta 1e-4`, has the colour of the one without, dashed.
+    A variant with an additional setting, such as `draft, beta 1e-4`, has the same colour, dashed.
 
     Args:
-        along: What a column stands for, and how to find it in the figures of a variant.
-        result: With `variants`, each of `held_out.courses`.
+        along: Label of each column, and the function that computes it from a variant's results.
+        result: Result with `variants`, each from `held_out.courses`.
         path: The PNG to write.
     """
     figure = new_figure(9, 2.1 * len(SCORERS))
@@ -81,7 +81,7 @@ def draw_against(
 
 
 def finish_grid(figure: Figure, grid: NDArray[Any]) -> None:
-    """The base model's line, the names of the rows, and one legend for all."""
+    """Add the base model's line, row labels and a common legend."""
     for axes, title in zip(grid[:, 0], SCORERS, strict=False):
         axes.set_ylabel(title)
     for axes in grid.flat:

@@ -1,4 +1,4 @@
-"""Held-out scores of tuned models: read from their runs' folders, compared with the base model's."""
+"""Held-out scores of tuned models, read from run folders and compared with the base model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,26 +19,26 @@ GOLD = ("gold", "gold/alignment", "gold/fidelity")
 KL = ("kl", "kl_without_last_two")
 
 Scores = dict[str, NDArray[np.float64]]
-"""By scorer, and the KL divergence by the names in `KL`: one value a prompt, the mean over its images."""
+"""Scores by scorer, and the KL divergence by the names in `KL`: one value per prompt, the mean over its images."""
 
 
 def read_scores(path: Path) -> Scores:
-    """The scores that a run wrote into its `samples/`, by prompt."""
+    """Scores per prompt that a run wrote to `samples/`."""
     return ScoreSheet.read(path).by_prompt
 
 
 @dataclass(frozen=True)
 class Course:
-    """What validations of a run saw.
+    """Validation results of a run.
 
     Attributes:
-        steps: S updates, from 0, where the policy is the base model.
-        scores: S times.
-        rises: S times, by scorer: how far its mean is above the base model's, in standard deviations over its images.
-        diversity: S times.
-        seconds_per_update: Without validations.
-        seconds: Until the last row of its figures, validations before it included.
-        weights: Of the judges in the guard's figure, by name; those that are not named count 1.
+        steps: S update numbers, starting at 0 (the base model).
+        scores: Scores at each step.
+        rises: At each step, by scorer: gain of the mean over the base model, in standard deviations over its images.
+        diversity: Diversity at each step.
+        seconds_per_update: Seconds per update, without validations.
+        seconds: Seconds until the last row of metrics, including validations.
+        weights: Weights of the judges in the selection score, by name; 1 by default.
     """
 
     steps: list[int]
@@ -51,7 +51,7 @@ class Course:
 
     @classmethod
     def of(cls, run: Run) -> "Course":
-        """Read it."""
+        """Read the results of a run."""
         files = sorted((run.path / "samples").glob("step_*.csv"))
         sheets = list(map(ScoreSheet.read, files))
         steps = [int(file.stem.removeprefix("step_")) for file in files]
@@ -66,21 +66,21 @@ class Course:
 
     @property
     def judged_by(self) -> list[str]:
-        """The judges that the run has: one that it is trained on is none of them."""
+        """Judges of the run, without its training reward."""
         return [name for name in JUDGES if name in self.scores[0]]
 
     @property
     def judges(self) -> list[float]:
-        """S times what the guard goes by."""
+        """Selection score at each step."""
         weights = [self.weights.get(name, 1.0) for name in self.judged_by]
         return [float(guarded([rises[name] for name in self.judged_by], weights=weights)) for rises in self.rises]
 
 
 def courses(runs: Sequence[Run]) -> dict[str, Any]:
-    """The figures of some runs that differ in their seed: gains over the base model at each validation."""
+    """Results of runs that differ in their seed: gains over the base model at each validation."""
     seen = [Course.of(run) for run in runs]
     if any(course.steps != seen[0].steps for course in seen):
-        raise SystemExit(f"the runs beside {runs[0].path} were validated at different steps; delete those that are old")
+        raise SystemExit(f"the runs beside {runs[0].path} were validated at different steps; delete the old ones")
     places = range(len(seen[0].steps))
     base = [course.scores[0] for course in seen]
     return {
@@ -96,10 +96,10 @@ def courses(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
-    """The figures of some runs that differ in their seed, on test prompts: a state's gains over the base model.
+    """Test results of runs that differ in their seed: gains of a state over the base model.
 
     Args:
-        runs: Finished ones.
+        runs: Finished runs.
         state: `kept` or `last`.
     """
     base, tuned = ([read_scores(run.path / f"samples/test_{name}.csv") for run in runs] for name in ("base", state))
@@ -112,20 +112,20 @@ def tested(runs: Sequence[Run], state: str) -> dict[str, Any]:
 
 
 def difference(one: Sequence[Run], other: Sequence[Run], state: str, of_other: str | None = None) -> dict[str, Any]:
-    """How much more some runs' state gains on test prompts than others', seed by seed on the same prompts and noise.
+    """Difference in test gains between two sets of runs, seed by seed on the same prompts and noise.
 
     Args:
         one: Finished runs that differ in their seed.
-        other: As many, or the same.
+        other: The same number of runs, or the same runs.
         state: `kept` or `last`.
-        of_other: The others' state, the same by default.
+        of_other: State of the other runs; the same by default.
     """
     states = (one, state), (other, of_other or state)
     return _apart(*([read_scores(run.path / f"samples/test_{of}.csv") for run in runs] for runs, of in states))
 
 
 def at_end(one: Sequence[Run], other: Sequence[Run]) -> dict[str, Any]:
-    """The same of their last validations, on validation prompts."""
+    """Difference of the last validations, on validation prompts."""
     return _apart(*([Course.of(run).scores[-1] for run in runs] for runs in (one, other)))
 
 
@@ -134,12 +134,12 @@ def _apart(one: Sequence[Scores], other: Sequence[Scores]) -> dict[str, Any]:
 
 
 def _scorers(scores: Sequence[Scores]) -> list[str]:
-    """Those that all sides have, the reward and gold first."""
+    """Scorers that all sides have, with reward and gold first."""
     return [name for name in ("reward", *GOLD, *JUDGES) if all(name in each for each in scores)]
 
 
 def pace(run: Run) -> float:
-    """Seconds of an update: the median of the stretches between two rows of training figures without a validation."""
+    """Seconds per update: median over intervals between two rows of training metrics without a validation."""
     rows = [row for row in read_metrics(run.path / "metrics.csv") if row.get("train/reward") or row.get("val/reward")]
     stretches = [
         (float(after["wall_seconds"]) - float(before["wall_seconds"])) / (int(after["step"]) - int(before["step"]))
@@ -150,9 +150,9 @@ def pace(run: Run) -> float:
 
 
 def gain(base: Sequence[Scores], tuned: Sequence[Scores], name: str) -> dict[str, Any]:
-    """How a scorer rose from one side to the other, paired over prompts: in each seed, and averaged over seeds.
+    """Change of a scorer from one side to the other, paired over prompts: per seed, and averaged over seeds.
 
-    The interval of the latter is over prompts too and says nothing about other seeds.
+    The interval of the average is also over prompts and does not cover other seeds.
     """
     pairs = [(after[name], before[name]) for before, after in zip(base, tuned, strict=True)]
     together = paired_difference(*(np.mean(side, 0) for side in zip(*pairs, strict=True)))

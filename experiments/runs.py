@@ -1,4 +1,4 @@
-"""Runs of a study: each in a process of its own, some at a time; what is finished is not trained again."""
+"""Runs of a study: each in its own process, several at a time. Finished runs are not repeated."""
 
 import argparse
 import json
@@ -25,9 +25,9 @@ class Run:
     """A run of `t2ifb.train`, or of a command that takes the same arguments.
 
     Attributes:
-        path: Its folder.
-        overrides: The command's arguments, beginning with `+experiment=`.
-        module: The command.
+        path: Run folder.
+        overrides: Arguments of the command, starting with `+experiment=`.
+        module: Module of the command.
     """
 
     path: Path
@@ -36,22 +36,22 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has its figures."""
+        """Whether the run is finished."""
         return (self.path / "summary.json").exists()
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Its figures."""
+        """Results of the run."""
         return dict(json.loads((self.path / "summary.json").read_text()))
 
     @property
     def last_words(self) -> str:
-        """The last line of its log."""
+        """Last line of the log."""
         lines = self.path.with_suffix(".log").read_text(errors="replace").splitlines()
-        return lines[-1] if lines else "its log is empty"
+        return lines[-1] if lines else "the log is empty"
 
     def train(self, threads: int) -> int:
-        """Train it, or go on with it, its output in `<folder>.log`; gives the exit status."""
+        """Train or resume the run, with output in `<folder>.log`, and return the exit status."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         begun = (self.path / "checkpoints" / "last.ckpt").exists()
         how = [f"resume={self.path}"] if begun else [*self.overrides, "logger=none", f"hydra.run.dir={self.path}"]
@@ -62,7 +62,7 @@ class Run:
             ).returncode  # fmt: skip
 
     def is_of(self) -> bool:
-        """Whether it was made with the settings that its overrides give now; which logger it had does not matter."""
+        """Whether the run has the settings that its overrides give now, ignoring the logger."""
         schema.register()
         (composed,) = compose_all("train", list(self.overrides))
         then: Any = OmegaConf.load(self.path / ".hydra" / "config.yaml")
@@ -72,12 +72,12 @@ class Run:
 
 
 def folder(study: str, variant: str, seed: int) -> Path:
-    """Where a run of a study is: `outputs/shapes/study_<study>/<variant>/seed<seed>`."""
+    """Folder of a study's run: `outputs/shapes/study_<study>/<variant>/seed<seed>`."""
     return Path("outputs/shapes") / f"study_{study}" / variant.replace(", ", "_").replace(" ", "_") / f"seed{seed}"
 
 
 def train_all(runs: Sequence[Run], jobs: int) -> int:
-    """Train what is not finished, so many at a time; the cores are shared among them. Gives how many failed."""
+    """Train unfinished runs, `jobs` at a time on shared cores, and return the number of failures."""
     missing = [run for run in runs if not run.finished]
     print(f"{len(runs)} runs, {len(missing)} of them to train; each writes its log to <run>.log", flush=True)
     threads, failed = max(1, (os.cpu_count() or 1) // jobs), 0
@@ -90,21 +90,23 @@ def train_all(runs: Sequence[Run], jobs: int) -> int:
 
 
 def finished(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
-    """Those variants whose runs are all finished; the others are named.
+    """Variants whose runs are all finished; the others are reported.
 
     Args:
-        runs: Of each variant.
+        runs: Runs of each variant.
 
     Raises:
-        SystemExit: There are none, or a run has other settings.
+        SystemExit: No variant is finished, or a run has other settings.
     """
     done = {variant: some for variant, some in runs.items() if all(run.finished for run in some)}
     if left_out := [variant for variant in runs if variant not in done]:
-        print(f"left out, as not all of their runs are finished: {', '.join(left_out)}", flush=True)
+        print(f"skipped because some runs are not finished: {', '.join(left_out)}", flush=True)
     if not done:
         raise SystemExit("no variant has finished runs")
     if old := [str(run.path) for some in done.values() for run in some if not run.is_of()]:
-        raise SystemExit(f"other settings than now: {', '.join(old)}; delete what is old and train it again")
+        raise SystemExit(
+            f"settings differ from the current ones: {', '.join(old)}; delete the old runs and train them again"
+        )
     return done
 
 
@@ -116,25 +118,25 @@ def conduct(
     compare: Callable[[list[int]], dict[str, Any]],
     draw: Callable[[dict[str, Any], Path], None],
 ) -> None:
-    """The command of a study: train what is missing, compare, write `result.json` and `result.png`.
+    """Command of a study: train missing runs, compare, write `result.json` and `result.png`.
 
     Args:
-        here: The study's folder.
-        description: For `--help`.
-        variants: What is compared.
-        runs_of: The runs of a variant and a seed, each after those that it needs.
-        compare: Gives the figures for some seeds.
-        draw: Draws them.
+        here: Folder of the study.
+        description: Text for `--help`.
+        variants: Names of the variants.
+        runs_of: Runs of a variant and a seed, each after the runs that it needs.
+        compare: Computes the results for the given seeds.
+        draw: Draws the results.
 
     Raises:
-        SystemExit: Runs failed; the others are compared nevertheless.
+        SystemExit: Runs failed; the others are still compared.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = list(variants)
-    parser.add_argument("--judge", action="store_true", help="train nothing, judge the runs that are finished")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="train only these")
+    parser.add_argument("--judge", action="store_true", help="evaluate finished runs without training")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="train only these variants")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; the cores are shared among them")
+    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time on shared cores")
     asked = parser.parse_args()
     failed = 0
     if not asked.judge:
@@ -147,16 +149,16 @@ def conduct(
     draw(result, files[1])
     print(*files, sep="\n")
     if failed:
-        sys.exit(f"{failed} runs failed; their logs are beside their folders")
+        sys.exit(f"{failed} runs failed; see the logs beside their folders")
 
 
 def origin(study: str, seeds: list[int], runs: Iterable[Run]) -> dict[str, Any]:
-    """Where figures come from: command, commits, seeds."""
+    """Origin of the results: command, commits, seeds."""
     commits = sorted({str(run.summary["git_commit"]) for run in runs})
     return {"command": f"python -m experiments.{study}.study", "git_commits": commits, "seeds": seeds}
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
-    """Write a study's figures as JSON, whole or not at all."""
+    """Write a study's results as JSON, atomically."""
     with atomic_write(path) as file:
         file.write(json.dumps(result, indent=1).encode())

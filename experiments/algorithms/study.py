@@ -1,7 +1,7 @@
-"""ReFL, DRaFT and reward-weighted likelihood in the same time. README.md has question and answer.
+"""ReFL, DRaFT and reward-weighted likelihood at equal training time. See README.md.
 
-python -m experiments.algorithms.study            # trains what is missing, writes result.json, result.png
-python -m experiments.algorithms.study --judge    # writes them from what is finished
+python -m experiments.algorithms.study            # trains missing runs, writes result.json, result.png
+python -m experiments.algorithms.study --judge    # writes them from finished runs
 """
 
 from functools import partial
@@ -15,16 +15,16 @@ from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 UPDATES = {"refl": 64, "draft": 56, "reward_weighted": 76}
-"""Updates of 16 prompts: they took 3.9, 4.6 and 3.3 seconds each, two runs at a time on two cores, so about 250 seconds
-in all. Each is a multiple of 4, so that the last state is validated too."""
+"""Updates of 16 prompts. They took 3.9, 4.6 and 3.3 seconds each, with two runs at a time on two cores, hence about
+250 seconds in total. Each number is a multiple of 4, so that the last state is validated."""
 PROMPTS = 4800
-"""Training prompts."""
+"""Number of training prompts."""
 COMMON = ("algorithm.validation_prompts=32", "prompts.test.count=200")
-"""Half of the prompts that each is usually judged by."""
+"""Half of the usual evaluation prompts."""
 LOOSE = "1e-4"
-"""A hundredth of the usual beta for DRaFT and reward-weighted likelihood.
+"""A hundredth of the default beta for DRaFT and reward-weighted likelihood.
 
-Both penalise step 18, which has 73 % of the KL's weight; the window of `refl` does not hold it.
+Both penalise step 18, which has 73 % of the KL's weight and is outside the window of `refl`.
 """
 
 
@@ -36,16 +36,16 @@ def _arguments(experiment: str, *more: str) -> list[str]:
 
 VARIANTS = {name: _arguments(name) for name in UPDATES}
 VARIANTS |= {f"{name}, beta {LOOSE}": _arguments(name, f"algorithm.beta={LOOSE}") for name in UPDATES if name != "refl"}
-"""What each is run with."""
+"""Arguments of each variant."""
 
 
 def run_of(variant: str, seed: int) -> Run:
-    """The run of an algorithm and a seed."""
+    """Run of an algorithm and a seed."""
     overrides = (*VARIANTS[variant], f"seed={seed}", f"reward.source={reported(seed).path}")
     return Run(folder("algorithms", variant, seed), overrides)
 
 
-draw = partial(draw_against, {"seconds of training, validations left out": seconds, "√KL, in root nats": distance})
+draw = partial(draw_against, {"seconds of training, without validations": seconds, "√KL, in root nats": distance})
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Every algorithm whose runs are all finished: over the updates on validation prompts, and on test prompts."""
+    """Results of every algorithm with finished runs, over the updates on validation prompts and on test prompts."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
     done = finished(runs)
     return {

@@ -1,4 +1,4 @@
-"""The picture of the study."""
+"""Figure of the study."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ SHOWN = {
     "reward, last update": ("last", "reward"),
     "√KL, last update": ("last", None),
 }
-"""Titles, with the state and the scorer that they stand for; none is the KL divergence."""
+"""Titles with state and scorer; None is the KL divergence."""
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Gains on test prompts by alpha, beta (rows) and learning rate (columns).
 
     Args:
-        result: Of `compare`.
+        result: Result of `compare`.
         path: The PNG to write.
     """
     settings = result["settings"]
@@ -40,7 +40,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 text = f"{gained['mean']:+.3f}\n[{gained['low']:+.3f}, {gained['high']:+.3f}]"
             axes.text(place[1], place[0], text, ha="center", va="center", fontsize=7)
         most = np.nanmax(np.abs(values))
-        axes.imshow(values, cmap="RdBu", vmin=-2 * most, vmax=2 * most, aspect="auto")  # pale, for dark text
+        axes.imshow(values, cmap="RdBu", vmin=-2 * most, vmax=2 * most, aspect="auto")  # pale colours behind dark text
         axes.set_title(title, size=10)
         axes.set_xticks(range(len(columns)), [f"{lr:g}" for lr in columns])
         axes.set_xlabel("learning rate")

@@ -1,7 +1,7 @@
-"""The sweep over alpha, beta and learning rate, in `shapes`. README.md has question and answer.
+"""Sweep over alpha, beta and learning rate in `shapes`. See README.md.
 
-python -m experiments.alpha_beta_lr.study            # sweeps, or goes on with it, writes result.json, result.png
-python -m experiments.alpha_beta_lr.study --judge    # writes them from what is finished
+python -m experiments.alpha_beta_lr.study            # runs or continues the sweep, writes result.json, result.png
+python -m experiments.alpha_beta_lr.study --judge    # writes them from finished runs
 """
 
 import argparse
@@ -28,18 +28,18 @@ COMMON = {
     "algorithm.validation_prompts": "32",
     "prompts.test.count": "100",
 }
-"""What the sweep's jobs differ in from `+experiment=refl`: 60 updates of 8 prompts, and fewer to judge by."""
+"""Changes of the jobs from `+experiment=refl`: 60 updates of 8 prompts, and fewer evaluation prompts."""
 SETTINGS = ("algorithm.alpha", "algorithm.beta", "optimizer.lr")
 Setting = tuple[float, float, float]
 """Values of `SETTINGS`."""
 SAME = ((1.0, 0.01), (100.0, 1.0))
-"""Two pairs of alpha and beta with one ratio, which have to end alike."""
+"""Two pairs of alpha and beta with equal ratio, which should end alike."""
 REPORT = (100.0, 0.01)
-"""Alpha and beta of the report."""
+"""The report's alpha and beta."""
 
 
 def command(seed: int, jobs: int) -> list[str]:
-    """The sweep of a seed."""
+    """Sweep command of a seed."""
     where = FOLDER / f"seed{seed}"
     launcher = ("hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}")
     arguments = ("+experiment=refl", "+sweep=alpha_beta_lr", f"seed={seed}", f"reward.source={reported(seed).path}")
@@ -58,7 +58,7 @@ def command(seed: int, jobs: int) -> list[str]:
 def main() -> None:
     """Sweep, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judge", action="store_true", help="train nothing, judge the runs that are finished")
+    parser.add_argument("--judge", action="store_true", help="evaluate finished runs without training")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS[:2]))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     asked = parser.parse_args()
@@ -71,17 +71,18 @@ def main() -> None:
     write(result, HERE / "result.json")
     draw(result, HERE / "result.png")
     if failed:
-        sys.exit(f"{failed} of the commands failed; the jobs' folders in {FOLDER} say why")
+        sys.exit(f"{failed} commands failed; see the jobs' folders in {FOLDER}")
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Each setting that all seeds have finished, on test prompts, and some of them against each other.
+    """Test results of each setting that all seeds have finished, and comparisons between settings.
 
-    The one with the highest gold on validation prompts is held against each other one, each one against the report's
-    alpha and beta at its learning rate, and the two of one ratio against each other, paired seed by seed.
+    The setting with the highest gold on validation prompts is compared with each other one, each setting with the
+    report's alpha and beta at its learning rate, and the two settings of one ratio with each other, paired seed by
+    seed. alpha and beta at its learning rate, and the two of one ratio against each other, paired seed by seed.
 
     Raises:
-        SystemExit: There is none.
+        SystemExit: No setting is finished.
     """
     found: dict[Setting, dict[int, Run]] = defaultdict(dict)
     old = 0
@@ -96,9 +97,9 @@ def compare(seeds: list[int]) -> dict[str, Any]:
         setting: [by_seed[seed] for seed in seeds] for setting, by_seed in found.items() if len(by_seed) == len(seeds)
     }
     if left_out := [", ".join(f"{value:g}" for value in setting) for setting in found if setting not in runs]:
-        print(f"left out, as not all seeds have finished them (alpha, beta, lr): {'; '.join(left_out)}")
+        print(f"skipped because some seeds are not finished (alpha, beta, lr): {'; '.join(left_out)}")
     if old:
-        print(f"left out, as they have other settings than now: {old} jobs")
+        print(f"skipped because their settings differ from the current ones: {old} jobs")
     if not runs:
         raise SystemExit("no setting has finished runs of all seeds")
     found_gold = {
@@ -135,7 +136,7 @@ def _named(setting: Setting) -> dict[str, float]:
 
 
 def _rates(runs: dict[Setting, list[Run]]) -> list[float]:
-    """Learning rates at which both settings of one ratio are finished."""
+    """Learning rates for which both settings of one ratio are finished."""
     return sorted({lr for _, _, lr in runs if all((*pair, lr) in runs for pair in SAME)})
 
 

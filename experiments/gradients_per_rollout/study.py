@@ -1,7 +1,7 @@
-"""Several gradients from one rollout: are they worth as much as gradients from rollouts of their own? See README.md.
+"""Several gradients per rollout compared with one gradient per rollout. See README.md.
 
-python -m experiments.gradients_per_rollout.study            # trains what is missing, writes result.json, result.png
-python -m experiments.gradients_per_rollout.study --judge    # writes them from what is finished
+python -m experiments.gradients_per_rollout.study            # trains missing runs, writes result.json, result.png
+python -m experiments.gradients_per_rollout.study --judge    # writes them from finished runs
 """
 
 from functools import partial
@@ -16,11 +16,11 @@ from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 GRADIENTS, UPDATES, PROMPTS = 20, 60, 4800
-"""Gradients that an update averages, updates of a run, training prompts."""
+"""Gradients per update, updates per run, training prompts."""
 
 
 def settings(gradients_per_rollout: int) -> list[str]:
-    """As many gradients an update and as many updates, from fewer rollouts the more each of them gives."""
+    """Settings with equal numbers of gradients and updates, and fewer rollouts for more gradients per rollout."""
     batch = GRADIENTS // gradients_per_rollout
     return [
         f"algorithm.method.gradients_per_rollout={gradients_per_rollout}",
@@ -31,16 +31,16 @@ def settings(gradients_per_rollout: int) -> list[str]:
 
 
 VARIANTS = {f"m = {m}": settings(m) for m in (1, 2, 5, 10)}
-"""What each differs in from `+experiment=refl`; no test prompts are looked at but for 16 at the end."""
+"""Changes of each variant from `+experiment=refl`. Only 16 test prompts are used, at the end."""
 
 
 def run_of(variant: str, seed: int) -> Run:
-    """The run of a variant and a seed."""
+    """Run of a variant and a seed."""
     overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reported(seed).path}", *VARIANTS[variant])
     return Run(folder("gradients_per_rollout", variant.replace(" = ", ""), seed), overrides)
 
 
-draw = partial(draw_against, {"updates": itemgetter("steps"), "seconds of training, validations left out": seconds})
+draw = partial(draw_against, {"updates": itemgetter("steps"), "seconds of training, without validations": seconds})
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Every variant whose runs are all finished, over the updates."""
+    """Results of every variant with finished runs, over the updates."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
     done = finished(runs)
     every = [run for some in done.values() for run in some]

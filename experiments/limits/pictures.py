@@ -1,4 +1,4 @@
-"""The picture of the study."""
+"""Figure of the study."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from t2ifb.evaluation.canvas import GRAY, PALETTE, new_figure, save
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The gain in gold and its parts by variant: each seed, and the mean over seeds with its interval.
+    """Gain in gold and its components by variant: each seed, and the mean over seeds with its interval.
 
     Args:
-        result: Of `compare`.
+        result: Result of `compare`.
         path: The PNG to write.
     """
     variants = result["variants"]

@@ -1,7 +1,7 @@
-"""Where the limit of fine-tuning lies: the reward, the adapters, or the algorithm. README.md has question and answer.
+"""Which part limits fine-tuning: the reward, the adapters, or the algorithm. See README.md.
 
-python -m experiments.limits.study            # trains what is missing, writes result.json, result.png
-python -m experiments.limits.study --judge    # writes them from what is finished
+python -m experiments.limits.study            # trains missing runs, writes result.json, result.png
+python -m experiments.limits.study --judge    # writes them from finished runs
 """
 
 from pathlib import Path
@@ -14,24 +14,24 @@ from experiments.runs import Run, conduct, finished, folder
 
 HERE = Path(__file__).parent
 BY_GOLD = ("head=interaction", "+build.noise=0", "+build.tie_width=0", "dataset.source=${data_folder}/shapes-2-by-gold")
-"""Annotators who never err; the head that is best on validation rankings."""
+"""Annotators without noise; the head that is best on validation rankings."""
 VARIANTS = {
     "learned": "the report's reward model",
     "distilled": "an interaction head whose annotators are gold itself",
     "supervised": "no reward: clean renders of training prompts",
 }
-"""What the same adapters are tuned by."""
+"""Training signal of each variant."""
 
 
 def reward_of(variant: str, seed: int) -> Run:
-    """The reward run that a variant is tuned by, or only watched by."""
+    """Reward run that a variant is tuned on, or only monitored with."""
     if variant == "distilled":
         return Run(folder("limits", "reward_by_gold", seed), ("+experiment=reward_mlp", f"seed={seed}", *BY_GOLD))
     return reported(seed)
 
 
 def run_of(variant: str, seed: int) -> Run:
-    """The run of a variant and a seed."""
+    """Run of a variant and a seed."""
     overrides = ("+experiment=refl", f"seed={seed}", f"reward.source={reward_of(variant, seed).path}")
     module = "experiments.limits.supervised" if variant == "supervised" else "t2ifb.train"
     return Run(folder("limits", variant, seed), overrides, module)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Every variant whose runs are all finished, on the test prompts: the kept state against the base model."""
+    """Test results of every variant with finished runs: the kept state against the base model."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
     done = finished(runs)
     result: dict[str, Any] = {"command": "python -m experiments.limits.study", "seeds": seeds, "variants": {}}

@@ -1,4 +1,4 @@
-"""The adapters tuned on clean renders instead of by a reward: how far they can go.
+"""Adapters tuned on clean renders instead of a reward, as an upper limit.
 
 python -m experiments.limits.supervised +experiment=refl seed=0    # takes the arguments of `t2ifb.train`
 """
@@ -27,13 +27,13 @@ STEPS, BATCH, LEARNING_RATE, RENDERS = 1500, 16, 1e-3, 8000
 
 
 def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> None:
-    """Denoise clean renders of training scenes with the base model's own loss; goes on where it was interrupted.
+    """Tune on clean renders of training scenes with the base model's own loss. Interrupted runs continue.
 
     Args:
         model: A `DiffusionModel` with adapters.
-        adapters: Its trained weights.
-        folder: Where the state is kept.
-        seed: Of scenes, layouts and noise.
+        adapters: Trained weights of the model.
+        folder: Folder for the training state.
+        seed: Seed of scenes, layouts and noise.
     """
     scenes, _, pixels = rendered("train", RENDERS, seed=900 + seed)
     latents = encode(model.vae, pixels) * model.vae.config.scaling_factor
@@ -61,7 +61,7 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
 
 
 def supervised(parts: Parts) -> None:
-    """Tune, put the test exam of a fine-tuning run to base and tuned, and write their scores as such a run does."""
+    """Tune, evaluate base and tuned model as in a fine-tuning run, and write the scores in the same format."""
     started = time.monotonic()
     tuning: FineTuning = parts.build("algorithm")
     seed, run = parts.value("seed"), RunFolder(parts.run_folder)

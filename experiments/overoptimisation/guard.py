@@ -1,4 +1,4 @@
-"""Rules by which a guard may keep a checkpoint without looking at gold, and how good what they keep is by gold."""
+"""Rules that select a checkpoint without gold, and the gold of the selected checkpoints."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,35 +12,35 @@ from t2ifb.evaluation.guard import guarded
 from t2ifb.evaluation.statistics import bootstrap_interval
 
 Rule = Callable[[Course], int]
-"""Takes what validations of a run saw, gives the number of the one whose state is kept (not 0, the base model)."""
+"""Maps the validation results of a run to the index of the kept validation (not 0, the base model)."""
 
 
 OTHER_ENCODERS = ("blip_score", "image_reward")
-"""Judges that see images by another encoder than the reward's."""
+"""Judges with another encoder than the reward's."""
 
 
 def rises(course: Course, *names: str) -> NDArray[np.float64]:
-    """(S, len(names)) how far scorers rose at each validation."""
+    """Gains of scorers at each validation, (S, len(names))."""
     return np.array([[of_step[name] for name in names] for of_step in course.rises])
 
 
 def best(values: Sequence[float] | NDArray[np.float64]) -> int:
-    """The number of the highest value after the first."""
+    """Index of the highest value after the first."""
     return 1 + int(np.argmax(values[1:]))
 
 
 def highest(*names: str) -> Rule:
-    """The validation at which the mean of some scorers is highest."""
+    """Select the validation with the highest mean of the given scorers."""
     return lambda course: best(rises(course, *names).mean(1))
 
 
 def near_the_worst(margin: float) -> Rule:
-    """The validation at which the mean of the judges is highest, none above the worst judge by more than a margin."""
+    """Select the validation with the highest mean of the judges, capped at the worst judge plus a margin."""
     return lambda course: best(guarded(rises(course, *course.judged_by), margin))
 
 
 def before_the_first_fall(course: Course) -> int:
-    """The last validation before the judges' mean falls for the first time."""
+    """Select the last validation before the judges' mean falls for the first time."""
     falls = np.flatnonzero(np.diff(rises(course, *course.judged_by).mean(1)) < 0)
     return max(1, int(falls[0])) if len(falls) else len(course.steps) - 1
 
@@ -62,15 +62,15 @@ RULES: dict[str, Rule] = {
     "the last": lambda course: len(course.steps) - 1,
     "gold (looks)": highest("gold"),
 }
-"""What each keeps: where this is highest, unless it says something else."""
+"""Rules by name. A rule keeps the validation with the highest value, unless its name says otherwise."""
 
 
 def kept(runs: Sequence[Run], rule: Rule) -> dict[str, Any] | None:
-    """Gold above the base model in what a rule keeps: the mean over runs with its interval, and the worst run.
+    """Gain in gold of the checkpoints that a rule keeps: mean over runs with interval, and the worst run.
 
-    Rules choose on the same images that gold is then read from, so that all of them, and the one that looks at gold
-    most, do a little better here than on fresh prompts. The interval is over runs, which share their prompts. None if
-    the rule needs a judge that the runs do not have.
+    Rules select on the same images that gold is read from, so all of them, and most of all the rule that uses gold, do
+    a little better here than on fresh prompts. The interval is over runs, which share their prompts. None if the rule
+    needs a judge that the runs do not have.
     """
     courses = [Course.of(run) for run in runs]
     try:

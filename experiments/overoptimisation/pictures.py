@@ -1,4 +1,4 @@
-"""The picture of the study."""
+"""Figure of the study."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from t2ifb.evaluation.canvas import PALETTE, new_figure, save
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Gains over the base model against the root of the KL divergence: a column a window, a line an alpha / beta.
+    """Draw gains over the base model against √KL: one column per window, one line per alpha / beta.
 
     Args:
-        result: Of `compare`.
+        result: Result of `compare`.
         path: The PNG to write.
     """
     windows = result["windows"]

@@ -1,7 +1,7 @@
-"""What is gained and lost on the way from the base model, and what a guard should keep of it; README.md has the answer.
+"""Gains and losses with growing distance from the base model, and selection rules of a guard. See README.md.
 
-python -m experiments.overoptimisation.study            # trains what is missing, writes result.json, result.png
-python -m experiments.overoptimisation.study --judge    # writes them from what is finished
+python -m experiments.overoptimisation.study            # trains missing runs, writes result.json, result.png
+python -m experiments.overoptimisation.study --judge    # writes them from finished runs
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from experiments.runs import Run, conduct, finished, folder, origin
 
 HERE = Path(__file__).parent
 WINDOWS = {"early": (2, 7), "middle": (8, 13), "late": (14, 19)}
-"""First and last of the 20 steps that gradients are taken at."""
+"""First and last of the 20 steps at which gradients are taken."""
 NO_KL = "infinite"
 RATIOS = {"1": 1.0, "10": 0.1, "100": 0.01, NO_KL: 0.0}
 """beta by alpha / beta, where alpha is 1."""
@@ -28,20 +28,20 @@ COMMON = [
     "algorithm.validation_prompts=48",
     "prompts.test.count=16",
 ]
-"""What those of the grid differ in from `+experiment=refl`: 60 updates of 24 gradients, three times its learning rate
-to get far in them. No test prompts are looked at but for 16 at the end."""
+"""Changes of the grid from `+experiment=refl`: 60 updates of 24 gradients, and three times its learning rate, for a
+large distance. Only 16 test prompts are used, at the end."""
 GRID = {
     f"{window}, alpha/beta {ratio}": [f"algorithm.method.window=[{first},{last}]", f"algorithm.beta={beta}", *COMMON]
     for window, (first, last) in WINDOWS.items()
     for ratio, beta in RATIOS.items()
 }
 FAILING = "made to fail"
-"""Runs of `+experiment=refl_overoptimised`."""
+"""Name of the runs of `+experiment=refl_overoptimised`."""
 VARIANTS = {**GRID, FAILING: ["prompts.test.count=100"]}
 
 
 def run_of(variant: str, seed: int) -> Run:
-    """The run of a variant and a seed."""
+    """Run of a variant and a seed."""
     what = ["+experiment=refl_overoptimised"]
     if variant in GRID:
         what = ["+experiment=refl", f"reward.source={reported(seed).path}"]
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Every variant whose runs are all finished, over the updates; and what each rule of a guard would have kept."""
+    """Results of every variant with finished runs, over the updates, and the checkpoints kept by each rule."""
     done = finished({variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS})
     every = [run for some in done.values() for run in some]
     kinds = {
@@ -87,7 +87,7 @@ def compare(seeds: list[int]) -> dict[str, Any]:
 
 
 def against_no_kl(done: Mapping[str, list[Run]], window: str, ratio: str) -> dict[str, Any] | None:
-    """How much more gold a ratio has after all updates than no KL divergence, on validation prompts, paired."""
+    """Difference in gold after all updates between a ratio and no KL divergence, paired on validation prompts."""
     none, some = (done.get(f"{window}, alpha/beta {which}") for which in (NO_KL, ratio))
     return at_end(some, none)["gold"] if none and some else None
 

@@ -1,6 +1,6 @@
-"""What reward models are judged by: the annotators' comparisons, and damaged images that gold orders.
+"""Test sets for reward models: the annotators' comparisons, and damaged images ordered by gold.
 
-The damage is what a tuned generator may come to do.
+The damage resembles faults of an over-optimised generator.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,14 +27,14 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Images, and which of two is better.
+    """Images and comparisons.
 
     Attributes:
         pixels: (N, 3, 64, 64) in [0, 1].
         prompts: N texts.
-        better: (C,) number of the better image.
-        worse: (C,).
-        prompt: (C,) number of the prompt's text; intervals are over texts.
+        better: (C,), index of the better image.
+        worse: (C,), index of the worse image.
+        prompt: (C,), index of the prompt's text; intervals are over texts.
     """
 
     pixels: Tensor
@@ -44,11 +44,11 @@ class Comparisons:
     prompt: NDArray[np.int64]
 
     def judge(self, scores: ArrayLike) -> PreferenceResult:
-        """How often the better image has the higher of the scores (N,)."""
+        """Preference accuracy of scores (N,)."""
         return evaluate_preference(scores, self.better, self.worse, self.prompt)
 
     def embed(self, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, D) of the images and of each one's prompt."""
+        """Embeddings (N, D) of the images and of their prompts."""
         texts = sorted(set(self.prompts))
         with torch.inference_mode():
             images = torch.cat([encoder.encode_images(part) for part in self.pixels.split(BATCH)])
@@ -57,15 +57,15 @@ class Comparisons:
 
 
 class Jury:
-    """Judges models on several sets of comparisons; a frozen encoder sees each set once for all of them."""
+    """Evaluates models on several sets of comparisons. A frozen encoder embeds each set once for all models."""
 
     def __init__(self, sets: Mapping[str, Comparisons]) -> None:
-        """Give the sets by name."""
+        """Store the sets by name."""
         self.sets = sets
         self._seen: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     def judge(self, model: RewardModel) -> dict[str, PreferenceResult]:
-        """How often a model prefers the better image, by set."""
+        """Preference accuracy of a model, by set."""
         with torch.inference_mode():
             return {name: each.judge(model.head(*self._embed(model, name)).numpy()) for name, each in self.sets.items()}
 
@@ -81,7 +81,7 @@ class Jury:
 
 
 def by_annotators(rankings: Sequence[RankedPrompt]) -> Comparisons:
-    """The comparisons of rankings as they are."""
+    """Comparisons of rankings without changes."""
     index = ComparisonIndex.build(rankings)
     pixels = torch.stack([load_image(image) for ranking in rankings for image in ranking.images])
     prompts = [ranking.prompt for ranking in rankings for _ in ranking.images]
@@ -90,7 +90,7 @@ def by_annotators(rankings: Sequence[RankedPrompt]) -> Comparisons:
 
 
 def distorted(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Bent by a smooth random field with a standard deviation of up to about four pixels, each image more or less."""
+    """Warp images by a smooth random field with a standard deviation of up to about four pixels."""
     count, _, height, width = images.shape
     coarse = torch.randn(count, 2, 6, 6, generator=draw)
     field = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").permute(0, 2, 3, 1)
@@ -102,7 +102,7 @@ def distorted(images: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def over_saturated(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Saturation and contrast raised up to fourfold, as rewards that like vivid pictures make it."""
+    """Raise saturation and contrast up to fourfold, as rewards for vivid pictures do."""
     factors = 1 + 3 * torch.rand(len(images), generator=draw)
     raised = [
         F.adjust_contrast(F.adjust_saturation(i, float(f)), float(f)) for i, f in zip(images, factors, strict=True)
@@ -111,7 +111,7 @@ def over_saturated(images: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def merged(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Laid over another image of the same prompt, moved by up to ten pixels, so that objects flow together."""
+    """Blend with another image of the same prompt, shifted by up to ten pixels, so that objects merge."""
     moves = torch.randint(-10, 11, (len(images), 2), generator=draw).tolist()
     others = torch.stack([torch.roll(i, move, (1, 2)) for i, move in zip(images.roll(1, 0), moves, strict=True)])
     share = 0.5 * torch.rand(len(images), 1, 1, 1, generator=draw)
@@ -126,14 +126,14 @@ KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def by_gold(rankings: Sequence[RankedPrompt], kind: str, seed: int = 0) -> Comparisons:
-    """Damage a copy of every image and let gold order a ranking's images and copies.
+    """Damage a copy of every image and order a ranking's images and copies by gold.
 
-    Of each comparison at least one image is damaged, and gold differs by more than `MARGIN`.
+    In each comparison at least one image is damaged, and gold differs by more than `MARGIN`.
 
     Args:
-        rankings: Of the shapes world.
+        rankings: Rankings of the `shapes` domain.
         kind: One of `KINDS`.
-        seed: Of the damage.
+        seed: Seed of the damage.
     """
     draw = torch.Generator().manual_seed(seed)
     pixels, prompts, numbers, is_damaged = [], [], [], []

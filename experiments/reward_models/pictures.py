@@ -1,4 +1,4 @@
-"""The picture of the study."""
+"""Figure of the study."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Accuracy by variant, learning curves, and accuracy off the distribution.
 
     Args:
-        result: Of `judge_all`.
+        result: Result of `judge_all`.
         path: The PNG to write.
     """
     variants = result["variants"]
@@ -34,7 +34,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def _dots(axes: Axes, variants: dict[str, Any], names: list[str], sets: Any, label: str) -> None:
-    """A row a variant: the mean over seeds with its interval, and each seed as a small dot."""
+    """One row per variant: the mean over seeds with its interval, and each seed as a small dot."""
     for number, (name_of_set, color) in enumerate(zip(sets, PALETTE, strict=False)):
         for row, name in enumerate(names):
             figures = variants[name][name_of_set]

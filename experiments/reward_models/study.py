@@ -1,7 +1,7 @@
-"""Which reward model: head, amount of data, grouping, tuned layers. See README.md for the question and the answer.
+"""Comparison of reward models: head, amount of data, grouping, tuned layers. See README.md.
 
-python -m experiments.reward_models.study            # trains what is missing, judges, writes result.json, result.png
-python -m experiments.reward_models.study --judge    # judges what was trained already
+python -m experiments.reward_models.study            # trains missing runs, evaluates, writes result.json, result.png
+python -m experiments.reward_models.study --judge    # evaluates finished runs
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ TUNED = ["algorithm.epochs=5", "algorithm.encoder_lr=3.0e-5"]
 
 
 def less_data(count: int) -> list[str]:
-    """So many training prompts; about as many updates and validations as with all of them."""
+    """Settings for fewer training prompts, with about as many updates and validations as with all."""
     share = count / PROMPTS
     settings = {"train_prompts": count, "epochs": round(EPOCHS / share), "validations_per_epoch": share}
     return [f"algorithm.{name}={value}" for name, value in settings.items()]
@@ -49,7 +49,7 @@ VARIANTS: dict[str, list[str]] = {
     "mlp, 4800 prompts": ["dataset=shapes_large"],
     "interaction, 4800 prompts": ["dataset=shapes_large", "head=interaction"],
 }
-"""What each differs in from `+experiment=reward_mlp`."""
+"""Changes of each variant from `+experiment=reward_mlp`."""
 
 
 def main() -> None:
@@ -58,17 +58,17 @@ def main() -> None:
 
 
 def run_of(variant: str, seed: int) -> Run:
-    """The run of a variant and a seed."""
+    """Run of a variant and a seed."""
     return Run(folder("reward_models", variant, seed), ("+experiment=reward_mlp", f"seed={seed}", *VARIANTS[variant]))
 
 
 def reported(seed: int) -> Run:
-    """The report's reward model of a seed: what the studies of fine-tuning tune by."""
+    """Run of the report's reward model, which the fine-tuning studies use."""
     return run_of("mlp", seed)
 
 
 def all_comparisons(run: Path) -> dict[str, Comparisons]:
-    """What every run is judged by, from the data set that one was trained on."""
+    """Test sets of all runs, from the data set of one run."""
     schema.register()
     config: Any = OmegaConf.load(run / ".hydra" / "config.yaml")
     dataset = ImageRewardDB(config.dataset.source)
@@ -77,7 +77,7 @@ def all_comparisons(run: Path) -> dict[str, Comparisons]:
 
 
 def judge_all(seeds: list[int]) -> dict[str, Any]:
-    """The figures of every variant whose runs are all finished."""
+    """Results of every variant with finished runs."""
     runs = {variant: [run_of(variant, seed) for seed in seeds] for variant in VARIANTS}
     done = finished(runs)
     if BASELINE not in done:
@@ -85,7 +85,7 @@ def judge_all(seeds: list[int]) -> dict[str, Any]:
     every = [run for some in done.values() for run in some]
     splits = [run.summary["data"]["splits"] for run in every]
     if any(one[name] != splits[0][name] for one in splits for name in one if name != "train"):
-        raise SystemExit(f"the runs beside {every[0].path} were tested on different data; delete those that are old")
+        raise SystemExit(f"the runs beside {every[0].path} were tested on different data; delete the old ones")
     asked = all_comparisons(done[BASELINE][0].path)
     jury = Jury(asked)
     judged = {
@@ -122,12 +122,12 @@ def _figures(
 
 
 def _together(seeds: list[PreferenceResult]) -> Interval:
-    """Accuracy over several seeds: averaged per prompt, then over prompts."""
+    """Accuracy over several seeds, averaged per prompt, then over prompts."""
     return bootstrap_ratio(np.mean([one.right_of_prompt for one in seeds], 0), seeds[0].comparisons_of_prompt)
 
 
 def _difference(seeds: list[PreferenceResult], baseline: list[PreferenceResult]) -> Interval:
-    """Paired over prompts, seeds averaged per prompt."""
+    """Paired difference over prompts, with seeds averaged per prompt."""
     asked = seeds[0].comparisons_of_prompt
     ours, theirs = (
         np.mean([one.right_of_prompt for one in group], 0) / np.maximum(asked, 1) for group in (seeds, baseline)

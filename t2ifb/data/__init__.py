@@ -1,1 +1,1 @@
-"""From rankings on disk to batches of embeddings: file layouts, prompts, the embedding cache, the order of training."""
+"""Rankings on disk to batches of embeddings: file layouts, prompts, the embedding cache and the training order."""

@@ -1,4 +1,4 @@
-"""Images inside zip archives, read in place; nothing is ever extracted."""
+"""Images inside zip archives, read without extracting them."""
 
 import io
 import os
@@ -11,17 +11,17 @@ from pathlib import Path, PurePosixPath
 from PIL import Image as PILImage
 
 OPEN_ARCHIVES = 40
-"""Archives that stay open in one process; ImageRewardDB has 36."""
+"""Archives kept open per process. ImageRewardDB has 36."""
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a member's name would lead outside the folder that its archive is extracted to."""
+    """Whether a member's name points outside the folder that its archive is extracted to."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":")
 
 
 class _Pool:
-    """Archives kept open, by path, time and size; a `ZipFile` may be read from several threads, not after a fork."""
+    """Archives kept open, by path, time and size; a `ZipFile` is safe across threads, not across a fork."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[int, Path, int, int], zipfile.ZipFile] = OrderedDict()
@@ -36,7 +36,7 @@ class _Pool:
                     self._open[key] = zipfile.ZipFile(path)
                 except zipfile.BadZipFile as error:
                     raise ValueError(
-                        f"{path} is not a whole zip archive ({error}); delete it and get it again"
+                        f"{path} is not a whole zip archive ({error}); delete it and download it again"
                     ) from error
                 while len(self._open) > OPEN_ARCHIVES:
                     self._open.popitem(last=False)
@@ -51,7 +51,7 @@ def archive_members(path: Path) -> dict[str, int]:
     """Names and sizes in bytes of an archive's files.
 
     Raises:
-        ValueError: It is no whole zip archive.
+        ValueError: The file is not a complete zip archive.
     """
     return {info.filename: info.file_size for info in _pool.get(path).infolist() if not info.is_dir()}
 
@@ -62,7 +62,7 @@ class ArchiveImage:
 
     Attributes:
         archive: The zip file.
-        member: Its name in it.
+        member: Name of the file in the archive.
     """
 
     archive: Path
@@ -72,22 +72,22 @@ class ArchiveImage:
         """The encoded file.
 
         Raises:
-            ValueError: The name leads outside the archive's folder, or the archive is broken.
-            KeyError: There is no such member.
+            ValueError: The name points outside the archive's folder, or the archive is broken.
+            KeyError: The archive has no such member.
         """
         if leaves_folder(self.member):
-            raise ValueError(f"{self}: the member's name leaves the archive's folder")
+            raise ValueError(f"{self}: the member's name points outside the archive's folder")
         try:
             return _pool.get(self.archive).read(self.member)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"{self} is damaged ({error}); delete the archive and get it again") from error
+            raise ValueError(f"{self} is damaged ({error}); delete the archive and download it again") from error
 
     def open(self) -> PILImage.Image:
-        """Decode it."""
+        """Open the image."""
         return PILImage.open(io.BytesIO(self.read()))
 
     def identity(self) -> str:
-        """What changes when the content does, found without reading it: the archive's checksum of the member."""
+        """Path and checksum of the member: changes when the content does. The image is not read."""
         info = _pool.get(self.archive).getinfo(self.member)
         return f"{self.archive.absolute()}!{self.member}!{info.file_size}!{info.CRC:08x}"
 

@@ -1,4 +1,4 @@
-"""Checking every image of a data set by decoding it, once ever: what was found is remembered."""
+"""Decode every image of a data set once, to find bad ones, and store the result."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ from t2ifb.data.rankings import RankedPrompt, find_faults
 def check_once(
     rankings: list[RankedPrompt], place: str, files: Iterable[Path], memory: Path
 ) -> tuple[list[RankedPrompt], list[Fault]]:
-    """`find_faults` with decoding, remembered for as long as the rankings and the files stay the same.
+    """Run `find_faults` with decoding. The stored result is reused while rankings and files stay the same.
 
     Args:
-        rankings: What to check.
-        place: Where the rankings come from; the first part of every fault's place.
-        files: Files that the images are in, archives or the images themselves; a missing one may appear later.
-        memory: Where to remember; in a read-only folder every run checks again.
+        rankings: The rankings to check.
+        place: Source of the rankings, the first part of every fault's place.
+        files: Files that hold the images: archives or the images themselves. Files may be missing.
+        memory: File for the result. In a read-only folder every run checks again.
 
     Returns:
         The rankings without fault, and the faults.
@@ -44,18 +44,18 @@ def check_once(
 
 
 def memory_file(folder: Path, source: str | Path, *parts: str) -> Path:
-    """Where to remember what was found in a part of a data set.
+    """File for the result of checking one part of a data set.
 
     Args:
         folder: A cache, or the data set's own folder.
         source: The data set.
-        parts: The split, and what else decides which rankings there are; they become part of the file's name.
+        parts: The split and other choices that decide which rankings are read. They become part of the file name.
     """
     return folder / ".checked" / f"{'-'.join([short_name(source), *parts])}.json"
 
 
 def short_name(source: str | Path) -> str:
-    """12 letters and digits that stand for a data set in file names."""
+    """12 hexadecimal digits that identify a data set in file names."""
     return hashlib.sha256(str(source).encode()).hexdigest()[:12]
 
 
@@ -69,7 +69,7 @@ def _key(rankings: list[RankedPrompt], files: Iterable[Path]) -> str:
 
 
 def _stamp(path: Path) -> list[object]:
-    """Path, time and size of a file; the path alone while it is missing."""
+    """Path, time and size of a file; the path alone if the file is missing."""
     try:
         status = path.stat()
     except OSError:

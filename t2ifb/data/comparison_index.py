@@ -1,4 +1,4 @@
-"""Which image of a split is compared with which, as numbers."""
+"""Comparisons of a split as index arrays."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ class ComparisonIndex:
 
     Attributes:
         ranks: (N,), 1 is best.
-        better: (C,), the number of the better image in the split.
-        worse: (C,).
+        better: (C,), index of the better image in the split.
+        worse: (C,), index of the worse image.
         prompt_of_image: (N,), from 0 to P - 1.
-        prompt_of_comparison: (C,).
-        text_of_prompt: (P,), the number of the prompt's text, from 0; several rankings may have one text. Statistics
-            that take prompts for independent draws go by this.
+        prompt_of_comparison: (C,), index of the comparison's ranking.
+        text_of_prompt: (P,), index of the prompt's text, from 0. Several rankings may share a text. Statistics that
+            need independent prompts group by this index.
     """
 
     ranks: Index
@@ -57,11 +57,11 @@ class ComparisonIndex:
 
     @property
     def texts(self) -> int:
-        """How many different prompts there are."""
+        """Number of distinct prompts."""
         return int(self.text_of_prompt.max(initial=-1)) + 1
 
 
 def rankings_hash(rankings: Sequence[RankedPrompt]) -> str:
-    """What figures stand on: a hash of ids, prompts and ranks."""
+    """Hash of ids, prompts and ranks: identifies the data behind a metric."""
     records = [(ranking.prompt_id, ranking.prompt, ranking.ranks) for ranking in rankings]
     return hashlib.sha256(repr(records).encode()).hexdigest()[:16]

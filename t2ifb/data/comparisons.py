@@ -20,12 +20,12 @@ Grouping: TypeAlias = Literal["prompt", "comparison"]
 
 
 class RewardDataModule(LightningDataModule):
-    """Comparisons of a preference data set, batched over embeddings that a cache holds, or over pixels.
+    """Comparisons of a preference data set, batched over cached embeddings or over pixels.
 
-    The training loader is endless. Its batch at a position is a function of (seed, position) alone; epoch e is a
-    permutation of all comparisons that is drawn from (seed, e), so that each comparison comes once an epoch, or as
-    often as the data set's `multiplicities` say (`Mixture`). In several processes each batch is divided among them, and
-    together they hold what one process would.
+    The training loader is endless. Its batch at a position is a function of (seed, position) alone. Epoch e is a
+    permutation of all comparisons drawn from (seed, e): each comparison appears once per epoch, or as often as the data
+    set's `multiplicities` say (`Mixture`). Several processes divide each batch among them; together they train on the
+    same comparisons as one process.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class RewardDataModule(LightningDataModule):
         splits: Sequence[str] = ("train", "validation", "test"),
         train_prompts: int | None = None,
     ) -> None:
-        """Name the parts; nothing is read yet.
+        """Store the settings. Data are read on first use.
 
         Args:
             dataset: The rankings.
-            feed: Gives embeddings of the images and prompts, made when a split is first needed, or pixels and tokens.
-            grouping: `prompt` puts whole rankings into a batch and each of their images once; `comparison` shuffles
-                single comparisons and gives both images of each.
-            batch_size: About how many comparisons make a batch, over all processes.
-            seed: Of the training order.
-            splits: The training split, the validation split, then any test splits.
-            train_prompts: How many rankings to train on, drawn by the seed; of one seed the fewer are among the more.
-                All by default.
+            feed: Gives embeddings of images and prompts, computed when a split is first needed, or pixels and tokens.
+            grouping: `prompt` puts whole rankings into a batch, with each of their images once; `comparison` shuffles
+                single comparisons and includes both images of each.
+            batch_size: Approximate number of comparisons per batch, over all processes.
+            seed: Seed of the training order.
+            splits: Training split, validation split, then any number of test splits.
+            train_prompts: Number of rankings to train on, drawn with the seed; all by default. Subsets are nested: with
+                one seed, a smaller subset is contained in a larger one.
 
         Raises:
             ValueError: An argument is out of range.
@@ -62,7 +62,7 @@ class RewardDataModule(LightningDataModule):
         if len(splits) < 2:
             raise ValueError(f"splits must name a training and a validation split, not {list(splits)}")
         if train_prompts is not None and hasattr(dataset, "multiplicities"):
-            raise ValueError("train_prompts is for one data set; of a mixture, give the parts their weights")
+            raise ValueError("train_prompts works with a single data set; for a mixture, set the weights of its parts")
         self.dataset = dataset
         self.feed = feed
         self.grouping = grouping
@@ -78,7 +78,7 @@ class RewardDataModule(LightningDataModule):
         self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     def prepare_data(self) -> None:
-        """Encode all images and prompts of the splits that is not encoded yet (Lightning calls it in one process)."""
+        """Encode the images and prompts that are not in the cache. Lightning calls this in one process."""
         rankings = [ranking for split in self.splits for ranking in self.rankings(split)]
         prompts = [ranking.prompt for ranking in rankings]
         report = self.feed.fill([image for ranking in rankings for image in ranking.images], prompts)
@@ -87,21 +87,21 @@ class RewardDataModule(LightningDataModule):
         self._told = True
 
     def setup(self, stage: str) -> None:
-        """Begin at position 0, unless a checkpoint is loaded next."""
+        """Start at position 0. A checkpoint that is loaded later overrides this."""
         self._position.reset()
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings, read once.
+        """Rankings of a split, read once.
 
         Raises:
-            ValueError: The split is not on this machine, empty, or has fewer than `train_prompts`.
+            ValueError: The split is missing, empty or has fewer than `train_prompts` rankings.
         """
         if split not in self._rankings:
             if not self.dataset.available(split):
                 hint = getattr(self.dataset, "missing_message", "Run `python -m t2ifb.prepare`.")
                 raise ValueError(f"The split {split!r} is missing. {hint}")
             if not (rankings := self.dataset.rankings(split)):
-                raise ValueError(f"The split {split!r} has no rankings left.")
+                raise ValueError(f"The split {split!r} has no usable rankings.")
             if split == self.splits[0] and self.train_prompts is not None:
                 if not 1 <= self.train_prompts <= len(rankings):
                     raise ValueError(f"train_prompts={self.train_prompts}: expected a number from 1 to {len(rankings)}")
@@ -110,7 +110,7 @@ class RewardDataModule(LightningDataModule):
         return self._rankings[split]
 
     def encoded(self, split: str) -> EncodedRankings:
-        """The split over the feed, which is filled first if it lacks anything."""
+        """The split as index tensors. Missing embeddings are computed first."""
         if split not in self._encoded:
             rankings = self.rankings(split)
             self.feed.fill([image for r in rankings for image in r.images], [r.prompt for r in rankings])
@@ -118,17 +118,17 @@ class RewardDataModule(LightningDataModule):
         return self._encoded[split]
 
     def hashes(self) -> dict[str, str]:
-        """What figures stand on: a hash of ids, prompts and ranks, by split."""
+        """Hash of ids, prompts and ranks per split: identifies the data behind the metrics."""
         return {split: rankings_hash(self.rankings(split)) for split in self.splits}
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every training comparison comes once; reads the training split."""
+        """Number of batches in an epoch. Reads the training split."""
         return self._training_order().steps_per_epoch
 
     @property
     def position(self) -> int:
-        """Training batches consumed so far, since the beginning of training."""
+        """Number of training batches consumed since the start of training."""
         return self._position.now
 
     def train_batch(self, position: int) -> RewardBatch:
@@ -141,7 +141,7 @@ class RewardDataModule(LightningDataModule):
         return encoded.batch_of_comparisons(share, total)
 
     def evaluation_batches(self, split: str) -> RewardBatches:
-        """This process's share of all rankings of a split, whole and in order, about `batch_size` images at a time."""
+        """This process's share of a split's rankings, whole and in order, about `batch_size` images per batch."""
         encoded = self.encoded(split)
         images = encoded.images_per_prompt
         borders = cuts(images, min(-(-int(images.sum()) // self.batch_size), len(images)))
@@ -155,23 +155,23 @@ class RewardDataModule(LightningDataModule):
         return RewardBatches(len(borders) - 1, batch)
 
     def train_dataloader(self) -> EndlessBatches[RewardBatch]:
-        """Endless batches from the present position on; see `TrainingPosition.batches` for what is refused."""
+        """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
         return self._position.batches()
 
     def val_dataloader(self) -> RewardBatches:
-        """The validation split."""
+        """Batches of the validation split."""
         return self.evaluation_batches(self.splits[1])
 
     def test_dataloader(self) -> list[RewardBatches]:
-        """The test splits, in the order of `splits`."""
+        """Batches of the test splits, in the order of `splits`."""
         return [self.evaluation_batches(split) for split in self.splits[2:]]
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what the order depends on besides."""
+        """The position and the settings that determine the order."""
         return self._position.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's position until training begins."""
+        """Store a checkpoint's position until training starts."""
         self._position.restore(state_dict)
 
     def _settings(self) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class RewardDataModule(LightningDataModule):
         }
 
     def _training_order(self) -> TrainingOrder:
-        """The order over rankings that give comparisons, or over comparisons; `_units` holds their numbers."""
+        """Order over rankings that have comparisons, or over comparisons. `_units` holds their indices."""
         if self._order is None:
             encoded = self.encoded(self.splits[0])
             counts = encoded.comparisons_per_prompt
@@ -198,7 +198,7 @@ class RewardDataModule(LightningDataModule):
         return self._order
 
     def _parts(self, ranking: Index) -> list[Part] | None:
-        """How often units come, if the data set says so (`Mixture`); `ranking` (U,) is where each unit comes from."""
+        """Multiplicities of the units if the data set has them (`Mixture`). `ranking` (U,) is each unit's ranking."""
         if not hasattr(self.dataset, "multiplicities"):
             return None
         blocks = self.dataset.multiplicities(self.splits[0])

@@ -1,4 +1,4 @@
-"""What an image or a prompt is, whatever it is called: the SHA-256 of its content, and of how images are decoded."""
+"""Content keys of images and prompts: SHA-256 of the content and, for images, of the decoding version."""
 
 import hashlib
 import logging
@@ -17,30 +17,30 @@ from t2ifb.data.rankings import Image, read_bytes
 
 KEY_BYTES = 32
 ANNOUNCED = 2000
-"""From so many images on, hashing shows its progress."""
+"""Hashing at least this many images shows a progress bar."""
 
 logger = logging.getLogger(__name__)
 
 
 def prompt_key(prompt: str) -> bytes:
-    """The SHA-256 of a prompt's UTF-8."""
+    """SHA-256 of a prompt's UTF-8 bytes."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
 
 
 class ImageKeys:
-    """The SHA-256 of images' files, remembered in a file so that the next run need not read them.
+    """SHA-256 of image files, stored on disk so that the next run need not read the images.
 
-    What is remembered belongs to path, time and size of a file, or to what a source calls its identity. A source
-    without identity is read every time.
+    Entries are keyed by the file's path, time and size, or by the source's `identity()`. A source without identity is
+    read every time.
     """
 
     def __init__(self, path: Path) -> None:
-        """Remember in `path`, a table of pairs of 32 bytes; it need not exist."""
+        """Store the keys in `path`, a table of pairs of 32 bytes. The file need not exist."""
         self.path = path
         self._known: dict[bytes, bytes] = {}
 
     def __call__(self, images: Sequence[Image]) -> list[bytes]:
-        """Keys of 32 bytes, one per image.
+        """One key of 32 bytes per image.
 
         Raises:
             ValueError: An image cannot be read; the message names it.
@@ -70,7 +70,7 @@ class ImageKeys:
         return {}
 
     def _save(self) -> None:
-        """Add what other jobs have found meanwhile, and write. In a read-only folder the next run reads again."""
+        """Merge with the keys of other jobs and write. In a read-only folder the next run hashes again."""
         self._known = self._load() | self._known
         raw = b"".join(identity + key for identity, key in self._known.items())
         with suppress(OSError), atomic_write(self.path) as file:

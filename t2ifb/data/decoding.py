@@ -1,4 +1,4 @@
-"""From an image file to the RGB pixels that a viewer shows, for training, scoring, tables and sheets alike."""
+"""Decode image files to RGB pixels as a viewer shows them, for training, scoring, tables and pages."""
 
 import warnings
 from contextlib import suppress
@@ -7,31 +7,31 @@ import numpy as np
 from PIL import Image, ImageOps
 
 DECODING = 2
-"""Raised whenever `to_rgb` gives other pixels. Keys of caches contain it, so that older results are not used again."""
+"""Version of `to_rgb`, increased when its pixels change. Cache keys contain it, so that old entries are not reused."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are refused below
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such images are rejected below
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Decode a picture: turned upright as EXIF says, 8 bits a channel, transparent parts laid on white.
+    """Decode a picture: EXIF rotation applied, 8 bits per channel, transparency on white.
 
     Args:
-        picture: As `PIL.Image.open` gives it; only its header needs to have been read.
+        picture: Result of `PIL.Image.open`; its pixels need not be loaded yet.
 
     Returns:
-        A new picture in mode RGB. 16-bit gray values from 0 to 65535 become 0 to 255; floating point pixels are in
-        [0, 1]. Of several frames it is the first.
+        A new picture in mode RGB. 16-bit gray values from 0 to 65535 become 0 to 255; floating point pixels must be in
+        [0, 1]. For animations, the first frame.
 
     Raises:
-        ValueError: It has too many pixels, or numbers whose white is not defined.
-        OSError: It is damaged.
+        ValueError: The picture has too many pixels, or a value range without a defined white.
+        OSError: The file is damaged.
     """
     width, height = picture.size
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(too_large())
     picture.load()
     kind = picture.format
-    with suppress(Exception):  # damaged EXIF data are no reason to refuse the pixels
+    with suppress(Exception):  # pixels are usable even if the EXIF data are damaged
         picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         picture = _eight_bits(picture, kind)
@@ -42,22 +42,22 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def too_large() -> str:
-    """What is wrong with an image that Pillow takes for a decompression bomb."""
+    """Message for an image that Pillow rejects as a decompression bomb."""
     return f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels; save it smaller"
 
 
 def _eight_bits(picture: Image.Image, kind: str | None) -> Image.Image:
-    """From one channel of 16 or 32 bits to mode L; Pillow would cut off all above 255.
+    """Convert one channel of 16 or 32 bits to mode L. Pillow would clip values above 255.
 
     Raises:
-        ValueError: Its white is not defined, or a number lies outside black and white.
+        ValueError: White is not defined for this type, or a value is out of range.
     """
     values = np.asarray(picture, np.float64)
     white, name = (1, "floating point") if picture.mode == "F" else (65535, "whole number")
     if not (values.min() >= 0 and values.max() <= white) or (picture.mode == "I" and kind == "TIFF"):
         raise ValueError(
-            f"its {name} pixels go from {values.min():g} to {values.max():g}, and which of them are black and white is "
-            "only known of floating point numbers in [0, 1] and of 8 or 16 bits; save it with 8 bits"
+            f"its {name} pixels range from {values.min():g} to {values.max():g}; supported are floating point numbers "
+            "in [0, 1] and integers of 8 or 16 bits; save it with 8 bits"
         )
     levels = np.round(values * (255 / white)).astype(np.uint8)
     if (clear := picture.info.get("transparency")) is not None:

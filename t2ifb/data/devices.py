@@ -1,4 +1,4 @@
-"""Which device computes, whether this build of PyTorch can use it, and in which precision it computes float32."""
+"""Choice of device, its support by this PyTorch build, and TF32 settings."""
 
 import os
 import re
@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
-"""Environment variables in which torchrun, Lightning and SLURM number the processes of one machine."""
+"""Environment variables of torchrun, Lightning and SLURM with the local rank."""
 
 
 def device_of(wish: str) -> torch.device:
-    """The device that is meant.
+    """Resolve a device name.
 
     Args:
-        wish: PyTorch's name of a device, or `auto`: this process's own GPU if PyTorch can use it, else the CPU.
+        wish: PyTorch device name, or `auto`: this process's GPU if PyTorch can use it, else the CPU.
 
     Raises:
-        ValueError: There is none of that name, or this build of PyTorch cannot use it.
+        ValueError: No such device exists, or this PyTorch build cannot use it.
     """
     if wish == "auto":
         return torch.device("cuda", own_gpu()) if accelerator_of("auto") == "cuda" else torch.device("cpu")
@@ -31,17 +31,17 @@ def device_of(wish: str) -> torch.device:
         if fault is None:
             return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={wish} is not on this machine; give auto, cpu or cuda [{error}]") from error
+        raise ValueError(f"device={wish} is not on this machine; use auto, cpu or cuda [{error}]") from error
     raise ValueError(f"device={wish}: {fault}")
 
 
 def accelerator_of(wish: str) -> str:
-    """Lightning's accelerator; `auto` becomes `cuda` where PyTorch can use the GPU of this process, else `cpu`.
+    """Resolve Lightning's accelerator: `auto` becomes `cuda` if PyTorch can use this process's GPU, else `cpu`.
 
-    An Apple GPU (MPS) is used only by its name: nothing here was ever tested on one.
+    An Apple GPU (MPS) is used only if named, since it is untested.
 
     Raises:
-        ValueError: The GPU that is asked for cannot be used by this build of PyTorch.
+        ValueError: This PyTorch build cannot use the requested GPU.
     """
     fault = gpu_fault(own_gpu()) if wish in ("auto", "gpu", "cuda") and torch.cuda.is_available() else None
     if wish != "auto":
@@ -60,17 +60,17 @@ def accelerator_of(wish: str) -> str:
 
 
 def own_gpu() -> int:
-    """The number of this process's GPU: of several processes on a machine each has its own."""
+    """Index of this process's GPU. Each process on a machine has its own."""
     return local_rank() % max(1, torch.cuda.device_count())
 
 
 def local_rank() -> int:
-    """Which of its machine's processes this one is."""
+    """Rank of this process on its machine."""
     return next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
 def gpu_fault(index: int = 0) -> str | None:
-    """Why this build of PyTorch cannot use an NVIDIA GPU that is there; None if it can."""
+    """Why this PyTorch build cannot use the NVIDIA GPU; None if it can."""
     built_for = torch.cuda.get_arch_list()
     if not torch.cuda.is_available() or torch.version.hip or not built_for:
         return None
@@ -80,19 +80,19 @@ def gpu_fault(index: int = 0) -> str | None:
         if at_least and (kind == "compute" or int(numbers[0]) == major):  # machine code is for one major version
             return None
     return (
-        f"the GPU {torch.cuda.get_device_name(index)} has compute capability {major}.{minor} (sm_{major}{minor}), and "
-        f"this build of PyTorch {torch.__version__} is for {', '.join(built_for)}. Install another build, or use "
-        "the CPU (trainer=cpu; device=cpu for scoring and drawing)."
+        f"the GPU {torch.cuda.get_device_name(index)} has compute capability {major}.{minor} (sm_{major}{minor}), but "
+        f"this build of PyTorch {torch.__version__} supports {', '.join(built_for)}. Install another build, or use "
+        "the CPU (trainer=cpu; device=cpu for scoring and sampling)."
     )
 
 
 def has_bf16() -> bool:
-    """Whether the GPU computes in bf16 without emulation; True where no GPU is found to ask."""
+    """Whether the GPU computes in bf16 without emulation; True if no GPU is present."""
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """What results may depend on: the device's name, and whether it may round float32 to TF32 (10 bits)."""
+    """Device facts that can affect results: its name, and whether float32 may be rounded to TF32 (10 bits)."""
     if device.type != "cuda":
         return {"name": device.type, "tf32": False}
     return {"name": torch.cuda.get_device_name(device), "tf32": "tf32" in [_get(part) for part in _float32_parts()]}
@@ -100,7 +100,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Convolutions and matrix products of float32 tensors are computed in float32, not in TF32."""
+    """Compute convolutions and matrix products of float32 tensors in float32, not TF32."""
     parts = _float32_parts()
     before = [_get(part) for part in parts]
     try:
@@ -113,7 +113,7 @@ def true_float32() -> Iterator[None]:
 
 
 def _float32_parts() -> list[Any]:
-    """PyTorch's switches of TF32, one for each kind of operation where it has them (2.9)."""
+    """PyTorch's TF32 switches: one per kind of operation since PyTorch 2.9."""
     convolutions: Any = torch.backends.cudnn
     if hasattr(convolutions, "conv"):
         return [convolutions.conv, convolutions.rnn, torch.backends.cuda.matmul]
@@ -133,5 +133,5 @@ def _set(part: Any, value: str) -> None:
 
 @cache
 def _say(message: str) -> None:
-    """Tell it once in a process."""
+    """Print a message once per process."""
     print(message, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Embeddings of images and prompts, made once per encoder and precision and kept on disk."""
+"""Embeddings of images and prompts, computed once per encoder and precision and stored on disk."""
 
 import hashlib
 import json
@@ -26,23 +26,23 @@ __all__ = ["EmbeddingCache", "Embeddings", "Encoder", "EncoderSource", "FillRepo
 
 Storage: TypeAlias = Literal["fp32", "fp16", "bf16"]
 STORED_AS = {"fp32": "<f4", "fp16": "<f2", "bf16": "<u2"}
-"""NumPy has no bfloat16: its bits are kept as whole numbers."""
+"""NumPy has no bfloat16; its bits are stored as unsigned integers."""
 CUT = "cut.json"
 COMMIT_SECONDS = 10.0
-"""What an interruption loses at the most, in seconds of encoding."""
+"""Interval between writes: an interruption loses at most this many seconds of encoding."""
 
 Batch: TypeAlias = tuple[list[bytes], Tensor]
 
 
 @dataclass(frozen=True)
 class FillReport:
-    """What filling a cache took.
+    """Result of filling a cache.
 
     Attributes:
-        encoded: Distinct images and prompts that were encoded.
-        reused: Distinct images and prompts that were there.
+        encoded: Number of distinct images and prompts that were encoded.
+        reused: Number of distinct images and prompts found in the cache.
         seconds: Wall time.
-        cut: Prompts that are longer than the encoder's context, distinct, in their order.
+        cut: Distinct prompts that exceed the encoder's context, in order.
     """
 
     encoded: int
@@ -56,7 +56,7 @@ class Embeddings:
     """Embeddings of a list of images or prompts, read from disk when gathered.
 
     Attributes:
-        table: (M, D), all that the cache holds, memory-mapped, as stored.
+        table: (M, D), the whole cache, memory-mapped, in the stored precision.
         rows: (N,) int64, each item's row in `table`.
         storage: The precision of `table`.
     """
@@ -69,10 +69,10 @@ class Embeddings:
         return len(self.rows)
 
     def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
-        """Embeddings of some items.
+        """Load embeddings.
 
         Args:
-            index: (n,), which items; all by default.
+            index: (n,), indices of items; all by default.
 
         Returns:
             (n, D) float32.
@@ -82,26 +82,25 @@ class Embeddings:
 
 
 class EmbeddingCache:
-    """Each distinct image (by its file's content) and prompt is encoded once, by whichever job comes first.
+    """Cache that encodes each distinct image (by file content) and prompt once.
 
-    Every encoder and precision has a folder of its own below the cache's. Filling goes on where an interrupted run
-    stopped; jobs that fill the same cache wait for each other; when nothing is missing, the encoder is not built and
-    nothing is written.
+    Every encoder and precision has its own subfolder. Filling continues where an interrupted run stopped. Jobs that
+    fill the same cache wait for each other. If nothing is missing, the encoder is not built and nothing is written.
     """
 
     def __init__(
         self, folder: str | Path, source: EncoderSource, storage: Storage = "fp32", batch_size: int = 64
     ) -> None:
-        """Name the cache; nothing is read or built yet.
+        """Store the settings. Nothing is read or built until `fill`.
 
         Args:
-            folder: Where caches are.
-            source: The encoder.
-            storage: Precision on disk. Reading gives float32 always.
-            batch_size: Images or prompts that are encoded together.
+            folder: Folder of all caches.
+            source: Source of the encoder.
+            storage: Precision on disk. Embeddings are always read as float32.
+            batch_size: Images or prompts per encoder call.
 
         Raises:
-            ValueError: `storage` or `batch_size` is none.
+            ValueError: `storage` or `batch_size` is invalid.
         """
         if storage not in STORED_AS:
             raise ValueError(f"storage must be {', '.join(STORED_AS)}, not {storage!r}")
@@ -116,28 +115,28 @@ class EmbeddingCache:
 
     @property
     def embeddings_of(self) -> str:
-        """The fingerprint of the encoder."""
+        """Fingerprint of the encoder."""
         return self.source.fingerprint()
 
     @property
     def folder(self) -> Path:
-        """The folder of this encoder and precision."""
+        """Folder of this encoder and precision."""
         digest = hashlib.sha256(self.embeddings_of.encode()).hexdigest()[:16]
         return self.root / f"{digest}-{self.storage}"
 
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
-        """Encode what is not there yet.
+        """Encode the items that are not in the cache.
 
         Args:
-            images: Images; repetitions cost nothing.
-            prompts: Texts; repetitions cost nothing.
+            images: Images; repetitions are encoded once.
+            prompts: Texts; repetitions are encoded once.
 
         Returns:
-            How much there was to do.
+            Counts and wall time.
 
         Raises:
             ValueError: An image cannot be read, or the encoder gives NaN or infinity.
-            StorageError: The disk is full or the folder is read-only; what was complete is kept.
+            StorageError: The disk is full or the folder is read-only; complete embeddings are kept.
         """
         started = time.monotonic()
         distinct_images = dict(zip(self._image_keys(images), images, strict=True))
@@ -175,7 +174,7 @@ class EmbeddingCache:
         return self._stores[kind]
 
     def _missing(self, kind: str, items: dict[bytes, Any]) -> dict[bytes, Any]:
-        """The items that the disk does not hold at this moment."""
+        """The items that are not on disk now."""
         store = self._store(kind)
         store.reload()
         return {key: item for key, item in items.items() if key not in store}
@@ -188,7 +187,7 @@ class EmbeddingCache:
         return Embeddings(store.table(), np.array([store.row(key) for key in keys], np.int64), self.storage)
 
     def _encode(self, images: dict[bytes, Image], prompts: dict[bytes, str]) -> int:
-        """Encode all that is missing; returns how many items that were."""
+        """Encode the missing items and return their number."""
         if not images and not prompts:
             return 0
         with atomic_write(self.folder / "encoder.json") as file:
@@ -210,7 +209,7 @@ class EmbeddingCache:
         return len(images) + len(prompts)
 
     def _cut(self) -> set[str]:
-        """Keys of the prompts that were cut off, in hexadecimal digits."""
+        """Hexadecimal keys of the truncated prompts."""
         with suppress(OSError, ValueError):
             return set(json.loads((self.folder / CUT).read_text(encoding="utf-8")))
         return set()
@@ -227,10 +226,10 @@ class EmbeddingCache:
             yield keys[chosen], encoder.encode_prompts(texts[chosen])
 
     def _keep(self, kind: str, batches: Iterator[Batch], advance: Callable[[int], None]) -> None:
-        """Write batches as they come, several at a time, and whatever there is when something goes wrong.
+        """Write batches in groups, and the remaining ones on an error.
 
-        Only whole batches are written: a resumed run then encodes in the same batches as an uninterrupted one, which
-        keeps the embeddings equal to the last bit.
+        Only whole batches are written. A resumed run then encodes in the same batches as an uninterrupted one, so the
+        embeddings agree to the last bit.
         """
         store = self._store(kind)
         keys: list[bytes] = []
@@ -250,7 +249,7 @@ class EmbeddingCache:
 
     def _stored(self, embeddings: Tensor, kind: str) -> NDArray[Any]:
         if not torch.isfinite(embeddings).all():
-            raise ValueError(f"the encoder gives NaN or infinity for {kind}; are its weights whole?")
+            raise ValueError(f"the encoder gives NaN or infinity for {kind}; check its weights")
         embeddings = embeddings.detach().cpu()
         if self.storage == "bf16":
             return embeddings.to(torch.bfloat16).view(torch.uint16).numpy()
@@ -258,7 +257,7 @@ class EmbeddingCache:
 
 
 def _device(encoder: Encoder) -> torch.device:
-    """Where an encoder's weights are."""
+    """Device of an encoder's weights."""
     if isinstance(encoder, nn.Module) and (weight := next(encoder.parameters(), None)) is not None:
         return weight.device
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""A split's rankings as index tensors over what a model is fed, and batches of them."""
+"""Rankings of a split as index tensors over the model's inputs, and batches of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,33 +15,33 @@ from t2ifb.data.rankings import Image, RankedPrompt
 
 
 class Gathered(Protocol):
-    """Tensors of N items, read when gathered."""
+    """Features of N items, read when gathered."""
 
     def __len__(self) -> int: ...
 
     def gather(self, index: Index | slice = ...) -> Tensor:
-        """Of some items, (n, ...); of all by default."""
+        """Features (n, ...) of the selected items; all by default."""
         ...
 
 
 class Feed(Protocol):
-    """What turns images and prompts into what a model is fed: `EmbeddingCache` or `PixelFeed`."""
+    """Source of a model's inputs for images and prompts: `EmbeddingCache` or `PixelFeed`."""
 
     @property
     def embeddings_of(self) -> str | None:
-        """Fingerprint of the encoder whose embeddings it gives, None if it gives something else."""
+        """Fingerprint of the encoder that makes the embeddings; None if the features are not embeddings."""
         ...
 
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
-        """Make what is not there yet."""
+        """Compute missing features."""
         ...
 
     def images(self, images: Sequence[Image]) -> Gathered:
-        """Of N images, in their order."""
+        """Features of N images, in order."""
         ...
 
     def prompts(self, prompts: Sequence[str]) -> Gathered:
-        """Of N texts, in their order."""
+        """Features of N texts, in order."""
         ...
 
 
@@ -50,15 +50,15 @@ class RewardBatch:
     """n images with c comparisons among them.
 
     Attributes:
-        images: (n, D) float32 embeddings; pixels (n, 3, S, S) in [0, 1] for an encoder that is tuned.
-        prompts: (n, D) float32 embeddings, or ids (n, L); row i is the prompt of image i.
+        images: (n, D) float32 embeddings; pixels (n, 3, S, S) in [0, 1] if the encoder is tuned.
+        prompts: (n, D) float32 embeddings, or token ids (n, L); row i belongs to image i.
         better: (c,) int64, indices into the n images.
         worse: (c,) int64.
-        prompt_index: (c,) int64, the ranking that each comparison comes from, as its number in the split.
-        image_index: (n,) int64, the images' numbers in the split.
+        prompt_index: (c,) int64, each comparison's ranking, as an index into the split.
+        image_index: (n,) int64, indices of the images in the split.
         total_comparisons: Comparisons of the whole batch over all processes. The mean loss of the whole batch is the
-            sum of the processes' losses divided by this; a process's own share may be smaller than another's, or even
-            empty when there are fewer rankings than processes.
+            sum of the processes' losses divided by this number. Shares may differ in size, and a share is empty if the
+            batch has fewer rankings than processes.
     """
 
     images: Tensor
@@ -70,7 +70,7 @@ class RewardBatch:
     total_comparisons: int
 
     def to(self, device: torch.device | str) -> Self:
-        """The batch on another device."""
+        """Move the batch to a device."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
@@ -80,11 +80,11 @@ class EncodedRankings:
     """One split: P rankings with N images and C comparisons. A ranking's images and comparisons are consecutive.
 
     Attributes:
-        images: What the model is fed of the N images.
-        prompts: The same of the P prompts.
+        images: Model inputs of the N images.
+        prompts: Model inputs of the P prompts.
         prompt_ids: P ids.
         ranks: (N,) int64, 1 is best.
-        better: (C,) int64, the number of the better image in the split.
+        better: (C,) int64, index of the better image in the split.
         worse: (C,) int64.
         prompt_of_image: (N,) int64, from 0 to P - 1.
         prompt_of_comparison: (C,) int64.
@@ -101,10 +101,10 @@ class EncodedRankings:
 
     @classmethod
     def build(cls, rankings: Sequence[RankedPrompt], feed: Feed) -> Self:
-        """Index rankings whose images and prompts the feed has.
+        """Index rankings. The feed must hold their images and prompts.
 
         Raises:
-            ValueError: Some are not in an embedding cache.
+            ValueError: Some are not in the embedding cache.
         """
         images: list[Image] = [image for ranking in rankings for image in ranking.images]
         index = ComparisonIndex.build(rankings)
@@ -124,36 +124,36 @@ class EncodedRankings:
 
     @cached_property
     def images_per_prompt(self) -> Index:
-        """(P,), how many images each ranking has."""
+        """(P,), number of images per ranking."""
         return np.bincount(self.prompt_of_image.numpy(), minlength=len(self)).astype(np.int64)
 
     @cached_property
     def comparisons_per_prompt(self) -> Index:
-        """(P,), how many comparisons each ranking gives; 0 if all are ties."""
+        """(P,), number of comparisons per ranking; 0 if all are ties."""
         return np.bincount(self.prompt_of_comparison.numpy(), minlength=len(self)).astype(np.int64)
 
     def batch_of_prompts(self, prompts: Index, total_comparisons: int | None = None) -> RewardBatch:
-        """All images and comparisons of some rankings; each image is there once.
+        """All images and comparisons of the given rankings; each image appears once.
 
         Args:
-            prompts: (p,), numbers of distinct rankings.
-            total_comparisons: Of the whole batch that this is a part of; by default this is the whole.
+            prompts: (p,), indices of distinct rankings.
+            total_comparisons: Comparisons of the whole batch over all processes; by default of this batch.
         """
         counts = self.images_per_prompt[prompts]
         images = _ranges(self._first_image[prompts], counts)
         pair_counts = self.comparisons_per_prompt[prompts]
         comparisons = _ranges(self._first_comparison[prompts], pair_counts)
-        # From the image's number in the split to its number in the batch, the same step for all of a ranking.
+        # From the index in the split to the index in the batch: one offset per ranking.
         shift = torch.from_numpy(np.repeat(np.cumsum(counts) - counts - self._first_image[prompts], pair_counts))
         better, worse = self.better[comparisons] + shift, self.worse[comparisons] + shift
         return self._batch(images, better, worse, comparisons, total_comparisons)
 
     def batch_of_comparisons(self, comparisons: Index, total_comparisons: int | None = None) -> RewardBatch:
-        """Both images of some comparisons; an image is there as often as it is compared.
+        """Both images of the given comparisons; an image appears once per comparison.
 
         Args:
-            comparisons: (c,), numbers of comparisons.
-            total_comparisons: Of the whole batch that this is a part of; by default this is the whole.
+            comparisons: (c,), indices of comparisons.
+            total_comparisons: Comparisons of the whole batch over all processes; by default of this batch.
         """
         images = torch.cat([self.better[comparisons], self.worse[comparisons]]).numpy()
         better, worse = torch.arange(2 * len(comparisons)).chunk(2) if len(comparisons) else (torch.arange(0),) * 2
@@ -182,10 +182,10 @@ class EncodedRankings:
 
 
 class RewardBatches:
-    """Batches of a split in a fixed order, a sized iterable that Lightning takes as a loader."""
+    """Batches of a split in a fixed order, a sized iterable that Lightning accepts as a loader."""
 
     def __init__(self, count: int, batch: Callable[[int], RewardBatch]) -> None:
-        """Give the number of batches, and how to make the one at a position."""
+        """Take the number of batches and a function from position to batch."""
         self._count = count
         self._batch = batch
 
@@ -197,7 +197,7 @@ class RewardBatches:
 
 
 def _ranges(starts: Index, lengths: Index) -> Index:
-    """The numbers from each start on, as many as its length, one after the other."""
+    """Concatenate `range(start, start + length)` for all pairs."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     steps: Index = np.repeat(starts - (ends - lengths), lengths)

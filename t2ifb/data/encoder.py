@@ -1,4 +1,4 @@
-"""What the embedding cache asks of an encoder, and what is said of prompts that an encoder cuts off."""
+"""Interface of encoders for the embedding cache, and the report of truncated prompts."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,25 +13,25 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A pair of encoders into one space, such as CLIP."""
+    """Image and text encoder with a shared embedding space, such as CLIP."""
 
     image_size: int
     embedding_dim: int
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to L2-normalised float32 (B, D); all preprocessing is done inside."""
+        """Encode images (B, 3, H, W) in [0, 1] to L2-normalised float32 (B, D), preprocessing included."""
         ...
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """B texts to L2-normalised float32 (B, D)."""
+        """Encode B texts to L2-normalised float32 (B, D)."""
         ...
 
 
 class EncoderSource(Protocol):
-    """What is known of an encoder before its weights are built."""
+    """Description of an encoder that builds it on demand."""
 
     def fingerprint(self) -> str:
-        """What differs between encoders that give different embeddings; cheap."""
+        """Identifier that differs between encoders with different embeddings. Does not build the encoder."""
         ...
 
     def load(self) -> Encoder:
@@ -40,11 +40,11 @@ class EncoderSource(Protocol):
 
 
 def cut_prompts(reader: Any, prompts: Iterable[str]) -> list[str]:
-    """The distinct prompts that an encoder or scorer cuts off.
+    """The distinct prompts that an encoder or scorer truncates.
 
     Args:
-        reader: What reads the prompts. Those of its parts that cut off long prompts have a method
-            `cut_prompts(prompts)`, which gives the ones that are longer than their context.
+        reader: Encoder or scorer. Its parts that truncate long prompts have a method `cut_prompts(prompts)`, which
+            returns the prompts that exceed their context.
         prompts: Texts.
     """
     distinct = list(dict.fromkeys(prompts))
@@ -54,7 +54,7 @@ def cut_prompts(reader: Any, prompts: Iterable[str]) -> list[str]:
 
 
 def report_cut(cut: Sequence[str], prompts: Iterable[str], name: str) -> None:
-    """Log how many prompts are longer than what reads them, called `name`; nothing if none is."""
+    """Log how many prompts exceed the context of `name`. No log entry if none does."""
     if cut:
         logger.warning(
             "%d of %d prompts are longer than the context of %s and are cut off, the first: %s",

@@ -1,4 +1,4 @@
-"""What can be wrong with data, and what is done about it."""
+"""Bad records in data: description, reporting and handling."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -10,12 +10,12 @@ logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
 OnFault: TypeAlias = Literal["error", "skip"]
 SHOWN_FAULTS = 20
-"""Different faults that a message spells out; the rest is counted."""
+"""Number of distinct faults that a message lists; the rest is counted."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with the data: where, and what."""
+    """One error in the data: its place and description."""
 
     place: str
     what: str
@@ -25,49 +25,49 @@ class Fault:
 
 
 def brief(text: str, most: int = 80) -> str:
-    """A text on one line and of at most `most` letters, for messages."""
+    """A text on one line with at most `most` characters, for messages."""
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class BadRecords(ValueError):
-    """Some records cannot be used, and `on_fault` is `error`.
+    """Some records are bad and `on_fault` is `error`.
 
     Attributes:
-        place: Where the records come from.
+        place: Source of the records.
     """
 
     def __init__(self, place: str, count: str, noun: str, lines: str, skip: str = "on_fault=skip") -> None:
-        """Word the message; `skip` is what to set to leave the records out, empty where that cannot be done."""
+        """Compose the message. `skip` is the setting that drops bad records, empty if they cannot be dropped."""
         self.place = place
         self._rest = count, noun, lines
-        advice = f"Mend them, or set {skip} to leave these {noun} out" if skip else "Mend them"
+        advice = f"Correct them, or set {skip} to drop these {noun}" if skip else "Correct them"
         super().__init__(f"{place} has {count}. {advice}:\n{lines}")
 
     def __reduce__(self) -> tuple[type, tuple[str, ...]]:
-        """How it comes out of another process: as it is worded already."""
+        """Make the exception picklable, with its composed message."""
         return ValueError, (str(self),)
 
     def advising(self, skip: str) -> "BadRecords":
-        """The same error with another setting to skip the records by."""
+        """The same error that names another setting for dropping records."""
         return type(self)(self.place, *self._rest, skip)
 
 
 def settle(
     faults: Sequence[Fault], on_fault: OnFault, place: str, dropped: int, total: int, noun: str = "rankings"
 ) -> None:
-    """Do with faults what `on_fault` says: raise, or report how many records are dropped. Nothing without faults.
+    """Raise an error or report the number of dropped records, as `on_fault` says. No effect without faults.
 
     Args:
-        faults: All faults that were found.
+        faults: All faults found.
         on_fault: `error` or `skip`.
-        place: Where the records come from.
-        dropped: How many records have faults.
-        total: How many records there are.
-        noun: What a record is called, in the plural.
+        place: Source of the records.
+        dropped: Number of records with faults.
+        total: Number of records.
+        noun: Plural noun for a record.
 
     Raises:
-        BadRecords: There are faults and `on_fault` is `error`.
+        BadRecords: Faults were found and `on_fault` is `error`.
         ValueError: `on_fault` is neither `error` nor `skip`.
     """
     if on_fault not in ("error", "skip"):
@@ -81,7 +81,7 @@ def settle(
 
 
 def listing(faults: Sequence[Fault]) -> str:
-    """A line for each kind of fault: the first place, how many more there are, and what is wrong."""
+    """One line per kind of fault: first place, number of further places, description."""
     places: dict[str, list[str]] = {}
     for fault in faults:
         places.setdefault(fault.what, []).append(fault.place)
@@ -97,16 +97,16 @@ def listing(faults: Sequence[Fault]) -> str:
 def parse_entries(
     entries: Iterable[tuple[int, Any]], parse: Callable[[int, dict[str, Any]], Record], place: str
 ) -> tuple[list[Record], list[Fault]]:
-    """Make records of the objects of a JSON list.
+    """Parse the objects of a JSON list into records.
 
     Args:
-        entries: Entries of the list, each with its number.
-        parse: Makes a record of an entry's number and content; a `TypeError`, `ValueError` or `KeyError` says what is
-            wrong with it.
-        place: Where the entries come from.
+        entries: Pairs of index and entry.
+        parse: Makes a record from an entry's index and content. It raises `TypeError`, `ValueError` or `KeyError` with
+            the description of a fault.
+        place: Source of the entries.
 
     Returns:
-        The records of the entries that could be parsed, and the faults of the others.
+        The parsed records, and the faults of the other entries.
     """
     records: list[Record] = []
     faults: list[Fault] = []
@@ -122,10 +122,10 @@ def parse_entries(
 
 
 def check_text(value: Any, name: str) -> str:
-    """The value, a text.
+    """Check that a value is a text, and return it.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The value is not a text.
     """
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a text")
@@ -133,10 +133,10 @@ def check_text(value: Any, name: str) -> str:
 
 
 def check_paths(value: Any, name: str) -> list[str]:
-    """The value, a list of texts that are paths.
+    """Check that a value is a list of path texts, and return it.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The value is not a list of texts.
     """
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise TypeError(f"`{name}` must be a list of relative paths")
@@ -144,11 +144,11 @@ def check_paths(value: Any, name: str) -> list[str]:
 
 
 def check_numbers(value: Any, name: str) -> list[int]:
-    """The value, a list of whole numbers.
+    """Check that a value is a list of integers, and return it.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The value is not a list of integers.
     """
     if not isinstance(value, list) or not all(type(number) is int for number in value):
-        raise TypeError(f"`{name}` must be a list of whole numbers")
+        raise TypeError(f"`{name}` must be a list of integers")
     return value

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks between jobs, and hashes."""
+"""Atomic writes, locks between jobs, and file hashes."""
 
 import errno
 import hashlib
@@ -25,22 +25,22 @@ MISPLACED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 
 
 class StorageError(OSError, ValueError):
-    """A folder cannot be written to: the disk is full, the folder is read-only, or it is no folder.
+    """A folder is not writable: the disk is full, the folder is read-only, or the path is not a folder.
 
-    A `ValueError` too, because the user can mend it; the message names the folder and what to do.
+    Also a `ValueError`, because the user can correct it. The message names the folder and the remedy.
     """
 
 
 class FolderInUse(ValueError):
-    """Another process is at work in a run's folder."""
+    """Another process uses the run's folder."""
 
 
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write in `folder` into one clear message.
+    """Turn the operating system's write errors in `folder` into one clear message.
 
     Raises:
-        StorageError: The disk is full, the folder is read-only, or a file stands where a folder should be.
+        StorageError: The disk is full, the folder is read-only, or a file is in the place of a folder.
     """
     try:
         yield
@@ -54,21 +54,21 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 
 def _explanation(error: OSError, folder: Path) -> str | None:
-    elsewhere = "or choose another folder (T2IFB_DATA names the one for data and caches)"
+    elsewhere = "or choose another folder (T2IFB_DATA sets the one for data and caches)"
     if error.errno in FULL:
-        return f"No space left in {folder} ({error.strerror}). Free some, {elsewhere}. What was complete is kept."
+        return f"No space left in {folder} ({error.strerror}). Free some, {elsewhere}. Complete results are kept."
     if error.errno in FORBIDDEN:
-        return f"{folder} cannot be written to ({error.strerror}). Give this user permission to write, {elsewhere}."
+        return f"{folder} is not writable ({error.strerror}). Give this user permission to write, {elsewhere}."
     if error.errno in MISPLACED:
-        return f"{folder} cannot be used as a folder ({error.strerror}). Move what is in its place, {elsewhere}."
+        return f"{folder} cannot be used as a folder ({error.strerror}). Move the file in its place, {elsewhere}."
     return None
 
 
 def make_folder(folder: Path) -> Path:
-    """Create a folder with its parents, if it is not there.
+    """Create a folder with its parents, if it does not exist.
 
     Raises:
-        StorageError: It cannot be created.
+        StorageError: The folder cannot be created.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Write a file so that it is there whole or not at all, whenever the process is killed.
+    """Write a file completely or not at all, even if the process is killed.
 
-    The bytes go to a temporary name in the same folder, are forced to the disk, and the file is renamed; after a
-    failure the temporary file is removed and what `path` held before is untouched. Missing folders are created.
+    The bytes go to a temporary file in the same folder, are flushed to disk, and the file is renamed. After a failure
+    the temporary file is removed and the previous content of `path` is unchanged. Missing folders are created.
 
     Args:
         path: The file to write.
@@ -89,14 +89,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         A binary file to write to.
 
     Raises:
-        StorageError: The disk is full or the folder cannot be written to.
+        StorageError: The disk is full or the folder is not writable.
     """
     path = Path(path)
     folder = make_folder(path.parent)
     with storage_errors(folder):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
         try:
-            # Into a file opened with "wb", numpy writes past Python and does not notice that the disk is full.
+            # With mode "wb", numpy bypasses Python's file object and misses a full disk.
             with os.fdopen(descriptor, "w+b") as file:
                 yield file
                 file.flush()
@@ -112,14 +112,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 @lru_cache(maxsize=1)
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it; `mkstemp` ignores it."""
+    """The process's umask, which can only be read by setting it. `mkstemp` ignores it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut, where the system can."""
+    """Make a rename durable across a power cut, where the system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -130,9 +130,9 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def file_lock(path: str | Path) -> Iterator[None]:
-    """Hold the lock file `path`; wait, and say so, while another process holds it.
+    """Hold the lock file `path`. While another process holds it, log a warning and wait.
 
-    The operating system releases the lock when its holder ends, however it ends.
+    The operating system releases the lock when its holder ends, even by a kill.
 
     Raises:
         StorageError: The lock file cannot be created.
@@ -144,7 +144,7 @@ def file_lock(path: str | Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("Another job works in %s; waiting for it.", path.parent)
+            logger.warning("Another job is using %s; waiting for it.", path.parent)
             lock.acquire()
     try:
         yield
@@ -153,7 +153,7 @@ def file_lock(path: str | Path) -> Iterator[None]:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file as 64 hexadecimal digits; hashed once per process while its time and size stay."""
+    """The SHA-256 of a file as 64 hexadecimal digits; cached per process by time and size."""
     path = Path(path).resolve()
     status = path.stat()
     return _sha256(path, status.st_mtime_ns, status.st_size)
@@ -166,16 +166,16 @@ def _sha256(path: Path, modified: int, size: int) -> str:
 
 
 def package_path(path: str | Path) -> str | None:
-    """Where a file or folder of this package is inside it, such as `shapes/weights/clip`; None for others."""
+    """Path of a file or folder relative to this package, such as `shapes/weights/clip`; None for others."""
     package, path = Path(t2ifb.__file__).resolve().parent, Path(path).expanduser().resolve()
     return path.relative_to(package).as_posix() if path.is_relative_to(package) else None
 
 
 def public_name(source: str | Path) -> str:
-    """What a model card calls a model: never by where it is on this machine.
+    """Name of a model in a model card, without paths of this machine.
 
-    A hub id is its own name, a part of this package is named by its place in it, any other file or folder by its last
-    name and the SHA-256 of its weights.
+    A hub id is its own name. A part of this package is named by its path in the package, any other file or folder by
+    its last path component and the SHA-256 of its weights.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -190,17 +190,17 @@ def public_name(source: str | Path) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space on the disk that holds `folder`, which need not exist yet."""
+    """Free bytes on the disk of `folder`, which need not exist."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def read_text(path: Path) -> str:
-    """Read a text that a user wrote: UTF-8, with or without a byte order mark.
+    """Read a user's text file: UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: It is in another encoding; the message names the first line that shows it.
+        ValueError: The file has another encoding; the message names the first offending line.
     """
     content = path.read_bytes()
     remedy = "save the file as UTF-8 (in Excel: CSV UTF-8)" if path.suffix.lower() == ".csv" else "save it as UTF-8"
@@ -220,7 +220,7 @@ def read_json_list(path: Path) -> list[Any]:
     """Read a JSON file that holds a list.
 
     Raises:
-        ValueError: It is missing, no JSON, or something else than a list.
+        ValueError: The file is missing, not JSON, or not a list.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a JSON file")
@@ -228,8 +228,8 @@ def read_json_list(path: Path) -> list[Any]:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        lines = "; a file with an object a line has to end with .jsonl" if "Extra data" in str(error) else ""
+        lines = "; a file with one object per line must end with .jsonl" if "Extra data" in str(error) else ""
         raise ValueError(f"{path} is not valid JSON: {error}{lines}") from error
     if not isinstance(entries, list):
-        raise ValueError(f"{path} must hold a JSON list, found {type(entries).__name__}")
+        raise ValueError(f"{path} must contain a JSON list, found {type(entries).__name__}")
     return entries

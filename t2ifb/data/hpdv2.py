@@ -14,26 +14,26 @@ from t2ifb.data.shares import position
 from t2ifb.data.unpacking import unpack_once
 
 STORED_IN = {"train": "train", "validation": "train", "test": "test"}
-"""The part of the data set that each split is read from."""
+"""Part of the data set that holds each split."""
 
 
 class HPDv2:
     """A data set in HPDv2's layout, in a folder or on the hub.
 
     - `train.json`: a list of `{"prompt", "file_path": [2 paths], "human_preference": [1 for the preferred image]}`.
-      Each entry, a choice of one person, is a ranking of its own; many share a prompt or even both images.
-    - `test.json`: a list of `{"prompt", "image_path": [k paths], "rank": [k ints]}`, one entry a prompt; `rank` is the
-      ranking averaged over the annotators, their own rankings (`raw_annotations`) are not read. The lower rank is the
-      better: the authors' evaluation (github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, `evaluate_rank`) compares it
-      with the images' places by falling score. Whether it starts at 0 or at 1 makes no comparison different; here it
-      is moved to start at 1.
+      Each entry is the choice of one person and becomes one ranking. Many entries share a prompt or even both images.
+    - `test.json`: a list of `{"prompt", "image_path": [k paths], "rank": [k ints]}`, one entry per prompt. `rank` is
+      the ranking averaged over the annotators; their individual rankings (`raw_annotations`) are not read. A lower rank
+      is better: the authors' evaluation (github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, `evaluate_rank`) compares it
+      with the images' places by falling score. Ranks that start at 0 are shifted to start at 1, which changes no
+      comparison.
     - Paths are relative to the folders `train/` and `test/`, unpacked from `train.tar.gz` and `test.tar.gz`. Both
-      names of the key with the paths are read.
+      spellings of the path key are read.
 
-    There is no validation split; a share of the training prompts, chosen by a hash, is made one.
+    HPDv2 has no validation split. A share of the training prompts, chosen by a hash, becomes one.
 
     Attributes:
-        faults: By split, what was found; filled by `rankings`.
+        faults: Faults per split; filled by `rankings`.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class HPDv2:
         cache_folder: str | Path | None = None,
         on_fault: OnFault = "error",
     ) -> None:
-        """Name the data set; nothing is read or downloaded yet.
+        """Store the settings. Nothing is read or downloaded yet.
 
         Args:
             source: A folder, or a hub id such as `ymhao/HPDv2`.
-            validation_share: About which part of the training prompts is the validation split, from 0 to below 1.
-            seed: Of that choice; with the same seed and share, a prompt is always in the same split.
-            cache_folder: Where downloads, unpacked images and what is known of checked images go; a folder's own are
-                unpacked into it by default.
-            on_fault: `error` stops on bad data, `skip` leaves out the rankings that have it.
+            validation_share: Approximate share of the training prompts in the validation split, from 0 to below 1.
+            seed: Seed of that choice. With the same seed and share, a prompt is always in the same split.
+            cache_folder: Folder for downloads, unpacked images and the results of image checks. By default the archives
+                of a local folder are unpacked into it.
+            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
             ValueError: `validation_share` is out of range.
@@ -69,11 +69,11 @@ class HPDv2:
 
     @property
     def missing_message(self) -> str:
-        """What to tell when a split is not available."""
+        """Message for a missing split."""
         if isinstance(self._files, FolderFiles):
             return (
                 f"{self.source} is not a complete data set: expected train.json and test.json, each with its images in "
-                "train.tar.gz and test.tar.gz or in the folders train/ and test/. Name another folder."
+                "train.tar.gz and test.tar.gz or in the folders train/ and test/. Give another folder."
             )
         return (
             f"{self._files} is not on this machine. Download it with "
@@ -88,10 +88,11 @@ class HPDv2:
         return self._files.find(f"{part}.json") is not None and any(self._files.find(name) for name in names)
 
     def download(self, splits: Iterable[str]) -> None:
-        """Download what the splits need and this machine lacks, and unpack it. A folder is only checked and unpacked.
+        """Download and unpack the missing files of the splits. A local folder is only checked and unpacked.
 
         Raises:
-            ValueError: A split is none, the hub cannot be reached, the disk has too little space, or files are missing.
+            ValueError: A split does not exist, the hub cannot be reached, the disk has too little space, or files are
+                missing.
         """
         parts = list(dict.fromkeys(_part(split) for split in splits))
         packed = [part for part in parts if self._files.find(part) is None]
@@ -100,10 +101,10 @@ class HPDv2:
             self._image_folder(part)
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings in the order of the annotations. Every image is decoded once, ever, to find bad ones.
+        """The split's rankings in the order of the annotations. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is not on this machine, or has faults and `on_fault` is `error`.
+            ValueError: The split is missing, or has faults and `on_fault` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
@@ -115,7 +116,7 @@ class HPDv2:
         def parse(number: int, entry: dict[str, Any]) -> RankedPrompt:
             names = check_paths(entry["file_path" if "file_path" in entry else "image_path"], "file_path")
             if outside := [name for name in names if leaves_folder(name)]:
-                raise ValueError(f"image {outside[0]} leaves the data set's folder")
+                raise ValueError(f"image {outside[0]} points outside the data set's folder")
             if len(set(names)) < len(names):
                 raise ValueError("the same image twice")
             ranks = _averaged_ranks(entry) if part == "test" else _choice(entry)
@@ -133,7 +134,7 @@ class HPDv2:
         return good
 
     def _entries(self, annotations: Path, split: str) -> list[tuple[int, Any]]:
-        """The annotations that belong to the split, with their numbers in the file. What has no prompt is training."""
+        """The split's annotations with their indices in the file. Entries without a prompt count as training."""
         entries = list(enumerate(read_json_list(annotations)))
         if _part(split) == "test":
             return entries
@@ -144,7 +145,7 @@ class HPDv2:
         return isinstance(prompt, str) and position(prompt, self.seed) < self.validation_share
 
     def _image_folder(self, part: str) -> tuple[Path, list[Fault]]:
-        """The folder that a part's paths are relative to, unpacked if need be, and what was refused in unpacking."""
+        """Root folder of a part's paths, unpacked if needed, and the archive members that were rejected."""
         if (folder := self._files.find(part)) is not None:
             return folder, []
         if (archive := self._files.find(f"{part}.tar.gz")) is None:
@@ -156,7 +157,7 @@ class HPDv2:
 
 def _part(split: str) -> str:
     if split not in STORED_IN:
-        raise ValueError(f"no split {split!r} of HPDv2; there is {', '.join(STORED_IN)}")
+        raise ValueError(f"HPDv2 has no split {split!r}; its splits are {', '.join(STORED_IN)}")
     return STORED_IN[split]
 
 
@@ -169,7 +170,7 @@ def _choice(entry: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _averaged_ranks(entry: dict[str, Any]) -> tuple[int, ...]:
-    """The ranks of a test prompt's images, moved so that the best has 1."""
+    """Ranks of a test prompt's images, shifted so that the best is 1."""
     ranks = check_numbers(entry["rank"], "rank")
     if any(rank < 0 for rank in ranks):
         raise ValueError(f"ranks must not be negative, found {ranks}")

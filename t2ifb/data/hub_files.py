@@ -1,4 +1,4 @@
-"""Where a data set's files are: a folder, or the hub and its cache on this machine."""
+"""Files of a data set: in a folder, or on the Hugging Face Hub with a local cache."""
 
 import fnmatch
 import logging
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 class Files(Protocol):
-    """Files of a data set by their relative path.
+    """Files of a data set by relative path.
 
     Attributes:
-        home: A folder for what is found out about the files, if no other is given.
+        home: Default folder for the results of checks.
     """
 
     home: Path
 
     def find(self, name: str) -> Path | None:
-        """The file on this machine, None if it is not here."""
+        """Local path of a file; None if it is not on this machine."""
         ...
 
     def here(self, pattern: str) -> list[str]:
@@ -31,11 +31,11 @@ class Files(Protocol):
         ...
 
     def offered(self, pattern: str) -> list[str]:
-        """Names that there are at all, on the hub too, sorted."""
+        """All matching names, including those on the hub, sorted."""
         ...
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Bring files to this machine."""
+        """Download files to this machine."""
         ...
 
 
@@ -58,23 +58,23 @@ class FolderFiles:
         return str(self.folder)
 
     def find(self, name: str) -> Path | None:
-        """The file, None if it is missing."""
+        """Path of the file; None if it is missing."""
         path = self.folder / name
         return path if path.exists() else None
 
     def here(self, pattern: str) -> list[str]:
-        """Names in the folder that match."""
+        """Matching names in the folder."""
         return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.glob(pattern))
 
     def offered(self, pattern: str) -> list[str]:
-        """The same: there is nowhere else to look."""
+        """Matching names in the folder."""
         return self.here(pattern)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Check that the files are there.
+        """Check that the files exist.
 
         Raises:
-            ValueError: Some are missing; the message names them.
+            ValueError: Files are missing; the message names them.
         """
         if missing := [name for name in names if self.find(name) is None]:
             raise ValueError(f"{self.folder} lacks {', '.join(missing)}")
@@ -84,11 +84,11 @@ class HubFiles:
     """A data set on the hub, downloaded file by file into the hub's cache."""
 
     def __init__(self, repository: str, cache_folder: Path | None) -> None:
-        """Name the data set; nothing is looked up yet.
+        """Store the settings. The network is not used yet.
 
         Args:
-            repository: Such as `zai-org/ImageRewardDB`.
-            cache_folder: Where downloads go; the hub library's own cache by default.
+            repository: Hub id, such as `zai-org/ImageRewardDB`.
+            cache_folder: Folder for downloads; the hub library's cache by default.
         """
         self.repository = repository
         self.cache_folder = cache_folder
@@ -98,14 +98,14 @@ class HubFiles:
         return f"hub data set {self.repository}"
 
     def find(self, name: str) -> Path | None:
-        """The file in the cache, None if it was not downloaded; the network is not used."""
+        """Path in the cache; None if the file was not downloaded. The network is not used."""
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.repository, name, cache_dir=self.cache_folder, repo_type="dataset")
         return Path(found) if isinstance(found, str) else None
 
     def here(self, pattern: str) -> list[str]:
-        """Names in the cache that match; the network is not used."""
+        """Matching names in the cache. The network is not used."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -118,7 +118,7 @@ class HubFiles:
         return FolderFiles(Path(folder)).here(pattern)
 
     def offered(self, pattern: str) -> list[str]:
-        """Names on the hub that match; the pattern's folder has to be a plain name.
+        """Matching names on the hub. The pattern's folder must be a plain name.
 
         Raises:
             ValueError: The hub cannot be reached.
@@ -131,14 +131,14 @@ class HubFiles:
             entries = list(HfApi().list_repo_tree(self.repository, folder, repo_type="dataset"))
         except hub_errors() as error:
             raise ValueError(
-                f"Could not ask the hub what {self.repository} holds: {error}. Check the network and try again, or "
+                f"Could not list {self.repository} on the hub: {error}. Check the network and try again, or "
                 "give a local folder with the same files."
             ) from error
         names = [entry.path for entry in entries if isinstance(entry, RepoFile)]
         return sorted(fnmatch.filter(names, pattern))
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Download the files that are not here yet, after telling how large they are; interrupted downloads go on.
+        """Log the total size and download the missing files. Interrupted downloads are resumed.
 
         Raises:
             ValueError: The hub cannot be reached or lacks a file, or the disk has too little space.
@@ -155,18 +155,18 @@ class HubFiles:
         except hub_errors() as error:
             raise ValueError(
                 f"Could not download {len(missing)} files of {self.repository} from the hub: {error}. Check the "
-                "network and try again (what has arrived is kept), or give a local folder with the same files."
+                "network and try again (complete files are kept), or give a local folder with the same files."
             ) from error
 
     def _sizes(self, names: list[str]) -> dict[str, int]:
-        """Sizes in bytes, as the hub tells them."""
+        """Sizes in bytes, from the hub."""
         from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
 
         found = HfApi().get_paths_info(self.repository, names, repo_type="dataset")
         sizes = {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
         if lacking := [name for name in names if name not in sizes]:
-            raise ValueError(f"{self.repository} has no file {', '.join(lacking)}; is it laid out as expected?")
+            raise ValueError(f"{self.repository} has no file {', '.join(lacking)}; check its layout")
         return sizes
 
     def _announce(self, sizes: dict[str, int]) -> None:
@@ -178,15 +178,15 @@ class HubFiles:
             f"{len(sizes)} files, {needed / 1e9:.2f} GB, of {self.repository} into {folder} ({free / 1e9:.0f} GB free)"
         )
         if needed > free:
-            raise ValueError(f"No space to download {text}. Free some, ask for less, or choose another cache_folder.")
+            raise ValueError(f"No space to download {text}. Free some, download less, or choose another cache_folder.")
         logger.warning("Downloading %s", text)
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What the hub library raises without network, for missing files and when a connection breaks off.
+    """Exceptions of the hub library: no network, missing files, broken connections.
 
-    The last is an error of the library that it talks to the network with, which is another one in other versions; the
-    base of its own error class tells which.
+    The last one belongs to the hub library's HTTP client, which differs between versions. It is the base class of the
+    library's own HTTP error.
     """
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -17,15 +17,15 @@ from t2ifb.data.rankings import Image, RankedPrompt
 __all__ = ["ImageRewardDB", "Record", "write_imagereward_db"]
 
 SUBSETS = {"1k": 4, "2k": 8, "4k": 16, "8k": 32}
-"""Training archives of each subset, the first of those there are."""
+"""Number of training archives in each subset, counted from the first."""
 COLUMNS = ("image_path", "prompt_id", "prompt", "rank")
 
 
 class ImageRewardDB:
     """A data set in ImageRewardDB's layout, in a folder or on the hub.
 
-    Rankings are keyed on `prompt_id`: the same prompt under two ids is two rankings. Images are read out of the zip
-    archives in place; where an archive was extracted, its folder is read instead.
+    Rankings are keyed on `prompt_id`: the same prompt under two ids gives two rankings. Images are read from the zip
+    archives without extracting them. If an archive was extracted, its folder is read instead.
     """
 
     def __init__(
@@ -35,19 +35,19 @@ class ImageRewardDB:
         cache_folder: str | Path | None = None,
         on_fault: OnFault = "error",
     ) -> None:
-        """Name the data set; nothing is read or downloaded yet.
+        """Store the settings. Nothing is read or downloaded yet.
 
         Args:
             source: A folder, or a hub id such as `zai-org/ImageRewardDB`.
-            subset: `1k`, `2k`, `4k` or `8k`: how much of the training split.
-            cache_folder: Where downloads, and what is known of checked images, go.
-            on_fault: `error` stops on bad data, `skip` leaves out the rankings that have it.
+            subset: `1k`, `2k`, `4k` or `8k`: the part of the training split to read.
+            cache_folder: Folder for downloads and the results of image checks.
+            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
-            ValueError: There is no such subset.
+            ValueError: The subset does not exist.
         """
         if subset not in SUBSETS:
-            raise ValueError(f"no subset {subset!r} of ImageRewardDB; there is {', '.join(SUBSETS)}")
+            raise ValueError(f"ImageRewardDB has no subset {subset!r}; its subsets are {', '.join(SUBSETS)}")
         self.source = source
         self.subset = subset
         self.on_fault = on_fault
@@ -57,11 +57,11 @@ class ImageRewardDB:
 
     @property
     def missing_message(self) -> str:
-        """What to tell when a split is not available."""
+        """Message for a missing split."""
         if isinstance(self._files, FolderFiles):
             return (
                 f"{self.source} is not a complete data set: expected metadata-<split>.parquet and "
-                "images/<split>/<split>_<i>.zip. Build it with `python -m t2ifb.prepare`, or name another folder."
+                "images/<split>/<split>_<i>.zip. Build it with `python -m t2ifb.prepare`, or give another folder."
             )
         return f"{self._files} is not on this machine. Download it with `python -m t2ifb.prepare domain=sd15`."
 
@@ -72,7 +72,7 @@ class ImageRewardDB:
         return all(self._holder(name) is not None for name in self._archive_names(self._metadata(split)))
 
     def download(self, splits: Iterable[str]) -> None:
-        """Download what the splits need and this machine lacks. A folder is only checked.
+        """Download the missing files of the splits. A local folder is only checked.
 
         Raises:
             ValueError: The hub cannot be reached, the disk has too little space, or a folder lacks files.
@@ -83,10 +83,10 @@ class ImageRewardDB:
         self._files.fetch(sorted(f"{name}.zip" for name in needed if self._holder(name) is None))
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings, in the order of the metadata. Every image is decoded once, ever, to find bad ones.
+        """The split's rankings, in the order of the metadata. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is not on this machine, or has faults and `on_fault` is `error`.
+            ValueError: The split is missing, or has faults and `on_fault` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
@@ -104,13 +104,13 @@ class ImageRewardDB:
         return good
 
     def _metadata(self, split: str) -> dict[str, list[Any]]:
-        """The needed columns; of the training split, the rows of the subset."""
+        """The columns in `COLUMNS`; for the training split, only the rows of the subset."""
         path = self._files.find(_metadata_name(split))
         assert path is not None
         try:
             table = pq.read_table(path, columns=list(COLUMNS), partitioning=None)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} is no parquet file with the columns {', '.join(COLUMNS)}: {error}") from error
+            raise ValueError(f"{path} is not a parquet file with the columns {', '.join(COLUMNS)}: {error}") from error
         if lacking := set(COLUMNS) - set(table.column_names):
             raise ValueError(f"{path} has no column {', '.join(sorted(lacking))}")
         columns: dict[str, list[Any]] = table.to_pydict()
@@ -125,11 +125,11 @@ class ImageRewardDB:
         return list(dict.fromkeys(names))
 
     def _holder(self, name: str) -> Path | None:
-        """The archive, or the folder that it was extracted to."""
+        """Path of the archive, or of the folder it was extracted to."""
         return self._files.find(f"{name}.zip") or self._files.find(name)
 
     def _group(self, metadata: dict[str, list[Any]], place: str) -> tuple[list[RankedPrompt], list[Fault]]:
-        """Rankings by id, and the faults that metadata and the archives' directories show."""
+        """Group rows into rankings by id. Also returns faults in the metadata and the archives' directories."""
         rows: dict[str, list[tuple[str, str, int]]] = {}
         for name, prompt_id, prompt, rank in zip(*(metadata[key] for key in COLUMNS), strict=True):
             rows.setdefault(str(prompt_id), []).append((name, prompt or "", int(rank or 0)))
@@ -153,14 +153,14 @@ class ImageRewardDB:
         return rankings, faults
 
     def _locate(self, name: str, holders: dict[str, tuple[Path, dict[str, int]]]) -> tuple[Image, str | None]:
-        """The image of an `image_path`, and what is wrong with it as far as a directory tells.
+        """The image of an `image_path`, and its fault as far as the archive's directory shows it.
 
         Args:
             name: Such as `images/train/train_1/<uuid>.webp`.
-            holders: Archives met so far with their members' sizes, by name; added to.
+            holders: Archives read so far with the sizes of their members, by name; updated in place.
         """
         if leaves_folder(name):
-            return Path(name), "leaves the data set's folder"
+            return Path(name), "points outside the data set's folder"
         path = PurePosixPath(name)
         parent = str(path.parent)
         if parent not in holders:
@@ -171,7 +171,7 @@ class ImageRewardDB:
         if holder.is_dir():
             return holder / path.name, None
         size = sizes.get(path.name)
-        what = "is missing in its archive" if size is None else "is empty (0 bytes)" if size == 0 else None
+        what = "is missing from its archive" if size is None else "is empty (0 bytes)" if size == 0 else None
         return ArchiveImage(holder, path.name), what
 
 
@@ -186,7 +186,7 @@ def _number(image_path: str) -> int:
 
 
 def _stray_members(archive: Path) -> Iterator[Fault]:
-    """Members that try to leave the archive's folder. They are never read, but whoever extracts should know."""
+    """Members with paths outside the archive's folder. They are never read, but are reported."""
     for name in archive_members(archive):
         if leaves_folder(name):
             yield Fault(str(archive), f"member {name!r} leaves the folder; it is not read")

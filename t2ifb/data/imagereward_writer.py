@@ -1,4 +1,4 @@
-"""Writing preference data in ImageRewardDB's file layout."""
+"""Write preference data in ImageRewardDB's file layout."""
 
 import io
 import json
@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
         ("fidelity_rating", pa.int64()),
     ]
 )
-"""Columns of `metadata-<split>.parquet`, and keys of the records in an archive's JSON."""
+"""Columns of `metadata-<split>.parquet`, and keys of the records in each archive's JSON file."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Record:
     """One image of a ranking.
 
     Attributes:
-        prompt_id: The ranking that it belongs to.
-        prompt: The text, the same in all records of a ranking.
-        classification: What the prompt is about.
+        prompt_id: Id of the image's ranking.
+        prompt: The text; equal in all records of a ranking.
+        classification: Topic of the prompt.
         image: The image; stored as lossless WebP.
         rank: 1 is best, ties allowed.
         overall_rating: 1 to 7, 7 is best.
@@ -61,19 +61,19 @@ class Record:
 def write_imagereward_db(
     folder: str | Path, split: str, records: Iterable[Record], images_per_archive: int = 1600
 ) -> None:
-    """Write one split: `images/<split>/<split>_<i>.zip` and, last of all, `metadata-<split>.parquet`.
+    """Write one split: `images/<split>/<split>_<i>.zip` then `metadata-<split>.parquet`.
 
-    The same records give the same bytes: names are derived from split, ranking and position, and archives carry no
-    time.
+    The same records give the same bytes: names are derived from split, ranking and position, and archives contain no
+    timestamps.
 
     Args:
         folder: The data set's folder.
         split: The split's name.
-        records: The images, those of one ranking in a row.
-        images_per_archive: About how many images go into an archive; a ranking is never split between two.
+        records: The images. Those of one ranking must be consecutive.
+        images_per_archive: Approximate number of images per archive. A ranking is never split between archives.
 
     Raises:
-        ValueError: The records of a ranking are not in a row, or there are none.
+        ValueError: The records of a ranking are not consecutive, or no records are given.
         StorageError: The disk is full or the folder is read-only.
     """
     folder = Path(folder)
@@ -85,18 +85,18 @@ def write_imagereward_db(
             _add(archive, f"{split}_{number}.json", json.dumps(written, indent=2, ensure_ascii=False).encode())
         rows += written
     if not rows:
-        raise ValueError(f"no records to write for the split {split!r}")
+        raise ValueError(f"the split {split!r} has no records to write")
     with atomic_write(folder / f"metadata-{split}.parquet") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
 
 
 def _archives(records: Iterable[Record], images_per_archive: int) -> Iterator[list[list[Record]]]:
-    """Rankings, as many as make an archive full."""
+    """Group rankings into archives."""
     rankings: list[list[Record]] = []
     seen: set[str] = set()
     for prompt_id, group in groupby(records, key=lambda record: record.prompt_id):
         if prompt_id in seen:
-            raise ValueError(f"the records of ranking {prompt_id!r} must follow each other")
+            raise ValueError(f"the records of ranking {prompt_id!r} must be consecutive")
         seen.add(prompt_id)
         rankings.append(list(group))
         if sum(map(len, rankings)) >= images_per_archive:

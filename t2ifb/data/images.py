@@ -1,4 +1,4 @@
-"""From image files to tensors."""
+"""Read image files into tensors."""
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ from t2ifb.data.rankings import Image, open_image
 Pixels: TypeAlias = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 WAITING = 8
-"""Batches of decoded images of different sizes that are in memory at the most."""
+"""Maximum number of batches of decoded images, one per size, in memory."""
 DECODERS = 4
-"""Threads that decode ahead of the encoder; Pillow lets go of the interpreter's lock while it decodes."""
+"""Threads that decode ahead of the encoder. Pillow releases the GIL while it decodes."""
 
 
 def load_image(image: Image) -> Tensor:
@@ -27,20 +27,20 @@ def load_image(image: Image) -> Tensor:
         (3, H, W), float32 in [0, 1], RGB.
 
     Raises:
-        ValueError: It is missing, empty or cannot be decoded.
+        ValueError: The image is missing, empty or cannot be decoded.
     """
     return _to_pixels(_decode([image]))[0].float() / 255
 
 
 def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Decode images, some ahead, into batches of one size each.
+    """Decode images, with read-ahead, into batches of one size each.
 
-    The images of each size form consecutive batches in their order, so that taking whole batches away from the front
-    leaves the other batches as they were, unless there are so many sizes that some have to go before they are full.
+    The images of each size form consecutive batches in order. Removing whole batches from the front therefore leaves
+    the other batches unchanged, unless so many sizes occur that batches must be yielded before they are full.
 
     Args:
         images: The images.
-        batch_size: Largest number of images in a batch.
+        batch_size: Maximum number of images in a batch.
 
     Yields:
         Indices into `images`, and their pixels (B, 3, H, W), uint8.
@@ -55,7 +55,7 @@ def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[li
         if len(group) == batch_size:
             yield _stack(waiting.pop(pixels.shape))
         elif sum(map(len, waiting.values())) >= WAITING * batch_size:
-            yield _stack(waiting.pop(next(iter(waiting))))  # the size that has waited longest
+            yield _stack(waiting.pop(next(iter(waiting))))  # the size that was added first
     for group in waiting.values():
         yield _stack(group)
 
@@ -65,15 +65,15 @@ def _stack(group: list[tuple[int, Pixels]]) -> tuple[list[int], Tensor]:
 
 
 def _to_pixels(decoded: Sequence[Pixels]) -> Tensor:
-    """(B, 3, H, W) from B times (H, W, 3)."""
+    """Stack B arrays (H, W, 3) into (B, 3, H, W)."""
     return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
 
 
 def _decoded(images: Sequence[Image], chunk: int) -> Iterator[Pixels]:
-    """Pixels in order, decoded in front of who takes them, a chunk by a thread.
+    """Decode images in order ahead of the consumer, one chunk per thread.
 
-    A thread is handed as much as is taken at once: several at work on small images hinder each other more than they
-    help, and so they only are when decoding is what takes the time.
+    A chunk has as many images as the consumer takes at once. Several threads on small images slow each other down, so
+    they only run in parallel when decoding is the bottleneck.
     """
     pool = ThreadPoolExecutor(DECODERS)
     pending: deque[Future[list[Pixels]]] = deque()

@@ -1,4 +1,4 @@
-"""The order of training as a function of (seed, position): nothing depends on what was drawn before."""
+"""Training order as a function of (seed, position), independent of earlier draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,23 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 STREAM = 0x0DDE
-"""Keeps this stream of random numbers apart from others with the same seed."""
+"""Separates this random stream from others with the same seed."""
 PART_STREAM = 0x0DDF
-"""The same for the order in which a part's units take turns."""
+"""Random stream for the order of a part's units."""
 
 FEWER_STREAM = 0x0DE0
-"""The same for which units are taken when not all are."""
+"""Random stream for the choice of a subset of units."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Units that come more or less often than once in an epoch.
+    """Units that appear more or less often than once per epoch.
 
     Attributes:
-        units: (n,) numbers of units.
-        draws: How many of them an epoch holds. In a fixed shuffled order they take turns: an epoch goes on where the
-            one before stopped, so that in any number of epochs e each unit comes e * draws / n times, rounded up or
-            down.
+        units: (n,) indices of units.
+        draws: Units per epoch. They follow a fixed shuffled order, and each epoch continues where the previous one
+            stopped: over e epochs each unit appears e * draws / n times, rounded up or down.
     """
 
     units: NDArray[np.int64]
@@ -32,29 +31,29 @@ class Part:
 
     @classmethod
     def of(cls, units: NDArray[np.int64], multiplicity: float) -> "Part":
-        """Units that come `multiplicity` times an epoch on average, to the nearest whole number of draws from 1 on."""
+        """Units that appear `multiplicity` times per epoch on average. Draws are rounded, with a minimum of 1."""
         return cls(units, max(1, round(multiplicity * len(units))))
 
 
 def epoch_permutation(units: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order (units,) in which an epoch goes through its units."""
+    """The permutation (units,) of an epoch."""
     return np.random.default_rng([STREAM, seed, epoch]).permutation(units)
 
 
 def drawn_units(units: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Numbers (count,) of some of `units`, rising; of one seed the fewer are among the more."""
+    """Draw sorted indices (count,) from `units`. With one seed, smaller subsets are contained in larger ones."""
     return np.sort(np.random.default_rng([FEWER_STREAM, seed]).permutation(units)[:count])
 
 
 def cuts(weights: NDArray[np.int64], batches: int) -> NDArray[np.int64]:
-    """Cut a row of units into batches of nearly equal weight, none of them empty.
+    """Cut a sequence of units into non-empty batches of nearly equal weight.
 
     Args:
         weights: (U,) positive.
         batches: B, from 1 to U.
 
     Returns:
-        (B + 1,): batch b holds the units from `cuts[b]` to `cuts[b + 1]`, the latter not included.
+        (B + 1,): batch b contains the units `cuts[b]` to `cuts[b + 1] - 1`.
     """
     sums = np.concatenate([[0], np.cumsum(weights)])
     wanted = np.arange(batches + 1) * (sums[-1] / batches)
@@ -68,28 +67,28 @@ def cuts(weights: NDArray[np.int64], batches: int) -> NDArray[np.int64]:
 
 
 class TrainingOrder:
-    """An endless row of batches; each epoch holds every unit once, or as often as its part says, in another order.
+    """An endless sequence of batches. Each epoch has a new order of all units, with multiplicities from `parts`.
 
-    The number of batches of an epoch is fixed, `ceil(total weight / batch_size)` (fewer, if there are fewer units), so
-    that the number of steps of a training is known beforehand.
+    The number of batches per epoch is fixed: `ceil(total weight / batch_size)`, or the number of units if that is
+    smaller. The number of training steps is therefore known beforehand.
     """
 
     def __init__(
         self, weights: NDArray[np.int64], batch_size: int, seed: int, parts: Sequence[Part] | None = None
     ) -> None:
-        """Lay out the order.
+        """Compute the batch boundaries.
 
         Args:
-            weights: (U,), how many comparisons each unit holds; at least 1.
-            batch_size: About how many comparisons make a batch.
+            weights: (U,), number of comparisons per unit; at least 1.
+            batch_size: Approximate number of comparisons per batch.
             seed: At least 0.
-            parts: Of the units, each unit in one part; by default every unit comes once an epoch.
+            parts: Partition of the units; by default every unit appears once per epoch.
 
         Raises:
-            ValueError: There are no units, or batch_size or seed is out of range.
+            ValueError: No units are given, or batch_size or seed is out of range.
         """
         if len(weights) == 0:
-            raise ValueError("no comparisons to train on: every ranking is empty or all ties")
+            raise ValueError("no comparisons to train on: every ranking is empty or contains only ties")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if seed < 0:
@@ -104,7 +103,7 @@ class TrainingOrder:
             (part.units[np.random.default_rng([PART_STREAM, seed, number]).permutation(len(part.units))], part.draws)
             for number, part in enumerate(parts or ())
         ]
-        # Around an epoch's end two epochs are asked for in turns, as Lightning fetches one batch ahead.
+        # Lightning fetches one batch ahead, so two epochs alternate around the end of an epoch.
         self._epoch = lru_cache(maxsize=2)(self._lay_out)
 
     def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -112,7 +111,7 @@ class TrainingOrder:
         return order, cuts(self.weights[order], self.steps_per_epoch)
 
     def _drawn(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's units in its order."""
+        """Units of an epoch in order."""
         if self.draws is None:
             return epoch_permutation(len(self.weights), self.seed, epoch)
         drawn = [units[(epoch * draws + np.arange(draws)) % len(units)] for units, draws in self._turns]
@@ -120,7 +119,7 @@ class TrainingOrder:
         return together[epoch_permutation(len(together), self.seed, epoch)]
 
     def units(self, position: int) -> NDArray[np.int64]:
-        """The units of the batch at `position`, counted from 0 over all epochs."""
+        """Units of the batch at `position`, counted from 0 over all epochs."""
         epoch, batch = divmod(position, self.steps_per_epoch)
         order, borders = self._epoch(epoch)
         return order[borders[batch] : borders[batch + 1]]

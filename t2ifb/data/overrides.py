@@ -1,10 +1,10 @@
-"""Arguments of the commands in the form in which they can be typed."""
+"""Command-line arguments in the form that users type."""
 
 import shlex
 
 
 def argument(key: str, value: object) -> str:
-    """`key=value` as Hydra reads it: a value outside its grammar, such as a path with `=` or brackets, is quoted."""
+    """`key=value` for Hydra. Values outside its grammar, such as paths with `=` or brackets, are quoted."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Quote, QuotedString
     from hydra.errors import HydraException
@@ -21,5 +21,5 @@ def argument(key: str, value: object) -> str:
 
 
 def typed(key: str, value: object) -> str:
-    """`argument`, quoted for a shell where that is necessary."""
+    """`argument`, quoted for a shell where necessary."""
     return shlex.quote(argument(key, value))

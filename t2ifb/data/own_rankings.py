@@ -1,4 +1,4 @@
-"""One's own rankings: a folder with a table of prompts, images and ranks."""
+"""A user's own rankings: a folder with a table of prompts, images and ranks."""
 
 import logging
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 class OwnRankings:
-    """Rankings in tables, one row an image, with the columns `prompt`, `image` and `rank` (1 is best, ties allowed).
+    """Rankings in tables, one row per image, with the columns `prompt`, `image` and `rank` (1 is best, ties allowed).
 
-    Images are named relative to the table. Rows with the same `prompt_id`, or without that column the same prompt, are
-    one ranking. The folder has a table for each split (`train.csv`, `validation.json`, ...) or one for all, such as
-    `rankings.csv`; in that one a column `split` says where a ranking belongs, and without it the prompts are shared
-    out by a hash: a prompt stays in its split when others are added. `read_table` says which files are tables.
+    Image names are relative to the table. Rows with the same `prompt_id` form one ranking; without that column, rows
+    with the same prompt do. The folder has one table per split (`train.csv`, `validation.json`, ...) or one for all,
+    such as `rankings.csv`. In a common table the column `split` assigns the rankings. Without that column the prompts
+    are split by a hash, so a prompt stays in its split when others are added. `read_table` lists the file formats.
 
     Attributes:
-        faults: By split, what was found; filled by `rankings`.
+        faults: Faults per split; filled by `rankings`.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class OwnRankings:
         cache_folder: str | Path | None = None,
         on_fault: OnFault = "error",
     ) -> None:
-        """Name the folder; nothing is read yet.
+        """Store the settings. Nothing is read yet.
 
         Args:
             source: The folder.
-            shares: About which part of the prompts each split gets, where neither files nor a column say so; by
+            shares: Approximate share of the prompts per split, used if neither files nor a column define the splits; by
                 default 0.8 `train`, 0.1 `validation` and 0.1 `test`.
-            seed: Of the sharing out.
-            cache_folder: Where to remember what is known of checked images; in the folder by default.
-            on_fault: `error` stops on bad data, `skip` leaves out the rankings that have it.
+            seed: Seed of the split by hash.
+            cache_folder: Folder for the results of image checks; `source` by default.
+            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
             ValueError: The shares do not add up to 1.
@@ -62,22 +62,22 @@ class OwnRankings:
 
     @property
     def missing_message(self) -> str:
-        """What to tell when a split is not available."""
+        """Message for a missing split."""
         there = ""
         if (path := self._file("rankings")) is not None and self._has_splits(path):
             names = sorted({row.text("split") for row in self._rows(path)})
             there = f"{path} has the splits {', '.join(names)}. "
         return there + (
             f"Expected a table {self.source / '<split>.csv'}, or one for all splits, {self.source / 'rankings.csv'} "
-            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; name the folder by "
+            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; set the folder with "
             "`dataset.source=<folder>`."
         )
 
     def available(self, split: str) -> bool:
-        """Whether there is a table with the split.
+        """Whether a table with the split exists.
 
         Raises:
-            ValueError: There is one, but it cannot be read, or there are two.
+            ValueError: The table cannot be read, or two tables have the split.
         """
         if self._file(split) is not None:
             return True
@@ -86,18 +86,18 @@ class OwnRankings:
         return split in ({row.text("split") for row in self._rows(path)} if self._has_splits(path) else self.shares)
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings in the order of the table. Every image is decoded once, ever, to find bad ones.
+        """The split's rankings in the order of the table. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: There is no such split, a table cannot be read, or there are faults and `on_fault` is `error`.
+            ValueError: The split is missing, a table cannot be read, or faults were found and `on_fault` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
         own, whole = self._file(split), self._file("rankings")
         if own is not None and whole is not None:
             raise ValueError(
-                f"{self.source} has both {whole.name} and {own.name}, and a prompt could be trained and tested on; "
-                f"leave one of them, or add a column split to {whole.name}"
+                f"{self.source} has both {whole.name} and {own.name}, so a prompt could be in two splits; "
+                f"keep one of them, or add a column split to {whole.name}"
             )
         path = own or whole
         assert path is not None
@@ -112,12 +112,12 @@ class OwnRankings:
         return good
 
     def _file(self, stem: str) -> Path | None:
-        """The table of a name, whatever its letter case."""
+        """The table with a given name, ignoring letter case."""
         names = {f"{stem}{suffix}".lower() for suffix in READERS}
         entries = self.source.iterdir() if self.source.is_dir() else ()
         found = sorted(path for path in entries if path.name.lower() in names and path.is_file())
         if len(found) > 1:
-            raise ValueError(f"{self.source} has both {found[0].name} and {found[1].name}; leave one of them")
+            raise ValueError(f"{self.source} has both {found[0].name} and {found[1].name}; keep one of them")
         return found[0] if found else None
 
     def _rows(self, path: Path) -> list[Row]:
@@ -129,34 +129,34 @@ class OwnRankings:
         return any("split" in row.cells for row in self._rows(path))
 
     def _part(self, path: Path, split: str) -> list[Row]:
-        """The rows of a split's rankings in a table that holds all splits."""
+        """The rows of a split in a table of all splits."""
         rows = self._rows(path)
         if self._has_splits(path):
             if nowhere := [row.place for row in rows if not row.text("split")]:
-                raise ValueError(f"{nowhere[0]}: no split, but other rows have one; fill in the column split")
+                raise ValueError(f"{nowhere[0]}: the column split is empty; fill it in every row or in none")
             splits = [row.text("split") for row in rows]
         else:
             splits = [self._share(row) for row in rows]
             self._tell(path, rows, splits, split)
         names = {group_name(row) for row, where in zip(rows, splits, strict=True) if where == split}
-        return [row for row in rows if group_name(row) in names]  # a ranking in two splits shows in both, as a fault
+        return [row for row in rows if group_name(row) in names]  # a ranking in two splits is a fault in both
 
     def _tell(self, path: Path, rows: list[Row], splits: list[str], wanted: str) -> None:
-        """Say once how the prompts were shared out."""
+        """Log once how many prompts each split received."""
         prompts = dict(zip((row.text("prompt") for row in rows), splits, strict=True))
         counts = {split: sum(where == split for where in prompts.values()) for split in self.shares}
         text = ", ".join(f"{count} prompts {split}" for split, count in counts.items())
         if not counts[wanted]:
             raise ValueError(
-                f"{path} has no splits, and sharing its prompts out by a hash left none for {wanted} ({text}). Add a "
-                "column split, give files for the splits, or set other dataset.shares or another dataset.seed."
+                f"{path} has no column split, and the split by hash left no prompts for {wanted} ({text}). Add the "
+                "column split, use one file per split, or set other dataset.shares or another dataset.seed."
             )
         if not self._told:
-            logger.warning("%s has no splits; its prompts are shared out by a hash: %s", path, text)
+            logger.warning("%s has no column split; its prompts are split by a hash: %s", path, text)
             self._told = True
 
     def _share(self, row: Row) -> str:
-        """The split that a row's prompt falls into."""
+        """The split of a row's prompt."""
         place, border = position(row.text("prompt"), self.seed), 0.0
         for name, share in self.shares.items():
             border += share

@@ -1,4 +1,4 @@
-"""Images in parquet files, read by row group when they are opened."""
+"""Images in parquet files, read by row group on opening."""
 
 import io
 import os
@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
 KEPT_BYTES = 2**29
-"""Encoded images that stay in memory, about; rankings are read in the order of their rows, both columns in turns."""
+"""Approximate bytes of encoded images in memory. Rankings are read in row order, alternating columns."""
 
 
 class _RowGroups:
-    """The row groups' columns that were read last. Parquet cannot be read in smaller parts than these."""
+    """Cache of the last columns of row groups, the smallest readable parts of a parquet file."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, Path, int, int, int, str], pa.ChunkedArray] = OrderedDict()
@@ -45,9 +45,9 @@ class ParquetImage:
 
     Attributes:
         file: The parquet file.
-        group: The number of the row group.
-        row: The row's number in the row group.
-        column: A column of bytes.
+        group: Index of the row group.
+        row: Index of the row in the row group.
+        column: Name of a column of bytes.
     """
 
     file: Path
@@ -64,17 +64,17 @@ class ParquetImage:
         try:
             content = _row_groups.get(self.file, self.group, self.column)[self.row].as_py()
         except pa.ArrowException as error:
-            raise ValueError(f"{self} is damaged ({error}); delete the file and get it again") from error
+            raise ValueError(f"{self} is damaged ({error}); delete the file and download it again") from error
         if not content:
-            raise ValueError("the cell holds no image" if content is None else "it is empty (0 bytes)")
+            raise ValueError("the cell contains no image" if content is None else "it is empty (0 bytes)")
         return cast(bytes, content)
 
     def open(self) -> PILImage.Image:
-        """Decode it."""
+        """Open the image."""
         return PILImage.open(io.BytesIO(self.read()))
 
     def identity(self) -> str:
-        """What changes when the file does; found without reading it."""
+        """Identifier that changes when the file does. The image is not read."""
         status = self.file.stat()
         place = f"{self.group}!{self.row}!{self.column}"
         return f"{self.file.absolute()}!{place}!{status.st_mtime_ns}!{status.st_size}"

@@ -1,4 +1,4 @@
-"""Pick-a-Pic (arXiv 2305.01569): choices between two images, made by users, in parquet shards that hold the images."""
+"""Pick-a-Pic (arXiv 2305.01569): users' choices between two images, in parquet shards with the images."""
 
 import logging
 import re
@@ -18,22 +18,21 @@ from t2ifb.data.rankings import RankedPrompt
 logger = logging.getLogger(__name__)
 
 IMAGES = ("jpg_0", "jpg_1")
-"""Columns that are only read when an image is opened."""
+"""Image columns, read only when an image is opened."""
 COLUMNS = ("caption", "label_0", "label_1", "image_0_uid", "image_1_uid", "has_label")
 RANKS = {(1.0, 0.0): (1, 2), (0.0, 1.0): (2, 1), (0.5, 0.5): (1, 1)}
-"""Ranks of the two images by their labels."""
+"""Labels of the two images to their ranks."""
 
 
 class PickAPic:
     """A data set in the layout of Pick-a-Pic v2, in a folder or on the hub.
 
-    Each labelled row is a ranking of two images, and its id is the shard and the number of the row. Rows without a
-    label are no rankings; they are counted. The whole set has hundreds of gigabytes, so `max_shards` says how much of
-    it is wanted.
+    Each labelled row is a ranking of two images; its id is the shard and the row number. Rows without a label are
+    skipped and counted. The whole set has hundreds of gigabytes; `max_shards` limits the download.
 
     Attributes:
-        faults: By split, what was found; filled by `rankings`.
-        unlabelled: By split, how many rows have no label; filled by `rankings`.
+        faults: Faults per split; filled by `rankings`.
+        unlabelled: Number of rows without label per split; filled by `rankings`.
     """
 
     def __init__(
@@ -43,13 +42,13 @@ class PickAPic:
         cache_folder: str | Path | None = None,
         on_fault: OnFault = "error",
     ) -> None:
-        """Name the data set; nothing is read or downloaded yet.
+        """Store the settings. Nothing is read or downloaded yet.
 
         Args:
             source: A folder with `data/<split>-*.parquet`, or a hub id such as `yuvalkirstain/pickapic_v2`.
-            max_shards: The first so many shards of each split; all by default.
-            cache_folder: Where downloads, and what is known of checked images, go.
-            on_fault: `error` stops on bad data, `skip` leaves out the rankings that have it.
+            max_shards: Number of shards per split, counted from the first; all by default.
+            cache_folder: Folder for downloads and the results of image checks.
+            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
             ValueError: `max_shards` is less than 1.
@@ -66,20 +65,18 @@ class PickAPic:
 
     @property
     def missing_message(self) -> str:
-        """What to tell when a split is not available."""
+        """Message for a missing split."""
         wanted = "all" if self.max_shards is None else f"the first {self.max_shards}"
         if isinstance(self._files, FolderFiles):
-            return (
-                f"{self.source} has not {wanted} of its shards; expected data/<split>-*.parquet. Name another folder."
-            )
+            return f"{self.source} lacks shards ({wanted} expected): data/<split>-*.parquet. Give another folder."
         return (
-            f"Of {self._files}, {wanted} shards of a split are not on this machine. Download them with "
+            f"Shards of {self._files} ({wanted} expected) are not on this machine. Download them with "
             f"`python -m t2ifb.prepare domain=sd15 dataset=pickapic dataset.source={self.source} "
             "dataset.max_shards=<number of shards>`."
         )
 
     def available(self, split: str) -> bool:
-        """Whether the wished shards of the split are on this machine; the network is not used."""
+        """Whether the requested shards of the split are on this machine. The network is not used."""
         shards = self._files.here(_pattern(split))
         totals = [total for shard in shards if (total := _total(shard)) is not None]
         if not totals:
@@ -88,10 +85,10 @@ class PickAPic:
         return set(wanted) <= {_number(shard) for shard in shards}
 
     def download(self, splits: Iterable[str]) -> None:
-        """Download the wished shards of the splits, as far as this machine lacks them. A folder is only checked.
+        """Download the requested shards that are missing on this machine. A local folder is only checked.
 
         Raises:
-            ValueError: The hub cannot be reached, the disk has too little space, or there are no shards.
+            ValueError: The hub cannot be reached, the disk has too little space, or a split has no shards.
         """
         names: list[str] = []
         for split in splits:
@@ -101,10 +98,10 @@ class PickAPic:
         self._files.fetch(names)
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings in the order of the rows. Every image is decoded once, ever, to find bad ones.
+        """The split's rankings in the order of the rows. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is not on this machine, or has faults and `on_fault` is `error`.
+            ValueError: The split is missing, or has faults and `on_fault` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
@@ -127,7 +124,7 @@ class PickAPic:
         self.unlabelled[split] = rows - labelled
         if rows > labelled:
             logger.warning(
-                "%s, %s: %d of %d rows have no label and are no rankings", self._files, split, rows - labelled, rows
+                "%s, %s: %d of %d rows have no label and are skipped", self._files, split, rows - labelled, rows
             )
         place = f"{self._files}, {split}"
         memory = memory_file(self.cache_folder or self._files.home, self.source, split, f"{len(shards)}-shards")
@@ -138,10 +135,10 @@ class PickAPic:
 
 
 def _rows(shard: Path) -> Iterator[tuple[str, str, tuple[ParquetImage, ParquetImage], dict[str, Any]]]:
-    """Place, id, images and small columns of each row; the columns of the images are not read.
+    """Place, id, images and small columns of each row. The image columns are not read.
 
     Raises:
-        ValueError: It is no parquet file, or lacks columns.
+        ValueError: The file is not parquet, or lacks columns.
     """
     try:
         with pq.ParquetFile(shard) as file:
@@ -149,7 +146,7 @@ def _rows(shard: Path) -> Iterator[tuple[str, str, tuple[ParquetImage, ParquetIm
                 raise ValueError(f"{shard} has no column {', '.join(lacking)}; it has {file.schema_arrow.names}")
             groups = [file.read_row_group(number, columns=list(COLUMNS)) for number in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{shard} is not a whole parquet file ({error}); delete it and get it again") from error
+        raise ValueError(f"{shard} is not a complete parquet file ({error}); download it again") from error
     number = 0
     for group, table in enumerate(groups):
         for position, row in enumerate(table.to_pylist()):
@@ -159,7 +156,7 @@ def _rows(shard: Path) -> Iterator[tuple[str, str, tuple[ParquetImage, ParquetIm
 
 
 def _row_fault(row: dict[str, Any]) -> str | None:
-    """What is wrong with a labelled row, apart from its images."""
+    """Fault of a labelled row, images excluded; None if it has none."""
     labels = (row["label_0"], row["label_1"])
     if labels not in RANKS:
         return f"labels must be 1 and 0, 0 and 1, or 0.5 twice, found {labels[0]} and {labels[1]}"

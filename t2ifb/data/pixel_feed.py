@@ -1,4 +1,4 @@
-"""Pixels and tokens in the place of cached embeddings, for an encoder that changes while it is trained."""
+"""Pixels and tokens instead of cached embeddings, for an encoder that is trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import Image
 
 DECODED = 16
-"""Images that a thread decodes at once."""
+"""Images that a thread decodes per task."""
 
 
 class PixelEncoder(Protocol):
-    """What the feed asks of an encoder."""
+    """Interface of encoders for the feed."""
 
     image_size: int
 
     def square(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], resized and cropped to (B, 3, image_size, image_size)."""
+        """Resize and crop images (B, 3, H, W) in [0, 1] to (B, 3, image_size, image_size)."""
         ...
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Ids (B, L) of B texts."""
+        """Token ids (B, L) of B texts."""
         ...
 
 
@@ -38,7 +38,7 @@ class Pixels:
 
     Attributes:
         images: The images.
-        encoder: Says what they are brought to.
+        encoder: Encoder that defines the image size.
     """
 
     images: Sequence[Image]
@@ -48,7 +48,7 @@ class Pixels:
         return len(self.images)
 
     def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
-        """Pixels (n, 3, S, S) of some images, float32 in [0, 1]; an image that is asked for twice is decoded once.
+        """Pixels (n, 3, S, S) of the selected images, float32 in [0, 1]. Repeated images are decoded once.
 
         Raises:
             ValueError: An image cannot be read.
@@ -62,7 +62,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Tokens:
-    """N texts.
+    """Token ids of N texts.
 
     Attributes:
         ids: (N, L) int64.
@@ -74,31 +74,31 @@ class Tokens:
         return len(self.ids)
 
     def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
-        """Ids (n, L) of some texts."""
+        """Token ids (n, L) of the selected texts."""
         return self.ids[index]
 
 
 class PixelFeed:
-    """Gives a data module pixels and tokens where `EmbeddingCache` gives embeddings.
+    """Feed of pixels and tokens, the counterpart of `EmbeddingCache`.
 
     Attributes:
-        embeddings_of: None: nothing is embedded.
+        embeddings_of: None, since the features are not embeddings.
     """
 
     embeddings_of = None
 
     def __init__(self, encoder: PixelEncoder) -> None:
-        """Name the encoder that will take them."""
+        """Store the encoder that will use the features."""
         self.encoder = encoder
 
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
-        """Nothing is made beforehand; says which prompts are cut off."""
+        """Compute nothing in advance. Report the truncated prompts."""
         return FillReport(0, 0, 0.0, tuple(cut_prompts(self.encoder, prompts)))
 
     def images(self, images: Sequence[Image]) -> Pixels:
-        """Pixels of N images, in their order."""
+        """Pixels of N images, in order."""
         return Pixels(images, self.encoder)
 
     def prompts(self, prompts: Sequence[str]) -> Tokens:
-        """Ids of N texts, in their order."""
+        """Token ids of N texts, in order."""
         return Tokens(self.encoder.tokenize(list(prompts)))

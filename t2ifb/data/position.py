@@ -1,4 +1,4 @@
-"""Where a training is in its endless row of batches, so that a resumed one goes on exactly there."""
+"""Resumable position in an infinite batch stream."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -9,23 +9,22 @@ Batch = TypeVar("Batch")
 
 
 class TrainingPosition(Generic[Batch]):
-    """The position of a data module whose batch at a position is a function of (seed, position) alone.
+    """Position of a data module whose batches are a function of (seed, position) alone.
 
-    The position counts the batches that were trained on, not those that were fetched (Lightning fetches one ahead): it
-    is the trainer's own count of processed batches, plus the shift that a checkpoint whose loops were not restored
-    leaves. Resuming is therefore exact, in the middle of an epoch too, from any checkpoint that was written between two
-    batches.
+    The position counts trained batches, not fetched ones (Lightning fetches one ahead). It is the trainer's count of
+    processed batches plus an offset, which is nonzero after a checkpoint whose loops were not restored. Resuming is
+    therefore exact, also within an epoch, from any checkpoint written between two batches.
     """
 
     def __init__(
         self, module: LightningDataModule, batch_at: Callable[[int], Batch], settings: Callable[[], dict[str, Any]]
     ) -> None:
-        """Stand at 0.
+        """Start at position 0.
 
         Args:
-            module: Whose position it is.
-            batch_at: Gives the batch at a position.
-            settings: Gives what the order depends on: a checkpoint of another order is refused.
+            module: The data module.
+            batch_at: Function from position to batch.
+            settings: Function that returns the settings of the order. A checkpoint with other settings is rejected.
         """
         self.module, self.batch_at, self.settings = module, batch_at, settings
         self._restored: dict[str, Any] | None = None
@@ -33,32 +32,32 @@ class TrainingPosition(Generic[Batch]):
 
     @property
     def now(self) -> int:
-        """Training batches consumed so far, since the beginning of training."""
+        """Number of training batches consumed since the start of training."""
         return self._shift + self._processed()
 
     @property
     def share(self) -> slice:
-        """Every world-size-th unit of a batch, from this process's rank on."""
+        """Slice of a batch for this process: every world-size-th unit, starting at its rank."""
         trainer = self.module.trainer
         return slice(trainer.global_rank, None, trainer.world_size) if trainer else slice(None)
 
     def reset(self) -> None:
-        """Begin at position 0, unless a checkpoint is loaded next."""
+        """Start at position 0. A checkpoint that is loaded later overrides this."""
         self._restored, self._shift = None, 0
 
     def state(self) -> dict[str, Any]:
-        """The position and the settings, for a checkpoint."""
+        """Position and settings for a checkpoint."""
         return {"position": self.now, **self.settings()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Keep a checkpoint's position until training begins."""
+        """Store a checkpoint's position until training starts."""
         self._restored = dict(state)
 
     def batches(self) -> "EndlessBatches[Batch]":
-        """Endless batches from the present position on.
+        """Endless batches from the current position.
 
         Raises:
-            ValueError: The checkpoint that was loaded is of another training order.
+            ValueError: The loaded checkpoint has another training order.
         """
         if self._restored is not None:
             state, self._restored = self._restored, None
@@ -70,7 +69,7 @@ class TrainingPosition(Generic[Batch]):
         return EndlessBatches(self)
 
     def _processed(self) -> int:
-        """Batches that the trainer has finished, its resumed ones included."""
+        """Batches that the trainer has finished, including those before a resume."""
         if not self.module.trainer:
             return 0
         progress: Any = self.module.trainer.fit_loop.epoch_loop.batch_progress.total
@@ -78,10 +77,10 @@ class TrainingPosition(Generic[Batch]):
 
 
 class EndlessBatches(Generic[Batch]):
-    """Training batches from the position on."""
+    """Iterable of training batches from a position."""
 
     def __init__(self, position: TrainingPosition[Batch]) -> None:
-        """Iterate from where `position` is when the iteration begins."""
+        """Store the position; iteration starts at its value at that time."""
         self._position = position
 
     def __iter__(self) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Precisions of weights by the names that settings have for them, and gradients through networks in fp16."""
+"""Weight precisions by name, and gradients through fp16 networks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST = 16.0
-"""What the largest entry of a sample's gradient is brought to where it enters a network in fp16; see `computed_in`."""
+"""Target for the largest entry of a sample's gradient at the output of an fp16 network; see `computed_in`."""
 
 
 def dtype_of(precision: str, setting: str = "precision") -> torch.dtype:
-    """The type of weights that are kept in `precision`.
+    """The torch dtype of a precision.
 
     Raises:
-        ValueError: It is none of fp32, fp16, bf16; `setting` names what was set to it.
+        ValueError: The precision is not fp32, fp16 or bf16; the message names `setting`.
     """
     if precision not in DTYPES:
         raise ValueError(f"{setting} must be fp32, fp16 or bf16, not {precision!r}")
@@ -23,15 +23,16 @@ def dtype_of(precision: str, setting: str = "precision") -> torch.dtype:
 
 
 def computed_in(dtype: torch.dtype, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """A network's output in float32, computed in `dtype`.
+    """Evaluate a network in `dtype` and return its output in float32.
 
-    fp16 loses gradients below 6e-8 and above 65504, whatever the size of the loss. In fp16 each sample's gradient is
-    therefore multiplied by a power of two before it enters the network, so that its largest entry is about `LARGEST`,
-    and divided by it afterwards (loss scaling as in arXiv 1710.03740, by sample and at each backward pass).
+    fp16 gradients underflow below 6e-8 and overflow above 65504, regardless of the size of the loss. In fp16 each
+    sample's gradient is therefore multiplied by a power of two before it enters the network, so that its largest entry
+    is about `LARGEST`, and divided by it afterwards (loss scaling as in arXiv 1710.03740, per sample and backward
+    pass).
 
     Args:
-        dtype: Of the network's weights.
-        network: Takes (B, …) in `dtype`; its output (B, …) for a sample depends on that sample alone.
+        dtype: Type of the network's weights.
+        network: Maps (B, …) in `dtype` to (B, …). The output of a sample depends on that sample alone.
         inputs: (B, …) float32.
     """
     if dtype != torch.float16:
@@ -42,7 +43,7 @@ def computed_in(dtype: torch.dtype, network: Callable[[Tensor], Tensor], inputs:
 
 
 class _Scaled(torch.autograd.Function):
-    """The identity; scales gradients and notes by how much."""
+    """Identity that scales gradients and records the scale."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, scale: list[Tensor]) -> Tensor:
@@ -57,7 +58,7 @@ class _Scaled(torch.autograd.Function):
 
 
 class _Unscaled(torch.autograd.Function):
-    """The identity; takes the scale of `_Scaled` off gradients."""
+    """Identity that divides gradients by the scale of `_Scaled`."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, scale: list[Tensor]) -> Tensor:
@@ -70,5 +71,5 @@ class _Unscaled(torch.autograd.Function):
 
 
 def _like(tensor: Tensor, scale: Tensor) -> Tensor:
-    """(B,) in the shape (B, 1, …) of a tensor (B, …)."""
+    """Reshape (B,) to (B, 1, …) for broadcasting with a tensor (B, …)."""
     return scale.reshape(-1, *[1] * (tensor.ndim - 1))

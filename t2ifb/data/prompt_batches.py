@@ -1,4 +1,4 @@
-"""An endless row of prompt batches for fine-tuning, as a function of (seed, position)."""
+"""Endless prompt batches for fine-tuning, as a function of (seed, position)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ class PromptBatch:
     """One process's share of a batch.
 
     Attributes:
-        position: Of the batch, counted from 0 over all epochs.
+        position: Index of the batch, counted from 0 over all epochs.
         prompts: The texts.
-        numbers: Of each prompt within the whole batch, so that noise does not depend on how the batch is shared.
-        total: Prompts of the whole batch, over all processes.
-        update: Which of the batch's updates this is, from 0.
-        pairs: With preference pairs, for each prompt the better and the worse image (3, H, W) in [0, 1].
+        numbers: Index of each prompt in the whole batch, so that noise does not depend on the number of processes.
+        total: Number of prompts in the whole batch, over all processes.
+        update: Index of the update on this batch, from 0.
+        pairs: Better and worse image (3, H, W) in [0, 1] per prompt; only with preference pairs.
     """
 
     position: int
@@ -35,7 +35,7 @@ class PromptBatch:
 
 
 class PromptDataModule(LightningDataModule):
-    """Every training prompt once an epoch, in another order each time; numbers of held-out samples for validation."""
+    """Training prompts, each once per epoch in a new order, and indices of held-out samples for validation."""
 
     def __init__(
         self,
@@ -47,23 +47,23 @@ class PromptDataModule(LightningDataModule):
         updates_per_batch: int = 1,
         pairs: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        """Lay out the order.
+        """Compute the training order.
 
         Args:
-            prompts: To tune on.
-            batch_size: Prompts an update, over all processes.
-            seed: Of the order.
-            samples: How many held-out samples a validation makes.
-            samples_per_batch: How many of them at a time.
-            updates_per_batch: How many updates each batch of prompts gives; it comes so often in a row.
-            pairs: For each prompt the better and the worse image (3, H, W) in [0, 1], all of one size.
+            prompts: Training prompts.
+            batch_size: Prompts per update, over all processes.
+            seed: Seed of the order.
+            samples: Number of held-out samples per validation.
+            samples_per_batch: Held-out samples per batch.
+            updates_per_batch: Updates per batch of prompts; the batch is repeated this many times in a row.
+            pairs: Better and worse image (3, H, W) in [0, 1] per prompt, all of one size.
 
         Raises:
-            ValueError: There are no prompts, or not as many pairs, or batch_size is below 1.
+            ValueError: No prompts are given, the number of pairs differs, or batch_size is below 1.
         """
         super().__init__()
         if not prompts:
-            raise ValueError("there are no prompts to tune on")
+            raise ValueError("no prompts to tune on")
         if pairs is not None and len(pairs) != len(prompts):
             raise ValueError(f"expected a pair for each of {len(prompts)} prompts, got {len(pairs)}")
         self.prompts, self.batch_size, self.seed, self.pairs = list(prompts), batch_size, seed, pairs
@@ -73,15 +73,15 @@ class PromptDataModule(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates in which every prompt comes once."""
+        """Number of updates per epoch."""
         return self.order.steps_per_epoch * self.updates_per_batch
 
     def setup(self, stage: str) -> None:
-        """Begin at position 0, unless a checkpoint is loaded next."""
+        """Start at position 0. A checkpoint that is loaded later overrides this."""
         self._position.reset()
 
     def train_batch(self, position: int) -> PromptBatch:
-        """This process's share of the batch of an update, counted from 0 over all epochs."""
+        """This process's share of the batch at a position, counted from 0 over all epochs."""
         position, update = divmod(position, self.updates_per_batch)
         units = self.order.units(position)
         share = range(*self._position.share.indices(len(units)))
@@ -89,19 +89,19 @@ class PromptDataModule(LightningDataModule):
         return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update, pairs)
 
     def train_dataloader(self) -> EndlessBatches[PromptBatch]:
-        """Endless batches from the present position on; see `TrainingPosition.batches` for what is refused."""
+        """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
         return self._position.batches()
 
     def val_dataloader(self) -> "SampleBatches":
-        """This process's share of the held-out samples' numbers, in batches."""
+        """This process's share of the indices of held-out samples, in batches."""
         return SampleBatches(range(self.samples)[self._position.share], self.samples_per_batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what the order depends on besides."""
+        """The position and the settings that determine the order."""
         return self._position.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a checkpoint's position until training begins."""
+        """Store a checkpoint's position until training starts."""
         self._position.restore(state_dict)
 
     def _settings(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class PromptDataModule(LightningDataModule):
 
 
 class SampleBatches:
-    """Numbers of samples, some at a time; a list of lists would be several loaders to Lightning."""
+    """Batches of sample indices. Lightning would take a list of lists as several loaders."""
 
     def __init__(self, numbers: Sequence[int], size: int) -> None:
         """Cut `numbers` into batches of `size`."""

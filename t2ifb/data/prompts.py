@@ -15,29 +15,28 @@ from t2ifb.data.shares import spelled_alike
 
 
 class PromptSource(Protocol):
-    """Where prompts come from."""
+    """Source of prompts."""
 
     def prompts(self) -> list[str]:
-        """All of them, in a fixed order.
+        """All prompts, in a fixed order.
 
         Raises:
-            ValueError: They cannot be had.
+            ValueError: The prompts cannot be read.
         """
         ...
 
 
 @dataclass(frozen=True)
 class PromptSplits:
-    """Prompts to tune on, to choose by, and to report on.
+    """Prompts for training, validation and test.
 
     Attributes:
-        train: Tuned on.
-        validation: Looked at while a run goes on; the kept checkpoint is chosen by them.
-        test: Looked at once, at the end.
-        most: Of the different validation and test prompts, how many are used; all where there are no more. Otherwise
-            they are drawn at random, and keep their order: which ones is a function of `seed` and of each prompt's
-            position, and fewer of them are among more.
-        seed: Of that draw. It is no run's seed: all runs are judged on the same prompts.
+        train: Prompts for training.
+        validation: Evaluated during a run; the checkpoint is selected on them.
+        test: Evaluated once, at the end.
+        most: Maximum number of distinct validation and of test prompts. If there are more, a random subset is used, in
+            the original order. The choice is a function of `seed` and each prompt's position, and subsets are nested.
+        seed: Seed of that choice. It does not depend on the run's seed: all runs are evaluated on the same prompts.
     """
 
     train: PromptSource
@@ -51,22 +50,20 @@ class PromptSplits:
             raise ValueError(f"most={self.most} must be at least 1")
 
     def of(self, split: str) -> list[str]:
-        """The prompts of a split; those of a later split are in none before it, however they are spelled.
+        """Prompts of a split, without those of later splits, ignoring case and spacing.
 
         Raises:
-            ValueError: There are none.
+            ValueError: No prompts are left.
         """
         later = {"train": ("validation", "test"), "validation": ("test",), "test": ()}[split]
         taken = {spelled_alike(prompt) for name in later for prompt in self._source(name).prompts()}
         found = [prompt for prompt in self._source(split).prompts() if spelled_alike(prompt) not in taken]
         if not found:
-            raise ValueError(
-                f"there are no {split} prompts" + (f" that are not in {' or '.join(later)}" if later else "")
-            )
+            raise ValueError(f"no {split} prompts" + (f" that are not also in {' or '.join(later)}" if later else ""))
         return found if split == "train" else self._some(list(dict.fromkeys(found)))
 
     def _some(self, prompts: list[str]) -> list[str]:
-        """At most `most` of them: each position has its own random number, and the smallest are taken."""
+        """At most `most` prompts: each position has a random number, and the smallest are taken."""
         drawn = np.random.default_rng(self.seed).random(len(prompts))
         return [prompts[position] for position in sorted(np.argsort(drawn, kind="stable")[: self.most])]
 
@@ -75,10 +72,10 @@ class PromptSplits:
 
 
 class PromptList:
-    """Prompts that are named one by one."""
+    """Prompts given as a list."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        """Keep the texts."""
+        """Store the texts."""
         self.texts = list(texts)
 
     def prompts(self) -> list[str]:
@@ -90,12 +87,12 @@ class PromptFile:
     """Prompts in a file: text with one per line, or JSON such as ImageReward's `refl_data.json`."""
 
     def __init__(self, path: str | Path, on_fault: OnFault = "error") -> None:
-        """Name the file; nothing is read yet.
+        """Store the path. Nothing is read yet.
 
         Args:
-            path: `.json` holds a list of texts or of `{"text": ...}`; anything else is text, one prompt a line,
-                blank lines left out.
-            on_fault: What to do with entries that are no prompt or empty: `error` or `skip`.
+            path: `.json` contains a list of texts or of `{"text": ...}`; any other file is text with one prompt per
+                line, and blank lines are skipped.
+            on_fault: Handling of entries that are empty or not a prompt: `error` or `skip`.
         """
         self.path = Path(path).expanduser()
         self.on_fault = on_fault
@@ -104,7 +101,7 @@ class PromptFile:
         """All prompts in the file's order, repetitions included.
 
         Raises:
-            ValueError: The file is missing, has no prompt, or has faults and `on_fault` is `error`.
+            ValueError: The file is missing, has no prompts, or has faults and `on_fault` is `error`.
         """
         prompts = self._from_json() if self.path.suffix.lower() == ".json" else self._from_text()
         if not prompts:
@@ -139,10 +136,10 @@ class RankingPrompts:
     """The prompts of a preference data set's split, one per ranking."""
 
     def __init__(self, dataset: PreferenceDataset, split: str) -> None:
-        """Name the data set and the split; nothing is read yet."""
+        """Store the data set and the split. Nothing is read yet."""
         self.dataset = dataset
         self.split = split
 
     def prompts(self) -> list[str]:
-        """The prompts in the order of the rankings; the same prompt under two ids comes twice."""
+        """The prompts in the order of the rankings; a prompt with two ids appears twice."""
         return [ranking.prompt for ranking in self.dataset.rankings(self.split)]

@@ -12,17 +12,17 @@ class RankingFiles:
     """Splits in JSON files of the form that `load_rankings` reads.
 
     Attributes:
-        faults: By split, what the images' check found; filled by `rankings`.
+        faults: Faults per split from the image check; filled by `rankings`.
     """
 
     def __init__(
         self, files: Mapping[str, str | Path], image_root: str | Path | None = None, on_fault: OnFault = "error"
     ) -> None:
-        """Name the files; nothing is read yet.
+        """Store the paths. Nothing is read yet.
 
         Args:
             files: The file of each split, such as `{"test": "test.json"}`.
-            image_root: What image paths are relative to; each file's own folder by default.
+            image_root: Root of the image paths; each file's own folder by default.
             on_fault: `error` or `skip`.
         """
         self.files = {split: Path(path).expanduser() for split, path in files.items()}
@@ -31,17 +31,17 @@ class RankingFiles:
         self.faults: dict[str, list[Fault]] = {}
 
     def available(self, split: str) -> bool:
-        """Whether the split's file is there."""
+        """Whether the split's file exists."""
         return split in self.files and self.files[split].is_file()
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings, every image decoded once, ever, to find bad ones.
+        """Rankings of a split. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: There is no such split, or it has faults and `on_fault` is `error`.
+            ValueError: The split does not exist, or has faults and `on_fault` is `error`.
         """
         if split not in self.files:
-            raise ValueError(f"no split {split!r}; there is {', '.join(self.files) or 'none'}")
+            raise ValueError(f"no split {split!r}; the splits are {', '.join(self.files) or 'none'}")
         path = self.files[split]
         loaded = load_rankings(path, self.image_root, self.on_fault)
         images = [image for ranking in loaded for image in ranking.images if isinstance(image, Path)]

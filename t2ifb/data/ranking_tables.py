@@ -1,4 +1,4 @@
-"""From rows of a table to rankings."""
+"""Convert rows of a table to rankings."""
 
 from collections.abc import Iterable, Sequence
 from os.path import normpath
@@ -13,15 +13,14 @@ OPTIONAL = ("prompt_id", "split")
 
 
 def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], list[Fault], int]:
-    """Put the rows of each ranking together: those with the same `prompt_id` or, without that column, `prompt`.
+    """Group rows into rankings by `prompt_id` or, without that column, by `prompt`.
 
     Args:
-        rows: In any order.
-        root: What image paths are relative to.
+        rows: Rows in any order.
+        root: Root of the image paths.
 
     Returns:
-        The rankings whose rows have no fault, in the order of their first rows; the faults; how many rankings there are
-        in all.
+        The rankings without faults, in the order of their first rows; the faults; the total number of rankings.
     """
     paths, faults = locate(rows, root)
     images = {row.place: path for row, path in zip(rows, paths, strict=True)}
@@ -40,29 +39,29 @@ def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], lis
 
 
 def group_name(row: Row) -> str:
-    """What distinguishes the row's ranking from others; a row without prompt and id stands alone."""
+    """Key of the row's ranking. A row without prompt and id forms its own."""
     return row.text("prompt_id") or row.text("prompt") or row.place
 
 
 def _group_faults(group: Sequence[Row]) -> Iterable[Fault]:
     for row in group:
         if _rank(row) is None:
-            yield Fault(row.place, f"rank must be a whole number from 1 on, found {brief(row.text('rank'))!r}")
+            yield Fault(row.place, f"rank must be an integer of at least 1, found {brief(row.text('rank'))!r}")
         if not row.text("prompt"):
             yield Fault(row.place, "empty prompt")
     first = group[0]
     for column in ("prompt", "split"):
         if len({row.text(column) for row in group}) > 1:
             name = brief(group_name(first))
-            yield Fault(first.place, f"the rows of ranking {name!r} have different entries in {column}")
+            yield Fault(first.place, f"the rows of ranking {name!r} have different values in {column}")
     names = [normpath(image.replace("\\", "/")) for row in group if (image := row.text("image"))]
     if len(set(names)) < len(names):
-        people = "" if first.text("prompt_id") else "; if several people ranked it, give each a prompt_id of their own"
+        people = "" if first.text("prompt_id") else "; if several people ranked it, give each its own prompt_id"
         yield Fault(first.place, f"the ranking has the same image twice{people}")
 
 
 def _rank(row: Row) -> int | None:
-    """The rank, also where a program wrote it as 1.0; None if it is no whole number."""
+    """The rank as an integer, also if written as 1.0; None if it is not an integer."""
     try:
         rank = float(row.text("rank"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Rankings of images by people, and what can be wrong with them."""
+"""Human rankings of images, and checks of them."""
 
 import errno
 import io
@@ -31,10 +31,10 @@ __all__ = [
 
 
 class ImageSource(Protocol):
-    """An image that is opened when needed; hashable.
+    """A hashable reference to an image that is opened on demand.
 
-    It may also have `read() -> bytes`, its encoded file, and `identity() -> str`, which changes when the content does:
-    with them the embedding cache need not decode or even read it to know it.
+    A source may also have `read() -> bytes`, its encoded file, and `identity() -> str`, which changes when the content
+    does. With these the embedding cache identifies the image without decoding or reading it.
     """
 
     def open(self) -> PILImage.Image:
@@ -45,17 +45,17 @@ class ImageSource(Protocol):
 Image: TypeAlias = Path | ImageSource
 
 CHUNK = 16
-"""Images that a thread checks at once."""
+"""Images that a thread checks per task."""
 ANNOUNCED = 2000
-"""From so many images on, checking shows its progress."""
+"""Checking at least this many images shows a progress bar."""
 
 
 @dataclass(frozen=True)
 class RankedPrompt:
-    """One ranking: a prompt and its images in the order that people prefer.
+    """One ranking: a prompt and its images with their ranks.
 
     Attributes:
-        prompt_id: What distinguishes it from other rankings, also of the same prompt.
+        prompt_id: Unique id of the ranking; several rankings may share a prompt.
         prompt: The text.
         images: k images.
         ranks: The k ranks of the images; 1 is best, ties are allowed.
@@ -73,14 +73,14 @@ class RankedPrompt:
 
 
 class PreferenceDataset(Protocol):
-    """Anything that has rankings by split."""
+    """A data set with rankings per split."""
 
     def rankings(self, split: str) -> list[RankedPrompt]:
         """The rankings of a split such as `train`, `validation` or `test`."""
         ...
 
     def available(self, split: str) -> bool:
-        """Whether all that `rankings(split)` reads is on this machine."""
+        """Whether all files of the split are on this machine."""
         ...
 
 
@@ -88,7 +88,7 @@ def read_bytes(image: Image) -> bytes:
     """The encoded file of an image; for a source without `read()`, its size and pixels.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The image cannot be read.
     """
     if isinstance(image, Path):
         return image.read_bytes()
@@ -102,7 +102,7 @@ def open_image(image: Image) -> PILImage.Image:
     """Decode an image to RGB, as a viewer shows it; see `to_rgb`.
 
     Raises:
-        ValueError: It is missing, empty, too large or cannot be decoded; the message names it.
+        ValueError: The image is missing, empty, too large or cannot be decoded; the message names it.
     """
     try:
         if isinstance(image, Path):
@@ -112,17 +112,17 @@ def open_image(image: Image) -> PILImage.Image:
     except PILImage.DecompressionBombError:
         raise ValueError(f"cannot read the image {image}: {too_large()}") from ValueError(too_large())
     except UnidentifiedImageError as error:
-        raise ValueError(f"cannot read the image {image}: it is empty, or no image that Pillow knows") from error
+        raise ValueError(f"cannot read the image {image}: it is empty or of unknown format") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise ValueError(f"cannot read the image {image}: {error or type(error).__name__}") from error
 
 
 def image_fault(image: Image) -> str | None:
-    """What is wrong with an image, found by decoding it; None if nothing is.
+    """Decode an image and describe its fault; None if it has none.
 
     Raises:
-        ValueError: The machine would not read it (no permission, a broken disk, too many open files): that is no fault
-            of the data, and may be over next time.
+        ValueError: The machine cannot read the file (no permission, a broken disk, too many open files). This is not a
+            fault of the data and may be temporary.
     """
     if isinstance(image, Path):
         if not image.is_file():
@@ -133,7 +133,7 @@ def image_fault(image: Image) -> str | None:
         open_image(image)
     except ValueError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT):  # Pillow's own have no number
+        if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT):  # Pillow's own errors have no errno
             raise
         return f"image {image} cannot be decoded ({cause})"
     return None
@@ -145,16 +145,16 @@ def check_rankings(
     """Find every fault: empty prompt, duplicate id, one image only, ranks that do not match, bad images.
 
     Args:
-        rankings: What to check.
-        on_fault: `error` raises if there is any fault, `skip` leaves out the rankings that have one.
-        decode: Open every image too, to find the missing, empty and undecodable ones.
-        place: Where the rankings come from; the first part of every fault's place.
+        rankings: The rankings to check.
+        on_fault: `error` raises on any fault, `skip` drops the affected rankings.
+        decode: Also decode every image, to find missing, empty and damaged ones.
+        place: Source of the rankings, the first part of every fault's place.
 
     Returns:
-        The rankings without fault, and the faults.
+        The rankings without faults, and the faults.
 
     Raises:
-        ValueError: There are faults and `on_fault` is `error`; the message lists them.
+        ValueError: Faults were found and `on_fault` is `error`; the message lists them.
     """
     rankings = list(rankings)
     good, faults = find_faults(rankings, decode, place)
@@ -163,7 +163,7 @@ def check_rankings(
 
 
 def find_faults(rankings: list[RankedPrompt], decode: bool, place: str) -> tuple[list[RankedPrompt], list[Fault]]:
-    """The rankings without fault, and the faults of the others; see `check_rankings`."""
+    """The rankings without faults, and the faults of the others; see `check_rankings`."""
     good: list[RankedPrompt] = []
     faults: list[Fault] = []
     seen: set[str] = set()
@@ -184,7 +184,7 @@ def _structure_faults(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
     if not ranking.prompt.strip():
         yield "empty prompt"
     if len(ranking.images) < 2:
-        yield f"a ranking needs two images or more, this one has {len(ranking.images)}"
+        yield f"a ranking needs at least two images, this one has {len(ranking.images)}"
     if len(ranking.ranks) != len(ranking.images):
         yield f"{len(ranking.ranks)} ranks for {len(ranking.images)} images"
     if wrong := [rank for rank in ranking.ranks if rank < 1]:
@@ -192,7 +192,7 @@ def _structure_faults(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
 
 
 def _broken_images(rankings: list[RankedPrompt], decode: bool) -> Iterator[list[tuple[int, str]]]:
-    """Index and fault of the broken images of each ranking. Images that are equal are decoded once."""
+    """Index and fault of the broken images of each ranking. Repeated images are decoded once."""
     if not decode:
         yield from ([] for _ in rankings)
         return
@@ -214,15 +214,15 @@ def _faults_of(images: list[Image]) -> list[str | None]:
 def load_rankings(
     path: str | Path, image_root: str | Path | None = None, on_fault: OnFault = "error"
 ) -> list[RankedPrompt]:
-    """Read rankings in the form of ImageReward's `test.json` (arXiv 2304.05977). Images are not opened.
+    """Read rankings in the format of ImageReward's `test.json` (arXiv 2304.05977). Images are not opened.
 
     Args:
         path: JSON, a list of `{"id", "prompt", "generations": [relative paths], "ranking": [ints, 1 is best]}`.
-        image_root: What the paths are relative to; the JSON's folder by default.
+        image_root: Root of the image paths; the JSON file's folder by default.
         on_fault: `error` or `skip`, see `check_rankings`.
 
     Raises:
-        ValueError: The file is missing or no such JSON, or has faults and `on_fault` is `error`.
+        ValueError: The file is missing or has another format, or has faults and `on_fault` is `error`.
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent

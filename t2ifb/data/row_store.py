@@ -1,4 +1,4 @@
-"""A growing table of rows on disk, each known by a key; what it says it holds is whole."""
+"""Append-only table of keyed rows on disk; indexed rows are always complete."""
 
 import logging
 import os
@@ -17,21 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 class RowStore:
-    """Rows of one width in `<name>.npy`, their keys in `<name>.index.npy`: key i belongs to row i.
+    """Rows of equal width in `<name>.npy`, their keys in `<name>.index.npy`: key i belongs to row i.
 
-    Rows are appended by plain writes (a full disk is an error then; through a memory map it would kill the process)
-    and read through a memory map. The index is replaced as a whole, and only after the rows are on the disk: rows
-    beyond it are remains of an interrupted run, never read, and overwritten by the next. One process writes at a
-    time, which the caller's lock sees to; any number may read.
+    Rows are appended by plain writes, so that a full disk raises an error (with a memory map it would kill the
+    process), and read through a memory map. The index is replaced atomically after the rows are on disk. Rows beyond
+    the index are leftovers of an interrupted run: they are never read, and the next run overwrites them. Only one
+    process may write at a time, which the caller ensures with a lock; any number may read.
     """
 
     def __init__(self, folder: Path, name: str, dtype: str) -> None:
-        """Name the table; it need not exist.
+        """Open the table. It need not exist.
 
         Args:
-            folder: Where its files are.
-            name: What they are called.
-            dtype: Of the stored numbers, such as `<f4`.
+            folder: Folder of the files.
+            name: Base name of the files.
+            dtype: NumPy type of the stored numbers, such as `<f4`.
         """
         self.rows_path = folder / f"{name}.npy"
         self.index_path = folder / f"{name}.index.npy"
@@ -48,11 +48,11 @@ class RowStore:
         return key in self._rows
 
     def row(self, key: bytes) -> int:
-        """The row of a key; `KeyError` if there is none."""
+        """Row index of a key. Raises `KeyError` if the key is missing."""
         return self._rows[key]
 
     def reload(self) -> None:
-        """See what other processes have added."""
+        """Read rows that other processes have added."""
         version = self._index_version()
         if version is not None and version == self._version:
             return
@@ -68,7 +68,7 @@ class RowStore:
             if not sound:
                 raise ValueError("unexpected type or shape")
         except (OSError, ValueError) as error:
-            logger.warning("%s is damaged (%s) and will be filled anew.", self.rows_path, error)
+            logger.warning("%s is damaged (%s) and will be rebuilt.", self.rows_path, error)
             return
         whole = (self.rows_path.stat().st_size - HEADER_BYTES) // (width * self.dtype.itemsize)
         raw = keys[: max(whole, 0)].tobytes()
@@ -83,20 +83,20 @@ class RowStore:
         return np.asarray(mapped)
 
     def append(self, keys: list[bytes], rows: NDArray[Any]) -> None:
-        """Add rows; when it returns they outlast any end of the process.
+        """Append rows. When this returns, the rows are on disk.
 
         Args:
             keys: 32 bytes each, not in the table yet.
             rows: (len(keys), width).
 
         Raises:
-            StorageError: The disk is full or the folder read-only; the table is as before.
-            ValueError: The width is not that of the table.
+            StorageError: The disk is full or the folder read-only; the table is unchanged.
+            ValueError: The width differs from the table's.
         """
         if self._rows and rows.shape[1] != self.width:
             raise ValueError(
-                f"{self.rows_path} has rows of {self.width} numbers, the encoder gives {rows.shape[1]}: delete "
-                f"{self.rows_path.parent} to fill it anew"
+                f"{self.rows_path} has rows of {self.width} numbers, but the encoder returns {rows.shape[1]}: delete "
+                f"{self.rows_path.parent} to rebuild it"
             )
         self.width = rows.shape[1]
         total = len(self._rows) + len(keys)
@@ -118,14 +118,14 @@ class RowStore:
         self._rows, self._version = rows_of, self._index_version()
 
     def _header(self, rows: int) -> bytes:
-        """The header of a `.npy` file, of one length whatever the number of rows."""
+        """Header of a `.npy` file with a fixed length, independent of the number of rows."""
         text = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': ({rows}, {self.width}), }}"
         magic = np.lib.format.magic(1, 0)
         space = HEADER_BYTES - len(magic) - 2
         return magic + space.to_bytes(2, "little") + text.ljust(space - 1).encode("latin1") + b"\n"
 
     def _index_version(self) -> tuple[int, int, int] | None:
-        """What changes whenever the index is replaced."""
+        """Inode, time and size of the index, which change when it is replaced."""
         try:
             status = self.index_path.stat()
         except OSError:

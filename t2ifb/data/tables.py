@@ -1,4 +1,4 @@
-"""Tables of images and prompts, one row an image, in CSV, JSON, JSON Lines or Parquet: one reader for every command."""
+"""Reader of tables of images and prompts, one row per image, in CSV, JSON, JSON Lines or Parquet."""
 
 import csv
 import difflib
@@ -19,23 +19,23 @@ from t2ifb.data.files import read_json_list, read_text
 
 SEPARATORS = ",;\t"
 PAIR = re.compile(r"(.*[ _-])?(a|b|0|1|2|left|right|better|worse|winner|loser|chosen|rejected)([ _-].*)?")
-"""A column of a table that has one row a comparison."""
+"""Column names of a table with one row per comparison."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image as it stands in a table.
+    """One row of a table: an image.
 
     Attributes:
         place: File and line (CSV, JSON Lines), entry (JSON) or row (Parquet).
-        cells: By column in small letters, as read; a cell that is missing is None.
+        cells: Values by lower-case column name; a missing cell is None.
     """
 
     place: str
     cells: dict[str, Any]
 
     def text(self, column: str) -> str:
-        """The cell as text; empty if it is missing."""
+        """The cell as text; empty if missing."""
         cell = self.cells.get(column)
         return "" if cell is None else str(cell).strip()
 
@@ -45,15 +45,15 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
 
     Args:
         path: `.csv` or `.tsv` (UTF-8, with a header; comma, semicolon or tab between cells), `.json` (a list of
-            objects), `.jsonl` (an object a line) or `.parquet`; letter case does not matter.
-        needed: Columns that it must have.
-        optional: Other columns that are used; only named in messages.
+            objects), `.jsonl` (one object per line) or `.parquet`; letter case does not matter.
+        needed: Required columns.
+        optional: Optional columns, named in messages.
 
     Raises:
-        ValueError: The file is no such table, has no rows, or lacks a column; the message says where, and what to do.
+        ValueError: The file is not such a table, has no rows, or lacks a column; the message names place and remedy.
     """
     if (read := READERS.get(path.suffix.lower())) is None:
-        raise ValueError(f"{path} is no table that can be read; expected {', '.join(READERS)}")
+        raise ValueError(f"{path} is not a supported table; expected {', '.join(READERS)}")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a table with the columns {', '.join(needed)}")
 
@@ -62,7 +62,7 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
 
     rows = [row for row in read(path, check) if any(row.text(column) for column in row.cells)]
     if not rows:
-        raise ValueError(f"{path} has no rows; expected one row an image, with the columns {', '.join(needed)}")
+        raise ValueError(f"{path} has no rows; expected one row per image, with the columns {', '.join(needed)}")
     for row in rows:
         for column in (*needed, *optional):
             if (cell := row.cells.get(column)) is not None and not isinstance(cell, (str, int, float)):
@@ -98,7 +98,7 @@ def _csv_rows(path: Path, check: Check) -> Iterator[Row]:
                 yield Row(place, dict(zip(columns, cells, strict=True)))
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {line}: a quotation mark has no partner ({error}); put a prompt with quotation marks into "
+            f"{path}, line {line}: unbalanced quotation marks ({error}); put a prompt with quotation marks into "
             "quotation marks and double those inside"
         ) from error
     if not columns:
@@ -117,7 +117,7 @@ def _json_lines(path: Path, check: Check) -> Iterator[Row]:
             try:
                 entry = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{place} is no JSON ({error}); expected an object a line") from error
+                raise ValueError(f"{place} is not JSON ({error}); expected one object per line") from error
             yield _row(place, entry, check)
 
 
@@ -128,7 +128,7 @@ def _parquet_rows(path: Path, check: Check) -> Iterator[Row]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file: {error}") from error
+        raise ValueError(f"{path} is not a Parquet file: {error}") from error
     check(str(path), [name.strip().lower() for name in table.column_names])
     for number, entry in enumerate(table.to_pylist()):
         yield _row(f"{path}, row {number}", entry, check)
@@ -153,7 +153,7 @@ def _row(place: str, entry: Any, check: Check) -> Row:
 
 
 def _check_columns(place: str, there: list[str], needed: Sequence[str], optional: Sequence[str]) -> None:
-    """Refuse a table that lacks a column or has one twice."""
+    """Raise an error if a column is missing or duplicated."""
     if twice := [name for name in (*needed, *optional) if there.count(name) > 1]:
         raise ValueError(f"{place}: more than one column {', '.join(twice)}")
     lacking = [name for name in needed if name not in there]
@@ -161,9 +161,9 @@ def _check_columns(place: str, there: list[str], needed: Sequence[str], optional
         return
     if sum(PAIR.fullmatch(name) is not None for name in there) > 1:
         raise ValueError(
-            f"{place}: this looks like a table of pairs ({', '.join(there)}), which are not read yet. Write a row for "
-            f"each image, with the columns {', '.join(needed)}; of a pair the better image has rank 1 and the other "
-            "rank 2, and both have rank 1 if none is better"
+            f"{place}: this looks like a table of pairs ({', '.join(there)}), which are not supported. Write one row "
+            f"for each image, with the columns {', '.join(needed)}; in a pair the better image has rank 1 and the "
+            "other rank 2, and both have rank 1 in a tie"
         )
     others = [name for name in there if name not in (*needed, *optional)]
     hints = [
@@ -171,17 +171,17 @@ def _check_columns(place: str, there: list[str], needed: Sequence[str], optional
     ]
     perhaps = f", and perhaps {', '.join(optional)}" if optional else ""
     raise ValueError(
-        f"{place}: no column {', '.join(lacking)}; there is {', '.join(there) or 'nothing'}. "
+        f"{place}: no column {', '.join(lacking)}; found {', '.join(there) or 'nothing'}. "
         f"Expected {', '.join(needed)}{perhaps}. {' '.join(hints)}".rstrip()
     )
 
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 SHOWN = 10
-"""Missing images that are named one by one."""
+"""Number of missing images listed individually."""
 COMMON = {
     "url": "{share} are URLs, such as {first}; download the images and name their files",
-    "case": "{share} differ from the files by upper and lower case, such as {first}; write them as the files are named",
+    "case": "{share} differ from the files in letter case, such as {first}; use the exact file names",
     "form": "{share} differ from the files by the Unicode form of their letters, such as {first}; give both one form, "
     "NFC",
     "elsewhere": "{share} are absolute paths that this machine does not have, such as {first}; name images relative to "
@@ -191,15 +191,14 @@ COMMON = {
 
 
 def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[Fault]]:
-    """Find the images that rows name.
+    """Find the image files of rows.
 
     Args:
-        rows: With a column `image`. Names may have Windows separators.
-        root: What the names are relative to.
+        rows: Rows with a column `image`. Names may have Windows separators.
+        root: Root of the image names.
 
     Returns:
-        The images' files, None for those that are not there, and the faults: one for all images that are not there for
-        the same reason.
+        The image files, None for missing ones, and the faults: one for all images that are missing for the same reason.
     """
     _names.cache_clear()
     paths: list[Path | None] = []
@@ -223,7 +222,7 @@ def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[Fau
 
 
 def _find(name: str, root: Path) -> tuple[Path | None, str, str]:
-    """The file of a name, or None, why, and a hint."""
+    """The file of a name, or None with the reason and a hint."""
     if not name:
         return None, "empty", ""
     if URL.match(name):
@@ -232,7 +231,7 @@ def _find(name: str, root: Path) -> tuple[Path | None, str, str]:
         try:
             if (root / spelling).is_file():
                 return root / spelling, "", ""
-        except (OSError, ValueError):  # too long for a name, or a null byte in it
+        except (OSError, ValueError):  # name too long, or with a null byte
             continue
     if PureWindowsPath(name).drive or Path(name).is_absolute():
         return None, "elsewhere", ""
@@ -245,7 +244,7 @@ def _find(name: str, root: Path) -> tuple[Path | None, str, str]:
 
 
 def _alike(path: Path) -> Path | None:
-    """A file whose path differs from `path` only by letter case or Unicode form."""
+    """A file whose path differs from `path` only in letter case or Unicode form."""
     found = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
         if part != ".." and not os.path.lexists(found / part):
@@ -258,7 +257,7 @@ def _alike(path: Path) -> Path | None:
 
 @cache
 def _names(folder: Path) -> dict[str, str]:
-    """What a folder holds, by `_key`."""
+    """Names in a folder by `_key`."""
     try:
         return {_key(name): name for name in os.listdir(folder or ".")}
     except OSError:

@@ -1,4 +1,4 @@
-"""Unpacking tar archives, which cannot be read in place: once, whole or not at all, and only inside their folder."""
+"""Unpack tar archives once, atomically and only inside their folder."""
 
 import gzip
 import json
@@ -20,34 +20,34 @@ from t2ifb.data.files import atomic_write, file_lock, free_bytes, make_folder, s
 logger = logging.getLogger(__name__)
 
 RECORD = ".unpacked.json"
-"""In the folder: which archive it comes from, and what was refused."""
+"""File in the folder that records its archive and the rejected members."""
 
 
 def unpack_once(archive: Path, folder: Path) -> list[Fault]:
-    """Unpack an archive into a folder of its own, unless that was done before and the archive is still the same.
+    """Unpack an archive into its own folder, unless this was done before and the archive is unchanged.
 
-    The files go to a temporary folder beside, which is renamed when all are there. Other jobs wait meanwhile.
+    Files go to a temporary folder beside it, which is renamed when complete. Other jobs wait.
 
     Args:
         archive: A `.tar.gz`.
-        folder: Where its members go. What was unpacked there from another archive is replaced.
+        folder: Target folder. Files of another archive in it are replaced.
 
     Returns:
-        What was refused: members that would leave the folder, and those that are neither files nor folders.
+        Rejected members: those with paths outside the folder, and those that are neither files nor folders.
 
     Raises:
         ValueError: The archive is damaged, or the disk has too little space.
-        StorageError: The folder cannot be written to.
+        StorageError: The folder is not writable.
     """
     if (refused := _recorded(archive, folder)) is not None:
         return refused
     make_folder(folder.parent)
     with file_lock(folder.parent / f".{folder.name}.lock"):
-        if (refused := _recorded(archive, folder)) is not None:  # by the job that this one waited for
+        if (refused := _recorded(archive, folder)) is not None:  # done by the job that this one waited for
             return refused
         _check_space(archive, folder)
         with storage_errors(folder.parent):
-            for left_over in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a job that was killed
+            for left_over in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed job
                 shutil.rmtree(left_over, ignore_errors=True)
             place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
             try:
@@ -66,7 +66,7 @@ def unpack_once(archive: Path, folder: Path) -> list[Fault]:
 
 
 def _recorded(archive: Path, folder: Path) -> list[Fault] | None:
-    """What was refused when this very archive was unpacked into the folder; None if it was not."""
+    """Recorded rejections if this archive was unpacked into the folder; None otherwise."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if {key: known[key] for key in ("size", "modified")} == _stamp(archive):
@@ -80,7 +80,7 @@ def _stamp(archive: Path) -> dict[str, Any]:
 
 
 def _check_space(archive: Path, folder: Path) -> None:
-    """Images are compressed already, so that they need about as much space as their archive."""
+    """Check the free space. Compressed images need about as much space as their archive."""
     needed, free = archive.stat().st_size, free_bytes(folder)
     text = f"{archive} ({needed / 1e9:.2f} GB) into {folder} ({free / 1e9:.0f} GB free)"
     if needed > free:
@@ -89,7 +89,7 @@ def _check_space(archive: Path, folder: Path) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> list[Fault]:
-    """Write the archive's files below the folder, which is empty; links and devices are never made."""
+    """Write the archive's files into the empty folder. Links and devices are never created."""
     refused: list[Fault] = []
     try:
         with (
@@ -111,8 +111,8 @@ def _extract(archive: Path, folder: Path) -> list[Fault]:
                     refused.append(
                         Fault(str(archive), f"member {member.name!r} is a link or a device; it is not unpacked")
                     )
-            while stream.read(2**20):  # tarfile does not mind if the end is missing, gzip does
+            while stream.read(2**20):  # gzip detects a truncated file, tarfile does not
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{archive} is not a whole tar.gz archive ({error}); delete it and get it again") from error
+        raise ValueError(f"{archive} is not a complete tar.gz archive ({error}); download it again") from error
     return refused

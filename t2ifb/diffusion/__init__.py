@@ -1,1 +1,1 @@
-"""Denoising with a text-to-image diffusion model: the distributions that its steps are drawn from."""
+"""Text-to-image diffusion models: sampling steps, noise, adapters and memory."""

@@ -1,4 +1,4 @@
-"""Running real code on the `meta` device: tensors have shapes and types but no numbers, and costs can be counted."""
+"""Run real code on the `meta` device, where tensors have shapes and types but no values, to count its costs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,28 +14,28 @@ Attention = Literal["fused", "plain"]
 
 LOWER = ((F, "linear"), (F, "conv2d"), (torch, "matmul"), (torch, "bmm"), (torch, "baddbmm"))
 UPPER = ((F, "group_norm"), (F, "layer_norm"), (F, "softmax"), (F, "interpolate"))
-"""What a GPU's autocast computes in the lower precision and in float32, of the functions that U-Nets call.
+"""Functions that a GPU's autocast computes in lower precision and in float32, as far as U-Nets call them.
 
-They are looked up in their modules at each call, and so are replaced there. What gradient checkpointing computes again
-within the backward pass sees them too, as it would not see a mode.
+They are looked up in their modules at each call and are therefore replaced there. Recomputation by gradient
+checkpointing in the backward pass also sees the replacements, whereas it would not see a mode.
 """
 
 
 class DryRun:
-    """Within it, code that was written for a GPU runs on `meta` tensors as it would there.
+    """Context in which code for a GPU runs on `meta` tensors as on the GPU.
 
-    `meta` has no numbers, no autocast and no fused attention. Where code asks for a number it is told 1 or True, and
-    zeros when it fetches a tensor; autocast and attention are put in by hand. What remains is the code itself. A
-    `Ledger` entered within it counts memory and operations.
+    `meta` has no values, no autocast and no fused attention. Code that reads a number gets 1 or True, and zeros when it
+    fetches a tensor; autocast and attention are emulated. Everything else is the real code. A `Ledger` entered within
+    this context counts memory and operations.
     """
 
     def __init__(self, attention: Attention = "fused", autocast: torch.dtype | None = None) -> None:
-        """Describe the device.
+        """Set the properties of the device.
 
         Args:
             attention: `fused` keeps queries, keys, values and output for the backward pass, as flash and
                 memory-efficient attention do on a GPU; `plain` also keeps the probabilities, in float32.
-            autocast: The type that automatic mixed precision computes in; None for none.
+            autocast: Compute type of automatic mixed precision; None without it.
         """
         self.attention, self.autocast = attention, autocast
         self._casting = autocast is not None
@@ -44,7 +44,7 @@ class DryRun:
 
     def __enter__(self) -> Self:
         stack = self._stack
-        stack.enter_context(_swapped(torch, "autocast", self._switched))  # the real one knows no `meta`
+        stack.enter_context(_swapped(torch, "autocast", self._switched))  # the real one does not support `meta`
         stack.enter_context(_swapped(torch.utils.checkpoint, "checkpoint", self._checkpoint))
         plain = F.scaled_dot_product_attention
         attention = self._casts(_fused(plain) if self.attention == "fused" else plain, self.autocast)
@@ -60,7 +60,7 @@ class DryRun:
 
     @contextmanager
     def _switched(self, device_type: str, dtype: Any = None, enabled: bool = True, **options: Any) -> Iterator[None]:
-        """In the place of `torch.autocast`."""
+        """Replacement of `torch.autocast`."""
         before, self._casting = self._casting, enabled and self.autocast is not None
         try:
             yield
@@ -78,7 +78,7 @@ class DryRun:
         return self._real_checkpoint(as_before, *args, **options)
 
     def _casts(self, function: Callable[..., Any], dtype: torch.dtype | None) -> Callable[..., Any]:
-        """A function that is given its tensors in another type while autocast is on."""
+        """Wrap a function so that it gets its tensors in another type while autocast is on."""
 
         def cast(value: Any) -> Any:
             floating = isinstance(value, Tensor) and value.is_floating_point() and value.device.type == "meta"
@@ -98,7 +98,7 @@ _NUMBERS: dict[Any, Any] = {
 
 
 class _Answers(TorchFunctionMode):
-    """Answers what `meta` cannot."""
+    """Provides values that `meta` tensors do not have."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if args and isinstance(args[0], Tensor) and args[0].device.type == "meta":
@@ -110,7 +110,7 @@ class _Answers(TorchFunctionMode):
 
 
 def _fused(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`scaled_dot_product_attention` by the kernels that a GPU takes."""
+    """`scaled_dot_product_attention` with the memory behaviour of GPU kernels."""
 
     def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *args: Any, **more: Any) -> Tensor:
         if query.device.type != "meta" or args or any(more.get(name) for name in ("dropout_p", "enable_gqa")):
@@ -126,7 +126,7 @@ def _fused(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @contextmanager
 def _swapped(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Another function under a module's name."""
+    """Temporarily replace an attribute of a module."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:

@@ -1,4 +1,4 @@
-"""The sizes of a diffusion model's networks: from configuration files, or as Stable Diffusion v1.5 was published."""
+"""Sizes of a diffusion model's networks, from configuration files or as published for Stable Diffusion v1.5."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -11,28 +11,28 @@ from t2ifb.diffusion.source import DiffusionSource
 SD15_IDS = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
 TAESD_ID = "madebyollin/taesd"
 CONTEXT = 77
-"""Tokens of a prompt, where no tokenizer's configuration says."""
+"""Default number of tokens per prompt, without a tokenizer configuration."""
 FILES = {
     "unet": ("unet/config.json", "UNet2DConditionModel"),
     "vae": ("vae/config.json", "AutoencoderKL"),
     "text_encoder": ("text_encoder/config.json", "CLIPTextModel"),
     "scheduler": ("scheduler/scheduler_config.json", None),
 }
-"""Of each part: its file, and the only class that it may be of."""
+"""Configuration file and required class of each part."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the configuration files of a pipeline in `StableDiffusionPipeline`'s form say.
+    """Configurations of a pipeline in `StableDiffusionPipeline`'s format.
 
     Attributes:
-        unet: Of `UNet2DConditionModel`.
-        vae: Of `AutoencoderKL`.
-        text_encoder: Of `CLIPTextModel`.
-        scheduler: Of any scheduler of `diffusers`, with its `_class_name`.
-        decoder: Of an `AutoencoderTiny`; its defaults are those of TAESD.
-        context: Tokens of a prompt.
-        notes: What is assumed, for whoever reads the figures.
+        unet: Configuration of the `UNet2DConditionModel`.
+        vae: Configuration of the `AutoencoderKL`.
+        text_encoder: Configuration of the `CLIPTextModel`.
+        scheduler: Configuration of any `diffusers` scheduler, with its `_class_name`.
+        decoder: Configuration of an `AutoencoderTiny`; the class defaults are those of TAESD.
+        context: Tokens per prompt.
+        notes: Assumptions, for the report.
     """
 
     unet: dict[str, Any]
@@ -45,17 +45,17 @@ class Geometry:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """From a folder in `diffusers`' form; weights need not be there.
+        """Read a folder in `diffusers`' format. Weights are not needed.
 
         Raises:
-            ValueError: A configuration is missing, cannot be read or is of another kind of network.
+            ValueError: A configuration is missing, unreadable or of another network class.
         """
         parts: dict[str, Any] = {}
         for name, (file, kind) in FILES.items():
             parts[name] = _read(folder / file)
             found = parts[name].get("_class_name") or (parts[name].get("architectures") or [kind])[0]
             if kind is not None and found != kind:
-                raise ValueError(f"{folder / file} is of a {found}; only pipelines with a {kind} are tuned")
+                raise ValueError(f"{folder / file} configures a {found}; only pipelines with a {kind} are supported")
         tokenizer = folder / "tokenizer" / "tokenizer_config.json"
         length = _read(tokenizer).get("model_max_length", CONTEXT) if tokenizer.is_file() else CONTEXT
         return cls(
@@ -63,25 +63,25 @@ class Geometry:
         )
 
     def unet_network(self) -> Any:
-        """The U-Net with random weights, as the three below on the default device and in the default type."""
+        """U-Net with random weights on the default device and in the default type, like the three networks below."""
         from diffusers import UNet2DConditionModel
 
         return UNet2DConditionModel.from_config(self.unet)
 
     def vae_network(self) -> Any:
-        """The autoencoder."""
+        """Autoencoder."""
         from diffusers import AutoencoderKL
 
         return AutoencoderKL.from_config(self.vae)
 
     def text_network(self) -> Any:
-        """The text encoder."""
+        """Text encoder."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         return CLIPTextModel(CLIPTextConfig.from_dict(self.text_encoder))
 
     def tiny_network(self) -> Any:
-        """The small decoder."""
+        """Tiny decoder."""
         from diffusers import AutoencoderTiny
 
         return AutoencoderTiny.from_config(self.decoder)
@@ -136,20 +136,20 @@ SD15 = Geometry(
         "steps_offset": 1,
     },
 )
-"""Stable Diffusion v1.5 as it was published: 512 x 512 images, 859.52 M parameters in the U-Net.
+"""Stable Diffusion v1.5 as published: 512 x 512 images, 859.52 M parameters in the U-Net.
 
-What changes neither size nor schedule is left out where it is the default of the network's class.
+Class defaults that affect neither size nor schedule are omitted.
 """
 
 
 def geometry_of(source: DiffusionSource) -> Geometry:
-    """The sizes of a model without its weights; nothing is downloaded.
+    """Sizes of a model, without its weights. Nothing is downloaded.
 
-    A folder's own configuration is read, and so is that of a hub id that is on this machine already. Anything else is
-    taken to be as large as Stable Diffusion v1.5, with a note unless it is that.
+    The configuration of a local folder or of a cached hub id is read. Any other model is assumed to be as large as
+    Stable Diffusion v1.5, with a note unless it is that model.
 
     Raises:
-        ValueError: A path that does not exist, or a folder of another kind.
+        ValueError: The path does not exist, or the folder has another format.
     """
     path = Path(source.source).expanduser()
     config = Path(source.config).expanduser() if path.is_file() and source.config else path
@@ -157,12 +157,16 @@ def geometry_of(source: DiffusionSource) -> Geometry:
     if folder is not None:
         geometry = Geometry.read(folder)
     elif path.is_file():
-        note = f"{path.name} is taken to be as large as Stable Diffusion v1.5; diffusion.config=<folder> says otherwise"
+        note = (
+            f"{path.name} is assumed to be as large as Stable Diffusion v1.5; otherwise set diffusion.config=<folder>"
+        )
         geometry = replace(SD15, notes=(note,))
     elif source.source.count("/") != 1 or source.source.startswith((".", "~", "/")):
-        raise ValueError(f"there is no {source.source}; diffusion.source is a hub id, a folder or a .safetensors file")
+        raise ValueError(
+            f"{source.source} does not exist; diffusion.source is a hub id, a folder or a .safetensors file"
+        )
     else:
-        note = f"{source.source} is not on this machine and taken to be as large as Stable Diffusion v1.5"
+        note = f"{source.source} is not on this machine and is assumed to be as large as Stable Diffusion v1.5"
         geometry = replace(SD15, notes=() if source.source in SD15_IDS else (note,))
     return geometry if source.tiny_decoder is None else _with_tiny(geometry, source.tiny_decoder)
 
@@ -172,12 +176,12 @@ def _with_tiny(geometry: Geometry, tiny: str) -> Geometry:
     found = folder if folder.is_dir() else _cached(tiny, "config.json", 1)
     if found is not None:
         return replace(geometry, decoder=_read(found / "config.json"))
-    note = () if tiny == TAESD_ID else (f"tiny_decoder={tiny} is taken to be as large as {TAESD_ID}",)
+    note = () if tiny == TAESD_ID else (f"tiny_decoder={tiny} is assumed to be as large as {TAESD_ID}",)
     return replace(geometry, notes=geometry.notes + note)
 
 
 def _cached(hub_id: str, file: str, depth: int) -> Path | None:
-    """The folder of a hub id that was downloaded before, if its file, `depth` names deep, is there."""
+    """Local folder of a downloaded hub id if its file, `depth` levels deep, exists."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -192,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}; expected a pipeline in diffusers' form") from error
+        raise ValueError(f"cannot read {path}: {error}; expected a pipeline in diffusers' format") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no configuration: it holds a {type(content).__name__}")
+        raise ValueError(f"{path} is not a configuration: it contains a {type(content).__name__}")
     return content

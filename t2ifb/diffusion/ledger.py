@@ -1,4 +1,4 @@
-"""Counting what a computation needs: live memory at its peak, what is kept for the backward pass, operations."""
+"""Count costs of a computation: peak memory, activations for the backward pass, and operations."""
 
 import weakref
 from collections import Counter
@@ -15,21 +15,21 @@ from torch.utils.flop_counter import flop_registry
 
 HALF = (torch.float16, torch.bfloat16)
 WORK = "work"
-"""The part of what no network's call allocated: gradients, what checkpointing computes again for them, and whatever the
-steps between the networks need."""
+"""Part for allocations outside all network calls: gradients, recomputation by checkpointing, and work between the
+networks."""
 
 
 Event = tuple[int, int]
-"""A piece of memory by its number, and its bytes when it is allocated, or minus its bytes when it is freed."""
+"""Memory block id, and its bytes on allocation or minus its bytes on release."""
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating point operations by the precision that they are computed in; an addition and a multiplication are two.
+    """Floating point operations by precision. An addition and a multiplication are two operations.
 
     Attributes:
-        half: In float16 and bfloat16.
-        single: In float32.
+        half: Operations in float16 and bfloat16.
+        single: Operations in float32.
     """
 
     half: float = 0.0
@@ -37,7 +37,7 @@ class Operations:
 
     @property
     def total(self) -> float:
-        """In any precision."""
+        """Operations in any precision."""
         return self.half + self.single
 
     def __add__(self, other: "Operations") -> "Operations":
@@ -53,26 +53,27 @@ class Operations:
 
 
 class Ledger(TorchDispatchMode):
-    """While it is entered, adds up the memory of living tensors, and the multiplications and additions.
+    """Context that counts the memory of live tensors and the operations.
 
-    Memory is that of the tensors alone: an allocator rounds up and fragments, and a kernel's own workspace is not seen.
-    Against the allocator of a CPU, the peak of a whole fine-tuning step found on the `meta` device is 0.8 % too low at
-    474 MB, and 1.7 % at 291 MB with gradient checkpointing (`tests/learning/test_refl_cost.py`). Measured
-    once by hand, with larger images it was 1.1 % at 792 MB and 2.2 % at 388 MB, with guidance 0.7 % at 587 MB, in bf16
+    Only tensor memory is counted, not the rounding and fragmentation of an allocator or a kernel's own workspace.
+    Compared with the allocator of a CPU, the peak of a whole fine-tuning step on the `meta` device is 0.8 % too low at
+    474 MB, and 1.7 % at 291 MB with gradient checkpointing (`tests/learning/test_refl_cost.py`). A single manual
+    measurement with larger images gave 1.1 % at 792 MB and 2.2 % at 388 MB, with guidance 0.7 % at 587 MB, in bf16
     1.0 % at 385 MB.
 
     Attributes:
-        live: Bytes by part.
-        total: Their sum.
-        peak: The largest sum so far.
-        at_peak: `live` then.
-        operations: So far, as `torch.utils.flop_counter` counts them: matrix products, convolutions and attention.
-        events: Allocations and frees so far, in their order.
-        part: What is allocated now belongs to.
+        live: Live bytes by part.
+        total: Sum of the live bytes.
+        peak: Maximum of `total` so far.
+        at_peak: `live` at the peak.
+        operations: Operations so far, as counted by `torch.utils.flop_counter`: matrix products, convolutions and
+            attention.
+        events: Allocations and frees so far, in order.
+        part: Part that new allocations belong to.
     """
 
     def __init__(self, device: str = "meta") -> None:
-        """Count what is on one type of device."""
+        """Count tensors on one type of device."""
         super().__init__()
         self.device, self.part = device, WORK
         self.live: Counter[str] = Counter()
@@ -84,7 +85,7 @@ class Ledger(TorchDispatchMode):
         self._known: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note what it allocated."""
+        """Run an operation and record its allocations."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         count = flop_registry.get(getattr(func, "_overloadpacket", None))
@@ -98,7 +99,7 @@ class Ledger(TorchDispatchMode):
         return result
 
     def adopt(self, part: str, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that were there before; of others, a view made later would count as newly allocated."""
+        """Count existing tensors. Otherwise a later view of them would count as a new allocation."""
         with self.within(part):
             for tensor in tensors:
                 if tensor.device.type == self.device:
@@ -106,7 +107,7 @@ class Ledger(TorchDispatchMode):
 
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
-        """What is allocated in here belongs to a part."""
+        """Assign allocations in this context to a part."""
         before, self.part = self.part, part
         try:
             yield
@@ -115,7 +116,7 @@ class Ledger(TorchDispatchMode):
 
     @contextmanager
     def watching(self, networks: Mapping[str, Iterable[nn.Module]]) -> Iterator[None]:
-        """In here, what is allocated while a network is called belongs to the part that it is of."""
+        """In this context, assign allocations during a network's call to its part."""
         hooks = [hook for part, some in networks.items() for one in some for hook in self._hooks(part, one)]
         try:
             yield
@@ -136,12 +137,12 @@ class Ledger(TorchDispatchMode):
         return [network.register_forward_pre_hook(enter), network.register_forward_hook(leave)]
 
     def restart(self) -> None:
-        """Forget peak, operations and events so far, not what is alive."""
+        """Reset peak, operations and events, but keep live memory."""
         self.peak, self.at_peak, self.operations, self.events = self.total, dict(self.live), Operations(), []
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key, size, part, number = storage._cdata, storage.nbytes(), self.part, self._count
-        if key in self._known:  # a view, or written in place
+        if key in self._known:  # a view or an in-place write
             return
 
         def freed(reference: object) -> None:
@@ -160,16 +161,16 @@ class Ledger(TorchDispatchMode):
 
 
 class SavedBytes:
-    """While it is entered, counts what would be kept for a backward pass, each piece of memory once.
+    """Context that counts the memory saved for a backward pass, each block once.
 
-    Nothing is kept: what was computed within it cannot be back-propagated.
+    Nothing is saved, so results computed in it cannot be back-propagated.
 
     Attributes:
-        total: Bytes, without the weights.
+        total: Saved bytes, without weights.
     """
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
-        """Leave some tensors out: parameters and buffers."""
+        """Exclude the given tensors: parameters and buffers."""
         self.total = 0
         self._skipped = {tensor.untyped_storage()._cdata for tensor in weights}
         self._kept: dict[int, torch.UntypedStorage] = {}
@@ -186,15 +187,15 @@ class SavedBytes:
     def _pack(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._skipped and storage._cdata not in self._kept:
-            self._kept[storage._cdata] = storage  # alive, so that its address is not given away again
+            self._kept[storage._cdata] = storage  # kept alive so that its address is not reused
             self.total += storage.nbytes()
 
 
 def tensors_of(*networks: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of some networks."""
+    """Parameters and buffers of networks."""
     return [tensor for one in networks for tensor in (*one.parameters(), *one.buffers())]
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """Memory of some tensors, what they share counted once."""
+    """Memory of tensors in bytes; shared storage counts once."""
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -1,4 +1,4 @@
-"""Low-rank adapters in the U-Net (arXiv 2106.09685): adding them, their state, and files that diffusers loads."""
+"""Low-rank adapters in the U-Net (arXiv 2106.09685): creation, state, and files for diffusers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +19,12 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 @dataclass(frozen=True)
 class LoRA:
-    """W = W_0 + (lora_alpha / rank) B A, with Gaussian A and B = 0, so that tuning begins at the base model.
+    """W = W_0 + (lora_alpha / rank) B A, with Gaussian A and B = 0, so that tuning starts at the base model.
 
     Attributes:
         rank: r of A (r, k) and B (d, r).
-        lora_alpha: The rank if it is not given: then the factor is 1, whatever the rank.
-        targets: Endings of the names of the layers that get an adapter: linear layers and convolutions.
+        lora_alpha: Scale parameter; the rank by default, which gives the factor 1.
+        targets: Name suffixes of the linear and convolutional layers that get an adapter.
     """
 
     rank: int = 4
@@ -35,17 +35,17 @@ class LoRA:
         if self.rank < 1 or (self.lora_alpha is not None and self.lora_alpha <= 0):
             raise ValueError(f"rank={self.rank} must be at least 1 and lora_alpha={self.lora_alpha} above 0")
         if not self.targets:
-            raise ValueError("targets is empty: name at least one layer, such as to_q")
+            raise ValueError("targets is empty; give at least one layer, such as to_q")
 
     def add(self, unet: Any, seed: int = 0) -> list[nn.Parameter]:
-        """Put adapters into a `UNet2DConditionModel`; gives their weights, float32 and the only ones with gradients.
+        """Add adapters to a `UNet2DConditionModel` and return their weights: float32, the only ones with gradients.
 
         Args:
-            unet: Whose own weights are frozen.
-            seed: Of A.
+            unet: The U-Net, with frozen weights.
+            seed: Seed of A.
 
         Raises:
-            ValueError: No layer has one of the names.
+            ValueError: No layer matches the targets.
         """
         from peft import LoraConfig
 
@@ -61,7 +61,7 @@ class LoRA:
             try:
                 unet.add_adapter(config)
             except ValueError as error:
-                raise ValueError(f"cannot put adapters into {', '.join(self.targets)}: {error}") from error
+                raise ValueError(f"cannot add adapters to {', '.join(self.targets)}: {error}") from error
         weights = [parameter for name, parameter in unet.named_parameters() if "lora_" in name]
         for weight in weights:
             weight.data = weight.data.float()
@@ -70,17 +70,17 @@ class LoRA:
 
 
 def adapter_state(unet: Any) -> dict[str, Tensor]:
-    """The adapters' weights by name."""
+    """Weights of the adapters by name."""
     from peft.utils import get_peft_model_state_dict
 
     return {name: weight.detach() for name, weight in get_peft_model_state_dict(unet).items()}
 
 
 def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
-    """Put in weights that `adapter_state` gave.
+    """Load weights returned by `adapter_state`.
 
     Raises:
-        ValueError: They are of other layers or of another rank.
+        ValueError: The weights belong to other layers or have another rank.
     """
     from peft.utils import set_peft_model_state_dict
 
@@ -91,7 +91,7 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
     if wrong := [name for name in own if own[name].shape != state[name].shape]:
         shapes = f"{tuple(state[wrong[0]].shape)} and not {tuple(own[wrong[0]].shape)}"
         raise ValueError(
-            f"the adapters have another rank: {wrong[0]} is {shapes}. Give the rank as it was (algorithm.lora.rank)"
+            f"the adapters have another rank: {wrong[0]} is {shapes}. Use the original rank (algorithm.lora.rank)"
         )
     set_peft_model_state_dict(unet, dict(state))
 
@@ -153,15 +153,15 @@ def merged(layers: Sequence[Any]) -> Iterator[None]:
 def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:
     """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads, and a card.
 
-    The file also holds rank and `lora_alpha`: without them the adapters' scale would be guessed. Equal adapters give
+    The file also contains rank and `lora_alpha`, which determine the adapters' scale. Equal adapters give
     equal bytes.
 
     Args:
-        unet: With adapters.
-        folder: Where to.
-        base: Hub id, folder or file of the base model; the card names it without this machine's paths.
-        card: Text of `README.md` below its heading and its words on use.
-        first: Its first lines, directly below the heading.
+        unet: U-Net with adapters.
+        folder: Target folder.
+        base: Hub id, folder or file of the base model. The card contains no paths of this machine.
+        card: Text of `README.md` below the heading and the usage section.
+        first: First lines of `README.md`, directly below the heading.
     """
     from diffusers import StableDiffusionPipeline
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -169,9 +169,9 @@ def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", f
 
     layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(unet).items()}
     settings = unet.peft_config["default"].to_dict()
-    settings["target_modules"] = sorted(settings["target_modules"])  # a set's order is another in each process
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set's order differs between processes
     text = json.dumps({f"unet.{name}": value for name, value in settings.items()}, indent=2, sort_keys=True)
-    # `save_lora_weights` would add a second key of metadata, and safetensors writes several in any order.
+    # `save_lora_weights` would add a second metadata key, and safetensors does not order keys.
     weights = save(StableDiffusionPipeline.pack_weights(layers, "unet"), {LORA_ADAPTER_METADATA_KEY: text})
     imports = "from importlib.resources import files\n\n" if package_path(base) else ""
     readme = CARD.format(
@@ -188,18 +188,18 @@ def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", f
 
 
 def _load(base: str | Path) -> str:
-    """The expression that loads the base model, for the card."""
+    """Python expression that loads the base model, for the card."""
     path = Path(base).expanduser()
     if path.is_file():
         return f'from_single_file("<{public_name(path)}>", dtype=torch.float32)'
     inside = package_path(path)
     where = f'files("t2ifb") / "{inside}"' if inside else f'"<{public_name(path)}>"' if path.is_dir() else f'"{base}"'
-    return f"from_pretrained({where}, dtype=torch.float32)"  # parts may be stored in different precisions
+    return f"from_pretrained({where}, dtype=torch.float32)"  # components may be stored in different precisions
 
 
 CARD = """# Adapters of a fine-tuned diffusion model
 
-{first}LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, tuned by a reward with t2ifb. In this folder:
+{first}LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, fine-tuned on a reward with t2ifb. In this folder:
 
 ```python
 {imports}import torch
@@ -209,28 +209,30 @@ pipeline = StableDiffusionPipeline.{load}
 pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 ```
 
-The safety checker was left out in training and in the figures below. `from_pretrained` loads the base model's own with
-it unless `safety_checker=None` is given; keep it for images that others see.
+The safety checker was disabled in training and for the results below. `from_pretrained` loads the base model's safety
+checker unless `safety_checker=None` is given; keep it for images that others see.
 
 {card}
 """
 
 
 def load_lora(unet: Any, source: str | Path) -> None:
-    """Put exported adapters into a U-Net without any.
+    """Load exported adapters into a U-Net without adapters.
 
     Args:
         unet: `UNet2DConditionModel`.
         source: A run folder, its `export/`, or the file itself.
 
     Raises:
-        ValueError: There is no such export, or it is of another base model.
+        ValueError: The export is missing or belongs to another base model.
     """
     path = Path(source).expanduser()
     places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise ValueError(f"{source} has no {LORA_WEIGHTS}: give a finished fine-tuning run, its export/ or the file")
+        raise ValueError(
+            f"{source} has no {LORA_WEIGHTS}: expected a finished fine-tuning run, its export/ or the file"
+        )
     from diffusers import StableDiffusionPipeline
 
     found = StableDiffusionPipeline.lora_state_dict(str(file.parent), weight_name=file.name, return_lora_metadata=True)
@@ -239,5 +241,5 @@ def load_lora(unet: Any, source: str | Path) -> None:
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
-        raise ValueError(f"{file} was tuned on another base model: its layers have other sizes than these") from error
+        raise ValueError(f"{file} belongs to another base model: its layers have other sizes") from error
     unet.requires_grad_(False)

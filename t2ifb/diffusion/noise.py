@@ -1,4 +1,4 @@
-"""Noise as a function of (seed, position): nothing depends on what was drawn before, nor on the device."""
+"""Noise as a function of (seed, position), independent of earlier draws and of the device."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 STREAM = 0x0DF0
-"""Keeps this stream of random numbers apart from others with the same seed."""
+"""Separates this random stream from others with the same seed."""
 INITIAL = 0
-"""The draw of a sample that its rollout begins with; the noise of step i is draw i + 1."""
+"""Index of the draw that starts a rollout. The noise of step i is draw i + 1."""
 
 
 def gaussian(keys: Sequence[Sequence[int]], draw: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise for some samples.
+    """Standard normal noise for B samples.
 
     Args:
-        keys: B tuples of whole numbers from 0 on, what each sample is known by, such as (seed, step, number).
-        draw: Which of a sample's draws.
-        shape: (C, H, W) of one sample.
+        keys: B tuples of non-negative integers that identify the samples, such as (seed, step, number).
+        draw: Index of the draw within each sample.
+        shape: Shape (C, H, W) of one sample.
 
     Returns:
         (B, C, H, W) float32 on the CPU.

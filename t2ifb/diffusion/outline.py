@@ -1,4 +1,4 @@
-"""A diffusion model without weights: its networks on the `meta` device, put together as those of a run."""
+"""Diffusion model without weights: networks on the `meta` device, assembled as for a run."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,8 +15,7 @@ from t2ifb.diffusion.source import DiffusionSource
 class Outline(DiffusionSource):
     """A source whose `load` builds the networks on the `meta` device: shapes and types, no weights.
 
-    It differs from `DiffusionSource` in where the networks come from alone, so that `load` puts them together as it
-    does for a run.
+    It differs from `DiffusionSource` only in the source of the networks; `load` assembles them as for a run.
     """
 
     @classmethod
@@ -25,10 +24,10 @@ class Outline(DiffusionSource):
         return cls(**vars(source) | {"device": "meta"})
 
     def pipeline(self) -> Any:
-        """The networks, and a tokenizer that gives any text the same tokens.
+        """The networks, and a tokenizer that returns the same tokens for every text.
 
         Raises:
-            ValueError: As `geometry_of`.
+            ValueError: As in `geometry_of`.
         """
         geometry = geometry_of(self)
         with torch.device("meta"):
@@ -50,16 +49,16 @@ class Outline(DiffusionSource):
 
 
 class BlankTokenizer:
-    """Gives every text the same ids: how much a prompt costs does not depend on its words.
+    """Returns the same ids for every text, because costs do not depend on the words.
 
     Attributes:
-        model_max_length: L.
+        model_max_length: Number of tokens L.
     """
 
     def __init__(self, length: int) -> None:
-        """Give (B, `length`) ids for B texts."""
+        """Return ids (B, `length`) for B texts."""
         self.model_max_length = length
 
     def __call__(self, texts: list[str], **options: Any) -> Any:
-        """`input_ids`, a tensor."""
+        """Token ids as a tensor `input_ids`."""
         return SimpleNamespace(input_ids=torch.zeros(len(texts), self.model_max_length, dtype=torch.int64))

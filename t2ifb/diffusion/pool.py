@@ -1,4 +1,4 @@
-"""A model of PyTorch's caching allocator for CUDA: what it reserves for a sequence of allocations and frees.
+"""A model of PyTorch's caching allocator for CUDA: memory reserved for a sequence of allocations and frees.
 
 The rules are those of `c10/cuda/CUDACachingAllocator.cpp` with default settings and one stream. Nothing is allocated.
 """
@@ -11,22 +11,22 @@ MIB = 1 << 20
 ROUND = 512
 """Bytes: sizes are rounded up to multiples of this."""
 SMALL = 1 * MIB
-"""Bytes: up to this size an allocation comes from segments of `SMALL_SEGMENT`, which hold nothing larger."""
+"""Bytes: up to this size an allocation comes from segments of `SMALL_SEGMENT`, which contain nothing larger."""
 SMALL_SEGMENT = 2 * MIB
 LARGE_SEGMENT = 20 * MIB
 OWN_SEGMENT = 10 * MIB
-"""Bytes: from this size on, an allocation that no free block can hold gets a segment of its own size."""
+"""Bytes: from this size, an allocation without a fitting free block gets a segment of its own size."""
 SEGMENT_ROUND = 2 * MIB
 TOLERANCE = 32 * MIB
-"""Bytes by which `smallest_capacity` may be too large."""
+"""Bytes: tolerance of `smallest_capacity`, which may be too large by this much."""
 
 
 class PoolExhausted(Exception):
-    """An allocation does not fit, even after all cached segments were released."""
+    """An allocation does not fit, even after releasing all cached segments."""
 
 
 class _Block:
-    """A piece of a segment, linked with its neighbours in it."""
+    """Block of a segment, linked with its neighbours."""
 
     __slots__ = ("after", "before", "free", "offset", "segment", "size", "small")
 
@@ -37,14 +37,14 @@ class _Block:
 
 
 class CachingAllocator:
-    """Takes segments from a device, cuts them into blocks and keeps what is freed.
+    """Allocator that takes segments from a device, cuts them into blocks and caches freed ones.
 
     Attributes:
-        capacity: Bytes that all segments together may have.
-        reserved: Bytes of the segments held now.
-        peak_reserved: The largest value so far.
+        capacity: Maximum bytes of all segments together.
+        reserved: Bytes of the current segments.
+        peak_reserved: Maximum of `reserved` so far.
         allocated: Bytes of the blocks in use, rounded up.
-        peak_allocated: The largest value so far.
+        peak_allocated: Maximum of `allocated` so far.
     """
 
     def __init__(self, capacity: float = math.inf) -> None:
@@ -55,10 +55,10 @@ class CachingAllocator:
         self._segments = 0
 
     def allocate(self, key: Hashable, size: int) -> None:
-        """Allocate `size` bytes; `key` names them until they are freed.
+        """Allocate `size` bytes, identified by `key` until they are freed.
 
         Raises:
-            PoolExhausted: They do not fit.
+            PoolExhausted: The allocation does not fit.
         """
         size = max(ROUND, -(-size // ROUND) * ROUND)
         small = size <= SMALL
@@ -79,7 +79,7 @@ class CachingAllocator:
         self.peak_allocated = max(self.peak_allocated, self.allocated)
 
     def free(self, key: Hashable) -> None:
-        """Free what `key` names; a key that names nothing is ignored."""
+        """Free the allocation of `key`. Unknown keys are ignored."""
         block = self._used.pop(key, None)
         if block is None:
             return
@@ -99,7 +99,7 @@ class CachingAllocator:
         self._put(block)
 
     def empty_cache(self) -> None:
-        """Give segments that are free as a whole back to the device."""
+        """Return completely free segments to the device."""
         for small, pool in self._free.items():
             kept = [entry for entry in pool if entry[3].before is not None or entry[3].after is not None]
             self.reserved -= sum(entry[0] for entry in pool) - sum(entry[0] for entry in kept)
@@ -129,10 +129,10 @@ class CachingAllocator:
 
 
 def smallest_capacity(replay: Callable[[CachingAllocator], None]) -> int:
-    """The fewest bytes, within `TOLERANCE`, in which a sequence of allocations works.
+    """Smallest capacity in bytes, within `TOLERANCE`, in which a sequence of allocations succeeds.
 
     Args:
-        replay: Makes the sequence on an allocator.
+        replay: Replays the sequence on an allocator.
     """
     unlimited = CachingAllocator()
     replay(unlimited)

@@ -1,4 +1,4 @@
-"""Which diffusion model: a hub id, a folder or a single file, and in which precision."""
+"""Source of a diffusion model: a hub id, a folder or a single file, with precisions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +16,18 @@ from t2ifb.diffusion.model import DiffusionModel
 
 @dataclass(frozen=True)
 class DiffusionSource:
-    """A latent diffusion model in `StableDiffusionPipeline`'s form, before its weights are built.
+    """Description of a latent diffusion model in `StableDiffusionPipeline`'s format, before it is built.
 
     Attributes:
-        source: Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`, a folder in `diffusers`' form, or a single
-            `.safetensors` file.
-        variant: Of the files, such as `fp16`.
-        config: With a single file: the folder (or hub id) of a pipeline of the same kind, whose configuration is used.
-        precision: Of the frozen weights; adapters are float32 always.
-        decoder_precision: Of the decoder. fp16 overflows in some autoencoders.
-        tiny_decoder: Folder or hub id of an `AutoencoderTiny` that decodes where a gradient is wanted.
-        gradient_checkpointing: Compute U-Net and decoder again in the backward pass instead of keeping activations.
-        device: Where `load` puts it; `auto` is the GPU if there is one.
+        source: Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`, a folder in `diffusers`' format, or a
+            single `.safetensors` file.
+        variant: Variant of the files, such as `fp16`.
+        config: For a single file: folder or hub id of a pipeline of the same kind, for its configuration.
+        precision: Precision of the frozen weights. Adapters are always float32.
+        decoder_precision: Precision of the decoder. fp16 overflows in some autoencoders.
+        tiny_decoder: Folder or hub id of an `AutoencoderTiny` that decodes when gradients are needed.
+        gradient_checkpointing: Recompute U-Net and decoder in the backward pass instead of storing activations.
+        device: Device for `load`; `auto` is the GPU if one exists.
     """
 
     source: str
@@ -44,10 +44,10 @@ class DiffusionSource:
             dtype_of(getattr(self, setting), setting)
 
     def load(self) -> DiffusionModel:
-        """Build the model; the safety checker is left out.
+        """Build the model, without the safety checker.
 
         Raises:
-            ValueError: The weights are missing, cannot be downloaded, or are no such pipeline.
+            ValueError: The weights are missing, cannot be downloaded, or are not such a pipeline.
         """
         pipeline = self.pipeline()
         parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
@@ -64,10 +64,10 @@ class DiffusionSource:
         return model.to(device_of(self.device))
 
     def pipeline(self) -> Any:
-        """The pipeline itself, its VAE in `decoder_precision`. Plain `diffusers` needs both precisions to be equal.
+        """The pipeline, with its VAE in `decoder_precision`. Plain `diffusers` needs both precisions to be equal.
 
         Raises:
-            ValueError: As `load`.
+            ValueError: As in `load`.
         """
         from diffusers import StableDiffusionPipeline
 
@@ -76,7 +76,7 @@ class DiffusionSource:
         options: dict[str, Any] = {"safety_checker": None}
         path = Path(self.source).expanduser()
         try:
-            with _quiet():  # that the safety checker is left out is said in the model card
+            with _quiet():  # the model card mentions the disabled safety checker
                 if path.is_file():
                     if self.config is not None:
                         options["config"] = self.config
@@ -89,24 +89,24 @@ class DiffusionSource:
                 else:
                     extra = {"requires_safety_checker": False, "variant": self.variant, "use_safetensors": True}
                     where = str(path) if path.is_dir() else self.source
-                    dtypes = {"default": dtype, "vae": of_vae}  # not rounded to the U-Net's first
+                    dtypes = {"default": dtype, "vae": of_vae}  # avoids rounding to the U-Net's type first
                     loaded = StableDiffusionPipeline.from_pretrained(where, dtype=dtypes, **options, **extra)
-        except Exception as error:  # from the hub, diffusers, transformers or safetensors: anything
+        except Exception as error:  # the hub, diffusers, transformers and safetensors raise various types
             raise ValueError(self._failure(error)) from error
         loaded.set_progress_bar_config(disable=True)
         return loaded
 
     def _check_files(self) -> None:
-        """Refuse a file or folder that cannot be a model; weights are not read.
+        """Check that a file or folder can be a model. Weights are not read.
 
         Raises:
-            ValueError: It is one.
+            ValueError: The file or folder is not a model.
         """
         path = Path(self.source).expanduser()
         if path.is_file() and path.suffix.lower() != ".safetensors":
             raise ValueError(
-                f"{path}: only .safetensors files are read, as files of other kinds can run code when they are loaded. "
-                "Get the model as .safetensors, or convert it to a folder in diffusers' form"
+                f"{path}: only .safetensors files are read, because other formats can run code when they are loaded. "
+                "Get the model as .safetensors, or convert it to a folder in diffusers' format"
             )
         if path.is_file():
             from safetensors import SafetensorError, safe_open
@@ -115,12 +115,12 @@ class DiffusionSource:
                 with safe_open(path, "pt"):
                     pass
             except SafetensorError as error:
-                raise ValueError(f"{path} is not a whole .safetensors file ({error}): get it again") from error
+                raise ValueError(f"{path} is not a complete .safetensors file ({error}): download it again") from error
         elif path.is_dir() and not (path / "model_index.json").is_file():
-            hint = "expected a folder in diffusers' form"
+            hint = "expected a folder in diffusers' format"
             if files := sorted(path.glob("*.safetensors")):
                 file = typed("diffusion.source", files[0])
-                hint = f"for a single file in it give {file} diffusion.config=<folder of a pipeline of its kind>"
+                hint = f"for a single file in it set {file} diffusion.config=<folder of a pipeline of its kind>"
             raise ValueError(f"{path} has no model_index.json; {hint}")
 
     def _tiny(self) -> Any:
@@ -134,7 +134,7 @@ class DiffusionSource:
             raise ValueError(f"cannot load tiny_decoder={self.tiny_decoder}: {_first_line(error)}") from error
 
     def _failure(self, error: Exception) -> str:
-        """What to tell when the weights cannot be had."""
+        """Message for weights that cannot be loaded."""
         path = Path(self.source).expanduser()
         if path.exists():
             hint = (
@@ -145,14 +145,14 @@ class DiffusionSource:
             return f"cannot load {self.source} as a Stable Diffusion pipeline: {_first_line(error)}.{hint}"
         return (
             f"the diffusion model {self.source} is not on this machine and cannot be downloaded "
-            f"({type(error).__name__}). Where there is a connection: hf download {self.source}; then, or with a copy "
-            "of its folder, give diffusion.source=<folder>"
+            f"({type(error).__name__}). Download it where a network is available: hf download {self.source}; then "
+            "set diffusion.source=<folder>, also for a copied folder"
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither progress bars nor notes of the libraries that load weights."""
+    """Suppress progress bars and messages of the libraries that load weights."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

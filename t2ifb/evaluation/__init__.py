@@ -1,1 +1,1 @@
-"""Judging scorers and generators: statistics, preference accuracy, tables and figures."""
+"""Evaluation of scorers and generators: statistics, preference accuracy, tables and figures."""

@@ -1,4 +1,4 @@
-"""What all pictures of this package are drawn on."""
+"""Common style of all figures in this package."""
 
 import logging
 import warnings
@@ -14,23 +14,23 @@ from t2ifb.data.files import atomic_write
 logger = logging.getLogger(__name__)
 
 PALETTE = BLUE, ORANGE, GREEN, PINK, GRAY = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F")
-"""From the colour-blind safe palette of Okabe and Ito."""
+"""Colours from the colour-blind safe palette of Okabe and Ito."""
 
 
 def shortened(name: str, width: int) -> str:
-    """A name, shortened to a width in letters; its end is kept, which tells runs and files apart."""
+    """Shorten a name to a number of characters. The end is kept because it distinguishes runs and files."""
     return name if len(name) <= width else "…" + name[1 - width :]
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches."""
+    """Create an empty figure, size in inches."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def finish(axes: Axes, legend: bool = True) -> None:
-    """Frame, grid and legend as everywhere."""
+    """Apply the common frame, grid and legend."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     if legend and axes.get_legend_handles_labels()[0]:
@@ -38,7 +38,7 @@ def finish(axes: Axes, legend: bool = True) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all; letters that the font lacks are said once, not one by one."""
+    """Write a PNG atomically. Missing glyphs are logged once, not one by one."""
     with atomic_write(path) as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(file, format="png")
@@ -51,4 +51,4 @@ def save(figure: Figure, path: Path) -> None:
 
 @cache
 def _say_missing() -> None:
-    logger.warning("Some letters of prompts or names are not in the font of the pictures and are drawn as boxes.")
+    logger.warning("Some characters of prompts or names are missing in the font and are drawn as boxes.")

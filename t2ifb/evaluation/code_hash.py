@@ -1,4 +1,4 @@
-"""What code does, as hashes and versions: what other code scored or drew is not the same score or image."""
+"""Hashes and versions of code, so that results of other code are not reused."""
 
 import ast
 import hashlib
@@ -12,20 +12,20 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 
 
 def library_versions() -> dict[str, str]:
-    """Of what draws images: another release may draw others from the same weights and noise."""
+    """Versions of the libraries that sample images. Other releases may sample other images from the same noise."""
     return {name: version(name) for name in LIBRARIES}
 
 
 @lru_cache(maxsize=256)
 def code_hash(module: str) -> str:
-    """The SHA-256 of a module's source and of all that it imports, directly or not, from its own package.
+    """SHA-256 of a module's source and of all modules of its package that it imports, directly or not.
 
-    The ground truth of the embedded world, for one, is nothing but code. What other packages do is left to them: a
-    scorer's own version would be wanted for every release of torch otherwise. Modules are read, not run; only the
-    packages that they lie in are imported.
+    The ground truth of `shapes`, for example, is defined by code alone. Other packages are not included, because every
+    release of torch would then invalidate a scorer's results. Modules are read, not executed; only their parent
+    packages are imported.
 
     Args:
-        module: Its full name; of one without source, such as a built-in one, only the name counts.
+        module: Full module name. For modules without source, such as built-in ones, only the name is hashed.
     """
     package = module.rpartition(".")[0]
     sources: dict[str, bytes] = {}
@@ -46,12 +46,12 @@ def _source(module: str) -> bytes | None:
     try:
         spec = find_spec(module)
         return Path(spec.origin).read_bytes() if spec and spec.origin and spec.origin.endswith(".py") else None
-    except (ImportError, ValueError, OSError):  # no module but a name in one; a script; a file that is gone
+    except (ImportError, ValueError, OSError):  # a name inside a module, a script, or a missing file
         return None
 
 
 def _imported(source: bytes) -> Iterator[str]:
-    """Full names of what may be modules."""
+    """Full names of possible modules."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

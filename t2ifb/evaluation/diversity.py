@@ -1,4 +1,4 @@
-"""How different the images of one prompt are."""
+"""Diversity of the images of one prompt."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from t2ifb.data.images import load_image
 
 
 def diversity(vectors: torch.Tensor) -> torch.Tensor:
-    """(P,) mean distance (1 - cosine) between the images of each prompt.
+    """Mean distance (1 - cosine) between the images of each prompt, (P,).
 
     Args:
         vectors: (P, K, D) embeddings of unit length, K at least 2.

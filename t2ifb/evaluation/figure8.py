@@ -1,4 +1,4 @@
-"""Figures 8 and 9: a base model against tuned ones on the same prompts and noise, by every scorer (PAPER)."""
+"""Figures 8 and 9: a base model against tuned ones on the same prompts and noise, with every scorer (PAPER)."""
 
 import json
 import sys
@@ -23,14 +23,14 @@ from t2ifb.evaluation.tuning_figures import gain_bars, progress_sheet
 from t2ifb.evaluation.unbuilt import Unbuilt, build
 
 SHOWN = 8
-"""Prompts in each grid."""
+"""Number of prompts in each grid."""
 
 
 class Figure8:
-    """Draws test prompts by the base model and by the tuned ones from the same noise, and asks every scorer.
+    """Sample test prompts with the base model and tuned ones from the same noise, and score all images.
 
     Attributes:
-        splits: Of the preference data, which it needs.
+        splits: Splits of the preference data that are needed.
     """
 
     def __init__(
@@ -49,33 +49,32 @@ class Figure8:
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        """Put the parts together; nothing is loaded yet.
+        """Store the settings. Nothing is loaded yet.
 
         Args:
             diffusion: A `DiffusionSource`, unbuilt.
-            sampling: How images are drawn, unbuilt.
-            prompts: Those of `test` are drawn: its `most` says how many (the report's figure has 200 of 466, drawn by a
-                seed), its `seed` which ones.
-            scorers: By name, unbuilt.
-            runs: Folder of a finished fine-tuning run, or of several.
-            cache_folder: Where images and scores are kept.
-            trained_on: By run folder, the names of the scorers that it was trained on: they are no judges of it.
-            encoder: Embeds images, unbuilt, for the diversity; nothing is said of it without one, or with one image.
-            judges: Names of the scorers that best and worst prompts are chosen by; by default all that no run was
-                trained on, if there are any. Those that are no scorers here are left out, which is said.
-            images_per_prompt: Of each.
-            batch_size: Images that are drawn or scored together.
-            device: What everything runs on; `auto` is the GPU if there is one.
-            seed: Of noise and bootstrap.
+            sampling: A `Sampler`, unbuilt.
+            prompts: The `test` prompts are used. `most` sets their number (the report's figure has 200 of 466, drawn
+                with a seed) and `seed` the choice.
+            scorers: Unbuilt scorers by name.
+            runs: Folders of one or more finished fine-tuning runs.
+            cache_folder: Folder for images and scores.
+            trained_on: Names of the scorers that each run, by folder, was trained on; they are not its judges.
+            encoder: Unbuilt image encoder for the diversity, which needs it and at least two images per prompt.
+            judges: Names of the scorers that select the best and worst prompts; by default all that no run was trained
+                on, if any. Unknown names are reported and ignored.
+            images_per_prompt: Number of images per prompt.
+            batch_size: Images per batch in sampling and scoring.
+            device: Device; `auto` is the GPU if one exists.
+            seed: Seed of noise and bootstrap.
 
         Raises:
-            ValueError: There are no runs, no scorers or no judges among them, one run is not finished, or a number is
-                out of range.
+            ValueError: Runs, scorers or judges are missing, a run is not finished, or a number is out of range.
         """
         if not runs:
-            raise ValueError("which runs to compare with the base model: give run=<folder>, or run=[<folder>,<folder>]")
+            raise ValueError("no runs to compare with the base model: set run=<folder>, or run=[<folder>,<folder>]")
         if not scorers:
-            raise ValueError("there are no scorers; add one by +scorer@scorers.<name>=<option>")
+            raise ValueError("no scorers; add one with +scorer@scorers.<name>=<option>")
         if images_per_prompt < 1:
             raise ValueError(f"images_per_prompt={images_per_prompt} must be at least 1")
         self.models = tuned_runs([runs] if isinstance(runs, str) else runs)
@@ -87,9 +86,11 @@ class Figure8:
         wished = [name for name in scorers if name not in of_runs] or list(scorers) if judges is None else list(judges)
         self.judges = [name for name in wished if name in scorers]
         if not self.judges:
-            raise ValueError(f"judges={wished} names none of the scorers {', '.join(scorers)}; null chooses")
+            raise ValueError(
+                f"judges={wished} names none of the scorers {', '.join(scorers)}; null selects the default"
+            )
         if unknown := [name for name in wished if name not in scorers]:
-            print(f"left out: judges names {', '.join(unknown)}, which are no scorers here", file=sys.stderr)
+            print(f"ignored: judges names {', '.join(unknown)}, which are not among the scorers", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
         self.images_per_prompt, self.batch_size, self.seed = images_per_prompt, batch_size, seed
         folder = Path(cache_folder).expanduser()
@@ -98,19 +99,19 @@ class Figure8:
         self.splits = [s.split for s in (prompts.test,) if hasattr(s, "dataset")]  # type: ignore[attr-defined]
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Draw and score what is not there yet; show tables and write them with their pictures into a folder.
+        """Sample and score missing images, print the tables and write them with their figures to a folder.
 
         Returns:
-            The figures, to be recorded.
+            The results, for `summary.json`.
 
         Raises:
-            ValueError: There are no prompts, or a model cannot be loaded.
+            ValueError: No prompts are given, or a model cannot be loaded.
             UnusableScorers: Some scorers cannot be built.
         """
         started = time.monotonic()
         prompts = self.prompts.of("test")
         samples = samples_of(prompts, self.images_per_prompt)
-        # Some images first: hours of drawing are not to end with a scorer or encoder that cannot be built.
+        # Sample a few images first, so that an unusable scorer or encoder fails early.
         first = self.generations.fill("the base model", None, samples[: self.batch_size])
         self.cache.try_out(self.scorers, first[0], samples[0].prompt)
         embeds = self.encoder is not None and self.images_per_prompt > 1
@@ -139,7 +140,7 @@ class Figure8:
     def _scores(
         self, files: Mapping[str, list[Path]], samples: Sequence[Sample], encoder: Any
     ) -> dict[str, dict[str, NDArray[np.float64]]]:
-        """By model and scorer (N,); the diversity of a prompt's images, if `encoder` embeds them, stands with each."""
+        """Scores (N,) by model and scorer. Each image also has its prompt's diversity if `encoder` is given."""
         every = [file for some in files.values() for file in some]
         kept = self.cache.fill(self.scorers, every, [sample.prompt for sample in samples] * len(files))
         of = {name: kept.of(name).astype(np.float64).reshape(len(files), -1) for name in self.scorers}
@@ -179,27 +180,27 @@ class Figure8:
     def _gain_of_prompts(
         self, base: Mapping[str, NDArray[np.float64]], tuned: Mapping[str, NDArray[np.float64]], name: str
     ) -> NDArray[np.float64]:
-        """(P,) mean gain over the judges that a run was not trained on, in units of the base's deviation.
+        """Mean gain over the judges that a run was not trained on, in units of the base's standard deviation, (P,).
 
-        Of a run that was trained on all of them it is their own.
+        If a run was trained on all judges, their mean is used.
         """
         judges = [scorer for scorer in self.judges if scorer not in self.trained_on[name]] or self.judges
         gained = [(tuned[judge] - base[judge]) / max(float(base[judge].std()), 1e-9) for judge in judges]
         return np.asarray(np.mean(gained, 0).reshape(-1, self.images_per_prompt).mean(1))
 
     def _pixels(self, files: Sequence[Path], prompts: Sequence[int]) -> NDArray[np.uint8]:
-        """(P, 3, H, W) the first image of some prompts."""
+        """First images (P, 3, H, W) of the given prompts."""
         pixels = [load_image(files[number * self.images_per_prompt]) for number in prompts]
         return np.stack([(image * 255).round().byte().numpy() for image in pixels])
 
 
 def picks(gains: NDArray[np.float64], most: int, seed: int) -> dict[str, list[int]]:
-    """Prompts to show, not picked by hand: `random` ones, the `best` and the `worst`, the most extreme first.
+    """Select prompts to show by rule: `random`, `best` and `worst`, the most extreme first.
 
     Args:
-        gains: (P,) of each prompt.
-        most: How many of each, if there are as many.
-        seed: Of those at random.
+        gains: (P,), gain of each prompt.
+        most: Maximum number of each kind.
+        seed: Seed of the random choice.
     """
     order = np.argsort(gains)
     some = np.sort(np.random.default_rng(seed).permutation(len(gains))[:most])

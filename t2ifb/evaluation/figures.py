@@ -1,4 +1,4 @@
-"""Pictures that judge scorers, written as PNG files."""
+"""Figures that evaluate scorers, as PNG files."""
 
 import csv
 import textwrap
@@ -15,7 +15,7 @@ from t2ifb.evaluation.preference import Calibration
 from t2ifb.evaluation.tables import CEILING, RANDOM, Row
 
 FEW = 10
-"""Images of a rank below which its mean says little."""
+"""Minimum number of images of a rank for a reliable mean."""
 
 
 def learning_curves(metrics: Path | Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -48,12 +48,12 @@ def learning_curves(metrics: Path | Iterable[Mapping[str, Any]], path: Path) -> 
 
 
 def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike, path: Path) -> None:
-    """Reward by rank: mean with its standard error, after taking off each prompt's mean.
+    """Reward by rank: mean with standard error, after subtracting each prompt's mean.
 
     Args:
         scores: (N,) rewards.
         ranks: (N,) ranks, 1 is best.
-        prompt_of_image: (N,) number of the prompt, from 0.
+        prompt_of_image: (N,), index of the prompt, from 0.
         path: The PNG to write.
     """
     score, rank, prompt = np.asarray(scores, float), np.asarray(ranks, int), np.asarray(prompt_of_image, int)
@@ -71,7 +71,7 @@ def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLi
     axes.set(xlabel="rank given by annotators (1 is best)", ylabel="reward minus its prompt's mean")
     axes.set_xticks(levels)
     common = np.array([len(group) >= FEW for group in groups])
-    if common.any():  # the few of a last rank do not set the scale
+    if common.any():  # ranks with few images do not set the scale
         low, high = (means - errors)[common].min(), (means + errors)[common].max()
         axes.set_ylim(min(low, 0) - 0.2 * (high - low), max(high, 0) + 0.1 * (high - low))
     finish(axes, legend=False)
@@ -79,7 +79,7 @@ def reward_by_rank(scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLi
 
 
 def calibration_plot(result: Calibration, path: Path) -> None:
-    """Observed against predicted preference; the area of a point is its number of comparisons."""
+    """Observed against predicted preference. The area of a point is proportional to its number of comparisons."""
     figure = new_figure(4.8, 4.6)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GRAY, lw=1, ls="--", label="perfectly calibrated")
@@ -95,17 +95,17 @@ def calibration_plot(result: Calibration, path: Path) -> None:
 def ranking_sheet(
     rankings: Sequence[tuple[str, Sequence[Image.Image], Sequence[int]]], scores: Sequence[Sequence[float]], path: Path
 ) -> None:
-    """Rankings with their images from best to worst, and the reward under each.
+    """Show rankings with their images from best to worst and the reward under each.
 
-    A reward that is higher than that of an image with a better rank stands in orange.
+    A reward higher than that of a better-ranked image is orange.
 
     Args:
-        rankings: For each prompt its text, its images and their ranks.
-        scores: For each prompt the rewards of its images, in the same order.
+        rankings: Text, images and ranks of each prompt.
+        scores: Rewards of each prompt's images, in the same order.
         path: The PNG to write.
 
     Raises:
-        ValueError: If there are no rankings.
+        ValueError: No rankings are given.
     """
     if not rankings:
         raise ValueError("Expected at least one ranking to show, got none; check that the split has prompts.")
@@ -119,7 +119,7 @@ def ranking_sheet(
         line[0].text(0, 0.5, text, va="center", size=8, parse_math=False, transform=line[0].transAxes)
         for axes, index in zip(line[1:], np.argsort(ranks, kind="stable"), strict=False):
             wrong = any(values[index] >= values[other] for other in range(len(ranks)) if ranks[other] < ranks[index])
-            small = max(images[index].size) <= 128  # pixels shown as they are; large images are averaged
+            small = max(images[index].size) <= 128  # small images unsmoothed, large ones averaged
             axes.imshow(np.asarray(images[index]), interpolation="nearest" if small else "antialiased")
             axes.set_title(f"rank {ranks[index]}", size=8, pad=2)
             axes.text(
@@ -131,13 +131,13 @@ def ranking_sheet(
 
 
 def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Accuracy of each scorer with its interval, from the top down, as what it has over chance.
+    """Accuracy of each scorer with its interval, as bars that start at chance.
 
-    A diamond stands where a figure was published.
+    A diamond marks a published accuracy.
 
     Args:
-        rows: Of the table; those without any figure are left out.
-        title: Above the picture.
+        rows: Rows of the table; rows without a number are skipped.
+        title: Title of the figure.
         path: The PNG to write.
     """
     shown = [row for row in rows if row.accuracy is not None or row.published is not None]
@@ -164,7 +164,7 @@ def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
     axes.set_xlim(max(0.0, min(finite) - 5), min(100.0, max(finite)) + 6)
     axes.set_yticks(range(len(shown)), [shortened(row.name, 32) for row in shown], parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel("preference accuracy %, with its 95 % interval over prompts; bars begin at chance")
+    axes.set_xlabel("preference accuracy %, with 95 % interval over prompts; bars start at chance")
     axes.set_title(title, size=10, parse_math=False)
     finish(axes)
     axes.grid(False, axis="y")
@@ -172,10 +172,10 @@ def accuracy_bars(rows: Sequence[Row], title: str, path: Path) -> None:
 
 
 def agreement_map(names: Sequence[str], matrix: NDArray[np.float64], path: Path) -> None:
-    """Share of comparisons that each two scorers order alike, in per cent.
+    """Share of comparisons on which each pair of scorers agrees, in per cent.
 
     Args:
-        names: S scorers.
+        names: Names of S scorers.
         matrix: (S, S) in [0, 1].
         path: The PNG to write.
     """
@@ -189,7 +189,7 @@ def agreement_map(names: Sequence[str], matrix: NDArray[np.float64], path: Path)
     for (row, column), value in np.ndenumerate(percent):
         color = "black" if value > 72 else "white"
         axes.text(column, row, f"{value:.0f}", ha="center", va="center", size=9, color=color)
-    axes.set_title("comparisons that two scorers order alike, %", size=10)
+    axes.set_title("comparisons on which two scorers agree, %", size=10)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.8, extend="min")
     save(figure, path)

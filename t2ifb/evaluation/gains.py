@@ -1,4 +1,4 @@
-"""What tuning changed: two models' scores on the same prompts and noise."""
+"""Paired comparison of two models' scores on the same prompts and noise."""
 
 import csv
 import io
@@ -19,15 +19,15 @@ HEADINGS = ("scorer", "base", "tuned", "difference", "wins %")
 
 @dataclass(frozen=True)
 class Gain:
-    """One scorer on the images of a base model and of a tuned one.
+    """Scores of one scorer for a base model and a tuned one.
 
     Attributes:
-        name: Of the scorer.
-        base: Mean over prompts.
-        tuned: Mean over prompts.
-        difference: Of the means, paired, with its interval over prompts.
-        win_rate: Share of images whose tuned version has the higher score, equal ones counted half.
-        trained_on: Whether the model was tuned by this scorer: then it is no judge.
+        name: Name of the scorer.
+        base: Base model's mean over prompts.
+        tuned: Tuned model's mean over prompts.
+        difference: Paired difference of the means, with its interval over prompts.
+        win_rate: Share of images whose tuned version has the higher score, ties count half.
+        trained_on: Whether the model was tuned on this scorer, which is then not a judge.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Gain:
     trained_on: bool = False
 
     def cells(self) -> list[str]:
-        """In the order of `HEADINGS`."""
+        """Table cells in the order of `HEADINGS`."""
         mean, low, high = (getattr(self.difference, end) for end in ("mean", "low", "high"))
         return [
             self.name + (" (trained on)" if self.trained_on else ""),
@@ -56,9 +56,9 @@ def gains(
     trained_on: Sequence[str] = (),
     seed: int = 0,
 ) -> list[Gain]:
-    """Compare scores (N,) of the same N samples, those of a prompt in a row.
+    """Compare scores (N,) of the same N samples. Samples of a prompt must be consecutive.
 
-    Samples that a scorer has no opinion on (NaN) in either model are left out.
+    Samples with a NaN score in either model are skipped.
     """
 
     def by_prompt(values: ArrayLike) -> NDArray[np.float64]:
@@ -84,7 +84,7 @@ def gains(
 
 
 def write_gains(rows: Sequence[Gain], folder: Path, stem: str) -> None:
-    """Write `<stem>.md`, `.tex`, `.json` and `.csv`, each whole or not at all."""
+    """Write `<stem>.md`, `.tex`, `.json` and `.csv`, each atomically."""
     lines = [row.cells() for row in rows]
     buffer = io.StringIO()
     writer = csv.writer(buffer)

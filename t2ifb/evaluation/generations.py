@@ -1,4 +1,4 @@
-"""Images of a base model and of tuned ones from the same noise, drawn once and kept on disk."""
+"""Image cache: images of a base model and of tuned ones from the same noise, sampled once."""
 
 import hashlib
 import os
@@ -18,31 +18,31 @@ from t2ifb.evaluation.names import short_names
 from t2ifb.evaluation.unbuilt import Identities, Unbuilt, build
 
 STREAM = 0x0DF6
-"""Keeps this noise apart from that of training and of its validations."""
+"""Separates this noise from that of training and validation."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to be drawn: the `copy`-th for a prompt."""
+    """One image to sample: the `copy`-th for a prompt."""
 
     prompt: str
     copy: int
 
     @property
     def name(self) -> str:
-        """The stem of its file: nothing of the prompt gets into a file name."""
+        """File stem. Prompts never enter file names."""
         return f"{hashlib.sha256(self.prompt.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}_{self.copy}"
 
     def key(self, seed: int) -> tuple[int, ...]:
-        """What its noise depends on: prompt and copy, and not what else is drawn."""
+        """Random key of the noise, a function of prompt and copy alone."""
         return (STREAM, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
 
 
 class Generations:
-    """Draws what is not there yet; an interrupted run goes on, and jobs that need the same images wait for each other.
+    """Sample missing images. Interrupted runs continue; jobs that need the same images wait for each other.
 
-    A model's images are kept by what they depend on: the diffusion model's files, the sampler, the adapters' weights,
-    the seed, and code and libraries that draw.
+    The cache key of a model's images contains the diffusion model's files, the sampler, the adapters' weights, the
+    seed, and the versions of the code and libraries that sample.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Generations:
         device: str = "auto",
         seed: int = 0,
     ) -> None:
-        """Name the place; nothing is loaded yet.
+        """Store the settings. Nothing is loaded yet.
 
         Args:
-            folder: Where images are kept.
+            folder: Folder of the cache.
             diffusion: A `DiffusionSource`, unbuilt.
             sampling: A `Sampler`, unbuilt.
-            batch_size: Images that are drawn together.
-            device: What draws; `auto` is the GPU if there is one.
-            seed: Of the noise.
+            batch_size: Images per batch.
+            device: Device; `auto` is the GPU if one exists.
+            seed: Seed of the noise.
         """
         self.root, self.diffusion, self.sampling = Path(folder).expanduser(), diffusion, sampling
         self.batch_size, self.seed = batch_size, seed
@@ -70,12 +70,12 @@ class Generations:
         self._identities = Identities(self.root / "file_keys.npy")
 
     def fill(self, name: str, adapters: Path | None, samples: Sequence[Sample]) -> list[Path]:
-        """The files of some images by one model.
+        """Files of one model's images, sampled if missing.
 
         Args:
-            name: What progress calls the model.
+            name: Name of the model in progress messages.
             adapters: A folder with exported adapters; None for the base model.
-            samples: Which.
+            samples: The images.
 
         Raises:
             ValueError: The model or the adapters cannot be loaded.
@@ -91,7 +91,7 @@ class Generations:
                 sampler = build(self.sampling)
                 if adapters is not None:
                     load_lora(model.denoiser, adapters)
-                for batch in track(missing, f"drawing with {name}"):
+                for batch in track(missing, f"sampling from {name}"):
                     some = [samples[number] for number in batch]
                     keys = [sample.key(self.seed) for sample in some]
                     (images,) = generate(model, sampler, [sample.prompt for sample in some], keys, len(some))
@@ -108,24 +108,26 @@ class Generations:
 
 
 def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
-    """`images_per_prompt` in a row of each prompt."""
+    """Samples of prompts, `images_per_prompt` consecutive ones each."""
     return [Sample(prompt, copy) for prompt in prompts for copy in range(images_per_prompt)]
 
 
 def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
-    """Exports of some fine-tuning runs by what tables call the runs, as the page that compares them does.
+    """Exports of fine-tuning runs by their names in tables and on the comparison page.
 
-    None is called `base`, which is the model that all are compared with.
+    No run is named `base`, which is reserved for the base model.
 
     Raises:
-        ValueError: One is no finished fine-tuning run, or named twice.
+        ValueError: A folder is not a finished fine-tuning run, or is given twice.
     """
     paths = [Path(run).expanduser() for run in runs]
     for path in paths:
         if not (path / "export" / LORA_WEIGHTS).is_file() or not (path / "summary.json").is_file():
-            raise ValueError(f"{path} is no finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing")
+            raise ValueError(
+                f"{path} is not a finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing"
+            )
     places = [Path(os.path.abspath(path)) for path in paths]
     if len(set(places)) < len(places):
-        raise ValueError("a run is named twice")
+        raise ValueError("a run is given twice")
     *names, _ = short_names([*places, Path("base")])
     return {name: path / "export" for name, path in zip(names, paths, strict=True)}

@@ -1,4 +1,4 @@
-"""What the over-optimisation guard goes by: one figure for what all judges say of a policy."""
+"""Selection score of the over-optimisation guard: one number from all judges' scores of a policy."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,15 @@ from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.evaluation.statistics import Interval, bootstrap_function
 
 MARGIN = 0.5
-"""How far the guard's figure may be above the worst judge, in standard deviations."""
+"""Maximum distance of the selection score above the worst judge, in standard deviations."""
 
 
 def rise(before: ArrayLike, after: ArrayLike) -> float:
-    """How far a scorer's mean rose above the base model's, in standard deviations of its scores of the base's images.
+    """Gain of a scorer's mean over the base model, in standard deviations of its base scores.
 
     Args:
-        before: (N,) scores of the base model's images; NaN where there is none.
-        after: (N,) scores of the policy's images for the same prompts and noise.
+        before: (N,), scores of the base model's images; NaN if missing.
+        after: (N,), scores of the policy's images for the same prompts and noise.
     """
     one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
     known = (other - one)[np.isfinite(other - one)]
@@ -25,20 +25,20 @@ def rise(before: ArrayLike, after: ArrayLike) -> float:
 
 
 def guarded(rises: ArrayLike, margin: float = MARGIN, weights: Sequence[float] | None = None) -> NDArray[np.float64]:
-    """The weighted mean of the judges' rises, but no more than a margin above the worst of them.
+    """Weighted mean of the judges' gains, capped at the worst gain plus a margin.
 
-    A judge with weight 0 counts in neither.
+    A judge with weight 0 is ignored in both.
 
-    A reward finds what some judge likes, most easily one that shares its encoder; the mean alone is then carried by
-    that judge while the others fall. `experiments/overoptimisation/` compares this rule with others.
+    A reward may exploit a judge, most easily one that shares its encoder. The mean alone then rises with that judge
+    while the others fall. `experiments/overoptimisation/` compares this rule with others.
 
     Args:
-        rises: (..., J) of each judge, in standard deviations.
-        margin: How far above the worst it may be; infinity leaves the mean, zero the worst judge.
-        weights: (J,) of the judges, at least one above 0; equal by default.
+        rises: (..., J), gains of the judges, in standard deviations.
+        margin: Margin of the cap; infinity gives the mean, zero the worst judge.
+        weights: (J,), at least one above 0; equal by default.
 
     Returns:
-        (...), NaN where one of the rises that count is.
+        (...), NaN where a gain with positive weight is NaN.
     """
     values = np.asarray(rises, np.float64)
     weight = np.ones(values.shape[-1]) if weights is None else np.asarray(weights, np.float64)
@@ -54,15 +54,15 @@ def change(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """How the guard's figure changed from one validation to another, with its interval over the same prompts.
+    """Change of the selection score between two validations, with its interval over the same prompts.
 
     Args:
-        base: The base model's scores.
-        earlier: Those of a validation of the same prompts and noise.
-        later: Those of another one.
-        judges: Weight in the figure of each scorer that it is made of, by name.
-        seed: Of the resampling.
-        level: Of the interval, in (0, 1).
+        base: Scores of the base model.
+        earlier: Scores of a validation with the same prompts and noise.
+        later: Scores of another validation.
+        judges: Weights of the judges by name.
+        seed: Seed of the resampling.
+        level: Confidence level, in (0, 1).
     """
     before, units = base.by_prompt, {name: _deviation(base.columns[name]) for name in judges}
     weights = list(judges.values())
@@ -78,6 +78,6 @@ def change(
 
 
 def _deviation(scores: NDArray[np.float64]) -> float:
-    """The unit of rises; 1 for a scorer that has said too little to have one."""
+    """Standard deviation, the unit of gains; 1 with too few scores."""
     known = scores[np.isfinite(scores)]
     return max(float(known.std(ddof=1)), 1e-6) if len(known) > 1 else 1.0

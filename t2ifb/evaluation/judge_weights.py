@@ -1,4 +1,4 @@
-"""How much each judge counts in the choice of checkpoints: by how well it orders images that people ranked."""
+"""Weights of the judges in checkpoint selection, from their preference accuracy."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,22 +14,22 @@ from t2ifb.evaluation.unbuilt import Unbuilt
 def weights_on_rankings(
     dataset: PreferenceDataset, judges: Mapping[str, Unbuilt], cache_folder: Path, device: str = "auto"
 ) -> dict[str, Any]:
-    """Weights of judges by their preference accuracy on a data set's validation rankings; nothing is downloaded.
+    """Weights of judges from their preference accuracy on validation rankings. Nothing is downloaded.
 
     Args:
-        dataset: Rankings.
-        judges: By name, unbuilt.
-        cache_folder: Where scores are kept.
-        device: What the judges run on; `auto` is the GPU if there is one.
+        dataset: Source of the rankings.
+        judges: Unbuilt judges by name.
+        cache_folder: Folder of the score cache.
+        device: Device; `auto` is the GPU if one exists.
 
     Returns:
-        `weights` by judge, and the `accuracies` that they come from, or `equal_because`, why all weights are 1.
+        `weights` by judge, and either their `accuracies` or `equal_because`, the reason for equal weights.
     """
     try:
         if rankings := dataset.rankings("validation") if dataset.available("validation") else []:
             found = accuracies(judges, rankings, ScoreCache(cache_folder, device))
             return {"weights": weights_of(found), "accuracies": found}
-        why = "there are no validation rankings on this machine (`python -m t2ifb.prepare` makes or fetches them)"
+        why = "this machine has no validation rankings (`python -m t2ifb.prepare` builds or downloads them)"
     except ValueError as error:
         why = f"the validation rankings cannot be scored: {error}"
     return {"weights": dict.fromkeys(judges, 1.0), "equal_because": why}
@@ -39,9 +39,9 @@ def accuracies(judges: Mapping[str, Unbuilt], rankings: Sequence[RankedPrompt], 
     """Preference accuracy of each judge, in [0, 1]; a tie counts as wrong, as in table 1.
 
     Args:
-        judges: By name, unbuilt.
-        rankings: At least one.
-        cache: Where scores are kept.
+        judges: Unbuilt judges by name.
+        rankings: At least one ranking.
+        cache: Score cache.
 
     Raises:
         ValueError: A judge cannot be built, or an image cannot be read.
@@ -54,12 +54,12 @@ def accuracies(judges: Mapping[str, Unbuilt], rankings: Sequence[RankedPrompt], 
 
 
 def weights_of(accuracy: Mapping[str, float]) -> dict[str, float]:
-    """max(0, 2 accuracy - 1): 0 for a judge that orders images by chance, 1 for one that is always right.
+    """max(0, 2 accuracy - 1): 0 for a judge at chance level, 1 for a perfect one.
 
-    All are 1 where no judge is better than chance.
+    If no judge is better than chance, all weights are 1.
 
     Args:
-        accuracy: Of each judge, in [0, 1].
+        accuracy: Accuracy of each judge, in [0, 1].
     """
     weights = {name: max(0.0, 2 * share - 1) for name, share in accuracy.items()}
     return weights if any(weights.values()) else dict.fromkeys(weights, 1.0)

@@ -1,4 +1,4 @@
-"""Scorers that look at the same images side by side."""
+"""Several scorers applied to the same images."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,12 +9,12 @@ BATCH = 64
 
 
 class Judges(nn.Module):
-    """Several scorers, and perhaps a truth with parts.
+    """Several scorers and an optional ground-truth scorer with components.
 
     Attributes:
-        scorers: By name.
-        truth: A scorer that knows how good an image is (`shapes`); never trained on nor chosen by.
-        truth_parts: Which of `truth.parts(images, prompts)` are shown.
+        scorers: Scorers by name.
+        truth: Ground-truth scorer (`shapes`), used neither for training nor for selection.
+        truth_parts: The reported components of `truth.parts(images, prompts)`.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class Judges(nn.Module):
         truth: nn.Module | None = None,
         truth_parts: Sequence[str] = ("gold", "alignment", "fidelity", "strict"),
     ) -> None:
-        """Put them together."""
+        """Combine the scorers."""
         super().__init__()
         self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]
         self.truth = truth
@@ -32,12 +32,12 @@ class Judges(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, prompts: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Scores (N,) float32 on the CPU by name, the truth's as `gold` and `gold/<part>`.
+        """Scores (N,), float32 on the CPU, by name; ground truth as `gold` and `gold/<part>`.
 
         Args:
             images: (N, 3, H, W) uint8.
             prompts: N strings.
-            device: Where the scorers are.
+            device: Device of the scorers.
         """
         found: dict[str, list[Tensor]] = {}
         for start in range(0, len(images), BATCH):

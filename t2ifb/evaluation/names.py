@@ -1,18 +1,18 @@
-"""What runs and their settings are called: by what tells them apart, and no more."""
+"""Short unique names of runs and settings."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")
-"""What a run's folder is called where nothing else is asked for."""
+"""Pattern of default run folder names: a time."""
 
 VAGUE = ("count", "path", "source")
-"""Ends of keys that say nothing alone."""
+"""Final key parts that are not meaningful alone."""
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:
-    """For each folder the shortest end of its path that tells it apart; a time counts only where nothing else does."""
+    """Shortest unique path suffix of each folder. Times are used only if needed to distinguish folders."""
     timeless = [path.parent if TIME.fullmatch(path.name) else path for path in runs]
     alone = [timeless.count(path) == 1 and path not in runs for path in timeless]
     words = [one.parts if use else path.parts for one, use, path in zip(timeless, alone, runs, strict=True)]
@@ -24,7 +24,7 @@ def short_names(runs: Sequence[Path]) -> list[str]:
 
 
 def shortest_ends(names: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """For each of some different sequences of words the shortest end that no other one has."""
+    """Shortest unique suffix of each sequence of words. The sequences must differ."""
     counted: dict[tuple[str, ...], int] = {}
     for words in names:
         for start in range(len(words)):
@@ -37,9 +37,9 @@ def shortest_ends(names: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def labels(keys: Sequence[str]) -> Mapping[str, str]:
-    """For each dotted key of a configuration the shortest end that tells it apart and says something.
+    """Shortest unique and meaningful suffix of each dotted configuration key.
 
-    `x._target_` is called `x`.
+    `x._target_` becomes `x`.
     """
     plain = [key.removesuffix("._target_").split(".") for key in keys]
     ends = zip(keys, plain, shortest_ends(plain), strict=True)

@@ -1,4 +1,4 @@
-"""How far two orders of the same images are alike: Kendall's tau, and agreement between scorers."""
+"""Rank correlation: Kendall's tau, and agreement between scorers."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,22 @@ Index = NDArray[np.int64]
 def kendall_tau_b(
     scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Kendall's tau-b of scores against ranks, for each prompt on its own.
+    """Kendall's tau-b of scores against ranks, per prompt.
 
-    tau_b = (C - D) / sqrt((C + D + X) (C + D + Y)) over all pairs of a prompt's images: C of them both order alike, D
-    in opposite ways, X are tied in the ranks only, Y in the scores only (M. G. Kendall, "The treatment of ties in
-    ranking problems", Biometrika 33, 1945). 1 is the annotators' order, -1 its reverse.
+    tau_b = (C - D) / sqrt((C + D + X) (C + D + Y)) over all pairs of a prompt's images: C concordant and D discordant
+    pairs, X tied in the ranks only, Y tied in the scores only (M. G. Kendall, "The treatment of ties in ranking
+    problems", Biometrika 33, 1945). 1 is the annotators' order, -1 its reverse.
 
-    A prompt whose ranks are all tied has no order to be compared with. Where a scorer gives all images of a prompt the
-    same score, tau is 0 over 0; it counts as 0, so that a scorer gains nothing by not deciding.
+    A prompt whose ranks are all tied has no order and is excluded. If a scorer gives all images of a prompt the same
+    score, tau is 0 / 0 and counts as 0, so that undecided scores gain nothing.
 
     Args:
         scores: (N,), higher is better.
         ranks: (N,), 1 is best.
-        prompt_of_image: (N,) number of the prompt, from 0.
+        prompt_of_image: (N,), index of the prompt, from 0.
 
     Returns:
-        (P,) tau of each prompt, and (P,) whether its ranks have an order; tau is 0 where they have none.
+        (P,) tau of each prompt, and (P,) whether its ranks have an order. Without an order tau is 0.
     """
     score, rank, prompt = np.asarray(scores), np.asarray(ranks), np.asarray(prompt_of_image, np.int64)
     first, second = pairs_within(prompt)
@@ -46,14 +46,14 @@ def kendall_tau_b(
 def mean_kendall_tau(
     scores: ArrayLike, ranks: ArrayLike, prompt_of_image: ArrayLike, text_of_prompt: ArrayLike, seed: int = 0
 ) -> Interval:
-    """Mean of `kendall_tau_b` over the rankings whose ranks have an order, with its bootstrap interval over prompts.
+    """Mean of `kendall_tau_b` over rankings that have an order, with its bootstrap interval over prompts.
 
     Args:
         scores: (N,).
         ranks: (N,), 1 is best.
-        prompt_of_image: (N,) number of the ranking, from 0 to P - 1.
-        text_of_prompt: (P,) number of the ranking's text; rankings of one text count as their mean.
-        seed: Of the bootstrap.
+        prompt_of_image: (N,), index of the ranking, from 0 to P - 1.
+        text_of_prompt: (P,), index of the ranking's text. Rankings of one text are averaged first.
+        seed: Seed of the bootstrap.
     """
     tau, ordered = kendall_tau_b(scores, ranks, prompt_of_image)
     text = np.asarray(text_of_prompt, np.int64)[ordered]
@@ -62,7 +62,7 @@ def mean_kendall_tau(
 
 
 def pairs_within(prompt_of_image: Index) -> tuple[Index, Index]:
-    """All pairs of images of one prompt, each once: two index arrays, the first image before the second."""
+    """All pairs of images with the same prompt, each once, as two index arrays with first < second."""
     order = np.argsort(prompt_of_image, kind="stable")
     sizes = np.bincount(prompt_of_image) if len(prompt_of_image) else np.empty(0, np.int64)
     starts = np.cumsum(sizes) - sizes
@@ -72,15 +72,14 @@ def pairs_within(prompt_of_image: Index) -> tuple[Index, Index]:
 
 
 def agreement(scores: Sequence[ArrayLike], better: ArrayLike, worse: ArrayLike) -> NDArray[np.float64]:
-    """Share of comparisons that two scorers order alike, for all pairs of scorers.
+    """Share of comparisons on which two scorers agree, for all pairs of scorers.
 
-    A comparison in which one scorer gives both images the same score and the other does not is not ordered alike; one
-    that both leave undecided is.
+    A comparison that only one scorer leaves tied is a disagreement; one that both leave tied is an agreement.
 
     Args:
-        scores: S times (N,).
-        better: (C,) index of one image of each comparison.
-        worse: (C,) index of the other one.
+        scores: S arrays (N,).
+        better: (C,), index of one image of each comparison.
+        worse: (C,), index of the other image.
 
     Returns:
         (S, S), symmetric, 1 on the diagonal; NaN without comparisons.

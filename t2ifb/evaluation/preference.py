@@ -1,4 +1,4 @@
-"""How often a scorer prefers the image that people preferred (PAPER, table 1)."""
+"""Preference accuracy: agreement of a scorer with human choices (PAPER, table 1)."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class PreferenceResult:
 
     Attributes:
         accuracy: Share of comparisons in which the better image has the higher score.
-        accuracy_by_prompt: The same per prompt, averaged over prompts that have comparisons.
-        ties: Comparisons whose two scores are equal; they count as wrong.
-        comparisons: How many there are.
-        right_of_prompt: (P,) right comparisons of each prompt.
-        comparisons_of_prompt: (P,) comparisons of each prompt.
+        accuracy_by_prompt: Accuracy per prompt, averaged over prompts that have comparisons.
+        ties: Number of comparisons with equal scores; they count as wrong.
+        comparisons: Number of comparisons.
+        right_of_prompt: (P,), correct comparisons per prompt.
+        comparisons_of_prompt: (P,), comparisons per prompt.
     """
 
     accuracy: Interval
@@ -29,14 +29,14 @@ class PreferenceResult:
     comparisons_of_prompt: NDArray[np.float64]
 
     def difference(self, other: "PreferenceResult", seed: int = 0) -> Interval:
-        """Accuracy over comparisons of this scorer minus the other's, paired over prompts.
+        """Accuracy over comparisons minus the other scorer's, paired over prompts.
 
         Raises:
-            ValueError: If the two were not measured on the same comparisons.
+            ValueError: The results come from different comparisons.
         """
         count = self.comparisons_of_prompt
         if not np.array_equal(count, other.comparisons_of_prompt):
-            raise ValueError("The two results are of different comparisons; score both on the same rankings.")
+            raise ValueError("The results come from different comparisons; score both on the same rankings.")
         safe = np.maximum(count, 1)
         return paired_difference(self.right_of_prompt / safe, other.right_of_prompt / safe, count, seed)
 
@@ -47,24 +47,24 @@ def evaluate_preference(
     """Preference accuracy, with 95 % bootstrap intervals over prompts.
 
     Args:
-        scores: (N,) score of each image.
-        better: (C,) index of the image people preferred.
-        worse: (C,) index of the other one.
-        prompt_of_comparison: (C,) number of the prompt, from 0.
-        seed: Of the bootstrap.
+        scores: (N,), score of each image.
+        better: (C,), index of the preferred image.
+        worse: (C,), index of the other image.
+        prompt_of_comparison: (C,), index of the prompt, from 0.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If a score is not finite or the lengths do not match.
+        ValueError: A score is not finite, or the lengths differ.
     """
     score = np.asarray(scores, np.float64)
     first, second, prompt = (np.asarray(index, np.int64) for index in (better, worse, prompt_of_comparison))
     if not first.shape == second.shape == prompt.shape:
         raise ValueError(
-            f"Expected as many better as worse images and prompts, got {first.shape}, {second.shape}, {prompt.shape}."
+            f"Expected better, worse and prompt of equal length, got {first.shape}, {second.shape}, {prompt.shape}."
         )
     if not np.isfinite(score).all():
         raise ValueError(
-            f"{(~np.isfinite(score)).sum()} of {len(score)} scores are NaN or infinite; such a scorer has no order."
+            f"{(~np.isfinite(score)).sum()} of {len(score)} scores are NaN or infinite; expected finite scores."
         )
     count = np.bincount(prompt).astype(np.float64)
     right = np.bincount(prompt, (score[first] > score[second]).astype(np.float64), len(count)).astype(np.float64)
@@ -82,15 +82,15 @@ def evaluate_preference(
 def ordered_pairs(
     values: ArrayLike, prompt_of_image: ArrayLike, margin: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Comparisons that a graded truth decides: all pairs of images of one prompt that differ by more than `margin`.
+    """Comparisons from graded values: all pairs of images of one prompt that differ by more than `margin`.
 
     Args:
-        values: (N,) the truth, higher is better.
-        prompt_of_image: (N,) number of the prompt, from 0.
-        margin: In units of the values.
+        values: (N,), ground truth, higher is better.
+        prompt_of_image: (N,), index of the prompt, from 0.
+        margin: Minimum difference, in units of the values.
 
     Returns:
-        Index of the better image, of the worse, and the number of the prompt, (C,) each.
+        Indices of the better image, the worse image and the prompt, (C,) each.
     """
     value, prompt = np.asarray(values, np.float64), np.asarray(prompt_of_image, np.int64)
     decided = (value[:, None] - value[None] > margin) & (prompt[:, None] == prompt[None])
@@ -103,10 +103,10 @@ class Calibration:
     """Predicted against observed preference, in bins of equal width over [0, 1].
 
     Attributes:
-        predicted: (B,) mean of σ(Δr) in each bin that is not empty.
-        observed: (B,) share of comparisons in it whose first image was preferred.
-        count: (B,) comparisons in it.
-        error: Expected calibration error, the mean of |predicted - observed| weighted by count; NaN without
+        predicted: (B,), mean of σ(Δr) in each non-empty bin.
+        observed: (B,), share of the bin's comparisons whose first image was preferred.
+        count: (B,), comparisons in the bin.
+        error: Expected calibration error, mean of |predicted - observed| weighted by count; NaN without
             comparisons.
     """
 
@@ -119,15 +119,15 @@ class Calibration:
 def calibration(scores: ArrayLike, better: ArrayLike, worse: ArrayLike, seed: int = 0, bins: int = 10) -> Calibration:
     """Compare σ(r_i - r_j), the Bradley-Terry probability (PAPER eq. 4), with what people preferred.
 
-    Which image of a comparison comes first is drawn at random: were it always the better one, every prediction
-    below one would look too timid.
+    The order of the two images is drawn at random. If the first were always the better one, all predictions below one
+    would seem underconfident.
 
     Args:
         scores: (N,) rewards.
-        better: (C,) index of the image people preferred.
-        worse: (C,) index of the other one.
-        seed: Of the orientation.
-        bins: How many.
+        better: (C,), index of the preferred image.
+        worse: (C,), index of the other image.
+        seed: Seed of the random order.
+        bins: Number of bins.
     """
     score = np.asarray(scores, np.float64)
     difference = score[np.asarray(better, np.int64)] - score[np.asarray(worse, np.int64)]

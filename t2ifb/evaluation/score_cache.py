@@ -1,4 +1,4 @@
-"""Scores of images for prompts, made once per scorer and kept on disk."""
+"""Score cache on disk: each scorer scores each image and prompt once."""
 
 import hashlib
 import time
@@ -29,28 +29,28 @@ from t2ifb.evaluation.unbuilt import Identities, Unbuilt, UnusableScorers, build
 
 Scorer: TypeAlias = Callable[[Tensor, list[str]], Tensor]
 COMMIT_SECONDS = 10.0
-"""What an interruption loses at the most, in seconds of scoring."""
+"""Interval between writes: an interruption loses at most this many seconds of scoring."""
 UNUSABLE = (ValueError, OSError, ImportError, RuntimeError)
-"""What a scorer may raise that cannot be built here or refuses what it is to score."""
+"""Exceptions of a scorer that cannot be built or rejects its input."""
 
 
 class ScoreCache:
-    """Each pair of image (by its file's content) and prompt is scored once by each scorer.
+    """Cache in which each scorer scores each pair of image (by file content) and prompt once.
 
-    Filling goes on where an interrupted run stopped; jobs that need the same scorer wait for each other; a scorer
-    whose scores are all there is not built and nothing is written.
+    Filling continues where an interrupted run stopped. Jobs that need the same scorer wait for each other. If no scores
+    are missing, the scorer is not built and nothing is written.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", batch_size: int = 32) -> None:
-        """Name the cache; nothing is read yet.
+        """Store the settings. Nothing is read yet.
 
         Args:
-            folder: Where scores are kept.
-            device: What scorers run on; `auto` is the GPU if there is one.
-            batch_size: Images that a scorer gets at a time.
+            folder: Folder of the cache.
+            device: Device; `auto` is the GPU if one exists.
+            batch_size: Images per scorer call.
 
         Raises:
-            ValueError: `batch_size` is none, or there is no such device.
+            ValueError: `batch_size` is invalid, or the device does not exist.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -60,20 +60,20 @@ class ScoreCache:
         self._identities = Identities(self.root / "file_keys.npy")
 
     def fill(self, scorers: Mapping[str, Unbuilt], images: Sequence[Image], prompts: Sequence[str]) -> Scores:
-        """Score what is not there yet, one scorer after the other.
+        """Compute missing scores, one scorer after the other.
 
         Args:
-            scorers: By the names that faults and progress call them by.
-            images: N images; those of one content are scored for a prompt once.
+            scorers: Scorers by their names in messages.
+            images: N images; images with equal content are scored once per prompt.
             prompts: N texts.
 
         Returns:
             All scores.
 
         Raises:
-            UnusableScorers: Some cannot be built or do not score; all of them are named, and nothing was scored.
+            UnusableScorers: Some scorers cannot be built or fail; all are named, and nothing was scored.
             ValueError: An image cannot be read, or a scorer gives NaN or infinity.
-            StorageError: The disk is full or the folder is read-only; what was complete is kept.
+            StorageError: The disk is full or the folder is read-only; complete batches are kept.
         """
         image_keys = self._image_keys(images)
         pair_keys = [hashlib.sha256(i + prompt_key(p)).digest() for i, p in zip(image_keys, prompts, strict=True)]
@@ -84,7 +84,7 @@ class ScoreCache:
                 pairs.append((pair, prompt))
         stores, faults = self._stores(scorers)
         unscored = [name for name, store in stores.items() if store.missing(wanted)]
-        if len(unscored) > 1 or faults:  # one alone fails at once anyway
+        if len(unscored) > 1 or faults:  # a single scorer fails at once anyway
             faults |= self._try_out({name: scorers[name] for name in unscored}, images[0], prompts[0])
         _refuse(faults, scorers)
         for name in unscored:
@@ -94,10 +94,10 @@ class ScoreCache:
         return Scores(stores, pair_keys)
 
     def try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> None:
-        """Let each scorer score one image, before there are others; those that have are not built. Nothing is kept.
+        """Test each scorer on one image, unless that score is cached. Nothing is stored.
 
         Raises:
-            UnusableScorers: Some cannot be built or do not score; all of them are named.
+            UnusableScorers: Some scorers cannot be built or fail; all are named.
         """
         (image_key,) = self._image_keys([image])
         wanted: Wanted = {image_key: (image, [(hashlib.sha256(image_key + prompt_key(prompt)).digest(), prompt)])}
@@ -106,7 +106,7 @@ class ScoreCache:
         _refuse(faults | self._try_out(unscored, image, prompt), scorers)
 
     def _stores(self, scorers: Mapping[str, Unbuilt]) -> tuple[dict[str, ScoreStore], dict[str, str]]:
-        """Where each scorer's scores are, and what is wrong with those whose files are not there."""
+        """Each scorer's store, and the faults of scorers whose files are missing."""
         stores, faults = {}, {}
         for name, part in scorers.items():
             try:
@@ -116,9 +116,9 @@ class ScoreCache:
         return stores, faults
 
     def _try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> dict[str, str]:
-        """Build each scorer and let it score one image, so that hours of scoring do not end with a missing file."""
+        """Build each scorer and score one image, so that missing files fail early."""
         faults: dict[str, str] = {}
-        for name, part in track(scorers.items(), "trying the scorers", transient=True):
+        for name, part in track(scorers.items(), "testing the scorers", transient=True):
             try:
                 self._built(name, part, image, prompt)
             except UnusableScorers as error:
@@ -126,7 +126,7 @@ class ScoreCache:
         return faults
 
     def _built(self, name: str, part: Unbuilt, image: Image, prompt: str) -> Scorer:
-        """The scorer on the device; it has scored one image, so that all of it is there."""
+        """Build the scorer on the device and score one image, so that lazy parts are loaded."""
         pixels = load_image(image)[None]
         try:
             scorer = build(part)
@@ -138,9 +138,9 @@ class ScoreCache:
         return scorer
 
     def _score(self, name: str, part: Unbuilt, store: ScoreStore, wanted: Wanted) -> None:
-        """Score and keep, several batches at a time, and whatever there is when something goes wrong.
+        """Score and store in groups of batches, and store the remaining ones on an error.
 
-        Only whole batches are kept: where each image has one prompt, a resumed run scores in the same batches.
+        Only whole batches are stored. If each image has one prompt, a resumed run uses the same batches.
         """
         first, pairs = next(iter(wanted.values()))
         scorer = self._built(name, part, first, pairs[0][1])
@@ -176,7 +176,7 @@ class ScoreCache:
             torch.cuda.empty_cache()
 
     def _batches(self, wanted: Wanted) -> Iterator[tuple[list[tuple[bytes, str]], Tensor]]:
-        """Pairs and their pixels; an image that stands with several prompts is decoded once."""
+        """Pairs and their pixels. An image with several prompts is decoded once."""
         items = list(wanted.values())
         for index, pixels in pixel_batches([image for image, _ in items], self.batch_size):
             pairs = [(row, pair) for row, number in enumerate(index) for pair in items[number][1]]
@@ -185,11 +185,11 @@ class ScoreCache:
                 yield [pair for _, pair in part], pixels[[row for row, _ in part]]
 
     def _scored(self, name: str, scorer: Scorer, pixels: Tensor, prompts: list[str]) -> Tensor:
-        """Scores of a batch, on the CPU.
+        """Score a batch; the result is on the CPU.
 
         Raises:
-            UnusableScorers: There are not as many as prompts, or one is NaN or infinite.
-            ValueError: The device has not the memory.
+            UnusableScorers: The number of scores is wrong, or a score is NaN or infinite.
+            ValueError: The device is out of memory.
         """
         try:
             return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
@@ -198,7 +198,7 @@ class ScoreCache:
             raise UnusableScorers({name: fault}) from error
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"{name}: {self._device_name} has not the memory for batch_size={self.batch_size}, give a smaller one"
+                f"{name}: {self._device_name} is out of memory with batch_size={self.batch_size}; use a smaller one"
             ) from error
 
     @property
@@ -212,14 +212,14 @@ def _refuse(faults: Mapping[str, str], scorers: Mapping[str, Unbuilt]) -> None:
 
 
 def _checked(scores: Tensor, count: int) -> Tensor:
-    """One finite number each, on the CPU in float32.
+    """Check scores and move them to the CPU in float32.
 
     Raises:
-        ValueError: Otherwise.
+        ValueError: The shape is wrong, or a score is not finite.
     """
     if scores.shape != (count,):
-        raise ValueError(f"expected {count} scores, got numbers of shape {tuple(scores.shape)}")
+        raise ValueError(f"expected {count} scores, got shape {tuple(scores.shape)}")
     scores = scores.detach().float().cpu()
     if wrong := int((~scores.isfinite()).sum()):
-        raise ValueError(f"{wrong} of {count} scores are NaN or infinite; are its weights whole?")
+        raise ValueError(f"{wrong} of {count} scores are NaN or infinite; check the scorer's weights")
     return scores

@@ -1,4 +1,4 @@
-"""The scores of some images as a table: a row an image, a column a scorer."""
+"""Table of scores: one row per image, one column per scorer."""
 
 import csv
 import io
@@ -16,11 +16,11 @@ PROMPT = "prompt"
 
 @dataclass(frozen=True)
 class ScoreSheet:
-    """What some scorers said of N images.
+    """Scores of N images.
 
     Attributes:
-        prompts: N, one for each image.
-        columns: (N,) by scorer, and the KL divergence as `kl` and `kl_without_last_two`; NaN where there is none.
+        prompts: N prompts, one per image.
+        columns: Scores (N,) by scorer, and the KL divergence as `kl` and `kl_without_last_two`; NaN if missing.
     """
 
     prompts: Sequence[str]
@@ -28,7 +28,7 @@ class ScoreSheet:
 
     @classmethod
     def read(cls, path: Path) -> "ScoreSheet":
-        """Read what `write` wrote."""
+        """Read a file written by `write`."""
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         names = [name for name in (rows[0] if rows else {}) if name != PROMPT]
@@ -36,7 +36,7 @@ class ScoreSheet:
         return cls([row[PROMPT] for row in rows], columns)
 
     def write(self, path: Path) -> None:
-        """Write a CSV file, whole or not at all."""
+        """Write a CSV file atomically."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writerow([PROMPT, *self.columns])
@@ -46,7 +46,7 @@ class ScoreSheet:
 
     @property
     def by_prompt(self) -> dict[str, NDArray[np.float64]]:
-        """(P,) means over the images of each prompt, in the order of their first images."""
+        """Means (P,) over the images of each prompt, in the order of first appearance."""
         place = {prompt: number for number, prompt in enumerate(dict.fromkeys(self.prompts))}
         of_image = [place[prompt] for prompt in self.prompts]
         return {name: np.bincount(of_image, column) / np.bincount(of_image) for name, column in self.columns.items()}

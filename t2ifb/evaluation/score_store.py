@@ -1,4 +1,4 @@
-"""Scores on disk, by scorer and by pair of image and prompt, and how fast they were made."""
+"""Scores on disk, by scorer and by pair of image and prompt, with the scoring speed."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ from t2ifb.data.rankings import Image
 from t2ifb.data.row_store import RowStore
 
 Wanted: TypeAlias = dict[bytes, tuple[Image, list[tuple[bytes, str]]]]
-"""What is to be scored: by image key the image and the pair key and text of each of its prompts."""
+"""Pairs to score: by image key, the image and its prompts as (pair key, text)."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a scorer was when its scores were made: the network with its preprocessing, decoding left out.
+    """Speed of a scorer: network and preprocessing, without decoding.
 
     Attributes:
-        images: How many it scored.
-        seconds: In which time.
-        device: On what.
+        images: Number of scored images.
+        seconds: Scoring time.
+        device: Name of the device.
     """
 
     images: int
@@ -41,34 +41,34 @@ class Speed:
 
 
 class ScoreStore:
-    """The scores of one scorer on disk, and how fast they were made.
+    """Scores of one scorer on disk, with the scoring speed.
 
     Attributes:
-        folder: Where.
-        identity: Of the scorer, as JSON.
+        folder: Folder of the store.
+        identity: Identity of the scorer, as JSON.
     """
 
     def __init__(self, root: Path, identity: str) -> None:
-        """Open what is there; nothing is written."""
+        """Open the store. Nothing is written."""
         self.identity = identity
         self.folder = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.rows = RowStore(self.folder, "scores", "<f4")
 
     def missing(self, wanted: Wanted) -> Wanted:
-        """The pairs that the disk does not hold at this moment."""
+        """The pairs that are not on disk now."""
         self.rows.reload()
         left = {key: (image, [p for p in pairs if p[0] not in self.rows]) for key, (image, pairs) in wanted.items()}
         return {key: (image, pairs) for key, (image, pairs) in left.items() if pairs}
 
     def speed(self) -> Speed | None:
-        """How fast the scores were made; None where that is not known."""
+        """Scoring speed; None if unknown."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((self.folder / "scorer.json").read_text(encoding="utf-8"))
             return Speed(int(record["images"]), float(record["seconds"]), str(record["device"]))
         return None
 
     def add(self, keys: list[bytes], scores: Tensor, seconds: float, device: str) -> None:
-        """Keep scores that were made in some seconds on a device.
+        """Store scores with their computation time and device.
 
         Raises:
             StorageError: The disk is full or the folder is read-only.
@@ -84,25 +84,25 @@ class ScoreStore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N pairs by several scorers, read from disk when asked for.
+    """Scores of N pairs by several scorers, read from disk on access.
 
     Attributes:
-        stores: By scorer.
-        keys: N keys of pairs.
+        stores: Stores by scorer.
+        keys: Keys of the N pairs.
     """
 
     stores: Mapping[str, ScoreStore]
     keys: Sequence[bytes]
 
     def of(self, name: str) -> NDArray[np.float32]:
-        """(N,) scores of one scorer."""
+        """Scores (N,) of one scorer."""
         rows = self.stores[name].rows
         return rows.table()[[rows.row(key) for key in self.keys], 0].astype(np.float32)
 
     def speed(self, name: str) -> Speed | None:
-        """How fast they were made."""
+        """Scoring speed of a scorer."""
         return self.stores[name].speed()
 
     def identity(self, name: str) -> dict[str, Any]:
-        """What made them."""
+        """Identity of a scorer."""
         return dict(json.loads(self.stores[name].identity))

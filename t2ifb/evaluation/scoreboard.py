@@ -1,4 +1,4 @@
-"""From scores to rows: what the table of a reward run and table 1 have in common."""
+"""Accuracy table from scores, shared by reward runs and table 1."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,7 +19,7 @@ class Scoreboard:
     """Several scorers on the rankings of one split.
 
     Attributes:
-        scores: (N,) by scorer; `random` is the first.
+        scores: Scores (N,) by scorer; `random` is the first.
         results: Preference accuracy by scorer.
     """
 
@@ -30,13 +30,13 @@ class Scoreboard:
         published: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
-        """Judge the scores.
+        """Compute the preference accuracies.
 
         Args:
-            index: Of the split.
-            scores: (N,) scores by name, in the order of the rows.
+            index: Comparisons of the split.
+            scores: Scores (N,) by name, in row order.
             published: Published accuracies in per cent, by name.
-            seed: Of the bootstrap and of the random scores.
+            seed: Seed of the bootstrap and the random scores.
 
         Raises:
             ValueError: A score is not finite.
@@ -57,15 +57,15 @@ class Scoreboard:
         return {name: mean_kendall_tau(score, *numbers, self.seed) for name, score in self.scores.items()}
 
     def agreement(self) -> tuple[list[str], NDArray[np.float64]]:
-        """The scorers but for `random`, and the share of comparisons that each two of them order alike."""
+        """Scorers without `random`, and the share of comparisons on which each pair agrees."""
         names = [name for name in self.scores if name != RANDOM]
         return names, agreement([self.scores[name] for name in names], self.index.better, self.index.worse)
 
     def rows(self, with_tau: bool = False, speeds: Mapping[str, float] | None = None) -> list[Row]:
-        """The table: what was measured, then what was only published.
+        """Table rows: measured scorers, then those with only a published accuracy.
 
         Args:
-            with_tau: Give Kendall's tau too.
+            with_tau: Include Kendall's tau.
             speeds: Images per second, by name.
         """
         reference = self.results.get(REFERENCE)
@@ -87,18 +87,18 @@ class Scoreboard:
 
 
 def random_scores(count: int, seed: int) -> NDArray[np.float32]:
-    """Scores that mean nothing: uniform, (count,)."""
+    """Uniform random scores (count,)."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 def display_names(scorers: Mapping[str, Any]) -> dict[str, str]:
-    """What tables call each scorer: its class's own name, or its key where it has none or the name is taken.
+    """Names of scorers in tables: the class's `name`, or the key if it has none or the name is taken.
 
     Args:
-        scorers: Scorers, their classes or whatever else may have a `name`, by key.
+        scorers: Scorers, classes or other objects that may have a `name`, by key.
 
     Returns:
-        Names by key, in the same order, all different and none that of a row that is no scorer's.
+        Names by key, in the same order. They are unique and differ from the reserved row names.
     """
     names: dict[str, str] = {}
     for key, scorer in scorers.items():

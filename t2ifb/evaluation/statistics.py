@@ -1,6 +1,6 @@
 """Bootstrap intervals over prompts.
 
-Prompts, not images or comparisons, are resampled: what is scored for one prompt is not independent.
+Prompts are resampled, not images or comparisons, because scores of one prompt are not independent.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its bootstrap percentile interval; all three are NaN when there was nothing to average."""
+    """A mean with its bootstrap percentile interval. All three are NaN without values."""
 
     mean: float
     low: float
@@ -22,25 +22,25 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside, so that a difference may be called one."""
+        """Whether zero lies outside the interval, which makes a difference significant."""
         return self.low > 0 or self.high < 0
 
     def scaled(self, factor: float) -> "Interval":
-        """The same in another unit, for example per cent."""
+        """The interval in another unit, for example per cent."""
         return Interval(self.mean * factor, self.low * factor, self.high * factor)
 
 
 def bootstrap_interval(values: ArrayLike, seed: int = 0, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
-    """Mean of one value per prompt.
+    """Mean of one value per prompt, with its interval.
 
     Args:
-        values: (P,) one value per prompt.
-        seed: Of the resampling; the same seed draws the same prompts, whatever the values.
-        level: Of the interval, in (0, 1).
-        resamples: How many.
+        values: (P,), one value per prompt.
+        seed: Seed of the resampling. The same seed draws the same prompts for any values.
+        level: Confidence level, in (0, 1).
+        resamples: Number of resamples.
 
     Raises:
-        ValueError: If `values` has not one dimension or `level` is not in (0, 1).
+        ValueError: `values` is not one-dimensional, or `level` is not in (0, 1).
     """
     array = np.asarray(values, np.float64)
     return bootstrap_ratio(array, np.ones_like(array), seed, level, resamples)
@@ -53,17 +53,17 @@ def bootstrap_ratio(
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Ratio of two sums over prompts, such as right comparisons over all comparisons.
+    """Ratio of two sums over prompts, such as correct comparisons over all comparisons.
 
     Args:
-        numerator: (P,) one value per prompt.
-        denominator: (P,) one non-negative value per prompt.
-        seed: Of the resampling; the same seed draws the same prompts.
-        level: Of the interval, in (0, 1).
-        resamples: How many.
+        numerator: (P,), one value per prompt.
+        denominator: (P,), one non-negative value per prompt.
+        seed: Seed of the resampling. The same seed draws the same prompts.
+        level: Confidence level, in (0, 1).
+        resamples: Number of resamples.
 
     Raises:
-        ValueError: If the shapes differ or `level` is not in (0, 1).
+        ValueError: The shapes differ, or `level` is not in (0, 1).
     """
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     if top.ndim != 1 or top.shape != bottom.shape:
@@ -85,14 +85,14 @@ def paired_difference(
     """Mean of a - b over the same prompts, resampled together.
 
     Args:
-        a: (P,) one value per prompt.
-        b: (P,) one value per prompt, in the same order.
-        weights: (P,) how much each prompt counts, such as its number of comparisons; equal without it.
-        seed: Of the resampling.
-        level: Of the interval, in (0, 1).
+        a: (P,), one value per prompt.
+        b: (P,), one value per prompt, in the same order.
+        weights: (P,), weight of each prompt, such as its number of comparisons; equal by default.
+        seed: Seed of the resampling.
+        level: Confidence level, in (0, 1).
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: The shapes differ.
     """
     one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if one.shape != other.shape:
@@ -108,14 +108,14 @@ def bootstrap_function(
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """A function of several means over the same prompts, which are resampled together.
+    """Function of several means over the same prompts, resampled together.
 
     Args:
-        values: (P, K) K values of each prompt; NaN where there is none.
-        function: Takes means (R, K), gives (R,).
-        seed: Of the resampling.
-        level: Of the interval, in (0, 1).
-        resamples: How many.
+        values: (P, K), K values per prompt; NaN if missing.
+        function: Maps means (R, K) to (R,).
+        seed: Seed of the resampling.
+        level: Confidence level, in (0, 1).
+        resamples: Number of resamples.
     """
     array = np.asarray(values, np.float64)
     known = np.isfinite(array)
@@ -130,7 +130,7 @@ def bootstrap_function(
 
 
 def _resampled(count: int, seed: int, resamples: int) -> NDArray[np.float64]:
-    """How often each prompt is drawn in each resample: (resamples, count)."""
+    """Number of draws of each prompt in each resample, (resamples, count)."""
     drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
     drawn += count * np.arange(resamples)[:, None]  # one histogram for all resamples
     return np.bincount(drawn.ravel(), minlength=resamples * count).reshape(resamples, count).astype(np.float64)

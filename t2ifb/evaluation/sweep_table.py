@@ -1,4 +1,4 @@
-"""The end of a sweep: its runs sorted by the rule that chose their checkpoints, and the Pareto front."""
+"""Summary of a sweep: runs sorted by the checkpoint selection score, and the Pareto front."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from t2ifb.evaluation.table_text import markdown, screen, show
 from t2ifb.evaluation.tuning_figures import trade_off
 
 FIGURES = ("judges", "kl", "kl_without_last_two", "reward", "gold", "accuracy", "loss")
-"""Of the kept checkpoint on validation prompts: what is shown of those that a run has."""
+"""Validation metrics of the kept checkpoint that are shown, if a run has them."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        folder: Its run folder.
-        overrides: Its arguments by key.
-        chosen_by: Which validation figure its checkpoint was chosen by, the higher the better.
-        validation: The kept checkpoint's figures; empty for a job that is not finished.
+        folder: Run folder.
+        overrides: Command-line arguments by key.
+        chosen_by: Validation metric that selected the checkpoint; higher is better.
+        validation: Metrics of the kept checkpoint; empty if the job is not finished.
         state: `finished`, `failed: …` or `not finished`.
     """
 
@@ -54,39 +54,39 @@ class Job:
 
     @property
     def is_placed(self) -> bool:
-        """Whether it has both a gain of the judges and a KL divergence."""
+        """Whether the job has both a judges' gain and a KL divergence."""
         return all(math.isfinite(self.validation.get(name, math.nan)) for name in ("judges", "kl"))
 
     @property
     def rank(self) -> float:
-        """What jobs are sorted by; one without a finite figure comes last."""
+        """Sort key. Jobs without a finite value come last."""
         figure = self.validation.get(self.chosen_by, -math.inf)
         return figure if math.isfinite(figure) else -math.inf
 
 
 def pareto_front(gains: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) which points no other is at least as good as in both: a higher gain (N,) and a lower cost (N,)."""
+    """Pareto-optimal points (N,) for high gain (N,) and low cost (N,)."""
     better = (gains[None] >= gains[:, None]) & (costs[None] <= costs[:, None])
     strictly = (gains[None] > gains[:, None]) | (costs[None] < costs[:, None])
     return np.asarray(~(better & strictly).any(1))
 
 
 class SweepTable:
-    """The jobs of a sweep, the best first.
+    """Jobs of a sweep, best first.
 
     Attributes:
-        jobs: Sorted.
-        placed: Those with both a gain of the judges and a KL divergence.
-        on_front: Folders of those on the Pareto front of judges against KL divergence, which the base model is a point
-            of too: a run that is no better than it is not there.
+        jobs: Jobs in sorted order.
+        placed: Jobs with both a judges' gain and a KL divergence.
+        on_front: Folders of the jobs on the Pareto front of judges against KL divergence. The base model is one of the
+            points, so a run that is no better than the base model is not on the front.
     """
 
     def __init__(self, folder: Path, since: float = 0.0) -> None:
         """Read the run folders in a sweep's folder.
 
         Args:
-            folder: The sweep's.
-            since: Jobs that were last begun before this time, in seconds since the epoch, belong to other sweeps.
+            folder: Folder of the sweep.
+            since: Start time of the sweep, in seconds since the epoch. Jobs last started before it are ignored.
         """
         self.folder = folder
         files = [file for file in sorted(folder.glob("*/.hydra/overrides.yaml")) if file.stat().st_mtime >= since - 1]
@@ -103,7 +103,7 @@ class SweepTable:
         return [job for job in self.jobs if job.state != "finished"]
 
     def write(self) -> None:
-        """Show the table, and write it into the sweep's folder as Markdown, CSV and, for fine-tuning, a picture."""
+        """Print the table and write it to the sweep's folder as Markdown, CSV and, for fine-tuning, a figure."""
         if not self.jobs:
             return
         varied = _varied([job.overrides for job in self.jobs])
@@ -142,19 +142,19 @@ class SweepTable:
 
 
 def _varied(overrides: Sequence[dict[str, str]]) -> list[str]:
-    """Keys that the jobs differ in."""
+    """Keys whose values differ between jobs."""
     keys = dict.fromkeys(key for some in overrides for key in some)
     return [key for key in keys if len({some.get(key) for some in overrides}) > 1]
 
 
 def _short(keys: Sequence[str]) -> list[str]:
-    """The last parts of keys, or all of those that would not be told apart."""
+    """Last parts of keys, or whole keys where those are ambiguous."""
     last = [key.rpartition(".")[2] for key in keys]
     return [end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)]
 
 
 def _rounded(value: str) -> str:
-    """A number with four digits; anything else as it is."""
+    """Round a number to four digits; return other values unchanged."""
     try:
         return f"{float(value):.4g}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""Table 1: how often each scorer prefers the image that people preferred (PAPER, table 1)."""
+"""Table 1: preference accuracy of each scorer (PAPER, table 1)."""
 
 import time
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from t2ifb.evaluation.unbuilt import Unbuilt, owner
 
 
 class Table1:
-    """Scores the rankings of a split with every scorer and says how well each agrees with the annotators.
+    """Score the rankings of a split with every scorer and compare each with the annotators.
 
     Attributes:
-        splits: What it needs of the data set.
-        names: What tables call each scorer, by key, in the order of the rows.
+        splits: Needed splits of the data set.
+        names: Names of the scorers in tables, by key, in row order.
     """
 
     def __init__(
@@ -36,25 +36,26 @@ class Table1:
         published: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
-        """Put the parts together; nothing is loaded yet.
+        """Store the settings. Nothing is loaded yet.
 
         Args:
-            dataset: Rankings.
-            scorers: By key, unbuilt: see `t2ifb.evaluation.unbuilt`.
-            cache_folder: Where scores are kept.
-            split: Which rankings.
-            batch_size: Images that a scorer gets at a time.
-            device: What scorers run on; `auto` is the GPU if there is one.
-            ceiling: Key of the scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
-                Nothing when there is no such scorer.
-            published: Published accuracies in per cent, by name; they are on the split `test` and shown with it only.
-            seed: Of the bootstrap.
+            dataset: Source of the rankings.
+            scorers: Unbuilt scorers by key; see `t2ifb.evaluation.unbuilt`.
+            cache_folder: Folder of the score cache.
+            split: Split of the rankings.
+            batch_size: Images per scorer call.
+            device: Device; `auto` is the GPU if one exists.
+            ceiling: Key of the ground-truth scorer (`shapes`), the upper limit of agreement with the annotators; None
+                if there is none.
+            published: Published accuracies in per cent, by name. They refer to the split `test` and are shown only for
+                it.
+            seed: Seed of the bootstrap.
 
         Raises:
-            ValueError: There are no scorers, or an argument is out of range.
+            ValueError: No scorers are given, or an argument is out of range.
         """
         if not scorers:
-            raise ValueError("there are no scorers; add one by +scorer@scorers.<name>=<option>")
+            raise ValueError("no scorers; add one with +scorer@scorers.<name>=<option>")
         self.dataset, self.split, self.splits = dataset, split, (split,)
         self.cache = ScoreCache(cache_folder, device, batch_size)
         self.published, self.seed = dict(published or {}) if split == "test" else {}, seed
@@ -63,19 +64,19 @@ class Table1:
         self.names |= {ceiling: CEILING} if ceiling is not None and ceiling in scorers else {}
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Score what is not scored yet; show the table and write it with its pictures into a folder.
+        """Compute missing scores, print the table and write it with its figures to a folder.
 
         Returns:
-            The figures, to be recorded.
+            The results, for `summary.json`.
 
         Raises:
             ValueError: The split is missing or empty, or a scorer gives NaN or infinity.
-            UnusableScorers: Some scorers cannot be built; all of them are named, and nothing was scored.
+            UnusableScorers: Some scorers cannot be built; all are named, and nothing was scored.
         """
         started = time.monotonic()
         rankings = self.dataset.rankings(self.split)
         if not rankings:
-            raise ValueError(f"the split {self.split!r} has no rankings left")
+            raise ValueError(f"the split {self.split!r} has no usable rankings")
         images = [image for ranking in rankings for image in ranking.images]
         prompts = [ranking.prompt for ranking in rankings for _ in ranking.images]
         scores = self.cache.fill(self.scorers, images, prompts)

@@ -1,4 +1,4 @@
-"""Text tables: on the screen, as Markdown and as LaTeX; whatever is in a name is shown as it is."""
+"""Text tables: on the screen, as Markdown and as LaTeX. Names are escaped."""
 
 import math
 import re
@@ -12,18 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
-"""Of tables on the screen: narrow enough for 80 columns."""
+"""Style of tables on the screen, narrow enough for 80 columns."""
 
 
 NUMBERS: dict[str, Any] = {"justify": "right", "no_wrap": True}
 TEXT: dict[str, Any] = {"overflow": "fold"}
-"""Of a table's columns: numbers stay whole, text is folded."""
+"""Column style: numbers stay on one line, text is wrapped."""
 LEAST_TEXT = 10
-"""Letters of a text that stand in one line at the least."""
+"""Minimum width of a text column, in characters."""
 
 
 def screen(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """A table for the terminal; names are text, never markup."""
+    """Create a table for the terminal. Names are plain text, never markup."""
     table = Table(title=title, **LOOK)
     for number, heading in enumerate(headings):
         table.add_column(heading, **(NUMBERS if number else TEXT))
@@ -33,7 +33,7 @@ def screen(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) 
 
 
 def show(table: Table) -> None:
-    """Print a table; in a terminal that is too narrow for its numbers it is wider than that, and never cut."""
+    """Print a table. In a narrow terminal it is wider than the screen rather than truncated."""
     console = Console()
     for column in table.columns:
         cells = [cell if isinstance(cell, Text) else Text(str(cell)) for cell in (column.header, *column.cells)]
@@ -46,12 +46,12 @@ def show(table: Table) -> None:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table's cell."""
+    """Escape text for Markdown, including table cells."""
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX shows as it is."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
 
 
@@ -71,14 +71,14 @@ def _one_line(text: str) -> str:
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table; the first cell of each line is a name and shown as it is."""
+    """Markdown table. The first cell of each line is a name and is escaped."""
     shown = [headings, *([escape_markdown(name), *figures] for name, *figures in lines)]
     text = ["| " + " | ".join(line) + " |" for line in shown]
     return "\n".join([text[0], "|" + "---|" * len(headings), *text[1:]]) + "\n"
 
 
 def latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A tabular in the form of the package booktabs."""
+    """LaTeX tabular in the style of booktabs."""
     minus = re.compile(r"(?<!\S)-(?=\d)|(?<=\[)-(?=\d)")
     shown = [[name, *(minus.sub("$-$", figure) for figure in figures)] for name, *figures in _escaped(headings, lines)]
     rows = [" & ".join(line) + r" \\" for line in shown]
@@ -95,7 +95,7 @@ def _escaped(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[li
 
 
 def without_nan(value: Any) -> Any:
-    """NaN, of an interval over nothing, is `null` in JSON."""
+    """Replace NaN (an interval without values) by None, `null` in JSON."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

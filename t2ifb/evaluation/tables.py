@@ -1,4 +1,4 @@
-"""The tables that judge scorers, on the screen and as Markdown, CSV, JSON and LaTeX."""
+"""Tables that evaluate scorers, on the screen and as Markdown, CSV, JSON and LaTeX."""
 
 import csv
 import io
@@ -20,18 +20,18 @@ from t2ifb.evaluation.table_text import LOOK, NUMBERS, TEXT, latex, markdown, sc
 
 @dataclass(frozen=True)
 class Row:
-    """One scorer.
+    """Results of one scorer.
 
     Attributes:
-        name: As shown.
-        accuracy: Over comparisons, in [0, 1].
-        by_prompt: Mean over prompts, in [0, 1].
-        ties: Comparisons that the scorer could not decide.
-        comparisons: How many it was asked.
-        against: Paired difference to the scorer that the others are compared with, if there is one.
-        tau: Mean of Kendall's tau-b over prompts, if it was asked for.
-        images_per_second: How fast it scores, if that was measured.
-        published: The published accuracy in per cent, if there is one.
+        name: Displayed name.
+        accuracy: Accuracy over comparisons, in [0, 1].
+        by_prompt: Accuracy averaged over prompts, in [0, 1].
+        ties: Number of comparisons with equal scores.
+        comparisons: Number of comparisons.
+        against: Paired difference to the reference scorer, if any.
+        tau: Mean of Kendall's tau-b over prompts, if requested.
+        images_per_second: Scoring speed, if measured.
+        published: Published accuracy in per cent, if any.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Row:
 
 
 REFERENCE = "CLIP Score"
-"""What the others are compared with."""
+"""Name of the reference scorer."""
 RANDOM, CEILING = "random", "annotator ceiling"
-"""Names of the rows for scores that mean nothing, and for the truth that the annotators follow with noise."""
+"""Names of the rows for random scores, and for the ground truth that annotators follow with noise."""
 HEADINGS = ("scorer", "accuracy %", "by prompt", "difference", "ties", "tau", "images/s", "published %")
 
 
 def cells(row: Row, wide: bool = False) -> list[str]:
-    """The row as text, in the order of `HEADINGS`; intervals in brackets, with `wide` those of all columns."""
+    """The row as text, in the order of `HEADINGS`. With `wide`, all columns have intervals in brackets."""
     by_prompt = row.by_prompt.scaled(100) if row.by_prompt else None
     return [
         row.name,
@@ -81,7 +81,7 @@ def _with_interval(value: Interval | None, sign: str) -> str:
 def _shown(
     rows: Sequence[Row], reference: str, wide: bool = False, only: Sequence[str] = HEADINGS
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells without the columns that are empty everywhere."""
+    """Headings and cells without empty columns."""
     table = [cells(row, wide) for row in rows]
     used = [c for c, heading in enumerate(HEADINGS) if heading in only and any(line[c] for line in table)]
     headings = [f"minus {reference}" if HEADINGS[c] == "difference" else HEADINGS[c] for c in used]
@@ -89,18 +89,18 @@ def _shown(
 
 
 def screen_table(rows: Sequence[Row], title: str, reference: str = REFERENCE) -> Table:
-    """Accuracies for the terminal; names are text, never markup."""
+    """Table of accuracies for the terminal. Names are plain text, never markup."""
     return screen(title, *_shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")]))
 
 
 def order_table(rows: Sequence[Row], title: str) -> Table:
-    """Kendall's tau and speed, for the terminal."""
+    """Table of Kendall's tau and speed for the terminal."""
     measured = [row for row in rows if row.tau is not None]
     return screen(title, *_shown(measured, "", wide=True, only=("scorer", "tau", "images/s")))
 
 
 def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
-    """Accuracy of each scorer against each part of a truth, for the terminal."""
+    """Table of each scorer's accuracy on each component of the ground truth, for the terminal."""
     table = Table(title=title, **LOOK)
     table.add_column("scorer", **TEXT)
     for part in by_part:
@@ -111,10 +111,9 @@ def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Ta
 
 
 def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", reference: str = REFERENCE) -> None:
-    """Write `<stem>.md`, `.csv`, `.json` and `.tex` into a folder, each whole or not at all.
+    """Write `<stem>.md`, `.csv`, `.json` and `.tex` to a folder, each atomically.
 
-    Markdown and LaTeX show names as they are, whatever is in them. CSV and JSON have the numbers unrounded, accuracies
-    in [0, 1].
+    Names are escaped in Markdown and LaTeX. CSV and JSON have unrounded numbers, with accuracies in [0, 1].
     """
     headings, lines = _shown(rows, reference, wide=any(row.tau for row in rows))
     for suffix, text in (
@@ -128,7 +127,7 @@ def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", referenc
 
 
 def write_matrix(names: Sequence[str], matrix: NDArray[np.float64], path: Path) -> None:
-    """Write a square matrix as CSV, each row and column under its name."""
+    """Write a square matrix as CSV with row and column names."""
     lines = [["scorer", *names], *([name, *map(repr, row.tolist())] for name, row in zip(names, matrix, strict=True))]
     with atomic_write(path) as file:
         buffer = io.StringIO()
@@ -137,7 +136,7 @@ def write_matrix(names: Sequence[str], matrix: NDArray[np.float64], path: Path) 
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """One column per number: `accuracy`, `accuracy_low`, `accuracy_high` and so on; those empty everywhere left out."""
+    """CSV with one column per number (`accuracy`, `accuracy_low`, `accuracy_high`, ...), without empty columns."""
     lines = [_flat(row) for row in rows]
     names = ["scorer", *(f.name + end for f in fields(Row) for end in ("", "_low", "_high") if f.name != "name")]
     buffer = io.StringIO()

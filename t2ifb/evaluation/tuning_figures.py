@@ -1,4 +1,4 @@
-"""Pictures of what tuning changed, written as PNG files."""
+"""Figures of fine-tuning results, as PNG files."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ from t2ifb.evaluation.gains import Gain
 
 
 def gain_bars(rows: Mapping[str, Sequence[Gain]], path: Path) -> None:
-    """Mean score of the base model and of each tuned one, a panel a scorer; bars carry the difference's interval.
+    """Mean scores of the base model and tuned ones, one panel per scorer, with the interval of the difference.
 
     Args:
-        rows: By model, the same scorers in the same order.
+        rows: Gains by model, with the same scorers in the same order.
         path: The PNG to write.
     """
     scorers = [row.name for row in next(iter(rows.values()))]
@@ -37,7 +37,7 @@ def gain_bars(rows: Mapping[str, Sequence[Gain]], path: Path) -> None:
         labels = [shortened(model, 26) for model in found] if number % columns == 0 else [""] * len(found)
         axes.set_yticks(range(len(found)), labels, size=7, parse_math=False)
         axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.use_sticky_edges = False  # the base model's line stays inside
+        axes.use_sticky_edges = False  # keep the base model's line inside
         axes.locator_params(axis="x", nbins=4)
         axes.set_title(shortened(name, 30), size=9, parse_math=False)
         finish(axes, legend=False)
@@ -52,13 +52,13 @@ def gain_bars(rows: Mapping[str, Sequence[Gain]], path: Path) -> None:
 
 
 def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: Sequence[bool], path: Path) -> None:
-    """What the judges gained against the KL divergence that it took, a point a run.
+    """Judges' gain against KL divergence, one point per run.
 
     Args:
-        names: N runs.
-        kl: (N,) nats.
-        judges: (N,) the guard's figure, in standard deviations.
-        on_front: N, whether neither another run nor the base model is better in both.
+        names: Names of N runs.
+        kl: (N,), in nats.
+        judges: (N,), selection score of the guard, in standard deviations.
+        on_front: (N,), whether neither another run nor the base model is better in both.
         path: The PNG to write.
     """
     distance, gained = np.sqrt(np.maximum(np.asarray(kl, float), 0)), np.asarray(judges, float)
@@ -74,7 +74,7 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
         at = (distance[number], gained[number])
         side = "right" if distance[number] > np.mean([distance.min(), distance.max()]) else "left"
         axes.annotate(names[number], at, (0, 6), textcoords="offset points", size=7, ha=side, parse_math=False)
-    axes.set(xlabel="√KL to the base model, in root nats", ylabel="judges, in standard deviations")
+    axes.set(xlabel="√KL to the base model, in root nats", ylabel="judges' gain, in standard deviations")
     finish(axes)
     save(figure, path)
 
@@ -82,13 +82,13 @@ def trade_off(names: Sequence[str], kl: ArrayLike, judges: ArrayLike, on_front: 
 def progress_sheet(
     prompts: Sequence[str], columns: Mapping[str, ArrayLike], path: Path, notes: Sequence[str] = ()
 ) -> None:
-    """A line for each prompt with the image of each model from the same noise.
+    """One row per prompt, with the image of each model from the same noise.
 
     Args:
         prompts: P texts.
-        columns: By name (P, 3, H, W) uint8.
+        columns: Images (P, 3, H, W) uint8 by name.
         path: The PNG to write.
-        notes: P texts that stand below the prompts, or none.
+        notes: P texts below the prompts, or none.
     """
     figure = new_figure(2.4 + 1.3 * len(columns), 1.35 * len(prompts) + 0.2)
     grid = figure.subplots(len(prompts), len(columns) + 1, squeeze=False, width_ratios=[1.7, *[1] * len(columns)])
@@ -107,10 +107,10 @@ def progress_sheet(
 
 
 def tuning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Held-out figures over the updates: reward, judges' gain, gold with its parts, KL divergence.
+    """Held-out metrics over the updates: reward, judges' gain, gold with its components, KL divergence.
 
     Args:
-        rows: Of `metrics.csv`.
+        rows: Rows of `metrics.csv`.
         path: The PNG to write.
     """
     table = list(rows)

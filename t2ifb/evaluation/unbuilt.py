@@ -1,8 +1,8 @@
-"""Scorers before they are built: what they are, what tables call them, and how to make them.
+"""Components that are not built yet: identity, name and construction.
 
-A scorer that is not built is a `functools.partial` whose call makes it, such as
-`partial(CLIPScore.from_pretrained, source=CLIPSource("ViT-L-14-quickgelu", "openai"))`; a partial among the arguments
-is a component that is made first.
+An unbuilt component is a `functools.partial` whose call builds it, such as
+`partial(CLIPScore.from_pretrained, source=CLIPSource("ViT-L-14-quickgelu", "openai"))`. Partials among the arguments
+are components that are built first.
 """
 
 import json
@@ -22,10 +22,10 @@ Unbuilt: TypeAlias = partial[Any]
 
 
 class UnusableScorers(ValueError):
-    """Scorers that cannot be built or do not score.
+    """Scorers that cannot be built or fail.
 
     Attributes:
-        faults: What is wrong with each, by name.
+        faults: Error message of each scorer, by name.
     """
 
     def __init__(self, faults: Mapping[str, str]) -> None:
@@ -33,12 +33,12 @@ class UnusableScorers(ValueError):
         super().__init__("\n".join(f"{name}: {fault}" for name, fault in faults.items()))
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, str]]]:
-        """How it comes out of another process."""
+        """Make the exception picklable."""
         return type(self), (self.faults,)
 
 
 def build(part: Any) -> Any:
-    """Make a component and those among its arguments; anything else is given back as it is."""
+    """Build a component and those among its arguments. Other values are returned unchanged."""
     if isinstance(part, partial):
         return part.func(*map(build, part.args), **{name: build(value) for name, value in part.keywords.items()})
     if isinstance(part, dict):
@@ -47,35 +47,34 @@ def build(part: Any) -> Any:
 
 
 def owner(part: Unbuilt) -> Any:
-    """The class that a component will be of, as far as its maker tells: it knows the name that tables call it by."""
+    """The component's class as far as its factory reveals it; the class has the name used in tables."""
     return getattr(part.func, "__self__", part.func)
 
 
 class Identities:
-    """Tells scorers apart without building them.
+    """Identities of scorers without building them.
 
-    A scorer is its class, the code behind it, and its arguments, defaults included. A file or folder counts by its
-    content, wherever it is; an exported reward model by the hash of its weights and by its encoder; whatever has a
-    `fingerprint()`, such as a `CLIPSource`, by that. A hub id or an address counts as it is written.
+    A scorer is identified by its class, its code, and its arguments including defaults. Files and folders count by
+    their content, not their path; an exported reward model by the hash of its weights and by its encoder; objects with
+    a `fingerprint()`, such as a `CLIPSource`, by that. Hub ids and URLs count as written.
     """
 
     def __init__(self, memory: Path) -> None:
-        """Remember hashes of files, by path, time and size, in the file `memory`."""
+        """Store hashes of files, keyed by path, time and size, in the file `memory`."""
         self._hashes = ImageKeys(memory)
 
     def __call__(self, part: Callable[..., Any]) -> str:
-        """The identity as JSON of an unbuilt component, or of a class or function, which is its code.
+        """Identity as JSON of an unbuilt component, or of a class or function (its code).
 
         Raises:
-            ValueError: A component refuses its arguments, or an argument is something that cannot be told apart from
-                others of its kind.
+            ValueError: A component rejects its arguments, or an argument has no identity.
         """
         return json.dumps(self._of(part, "scorer"), sort_keys=True)
 
     def _of(self, part: Any, where: str) -> Any:
         if isinstance(part, partial):
             made_by = part.func
-            if hasattr(made_by, "fingerprint"):  # cheap to make, and it knows best what matters
+            if hasattr(made_by, "fingerprint"):  # cheap to build, and defines its own identity
                 return {"fingerprint": build(part).fingerprint()}
             return {**_code(made_by), "arguments": self._of(_arguments(part), where)}
         if callable(fingerprint := getattr(part, "fingerprint", None)):
@@ -91,20 +90,20 @@ class Identities:
         if isroutine(part) or isinstance(part, type):
             return _code(part)
         raise ValueError(
-            f"{where} is a {type(part).__name__}, which has no fingerprint(); give a plain value, a path, or the "
+            f"{where} is a {type(part).__name__}, which has no fingerprint(); pass a plain value, a path, or the "
             "component unbuilt, as a functools.partial"
         )
 
     def _content(self, value: str | Path) -> Any:
-        """A file's or folder's content; the text itself if there is none of that name."""
+        """Hash of a file or folder; the text itself if no such file exists."""
         try:
             path = Path(value).expanduser()
             kind = "file" if path.is_file() else "folder" if str(value).strip() and path.is_dir() else ""
-        except (OSError, ValueError, RuntimeError):  # too long for a path, a null byte, no home
+        except (OSError, ValueError, RuntimeError):  # path too long, null byte, or no home folder
             kind = ""
         if not kind:
             return str(value)
-        if kind == "file":  # and what is read beside it
+        if kind == "file":  # include the files read beside it
             files = [path, *(other for name in BESIDE if (other := path.with_name(name)).is_file())]
             return {"files": self._hash(files)}
         try:
@@ -120,7 +119,7 @@ class Identities:
 
 
 class _HashedFile:
-    """Lets `ImageKeys` remember the hash of any file, also of one that is larger than the memory."""
+    """Adapter that lets `ImageKeys` store the hash of any file, also one larger than memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -133,18 +132,18 @@ class _HashedFile:
         return sha256_file(self.path).encode()
 
     def open(self) -> Any:
-        raise ValueError(f"{self.path} is a file of weights and no image")
+        raise ValueError(f"{self.path} is a file of weights, not an image")
 
 
 def _arguments(part: Unbuilt) -> dict[str, Any]:
-    """A component's arguments by name, those that it takes by default too.
+    """Arguments of a component by name, including defaults.
 
     Raises:
-        ValueError: It does not take the arguments.
+        ValueError: The component does not accept the arguments.
     """
     try:
         takes = signature(part.func)
-    except ValueError:  # built in C, such as `partial` itself: nothing is known about its arguments
+    except ValueError:  # C functions, such as `partial` itself, have no signature
         return {"": list(part.args), **part.keywords}
     try:
         bound = takes.bind(*part.args, **part.keywords)
@@ -155,7 +154,7 @@ def _arguments(part: Unbuilt) -> dict[str, Any]:
 
 
 def _code(made_by: Callable[..., Any]) -> dict[str, str]:
-    """A class or function by its name and code."""
+    """Identity of a class or function: its name and code hash."""
     module = str(getattr(made_by, "__module__", ""))
     name = getattr(made_by, "__qualname__", type(made_by).__qualname__)
     return {"class": f"{module}.{name}", "code": code_hash(module)}

@@ -1,4 +1,4 @@
-"""Learning: losses, the modules that Lightning trains, and what watches over a run."""
+"""Learning: losses, Lightning modules, algorithms and callbacks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 __all__ = ["ReFLModule", "RewardModule"]
 
 
-def __getattr__(name: str) -> Any:  # importing Lightning takes seconds
+def __getattr__(name: str) -> Any:  # lazy, because importing Lightning takes seconds
     if name == "RewardModule":
         from t2ifb.learning.reward_module import RewardModule
 

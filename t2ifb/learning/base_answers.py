@@ -1,4 +1,4 @@
-"""The base model's answers to an exam, found once for all runs that ask the same: the jobs of a sweep."""
+"""Cache of the base model's evaluation samples, shared by runs with equal settings, such as a sweep."""
 
 import hashlib
 import json
@@ -22,28 +22,28 @@ DEPENDS_ON = (
     "diffusion", "sampling", "reward", "judges", "truth", "diversity",
     "standardise", "validation_prompts", "images_per_prompt", "samples_per_batch",
 )  # fmt: skip
-"""Settings of a run that its base model's answers depend on, besides prompts and seed."""
+"""Settings that the base model's samples depend on, besides prompts and seed."""
 
 
 class BaseAnswers:
-    """Keeps answers in a folder by what they depend on; jobs that need the same wait for the first of them."""
+    """Cache keyed by everything that the samples depend on. Jobs that need the same entry wait for the first."""
 
     def __init__(self, folder: str | Path | None, settings: Mapping[str, Any]) -> None:
-        """Say where.
+        """Store the settings.
 
         Args:
-            folder: Where answers are kept; None keeps none.
-            settings: The run's, as plain containers; without them nothing is kept.
+            folder: Folder of the cache; None disables it.
+            settings: Settings of the run as plain containers; without them the cache is disabled.
         """
         self.folder = None if folder is None or not settings else Path(folder).expanduser()
         self.known = _stamped({name: settings.get(name) for name in DEPENDS_ON})
 
     def of(self, exam: Exam, model: DiffusionModel, samples_per_batch: int) -> Answers:
-        """The base model's answers, drawn now if nobody has before; to be asked by all processes of a run together."""
+        """The base model's samples, computed if not cached. All processes of a run must call this together."""
         if self.folder is None:
             return ask(exam, model, samples_per_batch, "the base model", base=True)
         path = make_folder(self.folder) / f"{self._key(exam, model)}.safetensors"
-        if together():  # all of them draw, so that none may wait for another here
+        if together():  # all processes sample, so none may wait for another here
             known = [path.exists()]
             dist.broadcast_object_list(known)
             if not known[0]:
@@ -79,15 +79,15 @@ class BaseAnswers:
 
 @cache
 def package_hash() -> str:
-    """Of all code of this package: what was drawn or judged by other code is not taken for this one's."""
+    """Hash of all code in this package, so that results of other code are not reused."""
     files = sorted(Path(t2ifb.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _stamped(value: Any) -> Any:
-    """Plain containers, where files and folders that are named also stand with their times and sizes.
+    """Replace named files and folders in plain containers by their paths, times and sizes.
 
-    Of a run's folder only what it exports counts.
+    For a run folder only its export counts.
     """
     if isinstance(value, Mapping):
         return {str(key): _stamped(item) for key, item in value.items()}
@@ -101,5 +101,5 @@ def _stamped(value: Any) -> Any:
         inside = sorted((exported if exported.is_dir() else path).rglob("*")) if value and path.is_dir() else [path]
         files = [(str(file.relative_to(path)), file.stat()) for file in inside if file.is_file()]
         return [value, [(name, status.st_mtime_ns, status.st_size) for name, status in files]]
-    except (OSError, ValueError):  # too long for a path, a null byte
+    except (OSError, ValueError):  # path too long, or a null byte
         return value

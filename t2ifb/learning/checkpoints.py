@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, and that they are whole or absent, whichever file systems the machine has."""
+"""Checkpoints: atomic writes, and selection of the best and the last."""
 
 import io
 from pathlib import Path
@@ -13,29 +13,29 @@ from t2ifb.learning.run_folder import RunFolder
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint and renames.
+    """Atomic checkpoint writer: writes a temporary file in the same folder and renames it.
 
-    Lightning writes into the system's temporary folder and moves the file, which is a copy where that folder is on
-    another file system: a kill in the middle leaves half a checkpoint.
+    Lightning writes to the system's temporary folder and moves the file, which copies it if that folder is on another
+    file system. A kill during the copy leaves a truncated checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write one checkpoint.
 
         Raises:
-            StorageError: The disk is full or the folder cannot be written to.
+            StorageError: The disk is full or the folder is not writable.
         """
-        content = io.BytesIO()  # torch's writer hides what the operating system says of a full disk
+        content = io.BytesIO()  # torch's writer hides the error of a full disk
         torch.save(checkpoint, content)
         with atomic_write(path) as file:
             file.write(content.getbuffer())
 
 
 class _Checkpoint(ModelCheckpoint):
-    """Knows its files again when the run's folder was moved."""
+    """Recognises its files after the run's folder was moved."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score; Lightning forgets it when the folder has another name."""
+        """Restore the best score, which Lightning drops if the folder was renamed."""
         before, now = str(state_dict["dirpath"]), str(self.dirpath)
 
         def moved(value: Any) -> Any:
@@ -47,7 +47,7 @@ class _Checkpoint(ModelCheckpoint):
 
 
 def best_and_last(run: RunFolder, best_by: str) -> list[ModelCheckpoint]:
-    """The state with the highest `best_by` so far, and the last one to go on from; both after each validation."""
+    """Checkpoints after each validation: the best state by `best_by`, and the last one for resuming."""
     options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
     best = _Checkpoint(run.checkpoints, "best", monitor=best_by, mode="max", **options)
     last = _Checkpoint(run.checkpoints, "last", monitor=None, every_n_train_steps=None, **options)

@@ -1,4 +1,4 @@
-"""A fine-tuning run before anything of it is loaded, and what it is found to need."""
+"""Description of a fine-tuning run before loading, and its measured costs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,24 +22,24 @@ UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 @dataclass(frozen=True)
 class Tuning:
-    """A run as `FineTuning` and `FineTuningModule` take it; its scorers are on the `meta` device.
+    """A run with the arguments of `FineTuning` and `FineTuningModule`. Its scorers are on the `meta` device.
 
     Attributes:
-        diffusion: Which model.
-        lora: Which adapters.
-        optimizer: Makes the optimiser; one that runs on `meta` tensors, so not a fused one.
-        reward: What is raised.
-        rollout: How training trajectories are made.
-        sampling: How images are drawn when they are judged.
-        judges: Other scorers, by name; they stay on the device with the reward.
-        encoder: A `CLIPEncoder` that measures diversity, if there is one.
-        batch_size: Prompts an update, of one process.
+        diffusion: Source of the diffusion model.
+        lora: Configuration of the adapters.
+        optimizer: Builds the optimiser. It must run on `meta` tensors, so not a fused one.
+        reward: The reward to maximise.
+        rollout: Sampler of training rollouts.
+        sampling: Sampler of evaluation images.
+        judges: Other scorers by name; they stay on the device with the reward.
+        encoder: A `CLIPEncoder` for the diversity, or None.
+        batch_size: Prompts per update, of one process.
         micro_batch_size: Prompts in memory together.
-        method: At which steps gradients are taken.
-        samples_per_batch: Images that are drawn together.
-        autocast: What mixed precision computes in; None for none.
+        method: The algorithm, which selects the steps with gradients.
+        samples_per_batch: Images per sampling batch.
+        autocast: Compute type of mixed precision; None without it.
         attention: `fused` as on a GPU, `plain` as on a CPU.
-        on_gpu: Whether memory is that of a GPU, whose allocator keeps what is freed.
+        on_gpu: Whether memory is a GPU's, whose allocator caches freed blocks.
     """
 
     diffusion: DiffusionSource
@@ -79,13 +79,13 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Part:
-    """One network, or what is tuned.
+    """Costs of one network, or of the trained weights.
 
     Attributes:
-        parameters: How many.
-        trained: How many of them are tuned.
-        weights: Bytes, buffers included.
-        saved: Bytes that are kept for the backward pass; None where there is none.
+        parameters: Number of parameters.
+        trained: Number of trained parameters.
+        weights: Bytes of the weights, including buffers.
+        saved: Bytes saved for the backward pass; None without one.
         optimiser: Bytes of gradients and of the optimiser's state.
     """
 
@@ -98,17 +98,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """What updates need, or what judging needs.
+    """Costs of updates or of evaluations.
 
     Attributes:
-        peak: Bytes of all living tensors at the worst moment, weights included.
-        at_peak: The same by part, weights left out: what each network had allocated, and `WORK`.
-        denoising: Floating point operations of one denoising step of one sample, guidance included.
-        sample: Those of all that is done once for one sample: an update's gradient at one step with the base model's
-            call; or decoding and judging an image.
-        parts: By name; of updates alone.
-        phases: Allocations and frees by phase: `WEIGHTS`, `OPTIMISER` (its state) and `UPDATE` of updates; `LOOK` and
-            `ROUNDING` of judging. Of two costs of one run, the numbers of the weights are the same.
+        peak: Peak bytes of live tensors, including weights.
+        at_peak: Bytes at the peak by part, without weights: allocations of each network, and `WORK`.
+        denoising: Floating point operations of one denoising step of one sample, including guidance.
+        sample: Operations per sample: in updates, the gradient at one step with the base model's call; in evaluations,
+            decoding and scoring an image.
+        parts: Costs by network; only for updates.
+        phases: Allocations and frees by phase: `WEIGHTS`, `OPTIMISER` (its state) and `UPDATE` for updates; `LOOK` and
+            `ROUNDING` for evaluations. Two costs of one run share the block ids of the weights.
     """
 
     peak: int

@@ -1,4 +1,4 @@
-"""What every run that Lightning drives has in common."""
+"""Construction of the Lightning trainer for all runs."""
 
 import logging
 import warnings
@@ -23,22 +23,22 @@ from t2ifb.learning.signals import StopOnSignal
 MakeTrainer = Callable[..., Trainer]
 MakeLogger = Callable[..., Logger | Literal[False]]
 FIRST_SCALE = 2.0**12
-"""Of the loss in fp16. PyTorch's 2^16 overflows at once with alpha = 100; from 1 to 2^12 the gradients are the same."""
+"""Initial loss scale in fp16. PyTorch's 2^16 overflows at alpha = 100; 1 to 2^12 give the same gradients."""
 SET_BY_THE_RUN = {
     "max_epochs": "give algorithm.epochs",
     "max_steps": "give algorithm.epochs",
-    "val_check_interval": "the algorithm says how often it validates",
-    "logger": "choose one by logger=<option>",
+    "val_check_interval": "the algorithm sets the validation interval",
+    "logger": "choose one with logger=<option>",
 }
-"""Arguments of the trainer that the run has its own words for."""
+"""Trainer arguments that are set by the run's own settings, with the reason."""
 
 
 class ProgressBar(RichProgressBar):
-    """Counts steps of the whole run: the training order is endless, so that Lightning knows no epochs."""
+    """Progress over the steps of the whole run, because the endless training order has no epochs."""
 
     @property
     def total_train_batches(self) -> int:
-        """Updates of the whole run: Lightning would take off those before a resumed run, but count them as done."""
+        """Updates of the whole run. Lightning would subtract those before a resume but count them as done."""
         return self.trainer.max_steps
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -56,20 +56,20 @@ def make_engine(
     guard: FaultGuard,
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """The trainer of a run: its length, its checkpoints after each validation, and who watches over it.
+    """Build the trainer of a run with its length, checkpoints and callbacks.
 
     Args:
-        trainer: Makes the `lightning.Trainer`.
-        run: Where checkpoints go.
-        logger: Besides `metrics.csv`.
+        trainer: Builds the `lightning.Trainer`.
+        run: Run folder, for checkpoints.
+        logger: Logger in addition to `metrics.csv`.
         steps: Updates of the whole run.
         validate_every: Updates between two validations.
-        best_by: The validation figure whose highest value marks the best state.
+        best_by: Validation metric whose maximum selects the best state.
         metrics: Writes `metrics.csv`.
         guard: Skips updates with NaN.
-        callbacks: Of the algorithm.
+        callbacks: Callbacks of the algorithm.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements between progress bars
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips between progress bars
     warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
     made = trainer(
         max_epochs=-1,
@@ -96,17 +96,17 @@ def make_engine(
 
 
 def on_usable_device(trainer: MakeTrainer) -> MakeTrainer:
-    """The same trainer with its accelerator settled, see `accelerator_of`.
+    """The trainer with a resolved accelerator, see `accelerator_of`.
 
     Raises:
-        ValueError: This build of PyTorch cannot use the GPU that is asked for.
+        ValueError: This PyTorch build cannot use the requested GPU.
     """
     wish = trainer.keywords.get("accelerator", "auto") if isinstance(trainer, partial) else None
     return partial(trainer, accelerator=accelerator_of(wish)) if isinstance(wish, str) else trainer
 
 
 def named_gpu(trainer: MakeTrainer) -> str | None:
-    """The GPU of this process if the trainer names its GPUs, as `devices=[1]` does."""
+    """This process's GPU if the trainer lists its GPUs, as in `devices=[1]`."""
     given = getattr(trainer, "keywords", {})
     devices = given.get("devices")
     if given.get("accelerator") not in ("gpu", "cuda") or not isinstance(devices, (list, tuple)):
@@ -115,15 +115,15 @@ def named_gpu(trainer: MakeTrainer) -> str | None:
 
 
 def first_process() -> bool:
-    """Whether this is the process that writes, known before there is a trainer."""
+    """Whether this is the process that writes; works before a trainer exists."""
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:
-    """A value that the run sets itself is not silently ignored.
+    """Raise an error for arguments that the run sets itself.
 
     Raises:
-        ValueError: There is one.
+        ValueError: Such an argument is given.
     """
     given = getattr(part, "keywords", {})
     if faults := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:

@@ -1,4 +1,4 @@
-"""What a validation looks at: fixed held-out prompts and noise, every scorer, the KL divergence, diversity."""
+"""Evaluation of a policy on fixed held-out prompts and noise: scores, KL divergence and diversity."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,30 +26,31 @@ from t2ifb.evaluation.score_sheet import ScoreSheet
 from t2ifb.learning.losses import kl_sums
 
 STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
-"""Keep the noise of each split apart from the other's and from that of training."""
+"""Separate the noise of the splits from each other and from that of training."""
 FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
-"""Figures, and a column of sheets, with a meaning of their own: no judge has such a name."""
+"""Reserved names of metrics and of a sheet's column, not allowed for judges."""
 
 
 TENSORS = ("images", "kl", "kl_without_last_two", "diversity")
-"""Fields of `Answers` that are a tensor each."""
+"""Tensor fields of `Answers`."""
 
 
 def together() -> bool:
-    """Whether this is one of several processes that have found each other."""
+    """Whether this process is part of an initialised process group."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What some model did with the exam's samples, N of them: `images_per_prompt` in a row of each prompt.
+    """Evaluation samples of a model: N samples, `images_per_prompt` consecutive ones per prompt.
 
     Attributes:
         images: (N, 3, H, W) uint8.
         scores: (N,) float32 by scorer.
-        kl: (N,) float32, nats: the sum over all T transitions of the sample's own rollout.
-        kl_without_last_two: (N,) float32, nats: the same without the last two transitions (`kl_sums` says why).
-        diversity: (P,) float32, mean distance (1 - cosine) between the images of each prompt; empty for one image each.
+        kl: (N,) float32, nats: sum over all T transitions of the sample's own rollout.
+        kl_without_last_two: (N,) float32, nats: sum without the last two transitions (see `kl_sums`).
+        diversity: (P,) float32, mean distance (1 - cosine) between the images of each prompt; empty with one image per
+            prompt.
     """
 
     images: Tensor
@@ -59,32 +60,32 @@ class Answers:
     diversity: Tensor
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file atomically."""
         tensors = {name: getattr(self, name) for name in TENSORS}
         order = {"scores": json.dumps(list(self.scores))}
         with atomic_write(path) as file:
             file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}, order))
 
     def sheet(self, prompts: Sequence[str]) -> ScoreSheet:
-        """Each image's scores and KL divergence, in the exam's order."""
+        """Scores and KL divergence of each image, in the exam's order."""
         columns = {**self.scores, "kl": self.kl, "kl_without_last_two": self.kl_without_last_two}
         return ScoreSheet(prompts, {name: column.double().numpy() for name, column in columns.items()})
 
     @classmethod
     def read(cls, path: Path) -> "Answers":
-        """Read what `save` wrote."""
+        """Read a file written by `save`."""
         with safe_open(path, "pt") as file:
             scores = {name: file.get_tensor(f"scores/{name}") for name in json.loads(file.metadata()["scores"])}
             return cls(scores=scores, **{name: file.get_tensor(name) for name in TENSORS})
 
 
 class Exam(nn.Module):
-    """Asks a policy for the same samples every time, on the device that this module is on.
+    """Evaluates a policy on the same samples every time, on this module's device.
 
     Attributes:
-        prompts: N, each as often in a row as it has images.
-        base: The base model's answers, once they are known.
-        last: The latest answers.
+        prompts: N prompts, each repeated consecutively for its images.
+        base: Samples of the base model, once known.
+        last: The latest samples.
     """
 
     def __init__(
@@ -98,17 +99,17 @@ class Exam(nn.Module):
         encoder: Encoder | None = None,
         chosen_by: Mapping[str, float] | None = None,
     ) -> None:
-        """Set the questions.
+        """Store the settings.
 
         Args:
-            prompts: P different ones.
-            sampler: How images are drawn.
-            judges: Who looks at them.
-            images_per_prompt: K.
-            seed: Of the noise.
-            split: `validation` or `test`: which noise.
-            encoder: Embeds images as unit vectors, for the diversity.
-            chosen_by: Weights of the judges that the guard's figure is made of, by name.
+            prompts: P distinct prompts.
+            sampler: Sampler of the images.
+            judges: Scorers of the images.
+            images_per_prompt: Number of images per prompt, K.
+            seed: Seed of the noise.
+            split: `validation` or `test`; selects the noise.
+            encoder: Encoder of images to unit vectors, for the diversity.
+            chosen_by: Weights of the judges in the selection score, by name.
         """
         super().__init__()
         self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
@@ -125,16 +126,16 @@ class Exam(nn.Module):
 
     @torch.no_grad()
     def look(self, model: DiffusionModel, numbers: Sequence[int], with_kl: bool = True) -> None:
-        """Draw the samples of some numbers, and note images and KL divergence.
+        """Sample the images with the given indices and record images and KL divergence.
 
-        Everything is computed outside of autocast: in bf16 the rounding of the two U-Net calls alone may be more nats
-        than the policy has moved. The U-Net computes in the precision of its frozen weights, the rest in fp32; fp32
-        is not rounded to TF32.
+        Everything is computed outside autocast: in bf16 the rounding of the two U-Net calls alone may exceed the
+        policy's KL divergence. The U-Net computes in the precision of its frozen weights, the rest in fp32, which is
+        not rounded to TF32.
 
         Args:
-            model: With the adapters that are on.
-            numbers: Of the samples.
-            with_kl: Ask the base model too at each step; otherwise the KL divergence is noted as 0.
+            model: Model with its adapters enabled.
+            numbers: Indices of the samples.
+            with_kl: Also evaluate the base model at each step; otherwise the KL divergence is recorded as 0.
         """
         schedule = self.sampler.schedule_of(model)
         prompts = [self.prompts[number] for number in numbers]
@@ -157,7 +158,7 @@ class Exam(nn.Module):
         self._found |= {n: (image, sums) for n, image, sums in zip(numbers, images, nats, strict=True)}
 
     def gather(self) -> None:
-        """Share what each process has drawn with all others; nothing to do for one alone."""
+        """Share the samples of all processes. No effect with one process."""
         if not together():
             return
         found: list[Any] = [None] * dist.get_world_size()
@@ -166,13 +167,13 @@ class Exam(nn.Module):
 
     @torch.no_grad()
     def answers(self) -> Answers:
-        """Judge what was drawn since the last time.
+        """Score the samples since the last call.
 
         Raises:
             ValueError: Samples are missing.
         """
         if missing := set(range(len(self))) - self._found.keys():
-            raise ValueError(f"{len(missing)} samples of the exam were not drawn")
+            raise ValueError(f"{len(missing)} samples of the exam are missing")
         found = [self._found[number] for number in range(len(self))]
         self._found = {}
         images = torch.stack([image for image, _ in found])
@@ -182,7 +183,7 @@ class Exam(nn.Module):
         return self.last
 
     def figures(self, answers: Answers) -> dict[str, float]:
-        """Means over the samples: each scorer, both sums of the KL, `diversity`, and the guard's figure, `judges`."""
+        """Means over the samples: each scorer, both KL sums, `diversity`, and the selection score `judges`."""
         figures = {name: float(score.nanmean()) for name, score in answers.scores.items()}
         figures |= self.kl_figures(answers)
         if len(answers.diversity):
@@ -195,11 +196,11 @@ class Exam(nn.Module):
 
     @staticmethod
     def kl_figures(answers: Answers) -> dict[str, float]:
-        """Means over the samples of both sums of the KL divergence, in nats."""
+        """Means over the samples of both KL sums, in nats."""
         return {name: float(getattr(answers, name).mean()) for name in ("kl", "kl_without_last_two")}
 
     def _diversity(self, images: Tensor) -> Tensor:
-        """(P,) mean distance between the images of a prompt."""
+        """Mean distance (P,) between the images of each prompt."""
         k = self.images_per_prompt
         if self.encoder is None or k < 2:
             return torch.zeros(0)

@@ -1,4 +1,4 @@
-"""NaN and infinity: skip the update, count it, and stop a run that cannot be trusted any more."""
+"""Handling of NaN and infinity: skip and count the update, and stop the run after too many."""
 
 from typing import Any
 
@@ -8,23 +8,22 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 MOST_IN_A_ROW = 20
-"""Updates that a GradScaler may drop one after the other."""
+"""Maximum consecutive updates that a GradScaler may drop."""
 SMALLEST_SCALE = 2.0**-8
-"""Below, gradients vanish in fp16: at 2^-8 they are off by 0.8 %, at 2^-16 by two thirds."""
+"""Minimum loss scale. Below it gradients vanish in fp16: error 0.8 % at 2^-8, two thirds at 2^-16."""
 
 
 class FaultGuard(Callback):
     """Skips updates whose loss or gradients are not finite.
 
-    The gradients are dropped, so that the optimiser leaves weights and momenta as they are. Under a GradScaler a
-    gradient that is not finite is an overflow: the scaler drops the update and halves its scale. Those are counted
-    apart, and `train/loss_scale` is logged; a loss that is not finite counts as skipped there too. A module that adds
-    up several backward passes may have `terms`, the parts of its latest loss by name: the first that is not finite is
-    named.
+    The gradients are dropped, so that the optimiser leaves weights and momenta unchanged. Under a GradScaler a
+    non-finite gradient is an overflow: the scaler drops the update and halves its scale. Overflows are counted
+    separately, and `train/loss_scale` is logged; a non-finite loss counts as skipped there too. A module with several
+    backward passes may have `terms`, the components of its latest loss by name; the first non-finite one is named.
 
     Attributes:
-        skipped: Updates with NaN or infinity.
-        overflowed: Updates that a GradScaler dropped for their gradients alone.
+        skipped: Number of skipped updates with NaN or infinity.
+        overflowed: Number of updates that a GradScaler dropped only for their gradients.
     """
 
     def __init__(self, most: int = 10) -> None:
@@ -36,15 +35,15 @@ class FaultGuard(Callback):
         self._is_faulty, self._scale = False, 0.0
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Note the loss scale before the update."""
+        """Record the loss scale before the update."""
         self._is_faulty, scaler = False, _scaler(trainer)
         self._scale = 0.0 if scaler is None else scaler.get_scale()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Count the update if the scaler has dropped it: its scale is then lower.
+        """Count the update if the scaler dropped it, which a lower scale shows.
 
         Raises:
-            ValueError: Too many were dropped in a row, or the scale is too small for gradients to survive.
+            ValueError: Too many consecutive updates were dropped.
         """
         if (scaler := _scaler(trainer)) is None:
             return
@@ -59,32 +58,32 @@ class FaultGuard(Callback):
         if self.overflowed == 1:
             rank_zero_warn(
                 f"update {trainer.global_step} overflowed in fp16 and was dropped; the loss scale falls to {scale:g}. "
-                "Single ones are usual; summary.json counts them as overflowed_updates.",
+                "Single overflows are normal; summary.json counts them as overflowed_updates.",
             )
         if self.in_a_row > MOST_IN_A_ROW or scale < SMALLEST_SCALE:
             smaller = " A smaller algorithm.alpha and algorithm.beta help too." if hasattr(module, "algorithm") else ""
             raise ValueError(
-                f"{self.in_a_row} updates in a row overflowed in fp16 and changed no weight; the loss scale fell to "
-                f"{scale:g}. Give trainer.precision=bf16-mixed or 32-true.{smaller}"
+                f"{self.in_a_row} consecutive updates overflowed in fp16 and were dropped; the loss scale fell to "
+                f"{scale:g}. Use trainer.precision=bf16-mixed or 32-true.{smaller}"
             )
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
-        """Look at the loss."""
+        """Check the loss."""
         if self._faulty_loss is None and not loss.isfinite():
             terms: dict[str, torch.Tensor] = getattr(module, "terms", {})
             self._faulty_loss = next((name for name, term in terms.items() if not term.isfinite().all()), "loss")
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients, once they are summed over all processes.
+        """Check the gradients after they are summed over all processes.
 
         Raises:
-            ValueError: More updates were skipped than allowed.
+            ValueError: Too many updates were skipped.
         """
         scaled = _scaler(trainer) is not None
         faulty, self._faulty_loss = self._faulty_loss, None
         if faulty is None and not scaled:
             faulty = _faulty_gradient(module, optimizer)
-        if trainer.world_size > 1:  # all count alike, so that all stop together
+        if trainer.world_size > 1:  # all processes count alike, so that they stop together
             told = trainer.strategy.reduce_boolean_decision(faulty is not None, all=False)
             faulty = faulty or ("loss of another process" if told else None)
         if faulty is None:
@@ -96,18 +95,18 @@ class FaultGuard(Callback):
                 parameter.grad = None
         if self.skipped > self.most:
             raise ValueError(
-                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. They changed no weight, "
-                "and the last checkpoint from before them, if there was one, is kept. Lower the learning rate, or look "
-                "at the data with `python -m t2ifb.prepare`."
+                f"{self.skipped} updates had a NaN or an infinity; the first was {self.first}. They were skipped, and "
+                "the last good checkpoint is unchanged. Lower the learning rate, or check the data with "
+                "`python -m t2ifb.prepare`."
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
+        """The counters."""
         names = ("skipped", "first", "overflowed", "in_a_row")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counters."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
@@ -117,7 +116,7 @@ def _scaler(trainer: Trainer) -> torch.amp.GradScaler | None:
 
 
 def _faulty_gradient(module: LightningModule, optimizer: Optimizer) -> str | None:
-    """The first gradient with a NaN or an infinity; one sum over all tells cheaply that there is none."""
+    """The first gradient with NaN or infinity. A sum over all gradients is a cheap first check."""
     updated = (parameter for group in optimizer.param_groups for parameter in group["params"])
     sums = [parameter.grad.sum() for parameter in updated if parameter.grad is not None]
     if not sums or torch.stack(sums).sum().isfinite():

@@ -1,4 +1,4 @@
-"""The fine-tuning run: adapters tuned by a reward, judged by others while it goes on and at the end, exported."""
+"""Fine-tuning run: tunes adapters on a reward, evaluates them with held-out scorers, and exports them."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ from t2ifb.scorers.mix import Mix
 
 
 class FineTuning:
-    """Stage 2 of the report: a diffusion model tuned by alpha * reward - beta * KL (see `FineTuningModule`)."""
+    """Stage 2 of the report: fine-tune a diffusion model on alpha * reward - beta * KL (see `FineTuningModule`)."""
 
     def __init__(
         self,
@@ -87,56 +87,56 @@ class FineTuning:
         gradient_norms: bool = False,
         cache_folder: str | Path | None = None,
     ) -> None:
-        """Put the parts together; the diffusion model is not loaded yet.
+        """Store the settings. The diffusion model is not loaded yet.
 
         Args:
-            diffusion: Which model.
-            lora: Which adapters.
-            reward: What is raised: a scorer, differentiable with respect to the images.
-            optimizer: Makes the optimiser.
-            prompts: To tune on, to choose by, to report on.
-            rollout: How training trajectories are made.
-            sampling: How images are drawn when they are judged.
+            diffusion: Source of the diffusion model.
+            lora: Configuration of the adapters.
+            reward: The reward to maximise: a scorer, differentiable with respect to the images.
+            optimizer: Builds the optimiser from parameters.
+            prompts: Prompts for training, validation and test.
+            rollout: Sampler of training rollouts.
+            sampling: Sampler of evaluation images.
             method: The algorithm; `ReFL` as in the report by default.
-            judges: Scorers that the run is not trained on, by name.
-            truth: A scorer that knows how good an image is (`shapes`); only looked at.
-            judge_weights: How much each judge counts in the choice of the checkpoint, by name (`weights_of` in
-                `t2ifb.evaluation.judge_weights` makes them from preference accuracies); equally by default.
-            usual_guidance_scale: The scale that the base model is usually sampled with. Where it is not that of
-                `sampling`, the end of the run also compares the kept adapters with the base model there.
-            usual_guidance_prompts: How many test prompts that comparison takes, one image each.
-            alpha: Takes the place of the algorithm's weight of the reward.
-            beta: Takes the place of its weight of the KL divergence.
-            standardise: Give the reward mean 0 and standard deviation 1 on the base model's images of the validation
-                prompts, a mix scorer by scorer. By default only a mix is.
-            batch_size: Prompts an update, over all processes.
+            judges: Held-out scorers by name.
+            truth: Ground-truth scorer (`shapes`), for monitoring only.
+            judge_weights: Weights of the judges in checkpoint selection, by name (`weights_of` in
+                `t2ifb.evaluation.judge_weights` computes them from preference accuracies); equal by default.
+            usual_guidance_scale: Usual guidance scale of the base model. If it differs from that of `sampling`, the run
+                ends with a comparison of the kept adapters and the base model at this scale.
+            usual_guidance_prompts: Number of test prompts in that comparison, one image each.
+            alpha: Replaces the algorithm's weight of the reward.
+            beta: Replaces the algorithm's weight of the KL divergence.
+            standardise: Standardise the reward (mean 0, standard deviation 1) on the base model's images of the
+                validation prompts; a mix scorer by scorer. By default only a mix is standardised.
+            batch_size: Prompts per update, over all processes.
             micro_batch_size: Rows of an experience in memory together, see `FineTuningModule`.
-            gradient_clip_norm: Largest norm of an update's gradient.
-            epochs: How often every training prompt is seen; may be a part of one.
+            gradient_clip_norm: Maximum norm of an update's gradient.
+            epochs: Number of passes over the training prompts; may be fractional.
             validate_every: Updates between two validations.
-            validation_prompts: How many of the held-out prompts a validation looks at.
-            images_per_prompt: Images of each of them.
-            samples_per_batch: Images that are drawn together.
-            diversity: A `CLIPSource` whose embeddings measure how different the images of a prompt are.
-            patience: Validations without a better one after which the run stops; never by default.
-            most_faults: Updates with NaN or infinity that may be skipped before the run stops.
-            gradient_norms: Log how large the gradients of reward and KL are, see `TermGradients`.
-            cache_folder: Where the base model's answers are kept for other runs that ask the same.
+            validation_prompts: Number of held-out prompts per validation.
+            images_per_prompt: Images per validation prompt.
+            samples_per_batch: Images per sampling batch.
+            diversity: A `CLIPSource` for the diversity of a prompt's images.
+            patience: Stop after this many validations without improvement; never by default.
+            most_faults: Maximum skipped updates with NaN or infinity.
+            gradient_norms: Log the gradient norms of reward and KL, see `TermGradients`.
+            cache_folder: Folder of the cache of base model samples.
 
         Raises:
             ValueError: A number is out of range.
         """
         if taken := sorted({REWARD, *FIGURES} & set(judges or {})):
-            raise ValueError(f"a judge is called {taken[0]!r}, as another figure of a validation is: rename it")
+            raise ValueError(f"the judge name {taken[0]!r} is reserved for another metric; rename the judge")
         members = [*(reward.scorers.values() if isinstance(reward, Mix) else [reward]), *(judges or {}).values()]
         if truth is not None and any(type(member) is type(truth) for member in members):
-            raise ValueError("the truth only looks: it is neither what a run is trained on nor a judge that chooses")
+            raise ValueError("the ground-truth scorer is for monitoring only; remove it from reward and judges")
         weights = dict.fromkeys(judges or {}, 1.0) if judge_weights is None else dict(judge_weights)
         total = sum(weights.values())
         if weights.keys() != set(judges or {}) or min(weights.values(), default=0) < 0 or (judges and not total > 0):
             raise ValueError(
-                f"judge_weights={weights}: give one for each of the judges {', '.join(judges or {}) or '(none)'}, none "
-                "below 0 and at least one above"
+                f"judge_weights={weights}: expected one for each of the judges {', '.join(judges or {}) or '(none)'}, "
+                "none negative and at least one above 0"
             )
         if usual_guidance_prompts < 1:
             raise ValueError(f"usual_guidance_prompts={usual_guidance_prompts} must be at least 1")
@@ -171,7 +171,7 @@ class FineTuning:
 
     @property
     def splits(self) -> list[str]:
-        """Of the preference data set, which splits prompts are taken from."""
+        """Splits of the preference data set that provide prompts."""
         sources = (self.prompts.train, self.prompts.validation, self.prompts.test)
         return [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
 
@@ -184,20 +184,20 @@ class FineTuning:
         resume: Path | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Tune, judge, export, and write everything into the run's folder; arguments as of `RewardTraining.run`.
+        """Tune, evaluate, export, and write all results to the run's folder. Arguments as in `RewardTraining.run`.
 
         Returns:
-            What `summary.json` says.
+            Content of `summary.json`.
 
         Raises:
-            ValueError: The reward has no gradient, the settings do not fit, or the memory is too small.
+            ValueError: The reward has no gradient, the settings are inconsistent, or memory is too small.
         """
         refuse(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
         trainer = on_usable_device(trainer)
         precision = str(getattr(trainer, "keywords", {}).get("precision"))
         if precision in ("16-true", "bf16-true"):
             raise ValueError(
-                f"trainer.precision={precision} would round the adapters' updates away; give "
+                f"trainer.precision={precision} would round the adapters' updates away; use "
                 f"{precision.replace('true', 'mixed')}, and diffusion.precision for the frozen weights"
             )
         with (
@@ -214,7 +214,7 @@ class FineTuning:
         if self.method.needs_gradient:
             check_differentiable(self.reward)
         if resume is None and first_process():
-            (run.path / BASE).unlink(missing_ok=True)  # of an earlier run in this folder
+            (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
         check_known(self.truth, asked, "algorithm.truth=null")
@@ -224,7 +224,7 @@ class FineTuning:
         model = replace(self.diffusion, device="cpu").load()
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
-            print("longer than the text encoder's context and cut: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
+            print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         policy = Policy(model, self.lora, self.reward, self.rollout, seed)
         module = FineTuningModule(policy, self.method, self.optimizer, exam, **self.settings)
@@ -232,17 +232,17 @@ class FineTuning:
         recorder = loggers.start(logger, run, config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
-        steps = -(-steps // every) * every  # so that the last state is looked at, and saved
+        steps = -(-steps // every) * every  # so that the last state is validated and saved
         watchers = [watch, *([TermGradients()] if self.gradient_norms else [])]
         engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
         if min(self.batch_size, len(exam)) < engine.world_size:
             raise ValueError(
-                f"{engine.world_size} processes need at least as many prompts an update and images a validation; "
+                f"{engine.world_size} processes need at least as many prompts per update and images per validation; "
                 f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             _to_bf16(model.denoiser, model.text_encoder)
-        engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does when training begins
+        engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does at the start of training
         module.to(engine.strategy.root_device)
         base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
         unit = self.reward if self.standardise else None
@@ -250,7 +250,7 @@ class FineTuning:
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
-        torch.cuda.empty_cache()  # `gpu_memory.LIFE` has the phases between which the run does so
+        torch.cuda.empty_cache()  # `gpu_memory.LIFE` lists the phases between which this happens
         floors = kl_sums(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
@@ -258,7 +258,7 @@ class FineTuning:
         if recorder and last is None:
             recorder.log_metrics(metrics.start | floor, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)
-        engine.strategy.barrier()  # until the first process has written the checkpoints
+        engine.strategy.barrier()  # wait until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
         test = self.exam("test", seed).to(engine.strategy.root_device)
         of_base = base.of(test, model, self.samples_per_batch)
@@ -294,7 +294,7 @@ class FineTuning:
     def _at_usual_guidance(
         self, model: DiffusionModel, base: BaseAnswers, seed: int, device: torch.device
     ) -> UsualGuidance | None:
-        """Base model against the adapters that are in the model, where the usual guidance scale is another."""
+        """Compare the base model with the loaded adapters at the usual guidance scale, if that differs."""
         if self.usual_sampling == self.sampling:
             return None
         exam = self.exam("test", seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
@@ -305,7 +305,7 @@ class FineTuning:
         return UsualGuidance(exam, answers, (REWARD,), seed)
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
-        """What the run was made with, for the model card."""
+        """Settings of the run, for the model card."""
         members = self.reward.scorers.values() if isinstance(self.reward, Mix) else [self.reward]
         names = [getattr(member, "name", type(member).__name__) for member in members]
         record = run.path / "reward.json"
@@ -330,7 +330,7 @@ class FineTuning:
         }
 
     def _savings(self) -> list[str]:
-        """Settings that would need less memory than these, what usually saves most first."""
+        """Settings that need less memory, largest usual savings first."""
         least = {
             "diffusion.gradient_checkpointing=true": self.diffusion.gradient_checkpointing,
             "algorithm.micro_batch_size=1": 1 in (self.settings["micro_batch_size"], self.batch_size),
@@ -343,15 +343,15 @@ class FineTuning:
         return [setting for setting, is_so in least.items() if not is_so]
 
     def exam(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Exam:
-        """What a run is asked on the prompts of `validation` or `test`, the same for every run with these parts.
+        """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
 
-        Every scorer looks; the reward is among them but does not choose.
+        All scorers are applied. The reward is one of them but has no weight in the selection.
 
         Args:
             split: `validation` or `test`.
-            seed: Of the noise.
-            sampling: How images are drawn; the run's own `sampling` by default.
-            most: How many prompts at the most, the first ones; all by default.
+            seed: Seed of the noise.
+            sampling: Sampler of the images; the run's `sampling` by default.
+            most: Maximum number of prompts, counted from the first; all by default.
         """
         prompts, images_per_prompt = self.prompts.of(split)[:most], 1
         if split == "validation":
@@ -364,7 +364,7 @@ class FineTuning:
 
 
 def _to_bf16(*networks: nn.Module) -> None:
-    """Round weights from fp16 to bf16: on a CPU Lightning's mixed precision is bf16, and the two do not mix."""
+    """Round weights from fp16 to bf16, because Lightning's mixed precision on a CPU is bf16."""
     rounded = [weight for network in networks for weight in network.parameters() if weight.dtype == torch.float16]
     for weight in rounded:
         weight.data = weight.data.bfloat16()
@@ -374,6 +374,6 @@ def _to_bf16(*networks: nn.Module) -> None:
 
 SET_BY_TUNING = {
     "gradient_clip_val": "give algorithm.gradient_clip_norm",
-    "accumulate_grad_batches": "give algorithm.batch_size, and algorithm.micro_batch_size for less memory",
+    "accumulate_grad_batches": "use algorithm.batch_size, and algorithm.micro_batch_size for less memory",
 }
-"""Arguments of the trainer that a fine-tuning run has its own words for."""
+"""Trainer arguments that are set by a fine-tuning run's own settings, with the reason."""

@@ -1,4 +1,4 @@
-"""What a fine-tuning run needs of a GPU's memory: living tensors, what the allocator holds beyond them, libraries."""
+"""GPU memory of a fine-tuning run: live tensors, allocator overhead, libraries."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,38 +7,38 @@ from t2ifb.learning.cost import LOOK, OPTIMISER, ROUNDING, UPDATE, WEIGHTS, Cost
 
 GB = 1e9
 CONTEXT = 0.5 * GB
-"""Bytes of a CUDA context with the kernels of PyTorch, cuBLAS and cuDNN that a run loads.
+"""Bytes of a CUDA context with the loaded kernels of PyTorch, cuBLAS and cuDNN.
 
-An estimate: 0.3 to 0.6 GB are usual. `python -m tests.gpu_check` measures it.
+An estimate: 0.3 to 0.6 GB are typical. `python -m tests.gpu_check` measures it.
 """
 WORKSPACE = 0.5 * GB
-"""Bytes of the workspaces of cuDNN and cuBLAS, which come out of the allocator's pool.
+"""Bytes of the workspaces of cuDNN and cuBLAS, which are taken from the allocator's pool.
 
-An estimate: an algorithm that needs its tensors in another layout copies them, and input and output of the largest
-convolution in Stable Diffusion's decoder, 256 and 128 channels at 512 x 512 in float32, are 0.4 GB. Where memory is
-short, PyTorch takes an algorithm that needs less. cuBLAS takes 8 to 32 MB.
+An estimate: an algorithm with another tensor layout copies its tensors, and input and output of the largest
+convolution in Stable Diffusion's decoder, 256 and 128 channels at 512 x 512 in float32, are 0.4 GB. If memory is
+short, PyTorch uses an algorithm that needs less. cuBLAS takes 8 to 32 MB.
 """
 LIBRARIES = CONTEXT + WORKSPACE
 SPARE = 0.05
-"""Share of the memory that has to be left for a run to fit. With less it is tight.
+"""Share of memory that must remain free for a run to fit. With less, the run is tight.
 
 Kernels' temporary memory is not counted: on a CPU the peak was 1 to 2 % too low (`tests/learning/test_refl_cost.py`).
-A GPU sold as 16 GB has about 15.8 GB for programs, and a display takes some.
+A GPU sold as 16 GB offers about 15.8 GB to programs, and a display uses some.
 """
 LIFE: Sequence[str] = (LOOK, "", ROUNDING, "", OPTIMISER, UPDATE, UPDATE, "", LOOK, "", UPDATE, "", LOOK, "", UPDATE)
-"""The phases of a run; at an empty name the allocator's cache is emptied.
+"""Phases of a run. At an empty name the allocator's cache is emptied.
 
-The base model's images and the rounding come first, then updates with validations between them. Allocations repeat from
-there on.
+The base model's images and the rounding measurement come first, then updates with validations between them. After that
+the allocations repeat.
 """
 
 
 def pool_size(update: Cost, judging: Cost) -> int:
-    """Bytes of the smallest allocator's pool in which all phases of a run find their memory.
+    """Bytes of the smallest allocator pool in which all phases of a run fit.
 
     Args:
-        update: What updates need.
-        judging: What validations of the same run need.
+        update: Costs of updates.
+        judging: Costs of validations of the same run.
     """
     phases = update.phases | judging.phases
     weights = {number for number, _ in phases[WEIGHTS]}
@@ -54,7 +54,7 @@ def pool_size(update: Cost, judging: Cost) -> int:
             if not name:
                 allocator.empty_cache()
                 continue
-            for key in left[name]:  # by the same phase before: gradients live until the next update begins
+            for key in left[name]:  # from the previous run of this phase: gradients live until the next update
                 allocator.free(key)
             for key, size in events[name]:
                 if size > 0:
@@ -66,5 +66,5 @@ def pool_size(update: Cost, judging: Cost) -> int:
 
 
 def _left(events: Sequence[tuple[Hashable, int]]) -> set[Hashable]:
-    """What is allocated and not freed."""
+    """Keys of allocations that are not freed."""
     return {key for key, size in events if size > 0} - {key for key, size in events if size < 0}

@@ -1,4 +1,4 @@
-"""How fast GPUs compute: seconds of a number of operations by precision."""
+"""Compute rates of GPUs: seconds for a number of operations by precision."""
 
 import re
 from dataclasses import dataclass
@@ -7,27 +7,27 @@ from t2ifb.diffusion.ledger import Operations
 
 TERA = 1e12
 ACHIEVED_HALF, ACHIEVED_SINGLE = 0.4, 0.7
-"""Shares of the published rates that convolutions and matrix products of this size are taken to achieve.
+"""Assumed shares of the published rates for convolutions and matrix products of this size.
 
-Estimates: nothing was measured on a GPU. Tensor cores wait for memory and for the launch of small kernels more often
-than the slower float32 units do.
+Estimates: nothing was measured on a GPU. Tensor cores wait for memory and kernel launches more often than the slower
+float32 units.
 """
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Published peak rates of a GPU, in operations a second.
+    """Published peak rates of a GPU, in operations per second.
 
     Attributes:
-        half: Of dense products in float16, summed up in float32, by its tensor cores.
-        single: In float32 proper: not in TF32.
+        half: Rate of dense float16 products with float32 accumulation on tensor cores.
+        single: Rate in true float32, not TF32.
     """
 
     half: float
     single: float
 
     def seconds(self, operations: Operations) -> tuple[float, float]:
-        """Seconds of the operations in half precision, and of those in float32."""
+        """Seconds for the operations in half precision, and for those in float32."""
         return (
             operations.half / (ACHIEVED_HALF * self.half),
             operations.single / (ACHIEVED_SINGLE * self.single),
@@ -46,10 +46,10 @@ GPUS = {
     "H100": Rates(989 * TERA, 66.9 * TERA),
     "H200": Rates(989 * TERA, 66.9 * TERA),
 }
-"""By a part of the name that the driver gives; from the makers' data sheets, of an H100 in its SXM form."""
+"""Rates by a part of the driver's device name, from the vendors' data sheets (H100: SXM)."""
 EXAMPLES = ("T4", "A100", "H100")
 
 
 def known(name: str) -> str | None:
-    """The key of `GPUS` that a GPU's name holds as a word, such as T4 in `Tesla T4`."""
+    """The key of `GPUS` that is a word of a GPU's name, such as T4 in `Tesla T4`."""
     return next((key for key in GPUS if re.search(rf"\b{key}\b", name)), None)

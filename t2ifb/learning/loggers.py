@@ -1,4 +1,4 @@
-"""Where figures go besides `metrics.csv`: Weights & Biases, or nowhere. A logger that fails does not stop a run."""
+"""Loggers in addition to `metrics.csv`: Weights & Biases, CSV or none. A failing logger does not stop a run."""
 
 import logging
 import netrc
@@ -19,16 +19,16 @@ from t2ifb.learning.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
-"""What Lightning calls the step in Weights & Biases; every figure is plotted against it."""
+"""Lightning's name of the step in Weights & Biases, the x axis of all metrics."""
 BEST = {"val/accuracy": "max", "val/judges": "max", "val/loss": "min"}
-"""Of which figures the run's summary keeps the best value instead of the last."""
+"""Metrics for which the run's summary keeps the best value instead of the last."""
 
 
 class SafeLogger(Logger):
-    """Passes everything on to another logger until that one fails; the first failure is one warning.
+    """Forwards calls to another logger until it fails. The first failure gives one warning.
 
     Attributes:
-        inner: The other logger; None once it has failed.
+        inner: The other logger; None after it failed.
     """
 
     def __init__(self, inner: Logger) -> None:
@@ -36,12 +36,12 @@ class SafeLogger(Logger):
         self.inner: Logger | None = inner
 
     def attempt(self, action: Callable[[Any], Any]) -> Any:
-        """Call `action` on the inner logger; None when it fails or has failed before."""
+        """Call `action` on the inner logger. Returns None if it fails or has failed before."""
         if self.inner is None:
             return None
         try:
             return action(self.inner)
-        except Exception as error:  # disk, network, a service that was killed, a fault of a user's own logger
+        except Exception as error:  # disk, network, a killed service, or an error in a user's logger
             failed, self.inner = self.inner, None
             _warn(error)
             if isinstance(failed, WandbLogger):
@@ -50,49 +50,49 @@ class SafeLogger(Logger):
 
     @property
     def name(self) -> str | None:
-        """Of the inner logger."""
+        """Name of the inner logger."""
         name: str | None = self.attempt(lambda logger: logger.name)
         return name
 
     @property
     def version(self) -> int | str | None:
-        """Of the inner logger."""
+        """Version of the inner logger."""
         version: int | str | None = self.attempt(lambda logger: logger.version)
         return version
 
     @property
     def save_dir(self) -> str | None:
-        """Of the inner logger."""
+        """Folder of the inner logger."""
         folder: str | None = self.attempt(lambda logger: logger.save_dir)
         return folder
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Pass figures on."""
+        """Forward metrics."""
         self.attempt(lambda logger: logger.log_metrics(metrics, step))
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Pass settings on."""
+        """Forward settings."""
         self.attempt(lambda logger: logger.log_hyperparams(params, *args, **kwargs))
 
     def log_graph(self, *args: Any, **kwargs: Any) -> None:
-        """Pass the module's graph on."""
+        """Forward the module's graph."""
         self.attempt(lambda logger: logger.log_graph(*args, **kwargs))
 
     def save(self) -> None:
-        """Write what is waiting."""
+        """Write pending data."""
         self.attempt(lambda logger: logger.save())
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Tell that there is a new checkpoint."""
+        """Report a new checkpoint."""
         self.attempt(lambda logger: logger.after_save_checkpoint(checkpoint_callback))
 
     def finalize(self, status: str) -> None:
-        """Tell how training ended."""
+        """Report the status at the end of training."""
         self.attempt(lambda logger: logger.finalize(status))
 
 
 def start(make: Callable[..., Logger | Literal[False]], run: RunFolder, config: Any) -> Logger | Literal[False]:
-    """Make a run's logger; one that cannot be made is a warning, and the run goes on without it."""
+    """Build a run's logger. On failure, log a warning and continue without it."""
     try:
         logger = make(run=run, config=config)
     except Exception as error:
@@ -113,21 +113,21 @@ def wandb_logger(
     """A Weights & Biases run, named and grouped after the run folder.
 
     Args:
-        run: Its files, staged and cached ones too, go to `wandb/` in this folder; a resumed run keeps its id.
+        run: Run folder. All files, including staged and cached ones, go to `wandb/` in it; a resumed run keeps its id.
         config: The resolved configuration.
-        project: Of Weights & Biases.
-        mode: `auto` is what `WANDB_MODE` says, otherwise online where the user is logged in, otherwise offline.
+        project: Project in Weights & Biases.
+        mode: `auto` uses `WANDB_MODE` if set, else online if the user is logged in, else offline.
         entity: User or team.
-        tags: Besides the domain and the experiment.
+        tags: Tags in addition to domain and experiment.
 
     Returns:
-        False where `WANDB_MODE` is `disabled` and decides: nothing is written then.
+        False if `WANDB_MODE=disabled` applies. Nothing is written then.
     """
     if mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
         return False
     import wandb
 
-    wandb.finish()  # a run of an earlier job of this process must not be written on
+    wandb.finish()  # do not continue a run of an earlier job in this process
     online = mode == "online" or (mode == "auto" and logged_in())
     id_file = run.path / "wandb_id.txt"
     if not id_file.exists():
@@ -135,7 +135,7 @@ def wandb_logger(
             file.write(uuid.uuid4().hex[:8].encode())
     run_id = id_file.read_text(encoding="utf-8").strip()
     domain = str(config.get("domain", ""))
-    parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, and in a sweep its name
+    parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, plus the sweep's name in a sweep
     below = parts[len(parts) - parts[::-1].index("outputs") + 1 :] if "outputs" in parts else parts[-1:]
     experiment = "/".join(below)
     with _unchanged("WANDB_MODE"), _staged_in(run.path):
@@ -152,7 +152,7 @@ def wandb_logger(
             mode="online" if online else "offline",
             settings=wandb.Settings(silent=True),
         )
-    started.define_metric(STEP)  # Lightning does this and the next only where it starts the run itself
+    started.define_metric(STEP)  # Lightning does this and the next only if it starts the run itself
     started.define_metric("*", step_metric=STEP, step_sync=True)
     for name, best in BEST.items():
         started.define_metric(name, step_metric=STEP, step_sync=True, summary=best)
@@ -160,17 +160,17 @@ def wandb_logger(
 
 
 def csv_logger(run: RunFolder, config: dict[str, Any]) -> Logger:
-    """Lightning's own CSV files in `csv/`, for tools that read them; `metrics.csv` is written besides."""
+    """Lightning's CSV files in `csv/`, for tools that read them, in addition to `metrics.csv`."""
     return CSVLogger(run.path, name="csv", version="")
 
 
 def no_logger(run: RunFolder, config: dict[str, Any]) -> Literal[False]:
-    """Nothing but `metrics.csv` and `summary.json`."""
+    """No logger: only `metrics.csv` and `summary.json` are written."""
     return False
 
 
 def logged_in() -> bool:
-    """Whether this machine knows a key for Weights & Biases and its environment does not say offline."""
+    """Whether this machine has a key for Weights & Biases and the environment does not set offline mode."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return False
     if os.environ.get("WANDB_API_KEY"):
@@ -182,7 +182,7 @@ def logged_in() -> bool:
 
 
 def show(recorders: Iterable[Logger], name: str, picture: Path, step: int) -> None:
-    """Put a picture into a Weights & Biases run."""
+    """Log a picture to a Weights & Biases run."""
 
     def log_image(logger: Logger) -> None:
         if isinstance(logger, WandbLogger):
@@ -196,13 +196,13 @@ def show(recorders: Iterable[Logger], name: str, picture: Path, step: int) -> No
 def finish(
     recorder: Logger | Literal[False], examples: list[dict[str, Any]], run: RunFolder, kept: Mapping[str, float]
 ) -> None:
-    """Add what runs are compared by, and end the run, so that the next begins afresh.
+    """Add the data for comparisons and end the run, so that the next one starts separately.
 
     Args:
-        recorder: Nothing happens unless it is that of Weights & Biases.
+        recorder: The logger. No effect unless it is Weights & Biases.
         examples: Rows of a table.
-        run: Its export is sent where there is a connection.
-        kept: Validation figures of the kept checkpoint, for the run's summary: all of one step.
+        run: Run folder. Its export is uploaded in online mode.
+        kept: Validation metrics of the kept checkpoint, for the run's summary.
     """
 
     def finish_wandb(logger: Logger) -> None:
@@ -231,11 +231,11 @@ def _finish_wandb(logger: WandbLogger, examples: list[dict[str, Any]], export: P
 
 def _warn(error: Exception) -> None:
     text = " ".join(str(error).split()) or type(error).__name__
-    log.warning("The logger failed, and the run goes on without it; metrics.csv has every figure: %s", text)
+    log.warning("The logger failed; the run continues without it, and metrics.csv has all metrics: %s", text)
 
 
 def _end_wandb() -> None:
-    """End an open run, which must not receive the next run's figures, and a service that may be broken."""
+    """End an open run, so that it does not receive the next run's metrics, and stop a possibly broken service."""
     if wandb := sys.modules.get("wandb"):
         for end in (wandb.finish, wandb.teardown):
             with suppress(Exception):
@@ -244,7 +244,7 @@ def _end_wandb() -> None:
 
 @contextmanager
 def _staged_in(folder: Path) -> Iterator[None]:
-    """Keep the files of Weights & Biases out of the home folder, which may be full or read-only."""
+    """Keep files of Weights & Biases out of the home folder, which may be full or read-only."""
     places = {"WANDB_CACHE_DIR": folder / "wandb" / "cache", "WANDB_DATA_DIR": folder / "wandb" / "data"}
     new = {name: str(place.absolute()) for name, place in places.items() if name not in os.environ}
     os.environ.update(new)

@@ -1,4 +1,4 @@
-"""`metrics.csv`: every figure of a run over its steps, for people and for the report."""
+"""`metrics.csv`: all metrics of a run over its steps."""
 
 import csv
 import io
@@ -16,20 +16,20 @@ from t2ifb.learning.run_folder import RunFolder
 class MetricsCSV(Callback):
     """Writes one wide table: `step, wall_seconds, train/<name>, val/<name>`.
 
-    The file is rewritten whole with every checkpoint and at the end. A resumed run drops the rows beyond its
-    checkpoint, and its clock goes on from there.
+    The whole file is rewritten with every checkpoint and at the end. A resumed run drops the rows after its checkpoint
+    and continues its clock.
 
     Attributes:
-        start: Figures of step 0, known before training begins.
+        start: Metrics of step 0, known before training.
         rows: The table so far.
     """
 
     def __init__(self, run: RunFolder, every: int = 10) -> None:
-        """Write into a run's folder.
+        """Write to a run's folder.
 
         Args:
             run: The run.
-            every: Steps between two rows of training figures.
+            every: Steps between two rows of training metrics.
         """
         self.run, self.every = run, every
         self.start: dict[str, float] = {}
@@ -45,17 +45,17 @@ class MetricsCSV(Callback):
             self.rows = [row for row in read_metrics(self.run.metrics) if int(row["step"]) <= trainer.global_step]
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Note the training figures now and then."""
+        """Record the training metrics every few steps."""
         if trainer.global_step % self.every == 0:
             self._note(trainer, "train/")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note the validation figures."""
+        """Record the validation metrics."""
         if not trainer.sanity_checking:
             self._note(trainer, "val/")
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write the file: a checkpoint and the rows before it belong together."""
+        """Write the file together with the checkpoint."""
         self.write(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -71,7 +71,7 @@ class MetricsCSV(Callback):
         self.seconds = state_dict["seconds"]
 
     def write(self, trainer: Trainer) -> None:
-        """Write the table, whole or not at all."""
+        """Write the table atomically."""
         if not trainer.is_global_zero:
             return
         columns = list(dict.fromkeys(["step", "wall_seconds", *sorted({key for row in self.rows for key in row})]))
@@ -92,16 +92,16 @@ class MetricsCSV(Callback):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.csv`, figures as text."""
+    """Rows of a `metrics.csv`, values as text."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def validation_figures(rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
-    """What the validation at a step found, by name; nothing if there was none.
+    """Validation metrics of a step by name; empty without a validation.
 
     Args:
-        rows: Of a `metrics.csv`.
+        rows: Rows of a `metrics.csv`.
         step: The step.
     """
     at = next((row for row in rows if int(row["step"]) == step), {})

@@ -1,4 +1,4 @@
-"""Out of memory: which settings would help, and where to read what each part needs."""
+"""Out-of-memory errors: name settings that save memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -6,25 +6,25 @@ from contextlib import contextmanager
 import torch
 
 SIGNS = ("can't allocate memory", "ALLOC_FAILED")
-"""In messages of the CPU's allocator, and of cuBLAS and cuDNN, which have no error of their own for it."""
+"""Signs in messages of the CPU's allocator, cuBLAS and cuDNN, which have no separate error type."""
 
 
 @contextmanager
 def explained_memory(savings: Callable[[], Sequence[str]], planned: bool = True) -> Iterator[None]:
-    """Say what to do when the memory is too small, on a GPU or a CPU.
+    """Turn out-of-memory errors of GPU or CPU into a message with remedies.
 
     Args:
-        savings: Gives the settings that would help.
-        planned: Whether `t2ifb.plan` knows what the run needs.
+        savings: Returns the settings that save memory.
+        planned: Whether `t2ifb.plan` supports the run.
 
     Raises:
-        ValueError: It is.
+        ValueError: Memory ran out.
     """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in SIGNS):
             raise
-        helps = f" What saves most: {', '.join(savings())}." if savings() else ""
-        plan = " `python -m t2ifb.plan` with the same arguments says what each part needs." if planned else ""
+        helps = f" Largest savings: {', '.join(savings())}." if savings() else ""
+        plan = " `python -m t2ifb.plan` with the same arguments shows the memory of each part." if planned else ""
         raise ValueError(f"out of memory: {str(error).splitlines()[0][:200]}{helps}{plan}") from error

@@ -1,4 +1,4 @@
-"""What a planned run needs, on the screen."""
+"""Report of a planned run's costs, on the screen."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from t2ifb.learning.gpu_rates import ACHIEVED_HALF, ACHIEVED_SINGLE, EXAMPLES, G
 from t2ifb.learning.refl_arithmetic import Arithmetic
 from t2ifb.learning.refl_savings import Measured, Saving
 
-ERROR = "living tensors are counted; on a CPU, what the system had given out was 1 to 2 % more"
+ERROR = "only live tensors are counted; on a CPU the measured peak was 1 to 2 % higher"
 """As measured in `tests/learning/test_refl_cost.py`."""
-ESTIMATED = "context, workspaces and rates are estimates: nothing was measured on a GPU yet"
+ESTIMATED = "context, workspaces and rates are estimates, not yet measured on a GPU"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a run has to fit into.
+    """Memory available to a run.
 
     Attributes:
-        total: Bytes.
-        whose: How a sentence calls it.
-        on_gpu: Whether it is a GPU's.
+        total: Total bytes.
+        whose: Name of the memory in sentences.
+        on_gpu: Whether it is GPU memory.
     """
 
     total: float
@@ -37,7 +37,7 @@ class Memory:
 
     @property
     def limit(self) -> float:
-        """Bytes that the pool may have if `SPARE` is to be left."""
+        """Maximum bytes of the pool that leave `SPARE` free."""
         return (1 - SPARE) * self.total - (LIBRARIES if self.on_gpu else 0)
 
 
@@ -52,12 +52,12 @@ def show(
     """Print tables and verdict.
 
     Args:
-        run: As it is configured.
+        run: The run as configured.
         counted: Its arithmetic.
-        kept: What the U-Net keeps for the backward pass, by setting.
-        memory: What it has to fit into, if that is known.
+        kept: Bytes saved by the U-Net for the backward pass, by setting.
+        memory: Available memory, if known.
         found: Settings that save memory.
-        notes: What was assumed.
+        notes: Assumptions.
     """
     console = Console()
     console.print(Text(_heading(run)))
@@ -98,30 +98,30 @@ def verdict(run: Measured, memory: Memory | None) -> str:
     if memory is None:
         least = size_text(run.needed / (1 - SPARE))
         return (
-            f"{needs}. A GPU of at least {least} has {SPARE:.0%} to spare. None is found here to compare with; "
-            "memory_gb=<number> says how large it is."
+            f"{needs}. A GPU of at least {least} leaves {SPARE:.0%} free. No GPU was found for comparison; "
+            "set its size with memory_gb=<number>."
         )
     left, whole = memory.total - run.needed, f"{size_text(memory.total)} ({memory.whose})"
     if fits(run, memory):
-        return f"{needs}. It fits into {whole}, with {size_text(left)} to spare."
+        return f"{needs}. It fits into {whole}, with {size_text(left)} free."
     if left >= 0:
         spare = size_text(SPARE * memory.total)
-        return f"{needs}. It is tight in {whole}: {size_text(left)} are left, and {SPARE:.0%}, {spare}, should be."
+        return f"{needs}. It is tight in {whole}: {size_text(left)} are free, but {SPARE:.0%}, {spare}, should be."
     return f"{needs}. It does not fit into {whole}: {size_text(-left)} are missing."
 
 
 def fits(run: Measured, memory: Memory) -> bool:
-    """Whether a run fits with something to spare."""
+    """Whether a run fits and leaves `SPARE` free."""
     return run.pool <= memory.limit
 
 
 def _outcome(run: Measured, memory: Memory) -> str:
     if fits(run, memory):
-        return "With these it fits. Each is on top of those above it, and was found by measuring the run with it."
+        return "With these settings the run fits. Each includes those above it and was measured."
     judges = run.update.parts.get(JUDGES)
-    more = f" The judges' weights are {size_text(judges.weights)}: '~judges.<name>' leaves one out." if judges else ""
+    more = f" The judges' weights are {size_text(judges.weights)}: '~judges.<name>' removes one." if judges else ""
     answer = "is tight" if run.needed <= memory.total else "does not fit"
-    return f"Even with all of these it {answer}: {size_text(run.needed)} are needed at the least.{more}"
+    return f"Even with all of these the run {answer}: it needs at least {size_text(run.needed)}.{more}"
 
 
 def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
@@ -134,7 +134,7 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def _parts(run: Measured) -> Table:
-    """Parameters and bytes by part, and what is alive at the two peaks."""
+    """Parameters and bytes by part, and live bytes at the two peaks."""
     peaks = ("update\npeak", "valida-\ntion\npeak")
     sizes = ("param-\neters", "trained", "weights", "saved\nactiva-\ntions", "opti-\nmiser", *peaks)  # for 80 columns
     table = _table("Memory by part", "part", right=sizes)
@@ -151,7 +151,7 @@ def _parts(run: Measured) -> Table:
 
 
 def _counts(parts: Collection[Part]) -> list[str]:
-    """Cells from `parameters` to `optimiser` for some parts together; what there is nothing of is left blank."""
+    """Cells from `parameters` to `optimiser` for a group of parts; zeros are left blank."""
     trained = sum(part.trained for part in parts)
     sizes = (sum(part.saved or 0 for part in parts), sum(part.optimiser for part in parts))
     return [
@@ -182,7 +182,7 @@ def _operations(run: Measured, counted: Arithmetic) -> Table:
 
 
 def _seconds(run: Measured, counted: Arithmetic, memory: Memory | None) -> Table:
-    """Estimated times by precision, on the GPU that is here or on some usual ones."""
+    """Estimated times by precision, on this machine's GPU or on common ones."""
     title = f"Estimated time, at {ACHIEVED_HALF:.0%} (half precision) and {ACHIEVED_SINGLE:.0%} of published rates"
     parts = ["update, half precision", "update, float32", "validation", "the run"]
     table = _table(title, "GPU", right=parts)
@@ -195,10 +195,10 @@ def _seconds(run: Measured, counted: Arithmetic, memory: Memory | None) -> Table
 
 
 def _needed(run: Measured) -> Table:
-    """What the GPU has to have, piece by piece."""
+    """Required GPU memory, item by item."""
     table = _table("GPU memory of the run", "what", right=["bytes"])
-    table.add_row("living tensors at the peak", size_text(run.peak))
-    table.add_row("what PyTorch's allocator holds beyond them", size_text(run.pool - run.peak))
+    table.add_row("live tensors at the peak", size_text(run.peak))
+    table.add_row("overhead of PyTorch's allocator", size_text(run.pool - run.peak))
     table.add_row("allocator's pool", size_text(run.pool), end_section=True)
     table.add_row("CUDA context", size_text(CONTEXT))
     table.add_row("workspaces of cuDNN and cuBLAS", size_text(WORKSPACE), end_section=True)
@@ -207,7 +207,7 @@ def _needed(run: Measured) -> Table:
 
 
 def _savings(found: Sequence[Saving], memory: Memory) -> Table:
-    title = "What makes it smaller, the cheapest first"
+    title = "Settings that save memory, cheapest first"
     table = _table(title, "setting", "costs", right=["update\npeak", "validation\npeak"])
     for saving in found:
         costs = (saving.run.update, saving.run.judging)

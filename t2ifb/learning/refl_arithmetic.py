@@ -1,4 +1,4 @@
-"""How many floating point operations a fine-tuning run takes: from one denoising step to the whole of it."""
+"""Floating point operations of a fine-tuning run, from one denoising step to the whole run."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from t2ifb.learning.refl_savings import Measured
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is, as `FineTuning` goes on.
+    """Length of a `FineTuning` run.
 
     Attributes:
-        prompts: To tune on.
-        tests: To report on.
-        epochs: How often each training prompt is seen.
+        prompts: Number of training prompts.
+        tests: Number of test prompts.
+        epochs: Number of passes over the training prompts.
         validate_every: Updates between two validations.
     """
 
@@ -24,7 +24,7 @@ class Length:
     validate_every: int
 
     def updates(self, batch_size: int) -> int:
-        """Of the whole run; the last is followed by a validation."""
+        """Updates of the whole run. The last one is followed by a validation."""
         data = PromptDataModule([""] * self.prompts, batch_size)
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
@@ -36,15 +36,15 @@ class Arithmetic:
     """Floating point operations by precision.
 
     Attributes:
-        denoising: Of one step of one sample in training, guidance included.
-        gradient: Of one reward gradient of one sample: its share of the rollout, the base model's call, the policy's
-            with its backward pass, decoder and reward with theirs, and what checkpointing computes again.
-        update: Of one update.
-        training: Of all updates.
-        validation: Of one validation.
-        judging: Of the base model's images, all validations and the report on the test prompts.
-        updates: How many.
-        validations: How many.
+        denoising: One step of one sample in training, including guidance.
+        gradient: One reward gradient of one sample: its share of the rollout, the base model's call, the policy's call,
+            decoder and reward with their backward passes, and recomputation by checkpointing.
+        update: One update.
+        training: All updates.
+        validation: One validation.
+        judging: The base model's images, all validations and the report on the test prompts.
+        updates: Number of updates.
+        validations: Number of validations.
     """
 
     denoising: Operations
@@ -58,15 +58,15 @@ class Arithmetic:
 
     @property
     def run(self) -> Operations:
-        """Of everything."""
+        """Operations of the whole run."""
         return self.training + self.judging
 
     @classmethod
     def of(cls, run: Measured, length: Length) -> "Arithmetic":
-        """Count for a run of some length.
+        """Count the operations of a run of a given length.
 
-        The base model's images are drawn without the KL divergence, and so by half the calls. The report asks base
-        model, kept and last checkpoint for one image of each test prompt.
+        The base model's images are sampled without the KL divergence, hence with half the calls. The report evaluates
+        the base model, the kept and the last checkpoint on one image of each test prompt.
         """
         tuning, m = run.tuning, run.tuning.method.gradients_per_rollout
         gradient = run.update.sample + (tuning.steps_to_window / m) * run.update.denoising

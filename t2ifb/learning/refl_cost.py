@@ -1,4 +1,4 @@
-"""What a fine-tuning run needs, measured on networks without weights: its own code runs on the `meta` device."""
+"""Costs of a fine-tuning run, measured by running its own code on the `meta` device."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -39,14 +39,14 @@ from t2ifb.learning.tuned_states import rounding_floor
 from t2ifb.learning.tuning_module import FineTuningModule
 
 STEPS = 2
-"""How many of an update's gradients are run, one after the other: the third needs what the second one needs."""
+"""Number of simulated gradients per update. The third costs as much as the second."""
 
 
 def update_cost(tuning: Tuning) -> Cost:
-    """What an update needs: `FineTuningModule.training_step` is run, at the first steps of the schedule.
+    """Cost of an update: runs `FineTuningModule.training_step` at the first steps of the schedule.
 
     Raises:
-        ValueError: The settings do not fit together.
+        ValueError: The settings are inconsistent.
     """
     some, m = tuning.together, min(STEPS, tuning.method.gradients_per_rollout)
     prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
@@ -85,7 +85,7 @@ def update_cost(tuning: Tuning) -> Cost:
 
 
 def kept_by_unet(tuning: Tuning) -> int:
-    """Bytes that the U-Net keeps for the backward pass, all prompts that are in memory together."""
+    """Bytes that the U-Net saves for the backward pass, for all prompts in memory together."""
     with _model(tuning) as model:
         tuning.lora.add(model.denoiser)
         schedule = tuning.rollout.schedule_of(model)
@@ -96,22 +96,22 @@ def kept_by_unet(tuning: Tuning) -> int:
 
 
 def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
-    """What judging needs: `Exam.look` and the judges are run, on a schedule of the fewest steps.
+    """Cost of an evaluation: runs `Exam.look` and the judges on the shortest schedule.
 
-    All of it is computed outside of autocast, as a run does it. Where the rounding that is measured before training,
-    with frozen weights in fp32, needs more, its peak is given.
+    Everything is computed outside autocast, as in a run. If the rounding measurement before training (frozen weights in
+    fp32) needs more, its peak is returned.
 
     Args:
-        tuning: The run.
-        images: How many a validation looks at.
-        optimiser: Bytes of gradients and of the optimiser's state, which stay where they are.
+        tuning: Description of the run.
+        images: Images per validation.
+        optimiser: Bytes of gradients and of the optimiser's state, which remain in memory.
     """
     drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
     sampler = replace(tuning.sampling, num_inference_steps=2)
     with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
         tuning.lora.add(model.denoiser)
         exam = Exam(_prompts(drawn), sampler, Judges({REWARD: tuning.reward, **tuning.judges})).to("meta")
-        sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes them, which is done once
+        sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes the prompts, which happens once
         networks = _networks(tuning, model)
         with _ledger(networks) as ledger:
             pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
@@ -121,7 +121,7 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
                 held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
             ledger.restart()
             with ledger.watching(_called(networks)):
-                exam.look(model, range(drawn), with_kl=False)  # the base model's calls need what the policy's need
+                exam.look(model, range(drawn), with_kl=False)  # the base model's calls cost the same as the policy's
                 before = ledger.operations
                 denoising = (before * (1 / drawn) - decoding) * (1 / sampler.num_inference_steps)
                 exam.judges(pixels, exam.prompts[:1] * seen, "meta")
@@ -130,7 +130,7 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
             looking = (ledger.operations - before) * (1 / seen)
             looked = ledger.peak, _activations(ledger)
             phases = {ROUNDING: rounding.events, LOOK: ledger.events}
-            del held  # until now it was counted
+            del held  # counted until here
         worst = max(looked, (rounding.peak, rounding.at_peak), key=itemgetter(0))
         return Cost(*worst, denoising, decoding + looking, phases=phases)
 
@@ -142,9 +142,9 @@ class _Rounding(NamedTuple):
 
 
 def _rounding(ledger: Ledger, networks: Mapping[str, list[Any]], tuning: Tuning, model: DiffusionModel) -> _Rounding:
-    """What measuring the rounding of one sample needs: what fp32 adds to the U-Net's weights is the U-Net's."""
+    """Cost of the rounding measurement of one sample. The fp32 copy of the U-Net's weights belongs to the U-Net."""
     exam, sampler = Exam(_prompts(1), tuning.sampling, Judges({})), replace(tuning.rollout, num_inference_steps=2)
-    sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes them, which is done once
+    sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes the prompts, which happens once
     weights = ledger.live[WEIGHTS]
     with ExitStack() as stack:
         ledger.restart()
@@ -166,7 +166,7 @@ def _model(tuning: Tuning) -> Iterator[DiffusionModel]:
 
 
 def _networks(tuning: Tuning, model: DiffusionModel) -> dict[str, list[Any]]:
-    """The networks by part."""
+    """Networks by part."""
     return {
         TEXT: [model.text_encoder],
         UNET: [model.denoiser],
@@ -178,13 +178,13 @@ def _networks(tuning: Tuning, model: DiffusionModel) -> dict[str, list[Any]]:
 
 
 def _called(networks: Mapping[str, list[Any]]) -> dict[str, list[nn.Module]]:
-    """The same as modules that are called: of an autoencoder only its decoder is."""
+    """Called modules by part: of an autoencoder only the decoder."""
     return {**networks, DECODER: [each.decoder for each in networks[DECODER]]}
 
 
 @contextmanager
 def _ledger(networks: Mapping[str, list[Any]]) -> Iterator[Ledger]:
-    """A ledger that knows the weights."""
+    """Create a ledger that includes the weights."""
     with Ledger() as ledger:
         for some in networks.values():
             ledger.adopt(WEIGHTS, tensors_of(*some))
@@ -192,10 +192,10 @@ def _ledger(networks: Mapping[str, list[Any]]) -> Iterator[Ledger]:
 
 
 def _attach(module: Any) -> torch.optim.Optimizer:
-    """Give the module what it asks of its trainer; gives the optimiser."""
+    """Attach a minimal trainer to the module and return the optimiser."""
     module.to("meta")
     optimizer: torch.optim.Optimizer = module.configure_optimizers()
-    module.trainer = SimpleNamespace(world_size=1, global_step=1, log_every_n_steps=2)  # it does not log at step 1
+    module.trainer = SimpleNamespace(world_size=1, global_step=1, log_every_n_steps=2)  # no logging at step 1
     module.optimizers = lambda: optimizer
     module.manual_backward = lambda loss: loss.backward()
     module.log = lambda *values, **options: None
@@ -203,7 +203,7 @@ def _attach(module: Any) -> torch.optim.Optimizer:
 
 
 def _kept_behind(tuning: Tuning, module: FineTuningModule, prompts: list[str]) -> dict[str, int]:
-    """Bytes that decoder and reward each keep for the backward pass."""
+    """Bytes that decoder and reward each save for the backward pass."""
     weights, noisy = tensors_of(module), _noise(module.policy.model, len(prompts)).requires_grad_()
     with torch.autocast("meta", enabled=False):
         with SavedBytes(weights) as decoder:
@@ -222,12 +222,12 @@ def _prompts(count: int) -> list[str]:
 
 
 def _activations(ledger: Ledger) -> dict[str, int]:
-    """What was alive at the peak besides the weights."""
+    """Live bytes at the peak, without weights."""
     return {part: size for part, size in ledger.at_peak.items() if size and part != WEIGHTS}
 
 
 def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, Part]:
-    """The parts by name; weights that several share are counted with the first of them."""
+    """Parts by name. Shared weights count for the first part."""
     parts: dict[str, Part] = {}
     known: dict[int, Tensor] = {}
     for name, some in networks.items():

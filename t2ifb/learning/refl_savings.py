@@ -1,4 +1,4 @@
-"""Settings by which a fine-tuning run would fit into less memory, each tried by measuring the run with it."""
+"""Settings that reduce a fine-tuning run's memory, each measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from t2ifb.learning.gpu_memory import LIBRARIES, pool_size
 from t2ifb.learning.refl_cost import judging_cost, update_cost
 
 WORTH = 0.005
-"""A setting is proposed if it saves at least this part of the limit."""
-AGAIN = "U-Net and decoder are computed once more for each gradient"
+"""Minimum saving of a proposed setting, relative to the limit."""
+AGAIN = "U-Net and decoder are computed twice for each gradient"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run and what it needs.
+    """A run and its costs.
 
     Attributes:
         tuning: The run.
-        images: How many a validation looks at.
-        update: What an update needs.
-        judging: What a validation needs.
+        images: Images per validation.
+        update: Cost of an update.
+        judging: Cost of a validation.
     """
 
     tuning: Tuning
@@ -34,47 +34,47 @@ class Measured:
 
     @classmethod
     def of(cls, tuning: Tuning, images: int, update: Cost | None = None, judging: Cost | None = None) -> "Measured":
-        """Measure a run, but for what is known already."""
+        """Measure the costs that are not given."""
         update = update or update_cost(tuning)
         return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[UNET].optimiser))
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment of the run."""
+        """Peak bytes of the run."""
         return max(self.update.peak, self.judging.peak)
 
     @property
     def weights(self) -> int:
-        """Bytes of all networks."""
+        """Bytes of all networks' weights."""
         return sum(part.weights for part in self.update.parts.values())
 
     @cached_property
     def pool(self) -> int:
-        """Bytes that tensors need of the device: on a GPU the allocator's pool, on a CPU the peak."""
+        """Device bytes for tensors: on a GPU the allocator's pool, on a CPU the peak."""
         return pool_size(self.update, self.judging) if self.tuning.on_gpu else self.peak
 
     @property
     def needed(self) -> float:
-        """Bytes of the device: the pool, and on a GPU what libraries take."""
+        """Device bytes in total: the pool and, on a GPU, the libraries."""
         return self.pool + (LIBRARIES if self.tuning.on_gpu else 0)
 
     def pool_of(self, cost: Cost) -> float:
-        """The share of the pool that one phase needs: its peak, and what the pool holds beyond the run's peak."""
+        """Pool bytes of one phase: its peak plus the pool's overhead over the run's peak."""
         return cost.peak * self.pool / self.peak
 
     def excess(self, limit: float) -> float:
-        """Bytes by which the two phases are beyond a limit of the pool, added up."""
+        """Sum of the bytes by which the two phases exceed a limit of the pool."""
         return sum(max(0.0, self.pool_of(cost) - limit) for cost in (self.update, self.judging))
 
 
 @dataclass(frozen=True)
 class Saving:
-    """A setting, and the run with it and with those proposed before it.
+    """A setting, and the run with it and all settings proposed before.
 
     Attributes:
-        argument: As it is given on the command line.
-        price: What it costs.
-        run: The run with it.
+        argument: Command-line argument.
+        price: Disadvantage of the setting.
+        run: The run with the setting.
     """
 
     argument: str
@@ -83,13 +83,13 @@ class Saving:
 
 
 def savings(run: Measured, limit: float) -> list[Saving]:
-    """The settings by which a run would fit, the cheapest first; each is taken on top of those before it.
+    """Settings that make a run fit, cheapest first. Each is applied on top of the previous ones.
 
-    Those that do not help are left out. The run of the last one is the best that was found, whether it fits or not.
+    Settings without effect are omitted. The last run is the best one found, whether it fits or not.
 
     Args:
-        run: As it is configured.
-        limit: Bytes that the pool may have.
+        run: The run as configured.
+        limit: Maximum bytes of the pool.
     """
     found: list[Saving] = []
     for candidate in CANDIDATES:
@@ -101,9 +101,9 @@ def savings(run: Measured, limit: float) -> list[Saving]:
 
 
 def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
-    """The largest number of samples at a time with which one phase is within the limit, or 1.
+    """Largest number of samples at a time that keeps one phase within the limit, or 1.
 
-    What lies on top of the weights grows with the number, so that few have to be tried.
+    Memory beyond the weights grows with the number, so few values must be tried.
     """
     of_update = setting == "micro_batch_size"
     count = run.tuning.together if of_update else min(run.images, run.tuning.samples_per_batch)
@@ -113,18 +113,18 @@ def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
         count = max(1, min(count - 1, int(count * (limit - run.weights) / (pool - run.weights))))
         changes: dict[str, Any] = {setting: count}
         changed = Measured.of(replace(run.tuning, **changes), run.images, **known)
-    return None if changed is run else Saving(f"algorithm.{setting}={count}", "less is computed at a time", changed)
+    return None if changed is run else Saving(f"algorithm.{setting}={count}", "smaller batches in memory", changed)
 
 
 def _no_diversity(run: Measured, limit: float) -> Saving | None:
     if run.tuning.encoder is None:
         return None
     changed = Measured.of(replace(run.tuning, encoder=None), run.images)
-    return Saving("algorithm.diversity=null", "validations do not tell diversity", changed)
+    return Saving("algorithm.diversity=null", "validations do not measure diversity", changed)
 
 
 def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured, limit: float) -> Saving | None:
-    """Another value of a setting of the diffusion model that has its usual one."""
+    """Change a setting of the diffusion model that has its default value."""
     source = run.tuning.diffusion
     if getattr(source, setting) != usual or (value == "bf16" and not has_bf16()):
         return None
@@ -133,20 +133,20 @@ def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured
 
 
 def _tiny_decoder(run: Measured, limit: float) -> Saving | None:
-    """TAESD, which knows the latents of Stable Diffusion's first versions and no others."""
+    """Use TAESD, which supports only the latents of Stable Diffusion's first versions."""
     scale = SD15.vae["scaling_factor"]
     if geometry_of(run.tuning.diffusion).vae.get("scaling_factor", scale) != scale:
         return None
-    return _other_model("tiny_decoder", None, TAESD_ID, "the reward sees coarser images", run, limit)
+    return _other_model("tiny_decoder", None, TAESD_ID, "the reward is computed on coarser images", run, limit)
 
 
 CANDIDATES: tuple[Callable[[Measured, float], Saving | None], ...] = (
     partial(_fewer, "samples_per_batch"),
     partial(_other_model, "gradient_checkpointing", False, True, AGAIN),
     partial(_fewer, "micro_batch_size"),
-    partial(_other_model, "decoder_precision", "fp32", "bf16", "images are rounded a little"),
+    partial(_other_model, "decoder_precision", "fp32", "bf16", "images are slightly rounded"),
     _no_diversity,
-    partial(_other_model, "precision", "fp32", "bf16", "the U-Net rounds"),
-    partial(_other_model, "precision", "fp32", "fp16", "the U-Net rounds"),
+    partial(_other_model, "precision", "fp32", "bf16", "the U-Net is rounded"),
+    partial(_other_model, "precision", "fp32", "fp16", "the U-Net is rounded"),
     _tiny_decoder,
 )

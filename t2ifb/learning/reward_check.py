@@ -1,4 +1,4 @@
-"""Whether the scorers of a run can do what it needs of them, before anything is spent on it."""
+"""Early checks of a run's scorers."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,10 +9,10 @@ from t2ifb.scorers.mix import Mix
 
 
 def check_differentiable(reward: nn.Module) -> None:
-    """Refuse a reward that no gradient comes back from, before anything is spent on it; of a mix each scorer.
+    """Check that the reward is differentiable; in a mix, every scorer.
 
     Raises:
-        ValueError: It is one.
+        ValueError: No gradient reaches the images.
     """
     if isinstance(reward, Mix):
         for scorer in reward.scorers.values():
@@ -29,25 +29,25 @@ def check_differentiable(reward: nn.Module) -> None:
     if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
         name = getattr(reward, "name", type(reward).__name__)
         raise ValueError(
-            f"the reward ({name}) gives the images no gradient, so nothing can be tuned by it; choose a differentiable "
-            "scorer by scorer@reward=<option>"
+            f"the reward ({name}) has no gradient with respect to the images and cannot be used for tuning; choose a "
+            "differentiable scorer with scorer@reward=<option>"
         )
 
 
 def check_known(truth: nn.Module | None, prompts: Iterable[str], without: str) -> None:
-    """Refuse a truth that does not know all prompts it will be asked about.
+    """Check that the ground-truth scorer supports all prompts.
 
     Args:
-        truth: A scorer; only one with a method `unknown(prompts)` is checked.
-        prompts: Those that it will be asked about.
-        without: How to run without it.
+        truth: The scorer. Only scorers with a method `unknown(prompts)` are checked.
+        prompts: Prompts of the run.
+        without: Instruction for running without the scorer.
 
     Raises:
-        ValueError: It does not know some of them.
+        ValueError: Some prompts are not supported.
     """
     find: Callable[[Iterable[str]], list[str]] | None = getattr(truth, "unknown", None)
     if find is not None and (unknown := find(prompts)):
         raise ValueError(
-            f"{type(truth).__name__} does not know {len(unknown)} of the prompts, the first is {unknown[0]!r}. Without "
+            f"{type(truth).__name__} does not support {len(unknown)} of the prompts, first {unknown[0]!r}. Without "
             f"it: {without}"
         )

@@ -1,4 +1,4 @@
-"""The reward run: a head trained on comparisons of images embedded once, tested with its best state, exported."""
+"""Reward run: trains a head on cached embeddings, tests its best state, and exports it."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ class RewardTraining:
     """Stage 1 of the report: a reward model from rankings.
 
     Attributes:
-        splits: Of the data set: to train on, to choose the best state by, and to test it on.
+        splits: Splits for training, for selection of the best state, and for tests.
         grouping: `prompt` scores each image of a ranking once; `comparison` shuffles single comparisons.
     """
 
@@ -68,36 +68,36 @@ class RewardTraining:
         train_prompts: int | None = None,
         encoder_lr: float = 1e-5,
     ) -> None:
-        """Put the parts together; nothing is loaded yet.
+        """Store the settings. Nothing is loaded yet.
 
         Args:
-            dataset: Rankings, with the splits train, validation and test.
-            encoder: Frozen, each image and prompt passes it once; with `trainable_layers` its last layers are tuned
-                with the head, end to end from pixels, and nothing is cached.
-            head: Makes the head from `embedding_dim`.
-            optimizer: Makes the optimiser from groups of parameters.
-            cache_folder: Where embeddings are kept.
-            cache_storage: Their precision on disk.
+            dataset: Rankings with the splits train, validation and test.
+            encoder: Source of the encoder. A frozen encoder embeds each image and prompt once. With `trainable_layers`
+                its last layers are tuned with the head, end to end from pixels, and nothing is cached.
+            head: Builds the head from `embedding_dim`.
+            optimizer: Builds the optimiser from parameter groups.
+            cache_folder: Folder of the embedding cache.
+            cache_storage: Precision of embeddings on disk.
             grouping: See the class.
-            batch_size: About how many comparisons make a batch.
-            epochs: How often every comparison is seen.
-            validations_per_epoch: How often the state may become the best one; 0.5 is after each second epoch.
-            test_splits: What the best state is tested on; pictures and model card show the first.
-            baselines: Scorers for the table at the end, by name.
-            ceiling: A scorer that knows the truth (`shapes`): no scorer can agree better with the annotators.
-            ceiling_parts: Which of `ceiling.parts(images, prompts)` the scorers are held against besides.
+            batch_size: Approximate number of comparisons per batch.
+            epochs: Number of passes over the comparisons.
+            validations_per_epoch: Validations per epoch; 0.5 validates every second epoch.
+            test_splits: Splits for testing the best state. Figures and model card show the first.
+            baselines: Scorers in the final table, by name.
+            ceiling: Ground-truth scorer (`shapes`), the upper limit of agreement with the annotators.
+            ceiling_parts: Components of `ceiling.parts(images, prompts)` for additional comparisons.
             published: Published accuracies in per cent, by name.
-            most_faults: Updates with NaN or infinity that may be skipped before the run stops.
-            train_prompts: How many training rankings are used, drawn by the seed; all by default.
-            encoder_lr: Learning rate of the encoder's layers if they are tuned.
+            most_faults: Maximum skipped updates with NaN or infinity.
+            train_prompts: Number of training rankings, drawn with the seed; all by default.
+            encoder_lr: Learning rate of the encoder's tuned layers.
 
         Raises:
             ValueError: A number is out of range.
         """
         if ceiling_parts and not hasattr(ceiling, "parts"):
-            raise ValueError(f"ceiling_parts={list(ceiling_parts)} needs a ceiling that has parts.")
+            raise ValueError(f"ceiling_parts={list(ceiling_parts)} needs a ceiling with parts.")
         if not test_splits:
-            raise ValueError("test_splits is empty: name at least one split, such as test.")
+            raise ValueError("test_splits is empty; give at least one split, such as test.")
         if epochs < 1 or validations_per_epoch * epochs < 1:
             raise ValueError(
                 f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
@@ -127,41 +127,41 @@ class RewardTraining:
         resume: Path | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Train, test with the best state, export, and write everything into the run's folder.
+        """Train, test the best state, export it, and write all results to the run's folder.
 
         Args:
-            run: Where to.
-            trainer: Makes the `lightning.Trainer`.
-            logger: Makes the logger from `run` and `config`.
-            seed: Of everything random.
-            resume: The run's folder if it goes on from its last checkpoint.
-            config: The resolved configuration, to be recorded.
+            run: Run folder.
+            trainer: Builds the `lightning.Trainer`.
+            logger: Builds the logger from `run` and `config`.
+            seed: Random seed of the run.
+            resume: The run's folder, to continue from its last checkpoint.
+            config: The resolved configuration, for the records.
 
         Returns:
-            What `summary.json` says.
+            Content of `summary.json`.
 
         Raises:
-            ValueError: The data or the settings do not fit.
+            ValueError: Data or settings are inconsistent.
         """
-        refuse(self.head, "head", {"embedding_dim": "it is the encoder's"})
+        refuse(self.head, "head", {"embedding_dim": "it is determined by the encoder"})
         refuse(trainer, "trainer", SET_BY_THE_RUN)
         trainer = on_usable_device(trainer)
-        if self.encoder.device == "auto":  # images are embedded where the head is trained
+        if self.encoder.device == "auto":  # images are embedded on the head's device
             self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
         self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
         with run.held() if first_process() else nullcontext(), true_float32():
             return self._run(run, trainer, logger, seed, resume, dict(config or {}))
 
     def _check_precision(self, precision: str) -> None:
-        """Tuned weights are not rounded to half precision.
+        """Check that tuned weights are not kept in half precision.
 
         Raises:
-            ValueError: They would be.
+            ValueError: The trainer's precision would round them.
         """
         if self.encoder.trainable_layers and precision in ("16-true", "bf16-true"):
             raise ValueError(
-                f"trainer.precision={precision} keeps tuned layers in half precision, and updates would be rounded "
-                f"away; give {precision.replace('true', 'mixed')}"
+                f"trainer.precision={precision} keeps tuned layers in half precision, which rounds updates "
+                f"away; use {precision.replace('true', 'mixed')}"
             )
 
     def _run(
@@ -181,7 +181,9 @@ class RewardTraining:
         data.prepare_data()
         some = slice(0, 1)
         width = data.encoded("train").images.gather(some).shape[1] if tuned is None else tuned.embedding_dim
-        seed_everything(seed, workers=True, verbose=False)  # here, as filling the cache may have drawn from it
+        seed_everything(
+            seed, workers=True, verbose=False
+        )  # here, because filling the cache may have used the generator
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
         recorder = loggers.start(logger, run, config) if first_process() else False

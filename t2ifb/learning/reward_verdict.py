@@ -1,4 +1,4 @@
-"""The verdict at the end of a reward run: the table, the pictures, and what the model card says."""
+"""Final results of a reward run: table, figures and model card."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,20 +24,20 @@ from t2ifb.scorers.clip_score import CLIPScore
 from t2ifb.scorers.clip_source import CLIPSource
 
 SHEET = 8
-"""Rankings in the picture and in the table of examples."""
+"""Number of rankings in the figure and in the table of examples."""
 MINE = "this model"
 MARGIN = 0.02
-"""Difference of two grades from which the parts of a truth order two images, in units of the grade (0 to 1)."""
+"""Minimum difference for ordering two images by a component of the ground truth, on its scale (0 to 1)."""
 BATCH = 64
-"""Images that a scorer gets at a time."""
+"""Images per scorer call."""
 
 
 class RewardVerdict:
-    """Scores one split's rankings with the trained head, the baselines and the ceiling.
+    """Scores of one split's rankings by the trained head, the baselines and the ceiling.
 
     Attributes:
-        split: Which rankings.
-        rewards: (N,) of the split's images.
+        split: Split of the rankings.
+        rewards: Rewards (N,) of the split's images.
         results: Preference accuracy by scorer.
     """
 
@@ -61,7 +61,7 @@ class RewardVerdict:
         self.images, self.prompts = embeddings
         with torch.no_grad():
             self.rewards = head(self.images, self.prompts).float()
-            exact = getattr(data.feed, "storage", None) == "fp32"  # otherwise what would be rounded is rounded already
+            exact = getattr(data.feed, "storage", None) == "fp32"  # other precisions are rounded already
             self.flips = {name: self._flips(head, dtype) for name, dtype in _HALF.items()} if exact else None
         names = display_names(baselines)
         scores = {names[key]: self._baseline(scorer) for key, scorer in baselines.items()}
@@ -75,12 +75,12 @@ class RewardVerdict:
         self.calibration = calibration(self.rewards.numpy(), index.better, index.worse, seed=seed)
 
     def write(self, run: RunFolder) -> dict[str, Any]:
-        """Print and save the table; give the figures for `summary.json`."""
+        """Print and save the table; return the metrics for `summary.json`."""
         rows = self.board.rows()
         show(screen_table(rows, f"Preference accuracy on {self.board.index.texts} {self.split} prompts", REFERENCE))
         write_table(rows, run.path, f"table_{self.split}", REFERENCE)
         if self.by_part:
-            show(parts_table(self.by_part, "Agreement with the order by each part of the truth"))
+            show(parts_table(self.by_part, "Agreement with the order by each component of the ground truth"))
         mine = self.results[MINE]
         measured = {
             "accuracy": mine.accuracy.mean,
@@ -96,7 +96,7 @@ class RewardVerdict:
         return {f"{self.split}/{name}": value for name, value in measured.items()}
 
     def draw(self, run: RunFolder) -> None:
-        """Draw reward by rank, calibration, and a sheet of rankings with their rewards."""
+        """Draw the figures: reward by rank, calibration, and rankings with rewards."""
         ranks, prompts = self.encoded.ranks.numpy(), self.encoded.prompt_of_image.numpy()
         figures.reward_by_rank(self.rewards.numpy(), ranks, prompts, run.path / "reward_by_rank.png")
         figures.calibration_plot(self.calibration, run.path / "calibration.png")
@@ -104,7 +104,7 @@ class RewardVerdict:
         figures.ranking_sheet(shown, self._by_ranking()[:SHEET], run.samples / "rankings.png")
 
     def card(self) -> str:
-        """The figures for the model card."""
+        """Metrics for the model card."""
         lines = [
             f"| {name} | {100 * result.accuracy.mean:.2f} | {100 * result.accuracy.low:.2f} to "
             f"{100 * result.accuracy.high:.2f} |"
@@ -114,7 +114,7 @@ class RewardVerdict:
         return "\n".join([f"Rankings of the split `{self.split}`:", "", heading, *lines, "", f"Seed {self.seed}."])
 
     def examples(self) -> list[dict[str, Any]]:
-        """Some rankings, an image a row: prompt, image, rank, reward."""
+        """Example rankings, one row per image: prompt, image, rank, reward."""
         return [
             {"prompt": ranking.prompt, "image": open_image(image), "rank": rank, "reward": reward}
             for ranking, rewards in zip(self.rankings[:SHEET], self._by_ranking(), strict=False)
@@ -126,14 +126,14 @@ class RewardVerdict:
         return [part.tolist() for part in self.rewards.split(sizes)]
 
     def _judge_by(self, ceiling: Any, part: str) -> dict[str, Interval]:
-        """How often each scorer orders two images of a prompt as one part of the truth does."""
+        """Accuracy of each scorer on the order of images by one component of the ground truth."""
         truth = self._from_pixels(lambda images, prompts: ceiling.parts(images, prompts)[part], part)
         pairs = ordered_pairs(truth.numpy(), self.encoded.prompt_of_image.numpy(), MARGIN)
         scores = self.board.scores
         return {name: evaluate_preference(score, *pairs, seed=self.seed).accuracy for name, score in scores.items()}
 
     def _baseline(self, scorer: nn.Module) -> Tensor:
-        """From the cached embeddings if the scorer is on the same encoder, otherwise from pixels."""
+        """Scores of a baseline: from cached embeddings if it uses the same encoder, otherwise from pixels."""
         source = getattr(scorer, "source", None)
         own = source.fingerprint() if isinstance(source, CLIPSource) and not source.trainable_layers else None
         if isinstance(scorer, CLIPScore) and own is not None and own == self.embeddings_of:
@@ -152,7 +152,7 @@ class RewardVerdict:
         return scores
 
     def _flips(self, head: nn.Module, dtype: torch.dtype) -> int:
-        """How many test comparisons a cache of this precision decides otherwise."""
+        """Number of test comparisons that change their result with a cache of this precision."""
         rounded = head(self.images.to(dtype).float(), self.prompts.to(dtype).float())
         decided = [(r[self.encoded.better] > r[self.encoded.worse]) for r in (self.rewards, rounded)]
         return int((decided[0] != decided[1]).sum())
@@ -160,7 +160,7 @@ class RewardVerdict:
 
 @torch.no_grad()
 def embedded(module: RewardModule, encoded: EncodedRankings, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, D) of a split's images, and of each one's prompt, on the CPU; made on `device` if they are not."""
+    """Embeddings (N, D) of a split's images and of their prompts, on the CPU; computed on `device` if needed."""
     prompts = encoded.prompt_of_image.numpy()
     if module.encoder is None:
         return encoded.images.gather(), encoded.prompts.gather(prompts)

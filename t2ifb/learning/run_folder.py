@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, and what is written whole or not at all."""
+"""Folder of one run: its layout, and atomic writes."""
 
 import importlib.metadata
 import json
@@ -30,15 +30,15 @@ class RunFolder:
     """`outputs/<domain>/<experiment>/<time>/`.
 
     Attributes:
-        path: The folder itself.
-        checkpoints: `last.ckpt` and `best.ckpt`.
-        samples: Pictures made along the way.
-        export: What others load.
-        metrics: `metrics.csv`.
+        path: Path of the folder.
+        checkpoints: Folder of `last.ckpt` and `best.ckpt`.
+        samples: Folder of validation samples.
+        export: Folder of the exported model.
+        metrics: Path of `metrics.csv`.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Make the folder; those in it are made when something is written into them."""
+        """Create the folder. Subfolders are created on first write."""
         self.path = make_folder(Path(path))
         self.checkpoints, self.samples, self.export = (
             self.path / name for name in ("checkpoints", "samples", "export")
@@ -47,49 +47,51 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path:
-        """Where a resumed run goes on from."""
+        """Checkpoint for resuming."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def best_checkpoint(self) -> Path:
-        """The state with the best validation performance."""
+        """Checkpoint with the best validation metric."""
         return self.checkpoints / "best.ckpt"
 
     def step(self, step: int, ending: str) -> Path:
-        """A file in `samples/` of the validation at a step, such as `step_000020.csv`."""
+        """Path of a validation's file in `samples/`, such as `step_000020.csv`."""
         return self.samples / f"step_{step:06d}{ending}"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out of the folder; the operating system lets go when this one ends, however it ends.
+        """Lock the folder. The operating system releases the lock when this process ends, even by a kill.
 
         Raises:
-            FolderInUse: Another process is in it.
+            FolderInUse: Another process uses the folder.
         """
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise FolderInUse(f"Another process runs in {self.path}. Wait for it, or leave resume out.") from None
+            raise FolderInUse(
+                f"Another process uses {self.path}. Wait for it, or start a new run without resume."
+            ) from None
         try:
             yield
         finally:
             lock.release()
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file into the folder, whole or not at all."""
+        """Write a JSON file to the folder atomically."""
         with atomic_write(self.path / name) as file:
             file.write(json.dumps(content, indent=2, default=str).encode())
 
     def write_summary(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """Write `summary.json`: the figures, versions and the git commit."""
+        """Write `summary.json`: results, versions and the git commit."""
         summary = figures | {"versions": versions(PACKAGES), "git_commit": git_commit(), "machine": platform.platform()}
         self.write_json("summary.json", summary)
         return summary
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Installed versions, Python's included; packages that are not installed are left out."""
+    """Versions of Python and installed packages. Missing packages are skipped."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:
@@ -100,7 +102,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit that the code is at, with `+` when files differ from it; None outside a checkout."""
+    """Git commit of the code, with `+` for uncommitted changes; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -13,35 +13,35 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopOnSignal(Callback):
-    """Ends a run between two updates with exit status 128 + signal: 130 on Ctrl-C, 143 on SIGTERM.
+    """Stops a run between two updates with exit status 128 + signal: 130 on Ctrl-C, 143 on SIGTERM.
 
-    Lightning's own handlers end with 0. A second Ctrl-C does not wait.
+    Lightning's own handlers exit with 0. A second Ctrl-C stops at once.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        """Write checkpoints into a run's folder."""
+        """Write checkpoints to a run's folder."""
         self.run = run
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Take the signals over from Lightning."""
+        """Install the signal handlers in place of Lightning's."""
         self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Stop here if asked to: the last update is whole and the next has not begun."""
-        if trainer.world_size > 1:  # all stop at the same step, whichever was told
+        """Stop after a signal: the last update is complete and the next has not started."""
+        if trainer.world_size > 1:  # all stop at the same step, whichever got the signal
             told = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
             self.received = self.received or (signal.SIGTERM if told else None)
         if self.received is not None:
             progress: Any = trainer.fit_loop.epoch_loop.batch_progress
             for count in (progress.total, progress.current):
-                count.ready = count.processed  # this batch was announced and will not be trained on
+                count.ready = count.processed  # this batch was fetched and will not be trained on
             trainer.save_checkpoint(self.run.last_checkpoint)
-            self._stop(f"Stopped at step {trainer.global_step}. To go on: {self._resume()}")
+            self._stop(f"Stopped at step {trainer.global_step}. To continue: {self._resume()}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Give the signals back; the last checkpoint is written."""
+        """Restore the previous handlers. The last checkpoint is written."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.received is not None:
@@ -53,7 +53,7 @@ class StopOnSignal(Callback):
         self.received = number
 
     def _resume(self) -> str:
-        """What to type, for a run of the command line, or which argument to give in Python."""
+        """Resume command for a run of the command line, or the argument in Python."""
         argument = typed("resume", self.run.path.absolute())
         return f"python -m t2ifb.train {argument}" if (self.run.path / ".hydra").is_dir() else argument
 

@@ -1,4 +1,4 @@
-"""An exam put to the base model and to the checkpoints of a run."""
+"""Evaluation of the base model and of a run's checkpoints."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,30 +21,30 @@ from t2ifb.learning.run_folder import RunFolder
 from t2ifb.scorers.mix import Mix
 
 REWARD = "reward"
-"""How the scorer that a run is trained on is called among its judges."""
+"""Name of the training reward among the scorers."""
 BASE = "base.safetensors"
-"""In a run's folder: the base model's answers on validation prompts."""
+"""File in a run's folder with the base model's samples on validation prompts."""
 FLOOR_SAMPLES = 4
-"""Samples that the rounding is measured with."""
+"""Number of samples in the rounding measurement."""
 
 
 def look_at_base(
     run: RunFolder, exam: Exam, device: torch.device, answers: Callable[[], Answers], standardised: nn.Module | None
 ) -> Answers:
-    """The base model's answers, found once and kept in the run's folder; sets the reward's units by them.
+    """Evaluate the base model once, store the samples in the run's folder, and standardise the reward with them.
 
     Args:
-        run: Its `BASE` has the answers.
-        exam: What is asked.
-        device: Where the scorers are.
-        answers: Finds them.
-        standardised: The reward, if its units are to be those of the base model's images.
+        run: Run folder; its file `BASE` stores the samples.
+        exam: The evaluation.
+        device: Device of the scorers.
+        answers: Computes the samples.
+        standardised: The reward, if it is standardised on the base model's images; None otherwise.
 
     Raises:
-        ValueError: A scorer gives all of them the same score.
+        ValueError: A scorer gives all images the same score.
     """
     path = run.path / BASE
-    with file_lock(run.path / ".base.lock"):  # of several processes that begin together one looks
+    with file_lock(run.path / ".base.lock"):  # one of several processes that start together does it
         if not path.exists():
             answers().save(path)
     found = Answers.read(path)
@@ -59,9 +59,9 @@ def look_at_base(
 def ask_states(
     run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, base: Answers
 ) -> tuple[dict[str, Answers], int]:
-    """Answers of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
+    """Samples of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
 
-    The kept checkpoint's adapters are in the model afterwards.
+    Afterwards the model has the kept checkpoint's adapters.
     """
     files = run.best_checkpoint, run.last_checkpoint
     best, last = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
@@ -75,18 +75,18 @@ def ask_states(
 
 
 def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
-    """Draw all samples of an exam and judge them; several processes that have found each other share the drawing.
+    """Sample and score all images of an exam. Processes of one group share the sampling.
 
     Args:
-        exam: On the model's device.
+        exam: The evaluation, on the model's device.
         model: The policy.
-        samples_per_batch: Samples that are drawn together.
-        whom: For the progress bar.
-        base: Ask the base model instead.
+        samples_per_batch: Samples per batch.
+        whom: Name of the model for the progress bar.
+        base: Evaluate the base model instead.
     """
     share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together() else range(len(exam))
     starts = range(0, len(share), samples_per_batch)
-    for start in track(starts, f"drawing samples of {whom}", disable=not first_process()):
+    for start in track(starts, f"sampling images of {whom}", disable=not first_process()):
         numbers = share[start : start + samples_per_batch]
         if base:
             with model.base():
@@ -101,17 +101,17 @@ def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, ba
 def rounding_floor(
     exam: Exam, sampler: Sampler, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
 ) -> Tensor:
-    """The KL divergence (T,), in nats a sample, that the precision of training alone makes of the base model to itself.
+    """KL divergence (T,) of the base model to itself from training precision alone, in nats per sample.
 
-    The mean of `FLOOR_SAMPLES` at each step of the base model's own rollouts as training makes them, against the same
-    weights in fp32. It says of what size rounding is: a KL divergence in training is of one step, between two
-    calls that round alike; those of validation are computed outside of autocast, in the frozen weights' precision.
+    The mean over `FLOOR_SAMPLES` at each step of the base model's own training rollouts, against the same weights in
+    fp32. It shows the size of rounding errors: the KL divergence in training is that of one step, between two calls
+    that round alike; in validations it is computed outside autocast, in the frozen weights' precision.
 
     Args:
-        exam: Its first prompts and their noise.
-        sampler: Of the rollouts in training.
-        model: With the policy's adapters, which are off here.
-        training_context: Under which the U-Net is called in training.
+        exam: The evaluation; its first prompts and their noise are used.
+        sampler: Sampler of training rollouts.
+        model: Model with the policy's adapters, which are disabled here.
+        training_context: Context of U-Net calls in training.
     """
     schedule = sampler.schedule_of(model)
     found = []

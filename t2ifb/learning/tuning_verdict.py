@@ -1,4 +1,4 @@
-"""The verdict at the end of a fine-tuning run: tables, pictures, one sentence."""
+"""Final results of a fine-tuning run: tables, figures and a verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,11 +18,11 @@ from t2ifb.learning.run_folder import RunFolder
 from t2ifb.learning.usual_guidance import UsualGuidance
 
 SHOWN = 12
-"""Test prompts in the picture and in the table of examples: the first ones, not chosen."""
+"""Number of test prompts in the figure and in the table of examples, counted from the first."""
 
 
 class TuningVerdict:
-    """Base model against the kept checkpoint and the last one, on test prompts and the same noise."""
+    """Comparison of the base model with the kept and the last checkpoint, on test prompts with the same noise."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class TuningVerdict:
         seed: int,
         usual: UsualGuidance | None = None,
     ) -> None:
-        """Compare; `answers` are of `base`, `kept` and `last`, `rows` those of `metrics.csv`."""
+        """Compare the samples of `base`, `kept` and `last`. `rows` are those of `metrics.csv`."""
         self.run, self.seed, self.usual = run, seed, usual
         self.chosen_by = "the reward" if exam.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
         self.exam, self.answers, self.rows, self.kept = exam, answers, rows, kept
@@ -46,7 +46,7 @@ class TuningVerdict:
         self.sentence = verdict_sentence(rows, kept, self._change, self.chosen_by)
 
     def write(self) -> dict[str, Any]:
-        """Print and save everything; gives the figures for `summary.json`."""
+        """Print and save everything; return the metrics for `summary.json`."""
         run = self.run
         figures: dict[str, Any] = {
             "sentence": self.sentence,
@@ -65,7 +65,7 @@ class TuningVerdict:
         print(self.sentence)
         figures["judge_weights"] = self.exam.chosen_by
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.exam.chosen_by.items())
-        print(f"weights in the choice of the checkpoint: {weights}")
+        print(f"weights in checkpoint selection: {weights}")
         if self.usual is not None:
             figures["test_usual_guidance"] = self.usual.write(run)
             figures["sentence"] += f" {self.usual.sentence}"
@@ -79,7 +79,7 @@ class TuningVerdict:
         return figures
 
     def card(self, recipe: Mapping[str, Any]) -> str:
-        """Recipe, figures and curves for the model card."""
+        """Settings, results and curves for the model card."""
         lines = [row.cells() for row in self.gains["kept"]]
         shown = [[name, escape_markdown(str(value))] for name, value in recipe.items()]
         figures = f"On {len(self.exam.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
@@ -88,14 +88,14 @@ class TuningVerdict:
         return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, *usual, curves])
 
     def warning(self, tuned_at: float) -> str:
-        """What the model card begins with: whether to use the adapters at all, and at which guidance scale.
+        """First lines of the model card: whether to use the adapters, and at which guidance scale.
 
         Args:
-            tuned_at: The guidance scale of the rollouts in training.
+            tuned_at: Guidance scale of the training rollouts.
         """
         tested_at = self.exam.sampler.guidance_scale
         lines = [
-            f"These adapters are meant for guidance scale {tested_at:g}: "
+            f"Use these adapters at guidance scale {tested_at:g}: "
             f"they were tuned at {tuned_at:g} and tested at {tested_at:g}."
         ]
         if keeps_base(self.rows, self.kept):
@@ -104,13 +104,13 @@ class TuningVerdict:
         return " ".join([*lines, *([] if self.usual is None else [self.usual.sentence])])
 
     def _change(self, earlier: int, later: int) -> Interval:
-        """Of the guard's figure between the validations at two steps; wider as the best of all is one of them."""
+        """Change of the selection score between two validations. One is the best of all, which widens the interval."""
         validations = sum(row.get("val/judges") not in ("", None) for row in self.rows)
         base, old, new = (ScoreSheet.read(self.run.step(step, ".csv")) for step in (0, earlier, later))
         return change(base, old, new, self.exam.chosen_by, self.seed, 1 - 0.05 / validations)
 
     def examples(self) -> list[dict[str, Any]]:
-        """Some test prompts, an image a row."""
+        """Example test prompts, one row per image."""
         return [
             {
                 "prompt": self.exam.prompts[n],
@@ -123,11 +123,11 @@ class TuningVerdict:
 
 
 def keeps_base(rows: Sequence[Mapping[str, Any]], kept: int) -> bool:
-    """Whether the base model is to be kept: the best checkpoint is not above it by what checkpoints are chosen by.
+    """Whether to keep the base model: the best checkpoint's selection score is not above it.
 
     Args:
-        rows: Of `metrics.csv`.
-        kept: The step of the best checkpoint.
+        rows: Rows of `metrics.csv`.
+        kept: Step of the best checkpoint.
     """
     return validation_figures(rows, kept).get("judges", float("nan")) <= 0
 
@@ -138,14 +138,15 @@ def verdict_sentence(
     change: Callable[[int, int], Interval],
     chosen_by: str = "the held-out scorers",
 ) -> str:
-    """What happened on the validation prompts: how reward, judges and gold moved, and from where on they parted.
+    """Verdict on the validation prompts: changes of reward, judges and gold, and over-optimisation.
 
     Args:
-        rows: Of `metrics.csv`, those with validation figures; the first is the base model's.
-        kept: The step whose checkpoint was kept.
-        change: Of the guard's figure between the validations at two steps. Only a fall whose interval excludes zero is
-            called over-optimisation: the highest of several validations is always followed by lower ones.
-        chosen_by: What the checkpoint was chosen by.
+        rows: Rows of `metrics.csv` with validation metrics; the first is the base model.
+        kept: Step of the kept checkpoint.
+        change: Change of the selection score between the validations at two steps. Only a fall whose interval excludes
+            zero counts as over-optimisation, because the highest of several validations is always followed by lower
+            ones.
+        chosen_by: Name of the scorers that selected the checkpoint.
     """
     looked = [row for row in rows if row.get("val/reward") not in ("", None)]
     if len(looked) < 2:
@@ -167,6 +168,6 @@ def verdict_sentence(
 
 
 def _moves(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """How each of reward, judges and gold moved."""
+    """Changes of reward, judges and gold, as text."""
     names = [name for name in ("reward", "judges", "gold") if f"val/{name}" in before]
     return ", ".join(f"{name} {after[f'val/{name}'] - before[f'val/{name}']:+.3f}" for name in names)

@@ -1,4 +1,4 @@
-"""The end of a fine-tuning run, once more at the guidance scale that the base model is usually sampled with."""
+"""Final comparison of a fine-tuning run at the base model's usual guidance scale."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,21 +13,21 @@ from t2ifb.learning.exam import Answers, Exam
 from t2ifb.learning.run_folder import RunFolder
 
 SHOWN = 12
-"""Test prompts in the picture: the first ones, not chosen."""
+"""Number of test prompts in the figure, counted from the first."""
 
 
 @dataclass(frozen=True)
 class UsualGuidance:
-    """Base model against the kept adapters at the usual guidance scale, on test prompts and the same noise.
+    """Comparison of base model and kept adapters at the usual guidance scale, on test prompts with the same noise.
 
-    A run is validated and tested at the scale of its own `sampling`. Adapters that gain there may lose where the model
-    is used.
+    A run is validated and tested at the scale of its own `sampling`. Adapters that gain at that scale may lose at the
+    usual one.
 
     Attributes:
-        exam: Whose sampler has the usual scale.
-        answers: Of `base` and `kept`.
+        exam: Evaluation with the usual scale.
+        answers: Samples of `base` and `kept`.
         trained_on: Names of the scorers that the run is trained on.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     exam: Exam
@@ -42,13 +42,13 @@ class UsualGuidance:
 
     @property
     def gains(self) -> list[Gain]:
-        """One of each scorer."""
+        """Gain by each scorer."""
         base, kept = (self.answers[name].scores for name in ("base", "kept"))
         return gains(base, kept, self.exam.images_per_prompt, self.trained_on, self.seed)
 
     @property
     def sentence(self) -> str:
-        """Whether the tuned model is better or worse than the base model: by gold, without it by the judges."""
+        """Whether the tuned model is better or worse than the base model, by gold or, without gold, by the judges."""
         base, kept = (self.answers[name].sheet(self.exam.prompts) for name in ("base", "kept"))
         of_scorer = {row.name: row.difference for row in self.gains}
         found = {"gold": of_scorer["gold"]} if "gold" in of_scorer else {}
@@ -58,7 +58,7 @@ class UsualGuidance:
         return usual_guidance_sentence(self.scale, found, len(set(self.exam.prompts)))
 
     def write(self, run: RunFolder) -> dict[str, Any]:
-        """Print and save everything; gives the figures for `summary.json`."""
+        """Print and save everything; return the metrics for `summary.json`."""
         prompts = self.exam.prompts
         title = f"kept checkpoint at guidance {self.scale:g}, {len(set(prompts))} test prompts, same noise"
         show(screen(title, HEADINGS, [row.cells() for row in self.gains]))
@@ -78,18 +78,18 @@ class UsualGuidance:
         }
 
     def card(self) -> str:
-        """The table for the model card."""
+        """Table for the model card."""
         lines = [row.cells() for row in self.gains]
         return f"{self.sentence}\n\n{markdown(HEADINGS, lines)}"
 
 
 def usual_guidance_sentence(scale: float, changes: Mapping[str, Interval], prompts: int) -> str:
-    """What the comparison at the usual guidance scale found, in words; the first figure decides.
+    """Result of the comparison at the usual guidance scale in words. The first metric decides.
 
     Args:
         scale: The guidance scale.
-        changes: From the base model to the tuned one, with 95 % intervals, by figure.
-        prompts: How many the intervals are over.
+        changes: Changes from the base model to the tuned one, with 95 % intervals, by metric.
+        prompts: Number of prompts.
     """
     first = next(iter(changes.values()))
     verdict = "no different from the base model beyond chance"

@@ -1,1 +1,1 @@
-"""The page that compares runs: reading run folders, thumbnails within a budget, one self-contained HTML file."""
+"""Comparison page of runs: read run folders, make thumbnails within a budget, write one self-contained HTML file."""

@@ -1,4 +1,4 @@
-"""What the page's charts are drawn from, as plain data: numbers, short texts and thumbnails."""
+"""Data of the page's charts: numbers, short texts and thumbnails."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from t2ifb.reporting.settings import numeric, shown
 from t2ifb.reporting.thumbnails import Gallery
 
 FIRST, LAST = ("reward", "judges", "gold", "accuracy"), ("kl", "kl_without_last_two", "diversity")
-"""Order of the figures: what is asked first, then all others, then what is watched beside them."""
+"""Order of the metrics: the main ones, then all others, then auxiliary ones."""
 NUMBERS, POINTS, FEWEST = 600_000, 1000, 50
-"""Training figures on the page altogether, and rows of a run at the most and at the least."""
+"""Training values on the page in total, and maximum and minimum rows per run."""
 ROWS_OF_VALIDATION = 200
 
 
 def chart_data(comparison: Comparison, gallery: Gallery) -> dict[str, Any]:
-    """Everything that the page's JavaScript needs, ready for JSON: finite numbers, None, texts, lists, objects."""
+    """All data for the page's JavaScript, ready for JSON: finite numbers, None, texts, lists, objects."""
     groups = [group for group in comparison.groups if group.kind in (TUNING, REWARD)]
     settings = _settings(groups)
     places = {entry["key"]: {_key(value["value"]): n for n, value in enumerate(entry["values"])} for entry in settings}
@@ -60,7 +60,7 @@ def chart_data(comparison: Comparison, gallery: Gallery) -> dict[str, Any]:
 
 
 def metrics(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every figure that any run measured: its kind of run, whether it is of training or validation, its name."""
+    """All measured metrics: kind of run, training or validation, and name."""
     found = []
     for kind in (TUNING, REWARD):
         runs = comparison.of_kind(kind)
@@ -72,7 +72,7 @@ def metrics(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def ordered(names: set[str]) -> list[str]:
-    """Names of figures in the order in which they are asked for."""
+    """Names of metrics in display order."""
 
     def place(name: str) -> tuple[int, str]:
         head = name.partition("/")[0]
@@ -82,7 +82,7 @@ def ordered(names: set[str]) -> list[str]:
 
 
 def intervals(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """Panels of means with their intervals: of each Table 1 and of each figure 8, by the number of the run."""
+    """Panels of means with intervals for each table 1 and figure 8, by run number."""
     panels: dict[str, list[dict[str, Any]]] = {}
     for n, run in enumerate(comparison.runs):
         if run.results.table1:
@@ -112,7 +112,7 @@ def _line(label: str, value: Interval) -> dict[str, Any]:
 
 
 def _settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Settings that differ within a group, with all their values in order; a run names a value by its number."""
+    """Settings that differ within a group, with their values in order. Runs refer to values by index."""
     found: dict[str, dict[str, Any]] = {}
     for group in groups:
         for key in group.differing:
@@ -127,18 +127,18 @@ def _settings(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _key(value: Any) -> Any:
-    """Equal for 1 and 1.0, different for 1 and True."""
+    """Key that is equal for 1 and 1.0 but not for 1 and True."""
     return (isinstance(value, bool), value)
 
 
 def _judges(comparison: Comparison) -> list[str]:
-    """What a fine-tuning run can be judged by: everything but the reward, the KL divergence and the diversity."""
+    """Scorers that can judge a fine-tuning run: all except reward, KL divergence and diversity."""
     names = {name for run in comparison.of_kind(TUNING) for name in run.val.columns}
     return ordered(names - {"reward", *LAST})
 
 
 def _samples(gallery: Gallery, run: int, prompts: dict[str, int], scorers: dict[str, int]) -> list[dict[str, Any]]:
-    """A run's steps in the gallery; prompts and scorers become numbers, in the order of their first use."""
+    """A run's steps in the gallery. Prompts and scorers become indices in the order of first use."""
     found = []
     for samples, image in gallery.steps.get(run, []):
         for name in ordered({name for scores in samples.scores for name in scores} - scorers.keys()):
@@ -151,5 +151,5 @@ def _samples(gallery: Gallery, run: int, prompts: dict[str, int], scorers: dict[
 
 
 def run_summary(run: Run) -> dict[str, float | None]:
-    """What the overview says of a run in figures."""
+    """Metrics of a run in the overview."""
     return {"kept": run.kept, **{name: run.changes().get(name) for name in CHANGES}}

@@ -1,4 +1,4 @@
-"""Runs side by side: what they are called, which belong together, which of their settings differ."""
+"""Comparison of runs: names, groups and differing settings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ KINDS = {
 }
 NOUNS = {TUNING: "fine-tuning run", REWARD: "reward run", TABLE1: "table 1", FIGURE8: "figure 8", OTHER: "other run"}
 ALPHA, BETA, RATIO = "algorithm.alpha", "algorithm.beta", "beta / alpha"
-"""The optimiser ignores a common factor of alpha and beta: where both differ, their ratio is worth a setting."""
+"""AdamW is scale-invariant, so only the ratio of beta and alpha matters. It is shown where both differ."""
 NAMED = 4
-"""Settings that a run is described by in lists; the table of configurations has them all."""
+"""Number of settings that describe a run in lists; the table of configurations has all."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Group:
 
     Attributes:
         kind: One of `KINDS`.
-        runs: Their numbers.
-        differing: Settings that are not the same in all of them.
-        labels: What the page calls each of these.
-        values: Each of these in all runs, in their order.
-        same: Settings that are the same in all of them.
+        runs: Numbers of the runs.
+        differing: Settings that differ between the runs.
+        labels: Display names of the differing settings.
+        values: Values of the differing settings in all runs, in order.
+        same: Settings that are equal in all runs.
     """
 
     kind: str
@@ -44,39 +44,39 @@ class Group:
 
     @property
     def title(self) -> str:
-        """The kind in words."""
+        """Heading of the group."""
         return KINDS[self.kind]
 
     @property
     def named(self) -> list[str]:
-        """The first of the settings that differ, without what no configuration says or what others say together."""
+        """The first differing settings, without provenance and without values that follow from others."""
         return [key for key in self.differing if key not in (*PROVENANCE, RATIO)][:NAMED]
 
     @property
     def rewards_differ(self) -> bool:
-        """Whether runs were trained on different rewards, so that `reward` and `judges` are not the same in all."""
+        """Whether the rewards differ, so that `reward` and `judges` are not comparable between runs."""
         told = {"reward.source"} if "reward_sha256" in self.same else set()
         return any(key.partition(".")[0] in ("reward", "reward_sha256") for key in self.differing if key not in told)
 
     @property
     def counted(self) -> str:
-        """How many runs there are, in words."""
+        """Number of runs, in words."""
         count, noun = len(self.runs), NOUNS[self.kind]
         return f"{count} {noun}" if count == 1 else f"{count} × {noun}" if noun[-1].isdigit() else f"{count} {noun}s"
 
 
 class Comparison:
-    """Some runs.
+    """Runs to compare.
 
     Attributes:
-        runs: In the order in which they were found.
-        names: What the page calls each.
-        settings: Of each, with the ratio of beta to alpha where both differ.
-        groups: By kind, those that have runs.
+        runs: Runs in the order of discovery.
+        names: Names of the runs on the page.
+        settings: Settings of each run, with the ratio of beta to alpha where both differ.
+        groups: Non-empty groups by kind.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        """Compare them; their folders are all different."""
+        """Compare runs in different folders."""
         self.runs = list(runs)
         self.names = short_names([run.path for run in runs])
         self.settings: list[dict[str, Value]] = [dict(run.settings) for run in runs]
@@ -87,11 +87,11 @@ class Comparison:
         return [run for run in self.runs if run.kind == kind]
 
     def group(self, kind: str) -> Group | None:
-        """The group of a kind, if there is one."""
+        """The group of a kind, or None."""
         return next((group for group in self.groups if group.kind == kind), None)
 
     def about(self, number: int) -> str:
-        """What tells a run apart from the others of its kind, in a few words."""
+        """Short description of what distinguishes a run from others of its kind."""
         group = next(group for group in self.groups if number in group.runs)
         settings = self.settings[number]
         return ", ".join(f"{group.labels[key]} {shown(settings.get(key))}" for key in group.named)

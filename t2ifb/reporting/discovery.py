@@ -1,20 +1,22 @@
-"""Which folders are runs."""
+"""Discovery of run folders."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 OWN = ("checkpoints", "samples", "export", "wandb", "tensorboard", "csv")
-"""Folders inside a run that hold no runs."""
-EXPECTED = "a run folder (of training or judging: .hydra/, metrics.csv or summary.json), or one that contains some"
+"""Subfolders of a run that contain no runs."""
+EXPECTED = (
+    "a run folder (training or evaluation, with .hydra/, metrics.csv or summary.json), or a parent of run folders"
+)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """All run folders in and below some folders, absolute, each once, in the order given and then by name.
+    """All run folders in and below the given folders, absolute and unique, in the given order, then by name.
 
     Raises:
-        FileNotFoundError: A path is not there; its `filename` says which.
-        ValueError: A path is a file, or there is no run in any of them.
+        FileNotFoundError: A path does not exist; see its `filename`.
+        ValueError: A path is a file, or no run was found.
     """
     paths = list(paths)
     found: dict[Path, None] = {}
@@ -30,9 +32,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
-    """Runs in a folder and below it; a folder with nothing but a summary is one only if it contains none.
+    """Runs in and below a folder. A folder with only a summary is a run only if it contains no other runs.
 
-    Inside a run `metrics.csv` may be a logger's, so that only a folder with a configuration is another run.
+    Inside a run, `metrics.csv` may be a logger's, so only a folder with a configuration is another run.
     """
     is_run = _is_configured(folder) or (not inside_run and (folder / "metrics.csv").is_file())
     if is_run:
@@ -40,7 +42,7 @@ def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
     except OSError:
-        names = []  # a folder that may not be read holds no run for us
+        names = []  # skip unreadable folders
     inside = [
         run
         for name in names
@@ -53,7 +55,7 @@ def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
 
 
 def _is_configured(folder: Path) -> bool:
-    """Whether Hydra has begun something here that trains or judges: not what draws images alone (`t2ifb.generate`)."""
+    """Whether the folder has a configuration of training or evaluation, not only of `t2ifb.generate`."""
     try:
         drawn = b"\nlora:" in (folder / ".hydra" / "config.yaml").read_bytes()
     except OSError:
@@ -62,5 +64,5 @@ def _is_configured(folder: Path) -> bool:
 
 
 def common_parent(runs: Sequence[Path]) -> Path:
-    """Where the page goes: the run's own folder, or the nearest one that contains them all."""
+    """Folder for the page: the run's own folder, or the nearest common parent."""
     return Path(os.path.commonpath(runs))

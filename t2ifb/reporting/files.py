@@ -1,4 +1,4 @@
-"""Files of a run as far as they can be read: what is broken becomes a note on the page, never an exception."""
+"""Tolerant readers for a run's files: errors become notes on the page, never exceptions."""
 
 import csv
 import io
@@ -10,29 +10,29 @@ from typing import Any
 import yaml
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The fast one, where PyYAML was built with it."""
+"""The fast loader, if PyYAML was built with it."""
 
 
 class Notes:
-    """What could not be read of one run, in the order it was found.
+    """Read errors of one run, in order of discovery.
 
     Attributes:
-        texts: One line each.
+        texts: Messages, one line each.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Of the run in `folder`; files are named relative to it."""
+        """Collect notes for the run in `folder`. File names are relative to it."""
         self.folder = folder
         self.texts: list[str] = []
 
     def add(self, path: Path, what: str) -> None:
-        """Note what is wrong with a file."""
+        """Add an error about a file."""
         name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
         self.texts.append(f"{name}: {what}")
 
 
 def read_json(path: Path, kind: type, notes: Notes) -> Any:
-    """A JSON file that holds a `kind` (dict or list); None when it is not there, or broken, which is noted."""
+    """Read a JSON file of type `kind` (dict or list). None if missing or broken; the latter is noted."""
     text = _text(path, notes)
     if text is None:
         return None
@@ -48,7 +48,7 @@ def read_json(path: Path, kind: type, notes: Notes) -> Any:
 
 
 def read_yaml(path: Path, kind: type, notes: Notes) -> Any:
-    """The same for YAML; interpolations stay as they are written."""
+    """Read a YAML file like `read_json`. Interpolations stay as written."""
     text = _text(path, notes)
     if text is None:
         return None
@@ -64,7 +64,7 @@ def read_yaml(path: Path, kind: type, notes: Notes) -> Any:
 
 
 def read_rows(path: Path, notes: Notes) -> list[dict[str, str]]:
-    """The rows of a CSV file, cells as text; a last row that breaks off is left out, which is noted."""
+    """Rows of a CSV file, cells as text. A truncated last row is skipped and noted."""
     text = _text(path, notes)
     if text is None:
         return []
@@ -74,7 +74,7 @@ def read_rows(path: Path, notes: Notes) -> list[dict[str, str]]:
         notes.add(path, f"not valid CSV ({error})")
         return []
     if lines and not text.endswith(("\n", "\r")):
-        notes.add(path, "breaks off in its last line, which is left out")
+        notes.add(path, "the last line is truncated and was skipped")
         lines.pop()
     if not lines:
         notes.add(path, "is empty")
@@ -82,12 +82,15 @@ def read_rows(path: Path, notes: Notes) -> list[dict[str, str]]:
     heading, *body = lines
     whole = [line for line in body if len(line) == len(heading)]
     if len(whole) < sum(bool(line) for line in body):
-        notes.add(path, f"{len(body) - len(whole)} of its lines have not as many cells as its heading; left out")
+        notes.add(
+            path,
+            f"{len(body) - len(whole)} of its lines have another number of cells than the heading and were skipped",
+        )
     return [dict(zip(heading, line, strict=True)) for line in whole]
 
 
 def number(cell: Any) -> float | None:
-    """A finite number, or None for an empty cell, NaN, infinity and what is none."""
+    """A finite number, or None for an empty cell, NaN, infinity or other text."""
     if isinstance(cell, bool):
         return None
     try:
@@ -98,7 +101,7 @@ def number(cell: Any) -> float | None:
 
 
 def rounded(value: float | None, digits: int = 6) -> float | None:
-    """A number with as many digits as a chart can show, so that the page stays small."""
+    """Round to the digits that a chart can show, to keep the page small."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 

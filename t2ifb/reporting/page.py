@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it."""
+"""The comparison page: one self-contained HTML file."""
 
 import json
 import math
@@ -22,18 +22,18 @@ from t2ifb.reporting.thumbnails import Gallery, make_gallery
 
 MEGABYTE = 1_000_000
 LIMIT, FOR_IMAGES = 40 * MEGABYTE, 24 * MEGABYTE
-"""Bytes of the page, and of its thumbnails, at the most."""
+"""Maximum bytes of the page and of its thumbnails."""
 SCRIPTS = ("state.js", "charts.js", "trade_offs.js", "gallery.js", "tables.js", "start.js")
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page that was made.
+    """A rendered page.
 
     Attributes:
-        html: The file's content.
-        runs: How many runs it shows.
-        notes: What is left out or shown in part, by the run's name.
+        html: Content of the file.
+        runs: Number of runs shown.
+        notes: Notes on missing or partial data, by run name.
     """
 
     html: bytes
@@ -45,9 +45,9 @@ def make_page(folders: Sequence[Path], title: str | None = None, limit: int = LI
     """Read run folders and make the page.
 
     Args:
-        folders: Of runs, absolute, all different.
-        title: Of the page; by default it says how many runs there are.
-        limit: Bytes of the page; thumbnails take what is left, up to `FOR_IMAGES`.
+        folders: Absolute paths of different run folders.
+        title: Title of the page; by default the number of runs.
+        limit: Maximum bytes of the page. Thumbnails use the rest, up to `FOR_IMAGES`.
     """
     comparison = Comparison([read_run(folder) for folder in folders])
     script = _plotly()
@@ -61,7 +61,7 @@ def make_page(folders: Sequence[Path], title: str | None = None, limit: int = LI
 
 
 def embedded(data: Any) -> Markup:
-    """JSON for a `<script>` element, which nothing in a text can end: neither `</script>` nor `<!--`."""
+    """JSON for a `<script>` element. No text can end the element: `</script>` and `<!--` are escaped."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
@@ -101,12 +101,12 @@ def _render(
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A change with its sign; nothing for what is not known."""
+    """A change with its sign; empty if unknown."""
     return "" if value is None or math.isnan(value) else f"{value:+.{digits}f}"
 
 
 def table_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of accuracies, without the columns that are empty everywhere."""
+    """Headings and cells of accuracies, without empty columns."""
     table = [cells(row) for row in rows]
     used = [c for c in range(len(ROW_HEADINGS)) if any(line[c] for line in table)]
     headings = [f"minus {REFERENCE}" if ROW_HEADINGS[c] == "difference" else ROW_HEADINGS[c] for c in used]
@@ -125,7 +125,7 @@ def _notes(comparison: Comparison, gallery: Gallery) -> dict[str, list[str]]:
 
 
 def _templates() -> dict[str, Any]:
-    """Plotly's light and dark template, on the page's own background."""
+    """Plotly's light and dark templates with the page's background."""
     import plotly.io
 
     found = {}

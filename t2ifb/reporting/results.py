@@ -1,4 +1,4 @@
-"""The tables that runs end with, read back from their JSON files."""
+"""Final tables of runs, read from their JSON files."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,13 +16,13 @@ Item = TypeVar("Item", Gain, Row)
 
 @dataclass(frozen=True)
 class Results:
-    """What a run found on test prompts or rankings; what it has not is empty.
+    """Results of a run on test prompts or rankings. Missing results are empty.
 
     Attributes:
-        gains: Of a fine-tuning run: by `kept`, `last` and `kept_usual_guidance`, base model against that checkpoint.
-        figure8: By tuned model, base model against it.
-        table1: Every scorer on the test rankings.
-        accuracy: Of a reward run: by split, the scorers on its rankings.
+        gains: Fine-tuning run: base model against the checkpoints `kept`, `last` and `kept_usual_guidance`.
+        figure8: Base model against each tuned model, by name.
+        table1: Results of every scorer on the test rankings.
+        accuracy: Reward run: results of the scorers, by split.
     """
 
     gains: dict[str, list[Gain]]
@@ -32,17 +32,17 @@ class Results:
 
     @property
     def any(self) -> bool:
-        """Whether there are some."""
+        """Whether any results exist."""
         return bool(self.gains or self.figure8 or self.table1 or self.accuracy)
 
 
 def read_results(folder: Path, summary: Mapping[str, Any], notes: Notes) -> Results:
-    """All tables in a run's folder; broken ones are left out and noted.
+    """Read all tables in a run's folder. Broken ones are skipped and noted.
 
     Args:
-        folder: Of the run.
-        summary: Its `summary.json`, which holds figure 8.
-        notes: Where faults are noted.
+        folder: Run folder.
+        summary: Content of `summary.json`, which contains figure 8.
+        notes: Collects errors.
     """
     gains: dict[str, list[Gain]] = {}
     accuracy: dict[str, list[Row]] = {}
@@ -63,7 +63,7 @@ def read_results(folder: Path, summary: Mapping[str, Any], notes: Notes) -> Resu
 
 
 def _figure8(folder: Path, models: Any, notes: Notes) -> dict[str, list[Gain]]:
-    """From the summary, which knows the models' names; else, in a run that was cut, from the tables beside it."""
+    """Read figure 8 from the summary, which has the model names; for an interrupted run, from its tables."""
     found = {}
     if isinstance(models, Mapping):
         for name, rows in models.items():
@@ -86,7 +86,7 @@ def _items(entries: list[Any], parse: Callable[[Any], Item], path: Path, notes: 
         try:
             found.append(parse(entry))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            notes.add(path, f"one of its entries is not as expected ({type(error).__name__}: {error}); left out")
+            notes.add(path, f"an entry has an unexpected form ({type(error).__name__}: {error}) and was skipped")
     return found
 
 
@@ -119,7 +119,7 @@ def _interval(entry: dict[str, Any] | None) -> Interval | None:
 
 
 def _figure(value: Any) -> float:
-    """A number; `null`, which stands for NaN in these files, is NaN."""
+    """A number. `null` stands for NaN in these files."""
     found = number(value)
     return float("nan") if found is None else found
 

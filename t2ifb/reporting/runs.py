@@ -1,4 +1,4 @@
-"""One run folder, read as far as it can be read."""
+"""Read one run folder as far as possible."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ from t2ifb.reporting.samples import Samples, read_samples
 from t2ifb.reporting.settings import Value, flat
 
 TUNING, REWARD, TABLE1, FIGURE8, OTHER = "tuning", "reward", "table1", "figure8", "other"
-"""Kinds of runs; each has sections of its own."""
+"""Kinds of runs; each has its own sections."""
 AGAINST = {
     "over-optimisation": "over-optimised later",
     "Kept the base model": "no better than base",
     "the tuned model is worse than the base model": "worse at the usual guidance",
 }
-"""Phrases of a verdict, and what the overview makes of them."""
+"""Phrases of a verdict and their short forms in the overview."""
 KL = ("kl", "kl_without_last_two")
 CHANGES = ("reward", "judges", "gold", *KL)
-"""Validation figures that the overview shows, as changes from the base model."""
+"""Validation metrics in the overview, as changes from the base model."""
 PROVENANCE = ("git_commit", "reward_sha256")
-"""Settings that no configuration has: the commit, and the content of what a run was trained on."""
+"""Settings outside the configuration: the commit, and hashes of the training data."""
 CLASSES = {"FineTuning": TUNING, "RewardTraining": REWARD, "Table1": TABLE1, "Figure8": FIGURE8}
-"""What a configuration builds in a run of each kind."""
+"""Kind of run by the component that the configuration builds."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Run:
     """One run.
 
     Attributes:
-        path: Its folder.
+        path: Run folder.
         kind: `TUNING`, `REWARD`, `TABLE1`, `FIGURE8` or `OTHER`.
-        settings: What it was configured with, flat.
-        summary: `summary.json`; empty if it is not there.
-        state: `finished` if `summary.json` is there, `failed` if a sweep noted so, else `unfinished`.
-        train: Training figures over the steps.
-        val: Validation figures over the steps; of a fine-tuning run, step 0 is the base model.
-        samples: Images of its validations.
-        results: Tables that it ended with.
-        notes: What of it could not be read.
+        settings: Configuration, flattened.
+        summary: Content of `summary.json`; empty if missing.
+        state: `finished` if `summary.json` exists, `failed` if a sweep recorded a failure, else `unfinished`.
+        train: Training metrics over the steps.
+        val: Validation metrics over the steps; for fine-tuning, step 0 is the base model.
+        samples: Images of the validations.
+        results: Final tables.
+        notes: Read errors.
     """
 
     path: Path
@@ -59,9 +59,9 @@ class Run:
 
     @cached_property
     def kept(self) -> float | None:
-        """The step whose checkpoint was kept; so far, in a run that is not finished: where `judges` is highest.
+        """Step of the kept checkpoint. For an unfinished run, the step with the highest `judges` so far.
 
-        Step 0 is the base model, and no checkpoint.
+        Step 0 is the base model and has no checkpoint.
         """
         best = number(self.summary.get("best_step"))
         known = zip(self.val.step, self.val.columns.get("judges", []), strict=False)
@@ -69,29 +69,29 @@ class Run:
         return max(judged, key=judged.__getitem__) if best is None and judged else best
 
     def changes(self, names: tuple[str, ...] = CHANGES) -> dict[str, float]:
-        """How far validation figures of the kept step are from the base model's (`judges` and `KL` begin at 0)."""
+        """Change of validation metrics from the base model to the kept step (`judges` and `KL` start at 0)."""
         base, kept = self.val.at(0), self.val.at(self.kept)
         return {name: kept[name] - base.get(name, 0) for name in names if name in kept and _begins(name, base)}
 
     @property
     def sentence(self) -> str:
-        """The verdict in words, where there is one."""
+        """The verdict in words, if any."""
         text = self.summary.get("sentence")
         return text if isinstance(text, str) else ""
 
     @property
     def verdict(self) -> list[str]:
-        """What speaks against the run, in a few words each."""
+        """Objections against the run, in a few words each."""
         return [words for phrase, words in AGAINST.items() if phrase in self.sentence]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to show but perhaps settings."""
+        """Whether the run has nothing to show except settings."""
         return not (self.summary or self.train.step or self.val.step or self.results.any)
 
 
 def read_run(path: Path) -> Run:
-    """Read a run's folder; what is missing is empty, what is broken is noted."""
+    """Read a run's folder. Missing files are empty, broken ones are noted."""
     notes = Notes(path)
     config = read_yaml(path / ".hydra" / "config.yaml", dict, notes) or {}
     if not config and not notes.texts:
@@ -117,7 +117,7 @@ def read_run(path: Path) -> Run:
 def _state(path: Path, notes: Notes) -> str:
     if (path / "summary.json").is_file():
         return "finished"
-    failure = read_json(path / "failed.json", dict, notes)  # of a job of a sweep; the others went on
+    failure = read_json(path / "failed.json", dict, notes)  # from a failed job of a sweep
     if failure is None:
         return "unfinished"
     text = str(failure.get("error", "")).strip() or "for an unknown reason"
@@ -126,7 +126,7 @@ def _state(path: Path, notes: Notes) -> str:
 
 
 def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Results) -> str:
-    """By what the run has; by its configuration while it has nothing."""
+    """Kind of run from its results, or from its configuration if it has none."""
     measured = curves["train"].columns.keys() | curves["val"].columns.keys()
     if results.figure8:
         return FIGURE8
@@ -143,7 +143,7 @@ def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Resu
 
 
 def _provenance(summary: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict[str, Value]:
-    """Those of `PROVENANCE` that are known."""
+    """Known entries of `PROVENANCE`."""
     found: dict[str, Value] = {}
     if isinstance(summary.get("git_commit"), str):
         commit = summary["git_commit"]

@@ -1,4 +1,4 @@
-"""What a run drew at its validations: a strip of images for each, and what every scorer said of them."""
+"""Validation samples of a run: a strip of images per validation, with the scores."""
 
 import re
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ from PIL import Image
 from t2ifb.reporting.files import Notes, number, read_rows
 
 MOST = 8
-"""Prompts in a strip."""
+"""Number of prompts in a strip."""
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no image, or a cut one."""
+"""Exceptions of Pillow for files that are not images or are truncated."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One validation's images.
+    """Images of one validation.
 
     Attributes:
-        step: Of the validation; 0 is the base model.
-        strip: The PNG with one image of each prompt, side by side.
+        step: Step of the validation; 0 is the base model.
+        strip: PNG with one image per prompt, side by side.
         prompts: T texts, in the order of the strip.
-        scores: For each prompt what the scorers said of the image that is shown.
+        scores: Scores of the shown image of each prompt.
         size: Width and height of one image in pixels.
     """
 
@@ -35,7 +35,7 @@ class Samples:
 
 
 def read_samples(folder: Path, notes: Notes) -> list[Samples]:
-    """All validations in a run's `samples/`, in the order of their steps; broken ones are left out and noted."""
+    """All validations in a run's `samples/`, ordered by step. Broken ones are skipped and noted."""
     found = []
     for path in _tables(folder):
         strip = path.with_name(f"{path.stem}_strip.png")
@@ -67,12 +67,14 @@ def _read(step: int, table: Path, strip: Path, notes: Notes) -> Samples | None:
         return None
     try:
         with Image.open(strip) as image:
-            image.verify()  # a cut file is found here, before anything is decoded
+            image.verify()  # detects a truncated file before decoding
             width, height = image.size
     except BROKEN as error:
         notes.add(strip, f"cannot be read ({error}); this step is not in the gallery")
         return None
     if width % len(first):
-        notes.add(strip, f"is {width} pixels wide, which are not {len(first)} images; this step is not in the gallery")
+        notes.add(
+            strip, f"is {width} pixels wide, not a multiple of {len(first)} images; this step is not in the gallery"
+        )
         return None
     return Samples(step, strip, tuple(first), tuple(first.values()), (width // len(first), height))

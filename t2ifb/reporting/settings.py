@@ -1,4 +1,4 @@
-"""Settings of runs: flat, as text or number, and which of them differ."""
+"""Settings of runs: flattened to texts and numbers, and compared."""
 
 import math
 import re
@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Value = str | int | float | bool | None
-"""Of a setting; None is `null`, or that a run has no such setting."""
+"""Value of a setting; None is `null` or a missing setting."""
 POINTER = re.compile(r"\$\{([\w.]+)\}")
 QUIET = ("resume", "data_folder", "build", "logger")
-"""What says nothing about a result: where a run went on, where files are kept, where figures are sent."""
+"""Settings that do not affect results: resume path, file locations, loggers."""
 KNOWN = ("algorithm.alpha", "algorithm.beta", "optimizer.lr", "seed", "reward._target_")
-"""What runs are mostly compared by, first wherever settings are listed."""
+"""Settings most often compared, listed first."""
 
 
 def flat(config: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | None = None) -> dict[str, Value]:
-    """A composed configuration as dotted keys; lists of plain values become text.
+    """Flatten a composed configuration to dotted keys. Lists of plain values become text.
 
     Args:
-        config: Nested.
-        prefix: Of its keys.
-        root: The whole that it is a part of, where `${a.b}` is looked up.
+        config: Nested configuration.
+        prefix: Prefix of the keys.
+        root: Root configuration, for resolving `${a.b}`.
     """
     found: dict[str, Value] = {}
     root = config if root is None else root
@@ -38,18 +38,18 @@ def flat(config: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | 
         elif value is None or isinstance(value, (str, int, float, bool)):
             found[key] = _class_name(value) if key.endswith("_target_") and isinstance(value, str) else value
         else:
-            found[key] = str(value)  # dates, which YAML knows and configurations do not
+            found[key] = str(value)  # dates, which YAML parses but configurations do not have
         if isinstance(value, float) and not math.isfinite(value):
             found[key] = str(value)
     return found
 
 
 def differing(runs: Sequence[Mapping[str, Value]]) -> list[str]:
-    """Keys whose values are not the same in all runs, in the order in which they are of interest.
+    """Keys whose values differ between runs, in display order.
 
-    Those of `KNOWN` come first, then those that all runs have, then those of parts that only some runs have.
+    Keys in `KNOWN` come first, then those in all runs, then those in some runs.
 
-    A value that only points at another one (`${optimizer}`) is left out: what it points at is compared itself.
+    A reference to another value (`${optimizer}`) is skipped, because the target is compared itself.
     """
     keys = dict.fromkeys([*KNOWN, *(key for run in runs for key in run)])
     found = [key for key in keys if len({_same(run.get(key)) for run in runs}) > 1 and not _points(key, runs)]
@@ -57,7 +57,7 @@ def differing(runs: Sequence[Mapping[str, Value]]) -> list[str]:
 
 
 def shown(value: Value) -> str:
-    """A value as a reader expects it; what a run does not have is a dash."""
+    """Format a value for display. A missing value is a dash."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -66,12 +66,12 @@ def shown(value: Value) -> str:
 
 
 def numeric(value: Value) -> bool:
-    """Whether values of this kind have an order and a distance."""
+    """Whether the value is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _pointed(value: Any, root: Mapping[str, Any]) -> Any:
-    """The plain value that `${a.b}` points at; what points at a part, or at nothing, stays as it is."""
+    """Plain value that `${a.b}` refers to. References to sections or unknown keys stay unchanged."""
     match = POINTER.fullmatch(value) if isinstance(value, str) else None
     target: Any = root if match else None
     for part in match[1].split(".") if match else ():
@@ -84,7 +84,7 @@ def _plain(value: Any) -> str:
 
 
 def _same(value: Value) -> tuple[str, Value]:
-    """1 and 1.0 are the same setting, 1 and True are not."""
+    """Comparison key: 1 and 1.0 are equal, 1 and True are not."""
     return ("number", float(value)) if isinstance(value, float) or type(value) is int else (type(value).__name__, value)
 
 
@@ -94,6 +94,6 @@ def _points(key: str, runs: Sequence[Mapping[str, Value]]) -> bool:
 
 
 def _class_name(target: str) -> str:
-    """`t2ifb.learning.refl.ReFL` is called `ReFL`, `….RewardModel.from_pretrained` is called `RewardModel`."""
+    """`t2ifb.learning.refl.ReFL` becomes `ReFL`, `….RewardModel.from_pretrained` becomes `RewardModel`."""
     *_, owner, name = ["", *target.split(".")]
     return owner if owner[:1].isupper() else name

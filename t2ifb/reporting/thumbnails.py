@@ -1,4 +1,4 @@
-"""Strips of images as WebP data URIs, within a number of bytes: fewer steps and smaller images for many runs."""
+"""Strips of images as WebP data URIs, within a byte budget: many runs get fewer steps and smaller images."""
 
 import base64
 import hashlib
@@ -14,17 +14,17 @@ from t2ifb.reporting.samples import BROKEN, Samples
 
 PREFIX = "data:image/webp;base64,"
 TRIED = 8
-"""Strips by which the size of all of them is estimated."""
+"""Number of strips used to estimate the total size."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """How good thumbnails are.
+    """Quality level of thumbnails.
 
     Attributes:
-        side: The longer side of an image in pixels, at most; none is enlarged.
-        quality: Of WebP.
-        steps: Validations of a run, at most.
+        side: Maximum longer side of an image in pixels. Images are never enlarged.
+        quality: WebP quality.
+        steps: Maximum validations per run.
     """
 
     side: int
@@ -39,7 +39,7 @@ LEVELS = tuple(
         *((64, 70, 12), (64, 60, 8), (64, 50, 5), (48, 50, 4), (32, 40, 3), (32, 30, 2)),
     )
 )
-"""From the best down."""
+"""Levels from best to worst."""
 
 
 @dataclass
@@ -47,11 +47,11 @@ class Gallery:
     """Thumbnails of all runs.
 
     Attributes:
-        level: What they were made with; None if there are none.
-        images: Data URIs, each once: runs that share a base model share its images.
-        steps: By run, for each step that is shown its samples and the number of its strip in `images`.
-        broken: By run, what could not be read.
-        dropped: Validations that did not fit even at the lowest level.
+        level: Level of the thumbnails; None without thumbnails.
+        images: Unique data URIs. Runs with the same base model share its images.
+        steps: Shown steps by run: the samples and the strip's index in `images`.
+        broken: Read errors by run.
+        dropped: Number of validations that did not fit even at the lowest level.
     """
 
     level: Level | None = None
@@ -67,11 +67,11 @@ class Gallery:
 
 
 def make_gallery(runs: Mapping[int, Sequence[Samples]], kept: Mapping[int, float | None], budget: int) -> Gallery:
-    """Make thumbnails as good as the budget allows.
+    """Make thumbnails of the best quality that the budget allows.
 
     Args:
-        runs: By number of the run, its validations in the order of their steps.
-        kept: By number of the run, the step that was kept: it is always shown.
+        runs: Validations by run number, ordered by step.
+        kept: Kept step by run number; it is always shown.
         budget: Bytes for all data URIs.
     """
     for level in LEVELS:
@@ -85,10 +85,10 @@ def make_gallery(runs: Mapping[int, Sequence[Samples]], kept: Mapping[int, float
 
 
 def data_uri(samples: Samples, level: Level) -> str:
-    """One strip, image by image made smaller so that none bleeds into its neighbour.
+    """Encode one strip. Images are resized separately so that they do not bleed into their neighbours.
 
     Raises:
-        ValueError: It cannot be decoded.
+        ValueError: The strip cannot be decoded.
     """
     width, height = samples.size
     factor = min(1.0, level.side / max(width, height))
@@ -105,7 +105,7 @@ def data_uri(samples: Samples, level: Level) -> str:
 
 
 def _some(samples: Sequence[Samples], kept: float | None, most: int) -> list[Samples]:
-    """Steps evenly spread, the first, the last and the kept one among them."""
+    """Evenly spread steps, including the first, the last and the kept one."""
     at = next((n for n, item in enumerate(samples) if item.step == kept), None)
     return [samples[n] for n in spread(len(samples), most, at)]
 
@@ -122,7 +122,7 @@ def _estimate(chosen: Mapping[int, Sequence[Samples]], level: Level) -> float:
 
 
 def _make(chosen: Mapping[int, Sequence[Samples]], level: Level, budget: int) -> Gallery:
-    """Everything at one level; it stops where the budget is spent, and the rest is counted as dropped."""
+    """Make all thumbnails at one level. The rest is counted as dropped once the budget is spent."""
     gallery = Gallery(level if any(chosen.values()) else None)
     known: dict[tuple[bytes, int], int] = {}
     spent = 0

@@ -1,7 +1,7 @@
 """Scorers: how well an image fits a prompt.
 
-Every scorer is an `nn.Module`: `scorer(images, prompts)` takes images (B, 3, H, W) in [0, 1] and B strings and gives
-(B,) float32, differentiable with respect to the images.
+Every scorer is an `nn.Module`: `scorer(images, prompts)` maps images (B, 3, H, W) in [0, 1] and B strings to (B,)
+float32, differentiable with respect to the images.
 """
 
 from importlib import import_module
@@ -42,7 +42,7 @@ MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # the modules behind the names import torch and open_clip
+def __getattr__(name: str) -> Any:  # lazy, because the modules import torch and open_clip
     if name in MODULES:
         return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

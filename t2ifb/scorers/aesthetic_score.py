@@ -1,4 +1,4 @@
-"""Aesthetic Score: how pleasing an image is, whatever the prompt."""
+"""Aesthetic Score: predicted visual quality of an image, independent of the prompt."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from t2ifb.scorers.weights import check_names, find_weights, read_state
 FILE = "sac+logos+ava1-l14-linearMSE.pth"
 ADDRESS = f"https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/{quote(FILE)}"
 PUBLISHED = CLIPSource("ViT-L-14-quickgelu", "openai")
-"""The encoder that LAION's predictor is for."""
+"""Encoder of LAION's predictor."""
 
 
 class AestheticHead(nn.Module):
@@ -29,7 +29,7 @@ class AestheticHead(nn.Module):
     """
 
     def __init__(self, width: int = 768) -> None:
-        """Build it for embeddings of `width` numbers."""
+        """Build the layers for embeddings of `width` entries."""
         super().__init__()
         self.width = width
         self.layers = linear_stack(width)
@@ -42,7 +42,7 @@ class AestheticHead(nn.Module):
             The head in evaluation mode, in float32, without gradients for its weights.
 
         Raises:
-            ValueError: It is no such file.
+            ValueError: The file has another format.
         """
         path = Path(path)
         state = read_state(path)
@@ -52,7 +52,7 @@ class AestheticHead(nn.Module):
         try:
             head.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{path} has other shapes than the aesthetic predictor: {error}") from error
+            raise ValueError(f"the tensor shapes in {path} do not match the aesthetic predictor: {error}") from error
         return head.float().eval().requires_grad_(False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class AestheticHead(nn.Module):
 
 
 class AestheticScore(nn.Module):
-    """The predicted rating of an image on CLIP's embedding of it, about 1 to 10; the prompt is not looked at.
+    """Predicted rating of an image from its CLIP embedding, about 1 to 10. The prompt is ignored.
 
     Attributes:
-        name: How tables call it.
+        name: Name in tables.
         encoder: Frozen CLIP.
         head: The predictor.
     """
@@ -80,15 +80,15 @@ class AestheticScore(nn.Module):
     name = "Aesthetic Score"
 
     def __init__(self, encoder: CLIPEncoder, head: AestheticHead) -> None:
-        """Score with an encoder and a head that was trained on its embeddings.
+        """Combine an encoder with a head trained on its embeddings.
 
         Raises:
-            ValueError: The head is for embeddings of another width.
+            ValueError: The head expects another embedding width.
         """
         super().__init__()
         if head.width != encoder.embedding_dim:
             raise ValueError(
-                f"the aesthetic head takes embeddings of {head.width} numbers, {encoder.source.model} gives "
+                f"the aesthetic head expects embeddings of width {head.width}, but {encoder.source.model} returns "
                 f"{encoder.embedding_dim}; use the encoder that it was trained on (LAION's: ViT-L-14-quickgelu, openai)"
             )
         self.encoder, self.head = encoder, head
@@ -100,11 +100,11 @@ class AestheticScore(nn.Module):
         """Load the predictor and its encoder.
 
         Args:
-            source: The file, a folder that holds it, or its address.
-            encoder: By default `PUBLISHED`.
+            source: The file, a folder that contains it, or its URL.
+            encoder: `PUBLISHED` by default.
 
         Raises:
-            ValueError: The weights are missing or do not fit.
+            ValueError: The weights are missing or do not match.
         """
         head = AestheticHead.from_checkpoint(find_weights(source, FILE, "aesthetic.safetensors"))
         encoder = encoder or PUBLISHED
@@ -112,7 +112,7 @@ class AestheticScore(nn.Module):
 
     @classmethod
     def outline(cls, source: str | Path = ADDRESS, encoder: CLIPSource | None = None) -> "AestheticScore":
-        """The same without weights, see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.outline`."""
         from t2ifb.scorers.outline import CLIPOutline
 
         built = CLIPOutline.of(encoder or PUBLISHED).load()
@@ -124,7 +124,7 @@ class AestheticScore(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            prompts: B strings, which change nothing.
+            prompts: B strings; ignored.
 
         Returns:
             (B,) float32, differentiable with respect to the images.

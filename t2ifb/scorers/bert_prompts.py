@@ -1,4 +1,4 @@
-"""Prompts as the token ids of a BERT vocabulary, which the text towers of BLIP and ImageReward read."""
+"""Tokenizer with a BERT vocabulary, for the text towers of BLIP and ImageReward."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,38 +11,38 @@ from t2ifb.scorers.preprocess import check_counts
 from t2ifb.scorers.weights import beside
 
 MAX_TOKENS = 35
-"""Of a prompt, [CLS] and [SEP] included; what is longer is cut off."""
+"""Maximum tokens per prompt, including [CLS] and [SEP]; longer prompts are truncated."""
 VOCABULARY = "google-bert/bert-base-uncased"
-"""Whose tokens the prompts become. [DEC] and [ENC], which the original adds, stand in no prompt that is scored."""
+"""Vocabulary of the prompts. The tokens [DEC] and [ENC] of the original never occur in scored prompts."""
 
 
 class BertPrompts:
-    """Turns prompts into token ids with a BERT vocabulary, which is read when the first prompt comes."""
+    """Turn prompts into token ids with a BERT vocabulary, read on first use."""
 
     def __init__(self, vocabulary: str | Path, ids: int, tokenizer: Any = None) -> None:
-        """Name the vocabulary.
+        """Store the settings.
 
         Args:
             vocabulary: A folder with `vocab.txt` or `tokenizer.json`, or a hub id.
-            ids: Rows of the text tower's table, among them the two of [DEC] and [ENC].
-            tokenizer: Takes the place of the one that the vocabulary makes.
+            ids: Rows of the text tower's embedding table, including [DEC] and [ENC].
+            tokenizer: Tokenizer to use instead of the vocabulary's.
         """
         self.vocabulary, self.ids = vocabulary, ids
         self._tokenizer = tokenizer
 
     @classmethod
     def near(cls, checkpoint: Path, vocabulary: str | Path | None, tower: Any) -> Self:
-        """The vocabulary that was named, else the one beside a checkpoint, else bert-base-uncased's."""
+        """Use the given vocabulary, else the one beside the checkpoint, else bert-base-uncased."""
         if vocabulary is None and (beside(checkpoint, "vocab.txt") or beside(checkpoint, "tokenizer.json")):
             vocabulary = checkpoint.parent
         ids: int = tower.get_input_embeddings().num_embeddings
         return cls(VOCABULARY if vocabulary is None else vocabulary, ids)
 
     def __call__(self, prompts: list[str], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, (B, L) each, L at most `MAX_TOKENS`, where the B images are.
+        """Token ids and attention mask, (B, L) each, L at most `MAX_TOKENS`, on the images' device.
 
         Raises:
-            ValueError: The vocabulary is missing or another one, or there are not as many prompts as images.
+            ValueError: The vocabulary is missing or does not match, or the numbers of prompts and images differ.
         """
         check_counts(images, prompts)
         tokenize = self._tokens()
@@ -65,12 +65,12 @@ class BertPrompts:
         tokenizer: Any = None
         with suppress(OSError, ValueError):
             tokenizer = BertTokenizer.from_pretrained(str(self.vocabulary))
-        # Where there is none, transformers may give an empty one, in which every word is unknown.
+        # Without a vocabulary, transformers may return an empty one, in which every word is unknown.
         if tokenizer is not None and tokenizer.cls_token == "[CLS]" and self.ids - 2 <= len(tokenizer) <= self.ids:
             return tokenizer
         found = "" if tokenizer is None else f" (found {len(tokenizer)} tokens, the text tower has {self.ids})"
         raise ValueError(
-            f"the vocabulary {self.vocabulary} is not on this machine, or not the one of these weights{found}. Where "
-            f"there is a connection: hf download {VOCABULARY} vocab.txt tokenizer.json tokenizer_config.json; then "
-            "give its folder as `vocabulary`."
+            f"the vocabulary {self.vocabulary} is missing on this machine or does not match these weights{found}. "
+            f"Download it: hf download {VOCABULARY} vocab.txt tokenizer.json tokenizer_config.json; then "
+            "pass its folder as `vocabulary`."
         )

@@ -1,4 +1,4 @@
-"""A head that begins as CLIP Score and learns what to add to it."""
+"""Reward head that starts as CLIP Score and learns a correction."""
 
 import math
 from typing import Any
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 class BilinearHead(nn.Module):
     """r = e^τ (image · text + (A image) · (B text) + w · image).
 
-    A and B are rank × D. B and w begin at zero, and so the untrained head orders images as CLIP Score does; training
-    mends the comparison by a matrix of low rank, as LoRA does a layer (arXiv 2106.09685), and learns what is good in an
-    image whatever the prompt.
+    A and B are rank × D. B and w start at zero, so the untrained head ranks images as CLIP Score does. Training adds a
+    low-rank correction to the comparison, as LoRA does to a layer (arXiv 2106.09685), and a term w for image quality
+    that is independent of the prompt.
     """
 
     def __init__(self, embedding_dim: int, rank: int = 64, dropout: float = 0.1, log_scale: float = 2.3) -> None:
-        """Build the maps.
+        """Build the layers.
 
         Args:
-            embedding_dim: D, of each embedding.
-            rank: Of the learned part of the comparison.
-            dropout: Probability, on both embeddings where the learned parts take them.
-            log_scale: Where τ begins; 2.3 makes 0.1 of cosine a log-odds of 1.
+            embedding_dim: Embedding width D.
+            rank: Rank of A and B.
+            dropout: Dropout probability on both embeddings, in the learned terms only.
+            log_scale: Initial τ; with 2.3 a cosine difference of 0.1 gives a log-odds of 1.
 
         Raises:
             ValueError: A size is not positive, or the probability is not in [0, 1).

@@ -1,4 +1,4 @@
-"""BLIP's image tower and text tower (arXiv 2201.12086), with the names and settings of the original checkpoints."""
+"""BLIP's image tower and text tower (arXiv 2201.12086), with tensor names and settings of the original checkpoints."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from t2ifb.scorers.preprocess import preprocess
 from t2ifb.scorers.weights import beside, check_names
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the pixels, as in CLIP."""
+"""Mean and standard deviation for normalising pixels, as in CLIP."""
 HEAD_WIDTH = 64
-"""Of an attention head, in both sizes of BLIP's image tower."""
+"""Width of an attention head, in both sizes of BLIP's image tower."""
 NAMES = (
     ("visual_encoder.cls_token", "vision.embeddings.class_embedding"),
     ("visual_encoder.pos_embed", "vision.embeddings.position_embedding"),
@@ -30,7 +30,7 @@ NAMES = (
     ("visual_encoder.blocks.{n}.mlp.", "vision.encoder.layers.{n}.mlp."),
     ("text_encoder.", "text."),
 )
-"""Beginnings of names in the original checkpoints and here, where the towers are those of `transformers`."""
+"""Name prefixes in the original checkpoints and in the `transformers` towers used here."""
 PUBLISHED_VISION = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 224, "patch_size": 16,
@@ -40,20 +40,20 @@ PUBLISHED_TEXT = {
     "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 512, "bos_token_id": None,
     "sep_token_id": None,
 }  # fmt: skip
-"""Sizes of the published BLIP (ViT-L) and ImageReward; ids that only generation needs are left out."""
+"""Sizes of the published BLIP (ViT-L) and ImageReward; token ids used only for generation are omitted."""
 DERIVED = "text_encoder.embeddings.position_ids"
-"""A buffer that counts from 0, in files that older versions of `transformers` wrote."""
+"""Position buffer in files written by older versions of `transformers`."""
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """What an original `med_config.json` says and the shapes of the tensors do not.
+    """Settings from an original `med_config.json` that tensor shapes do not determine.
 
-    The defaults are those of bert-base-uncased; `transformers`' own for BLIP have 8 heads.
+    The defaults are those of bert-base-uncased. The BLIP defaults of `transformers` have 8 heads.
 
     Attributes:
         heads: Attention heads of the text tower.
-        layer_norm_eps: Of the text tower.
+        layer_norm_eps: Epsilon of the text tower's layer norms.
     """
 
     heads: int = 12
@@ -61,10 +61,10 @@ class TextSettings:
 
     @classmethod
     def read(cls, path: str | Path | None) -> Self:
-        """From a `med_config.json`; the defaults without one.
+        """Read a `med_config.json`; use the defaults without one.
 
         Raises:
-            ValueError: It is missing or no such file.
+            ValueError: The file is missing or has another format.
         """
         if path is None:
             return cls()
@@ -72,18 +72,18 @@ class TextSettings:
             content = json.loads(read_text(Path(path).expanduser()))
             return cls(int(content["num_attention_heads"]), float(content["layer_norm_eps"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a configuration of BERT such as med_config.json: {error!r}") from error
+            raise ValueError(f"{path} is not a BERT configuration such as med_config.json: {error!r}") from error
 
 
 class BLIP(nn.Module):
-    """Both towers and their projections; only what scoring needs.
+    """Both towers and their projections, without the parts that scoring does not need.
 
     Attributes:
         image_size: Side of the square input, in pixels.
-        vision: Image tower, patches and a class token.
-        text: BERT whose layers also attend to the image, when there is one.
-        vision_proj: From the image's class token to the common space.
-        text_proj: From the text's [CLS] to the common space.
+        vision: Image tower with patches and a class token.
+        text: BERT with cross-attention to the image, if one is given.
+        vision_proj: Projection of the image's class token to the shared space.
+        text_proj: Projection of the text's [CLS] to the shared space.
     """
 
     def __init__(self, vision: Mapping[str, Any], text: Mapping[str, Any], projected: int = 256) -> None:
@@ -92,7 +92,7 @@ class BLIP(nn.Module):
         Args:
             vision: Arguments of `transformers.BlipVisionConfig`.
             text: Arguments of `transformers.BlipTextConfig`.
-            projected: Width of the common space.
+            projected: Width of the shared space.
         """
         from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
@@ -105,13 +105,13 @@ class BLIP(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], settings: TextSettings, path: Path) -> Self:
-        """Build it from an original checkpoint's tensors, frozen and in evaluation mode.
+        """Build a frozen model in evaluation mode from the tensors of an original checkpoint.
 
         Args:
             state: Tensors by their original names, `visual_encoder.…`, `text_encoder.…`, `vision_proj.…`,
-                `text_proj.…`; their shapes tell all sizes.
-            settings: What they do not tell.
-            path: Where they are from, for messages.
+                `text_proj.…`; their shapes determine all sizes.
+            settings: Settings that the shapes do not determine.
+            path: Source of the tensors, for messages.
 
         Raises:
             ValueError: A tensor is missing, unknown or of another shape.
@@ -119,15 +119,15 @@ class BLIP(nn.Module):
         state = {name: tensor for name, tensor in state.items() if name != DERIVED}
         try:
             vision, text = _vision_arguments(state), _text_arguments(state, settings)
-            with torch.device("meta"):  # the weights are then not drawn at random first
+            with torch.device("meta"):  # skips random initialisation
                 blip = cls(vision, text, len(state["vision_proj.weight"]))
         except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
-            raise ValueError(f"{path} is not a checkpoint of BLIP, its sizes do not fit together: {error!r}") from error
+            raise ValueError(f"{path} is not a checkpoint of BLIP, its sizes are inconsistent: {error!r}") from error
         check_names(set(state), set(blip.original_state()), path, "BLIP")
         try:
             blip.load_state_dict({translate(n): tensor.float() for n, tensor in state.items()}, assign=True)
         except RuntimeError as error:
-            raise ValueError(f"{path} does not fit together as BLIP: {error}") from error
+            raise ValueError(f"the tensors in {path} do not form a BLIP model: {error}") from error
         embeddings: Any = blip.text.embeddings
         embeddings.position_ids = torch.arange(text["max_position_embeddings"]).expand(1, -1)
         return blip.eval().requires_grad_(False)
@@ -136,12 +136,12 @@ class BLIP(nn.Module):
     def outline(
         cls, source: str | Path, names: Sequence[str], select: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
     ) -> Self:
-        """BLIP without weights, of the sizes of a checkpoint that is on this machine, else of the published ones.
+        """Build BLIP without weights, with the sizes of a local checkpoint, else the published ones.
 
         Args:
-            source: The checkpoint, or a folder that holds it; whatever else is not looked for.
-            names: What it may be called in a folder.
-            select: Gives the towers' tensors of all those in the checkpoint.
+            source: The checkpoint or its folder. Anything else gives the published sizes.
+            names: Possible file names in a folder.
+            select: Selects the towers' tensors from a checkpoint.
         """
         from t2ifb.scorers.outline import shapes_in
 
@@ -153,7 +153,7 @@ class BLIP(nn.Module):
             return cls(PUBLISHED_VISION, PUBLISHED_TEXT)
 
     def original_state(self) -> dict[str, Tensor]:
-        """The tensors by their original names, as `from_state` reads them."""
+        """Tensors by their original names, as `from_state` reads them."""
         return {translate(name, to_original=True): tensor for name, tensor in self.state_dict().items()}
 
     def to_pixels(self, images: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class BLIP(nn.Module):
         return preprocess(images, self.image_size, MEAN, STD)
 
     def image_states(self, pixel_values: Tensor) -> Tensor:
-        """The image tower.
+        """Apply the image tower.
 
         Args:
             pixel_values: (B, 3, S, S), normalised.
@@ -173,12 +173,12 @@ class BLIP(nn.Module):
         return states
 
     def text_state(self, input_ids: Tensor, attention_mask: Tensor, image_states: Tensor | None = None) -> Tensor:
-        """The text tower's state at [CLS].
+        """State of the text tower at [CLS].
 
         Args:
             input_ids: (B, L).
             attention_mask: (B, L), 1 for tokens and 0 for padding.
-            image_states: (B, 1 + patches, W), which the layers then attend to; a text alone without it.
+            image_states: (B, 1 + patches, W), for cross-attention; without it the text is encoded alone.
 
         Returns:
             (B, H).
@@ -195,7 +195,7 @@ class BLIP(nn.Module):
 
 
 def translate(name: str, to_original: bool = False) -> str:
-    """A tensor's name here from its original name, or the other way."""
+    """Translate a tensor name from the original to `transformers`, or back."""
     for pair in NAMES:
         before, after = reversed(pair) if to_original else pair
         if found := re.match(re.escape(before).replace(r"\{n\}", r"(\d+)"), name):
@@ -204,7 +204,7 @@ def translate(name: str, to_original: bool = False) -> str:
 
 
 def _vision_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Sizes of the image tower; its layer norms have the epsilon of the original, 1e-6."""
+    """Sizes of the image tower. Its layer norms use the original epsilon, 1e-6."""
     width, _, patch, _ = state["visual_encoder.patch_embed.proj.weight"].shape
     patches = state["visual_encoder.pos_embed"].shape[1] - 1
     return {
@@ -229,7 +229,7 @@ def _text_arguments(state: Mapping[str, Tensor], settings: TextSettings) -> dict
         "num_attention_heads": settings.heads,
         "max_position_embeddings": len(state["text_encoder.embeddings.position_embeddings.weight"]),
         "layer_norm_eps": settings.layer_norm_eps,
-        "bos_token_id": None,  # nothing is generated; transformers warns of ids beyond a small vocabulary
+        "bos_token_id": None,  # unused; transformers warns about ids beyond a small vocabulary
         "sep_token_id": None,
     }
 

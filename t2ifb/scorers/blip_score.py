@@ -1,4 +1,4 @@
-"""BLIP Score: the cosine of the image's and the prompt's embedding by BLIP."""
+"""BLIP Score: cosine similarity of BLIP's image and prompt embeddings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,20 +18,20 @@ PRETRAINING = (
     "visual_encoder_m.", "text_encoder_m.", "vision_proj_m.", "text_proj_m.", "text_decoder.", "itm_head.",
     "image_queue", "text_queue", "queue_ptr", "ptr_queue", "temp",
 )  # fmt: skip
-"""What BLIP's pre-training keeps beside the two towers."""
+"""Name prefixes of pre-training tensors outside the two towers."""
 
 
 class BLIPScore(nn.Module):
-    """The cosine of BLIP's projected [CLS] embeddings (arXiv 2201.12086), from -1 to 1, as ImageReward's paper has it.
+    """Cosine of BLIP's projected [CLS] embeddings (arXiv 2201.12086), from -1 to 1, as in ImageReward's paper.
 
     Attributes:
-        name: How tables call it.
+        name: Name in tables.
     """
 
     name = "BLIP Score"
 
     def __init__(self, blip: BLIP, prompts: BertPrompts) -> None:
-        """Score with BLIP's towers and the vocabulary that its text tower was trained with."""
+        """Combine BLIP's towers with the vocabulary of its text tower."""
         super().__init__()
         self.blip, self.prompts = blip, prompts
 
@@ -42,10 +42,10 @@ class BLIPScore(nn.Module):
         """Load BLIP with the ViT-L image tower.
 
         Args:
-            source: `model_large.pth`, a folder that holds it, or its address.
-            vocabulary: Folder or hub id of BERT's vocabulary; by default what lies beside the file, or else
+            source: `model_large.pth`, a folder that contains it, or its URL.
+            vocabulary: Folder or hub id of BERT's vocabulary; by default the one beside the file, or else
                 bert-base-uncased.
-            precision: Of the weights: fp32, fp16 or bf16. The score is float32 always.
+            precision: Precision of the weights: fp32, fp16 or bf16. The score is always float32.
 
         Raises:
             ValueError: The weights are missing or not those of BLIP.
@@ -64,14 +64,14 @@ class BLIPScore(nn.Module):
         """Read an original checkpoint; see `from_pretrained`.
 
         Args:
-            path: `model_large.pth`. The towers of an `ImageReward.pt` are read too, but they were tuned without the
-                projections that this score needs: it is then not the published BLIP Score.
-            med_config: The original's configuration of BERT; bert-base-uncased's without it.
+            path: `model_large.pth`. An `ImageReward.pt` is also accepted, but its towers were tuned without the
+                projections of this score, so the result is not the published BLIP Score.
+            med_config: The original BERT configuration; bert-base-uncased's by default.
             vocabulary: See `from_pretrained`.
             precision: See `from_pretrained`.
 
         Raises:
-            ValueError: A tensor is missing or unknown, or the file is no checkpoint.
+            ValueError: A tensor is missing or unknown, or the file is not a checkpoint.
         """
         path, dtype = Path(path), dtype_of(precision)
         blip = BLIP.from_state(_towers(read_state(path, within="model")), TextSettings.read(med_config), path)
@@ -81,17 +81,17 @@ class BLIPScore(nn.Module):
     def outline(
         cls, source: str | Path = ADDRESS, vocabulary: str | Path | None = None, precision: str = "fp32"
     ) -> Self:
-        """The same without weights, see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.outline`."""
         from t2ifb.scorers.outline import blank_tokens
 
         blip = BLIP.outline(source, FILES, _towers)
         return cls(blip.to(dtype_of(precision)), BertPrompts(VOCABULARY, 0, blank_tokens))
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The network behind the preprocessing.
+        """Score preprocessed inputs.
 
         Args:
-            pixel_values: (B, 3, 224, 224), normalised as CLIP's are.
+            pixel_values: (B, 3, 224, 224), normalised as for CLIP.
             input_ids: (B, L), [CLS] first.
             attention_mask: (B, L), 1 for tokens and 0 for padding.
 
@@ -108,7 +108,7 @@ class BLIPScore(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            prompts: B strings; what is longer than 35 tokens is cut off.
+            prompts: B strings; truncated to 35 tokens.
 
         Returns:
             (B,) float32 in [-1, 1], differentiable with respect to the images.
@@ -121,7 +121,7 @@ class BLIPScore(nn.Module):
 
 
 def _towers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The towers' tensors by BLIP's names, from a file of BLIP or of ImageReward."""
+    """Tensors of the towers by BLIP's names, from a BLIP or ImageReward file."""
     if any(name.startswith("blip.") for name in state):
         state = {name.removeprefix("blip."): t for name, t in state.items() if not name.startswith("mlp.")}
     return {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING)}

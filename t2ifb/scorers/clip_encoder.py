@@ -1,4 +1,4 @@
-"""CLIP through `open_clip`: on tensors, differentiable with respect to the images, frozen unless it is to be tuned."""
+"""CLIP through `open_clip`: differentiable with respect to the images, frozen unless layers are tuned."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -16,25 +16,25 @@ from t2ifb.scorers.last_layers import last_layers
 from t2ifb.scorers.preprocess import preprocess, square
 
 _SHARED: WeakValueDictionary[tuple[str, str], nn.Module] = WeakValueDictionary()
-"""Frozen models that are in use, by what they are shared as and their device."""
+"""Shared frozen models in use, by sharing key and device."""
 
 
 class CLIPEncoder(nn.Module):
-    """A CLIP that takes images in [0, 1] and texts; gradients reach the images, and its weights only after `thaw`.
+    """CLIP on images in [0, 1] and texts. Gradients reach the images, and the weights only after `thaw`.
 
     Attributes:
-        source: What it was built from.
-        image_size: Side of its input, in pixels. Images of any size are taken.
+        source: Source of the model.
+        image_size: Side of the input, in pixels. Images of any size are accepted.
         embedding_dim: D.
-        logit_scale: What CLIP multiplies cosines with (its inverse temperature).
+        logit_scale: CLIP's inverse temperature, the factor on cosines.
     """
 
     def __init__(self, source: CLIPSource, shared_as: str | None = None) -> None:
         """Build the model and load its weights; see `CLIPSource.load`.
 
         Args:
-            source: Which CLIP.
-            shared_as: Encoders with the same value share one model per device; None for a model of its own.
+            source: Source of the model.
+            shared_as: Encoders with the same value share one model per device; None for a separate model.
         """
         super().__init__()
         self.source, self._shared_as = source, shared_as
@@ -49,7 +49,7 @@ class CLIPEncoder(nn.Module):
         self.image_size: int = size if isinstance(size, int) else size[0]
         if settings["resize_mode"] != "shortest" or settings["interpolation"] != "bicubic" or _sides(size) > 1:
             raise ValueError(
-                f"{source.model} wants its images prepared by {settings['resize_mode']}, {settings['interpolation']}, "
+                f"{source.model} expects images prepared with {settings['resize_mode']}, {settings['interpolation']}, "
                 f"{size}; only bicubic resizing of the short side to a square is supported"
             )
         self._mean, self._std = tuple(settings["mean"]), tuple(settings["std"])
@@ -59,7 +59,7 @@ class CLIPEncoder(nn.Module):
             self.embedding_dim: int = self.encode_prompts([""]).shape[1]
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode: what is tuned goes on from what the frozen layers give, without noise."""
+        """Stay in evaluation mode: tuned layers take the frozen layers' output without dropout."""
         return super().train(False)
 
     @property
@@ -68,7 +68,7 @@ class CLIPEncoder(nn.Module):
         return device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast the weights. Encoders that share them keep theirs, and share again once moved alike."""
+        """Move or cast the weights. Encoders that share them are unaffected and share again after the same move."""
         here = self._device
         if self._shared_as is None or _SHARED.get((self._shared_as, str(here))) is not self.model:
             return super()._apply(fn, recurse)
@@ -87,7 +87,7 @@ class CLIPEncoder(nn.Module):
         return self
 
     def thaw(self) -> list[nn.Parameter]:
-        """Let gradients reach the last `source.trainable_layers` layers; gives their weights."""
+        """Enable gradients for the last `source.trainable_layers` layers and return their weights."""
         weights = dict(self.model.named_parameters())
         tuned = [weights[name] for name in self._tuned]
         for weight in tuned:
@@ -95,15 +95,15 @@ class CLIPEncoder(nn.Module):
         return tuned
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """The weights of the layers that may be tuned, by name; the others are those of the source."""
+        """Weights of the trainable layers, by name. All others equal the source's."""
         weights = dict(self.model.named_parameters())
         return {name: weights[name].detach() for name in self._tuned}
 
     def load_tuned(self, state: Mapping[str, Tensor]) -> None:
-        """Put in weights that `tuned_state` gave.
+        """Load weights returned by `tuned_state`.
 
         Raises:
-            ValueError: They are of other layers.
+            ValueError: The weights belong to other layers.
         """
         own = {name: weight.shape for name, weight in self.tuned_state().items()}
         if {name: weight.shape for name, weight in state.items()} != own:
@@ -124,7 +124,7 @@ class CLIPEncoder(nn.Module):
         return normalize(computed_in(dtype_of(self.source.precision), encode, pixels), dim=-1)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Embed B texts; what is longer than the model's context is cut off.
+        """Embed B texts; longer texts are truncated to the model's context.
 
         Returns:
             (B, D) float32, L2-normalised.
@@ -132,7 +132,7 @@ class CLIPEncoder(nn.Module):
         return self.encode_tokens(self.tokenize(prompts).to(self._device))
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Ids (B, L) of B texts, int64; what is longer than the model's context is cut off."""
+        """Token ids (B, L) of B texts, int64, truncated to the model's context."""
         tokens: Tensor = self._tokenizer(prompts)
         return tokens
 
@@ -143,12 +143,12 @@ class CLIPEncoder(nn.Module):
         tokens = self.tokenize(list(prompts))
         length = tokens.shape[1]
         more, blank = (self._tokenizer(texts, context_length=length + 1) for texts in (list(prompts), [""]))
-        # A text that is cut off has an end token in the place of a word, or a word in the place of padding.
+        # A truncated text has the end token in place of a word, or a word in place of padding.
         cut = (more[:, :length] != tokens).any(1) | (more[:, length] != blank[:, length])
         return [prompt for prompt, longer in zip(prompts, cut.tolist(), strict=True) if longer]
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Embed B texts, given as `tokenize` gives them.
+        """Embed B tokenized texts from `tokenize`.
 
         Returns:
             (B, D) float32, L2-normalised.
@@ -156,16 +156,16 @@ class CLIPEncoder(nn.Module):
         return normalize(self.model.encode_text(tokens).float(), dim=-1)  # type: ignore[operator]
 
     def square(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] as they are seen, (B, 3, S, S) with S the `image_size`; done twice is once."""
+        """Resize and crop images (B, 3, H, W) in [0, 1] to (B, 3, S, S), S = `image_size`. Idempotent."""
         return square(images, self.image_size)
 
 
 def _applied(model: nn.Module, fn: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of a model whose tensors are `fn` of the model's; the model itself stays."""
+    """A copy of a model with `fn` applied to its tensors. The model is unchanged."""
     tensors: dict[int, Any] = {id(w): nn.Parameter(fn(w.detach()), w.requires_grad) for w in model.parameters()}
     return copy.deepcopy(model, tensors | {id(buffer): fn(buffer) for buffer in model.buffers()})
 
 
 def _sides(size: int | tuple[int, ...] | list[int]) -> int:
-    """How many different sides a size has."""
+    """Number of different sides of a size."""
     return 1 if isinstance(size, int) else len(set(size))

@@ -1,4 +1,4 @@
-"""CLIP Score: the cosine of the image's and the prompt's embedding."""
+"""CLIP Score: cosine similarity of the image and prompt embeddings."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +12,24 @@ from t2ifb.scorers.preprocess import check_counts
 
 
 class CLIPScore(nn.Module):
-    """The cosine similarity in CLIP's space (arXiv 2103.00020), from -1 to 1, not scaled.
+    """Cosine similarity in CLIP's space (arXiv 2103.00020), from -1 to 1, not scaled.
 
     Attributes:
-        name: How tables call it.
-        source: Where its encoder comes from, if that is known; cached embeddings of the same encoder can be scored
-            with `score_embeddings` without building it.
+        name: Name in tables.
+        source: Source of the encoder, if known. `score_embeddings` scores cached embeddings of this encoder without
+            building it.
     """
 
     name = "CLIP Score"
 
     def __init__(self, encoder: Encoder | EncoderSource) -> None:
-        """Score with an encoder.
+        """Store the encoder.
 
         Args:
-            encoder: An encoder, or a source of one, which is then built when the first image is scored.
+            encoder: An encoder, or a source that builds it on first use.
         """
         super().__init__()
-        # A buffer moves with the module, and so tells where an encoder that is built later belongs.
+        # A buffer moves with the module and so records the device for an encoder that is built later.
         self._place: Tensor
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self.source: EncoderSource | None = None
@@ -42,10 +42,10 @@ class CLIPScore(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: CLIPSource | str | Path, pretrained: str | None = None) -> "CLIPScore":
-        """Score with a published or local CLIP.
+        """Load a published or local CLIP.
 
         Args:
-            source: A `CLIPSource`, a folder in `open_clip`'s form, or an `open_clip` model name.
+            source: A `CLIPSource`, a folder in `open_clip`'s format, or an `open_clip` model name.
             pretrained: With a model name: a tag of `open_clip`, or a file.
         """
         if isinstance(source, CLIPSource):
@@ -55,7 +55,7 @@ class CLIPScore(nn.Module):
 
     @classmethod
     def outline(cls, source: CLIPSource | str | Path, pretrained: str | None = None) -> "CLIPScore":
-        """The same without weights, see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.outline`."""
         from t2ifb.scorers.outline import CLIPOutline
 
         named = cls.from_pretrained(source, pretrained).source
@@ -64,7 +64,7 @@ class CLIPScore(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder, built now if it was not before."""
+        """The encoder, built on first access."""
         if self._encoder is None:
             assert self.source is not None
             source, place = self.source, self._place.device
@@ -87,5 +87,5 @@ class CLIPScore(nn.Module):
 
     @staticmethod
     def score_embeddings(image_embeddings: Tensor, prompt_embeddings: Tensor) -> Tensor:
-        """The score from L2-normalised embeddings (B, D) each; (B,)."""
+        """Scores (B,) from L2-normalised embeddings, (B, D) each."""
         return (image_embeddings * prompt_embeddings).sum(-1)

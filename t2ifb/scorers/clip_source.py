@@ -1,4 +1,4 @@
-"""Which CLIP: what it is known by, whether model and weights fit together, and where its weights come from."""
+"""Choice of a CLIP model: its name, checks of model and weights, and loading."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -21,19 +21,20 @@ QUICK_GELU = "-quickgelu"
 
 @dataclass(frozen=True)
 class CLIPSource:
-    """Which CLIP, before its weights are built.
+    """Description of a CLIP model, before it is built.
 
     Attributes:
         model: A model name of `open_clip`, such as `ViT-L-14-quickgelu`, or `local-dir:<folder>` with
             `open_clip_config.json`, weights and tokenizer.
         pretrained: With a model name: a tag of `open_clip`, such as `openai`, or a file (`.safetensors`, or `.pt` with
             a state dict).
-        precision: Of the weights; embeddings are float32 always.
-        quick_gelu: What the file `pretrained` was trained with. Needed only for a model that exists in both forms and
-            is named without `-quickgelu`: a state dict does not tell, and the wrong one gives wrong embeddings.
-        device: Where `load` puts the encoder; `auto` is the GPU if there is one. Scorers load it on the CPU and are
-            moved as a whole.
-        trainable_layers: How many of the last layers of both towers a reward run may tune, see `last_layers`; 0 leaves
+        precision: Precision of the weights. Embeddings are always float32.
+        quick_gelu: Activation that the file `pretrained` was trained with. Needed only for a model that exists with
+            both activations and is named without `-quickgelu`: a state dict does not record the activation, and the
+            wrong one gives wrong embeddings.
+        device: Device for `load`; `auto` is the GPU if one exists. Scorers load the encoder on the CPU and move it as
+            a whole.
+        trainable_layers: Number of last layers in both towers that a reward run may tune, see `last_layers`; 0 keeps
             the encoder frozen.
     """
 
@@ -50,24 +51,24 @@ class CLIPSource:
             raise ValueError(f"trainable_layers must be at least 0, not {self.trainable_layers}")
         if self.trainable_layers and self.precision != "fp32":
             raise ValueError(
-                f"layers are tuned in fp32, not {self.precision}: updates would be rounded away. Give precision=fp32, "
-                "and trainer.precision=bf16-mixed or 16-mixed for speed"
+                f"layers cannot be tuned in {self.precision}, which rounds small updates away. Set precision=fp32; "
+                "for speed use trainer.precision=bf16-mixed or 16-mixed"
             )
         if self.folder is not None and self.pretrained is not None:
-            raise ValueError(f"{self.model} has its own weights; leave pretrained={self.pretrained} out")
+            raise ValueError(f"{self.model} has its own weights; remove pretrained={self.pretrained}")
 
     @property
     def folder(self) -> Path | None:
-        """The folder of a `local-dir:` model."""
+        """Folder of a `local-dir:` model."""
         return Path(self.model.removeprefix(LOCAL_DIR)).expanduser() if self.model.startswith(LOCAL_DIR) else None
 
     def fingerprint(self) -> str:
-        """What the embeddings depend on, as JSON: contents of files and not where they are; no weights are built.
+        """Everything that the embeddings depend on, as JSON: file contents, not paths. No model is built.
 
-        Layers that are to be tuned do not count: this is the encoder that a run starts from.
+        `trainable_layers` is not included: the fingerprint describes the encoder at the start of a run.
 
         Raises:
-            ValueError: Files are missing, or model and weights do not fit together.
+            ValueError: Files are missing, or model and weights do not match.
         """
         identity: dict[str, Any] = {"precision": self.precision, "preprocess": VERSION}
         if self.folder is not None:
@@ -83,11 +84,11 @@ class CLIPSource:
     def load(self) -> "CLIPEncoder":
         """Build the encoder on `device`.
 
-        Frozen encoders of one fingerprint on one device share one copy of the weights, so they must not be changed in
-        place. An encoder with `trainable_layers` has its own.
+        Frozen encoders with one fingerprint on one device share one copy of the weights, which must not be changed in
+        place. An encoder with `trainable_layers` has its own copy.
 
         Raises:
-            ValueError: The weights are missing, cannot be downloaded, or do not fit the model.
+            ValueError: The weights are missing, cannot be downloaded, or do not match the model.
         """
         from t2ifb.scorers.clip_encoder import CLIPEncoder
 
@@ -95,7 +96,7 @@ class CLIPSource:
         return CLIPEncoder(self, shared_as).to(device_of(self.device))
 
     def _shared_as(self) -> str:
-        """Equal for sources that load the same weights."""
+        """Sharing key: equal for sources that load the same weights."""
         return self.fingerprint()
 
     def tokenizer(self) -> Any:
@@ -106,26 +107,26 @@ class CLIPSource:
 
     @property
     def _name(self) -> str:
-        """What `open_clip` calls the model."""
+        """The model's name in `open_clip`."""
         return self.model if self.folder is None else f"{LOCAL_DIR}{self.folder}"
 
     def _check(self) -> None:
-        """Refuse what would silently give wrong embeddings."""
+        """Raise an error for combinations that would silently give wrong embeddings."""
         import open_clip
 
         self._config()
         if self.pretrained is None:
             raise ValueError(
-                f"{self.model} without weights is random: give pretrained=<file> or one of the tags "
+                f"{self.model} has no weights: set pretrained=<file> or one of the tags "
                 f"{', '.join(open_clip.list_pretrained_tags_by_model(self.model)) or '(none)'}"
             )
         in_both_forms = open_clip.get_model_config(self.model + QUICK_GELU) is not None
         if Path(self.pretrained).expanduser().is_file():
             if in_both_forms and self.quick_gelu is None:
                 raise ValueError(
-                    f"{self.pretrained} does not say which activation it was trained with. OpenAI's weights need "
-                    f"model={self.model}{QUICK_GELU}; for weights that were trained with plain GELU give "
-                    f"quick_gelu=false beside model={self.model} (+encoder.quick_gelu=false)"
+                    f"{self.pretrained} does not record the activation it was trained with. OpenAI's weights need "
+                    f"model={self.model}{QUICK_GELU}; for weights trained with plain GELU set "
+                    f"quick_gelu=false together with model={self.model} (+encoder.quick_gelu=false)"
                 )
             return
         tag = open_clip.pretrained.get_pretrained_cfg(self.model, self.pretrained)
@@ -137,7 +138,7 @@ class CLIPSource:
         if bool(tag.get("quick_gelu", False)) != self._quick_gelu():
             right = self.model.removesuffix(QUICK_GELU) + (QUICK_GELU if tag.get("quick_gelu") else "")
             raise ValueError(
-                f"the weights {self.pretrained} do not fit the activation of {self.model} and would give wrong "
+                f"the weights {self.pretrained} do not match the activation of {self.model} and would give wrong "
                 f"embeddings; use model={right}"
             )
 
@@ -146,14 +147,14 @@ class CLIPSource:
 
         config: dict[str, Any] | None = open_clip.get_model_config(self.model)
         if config is None:
-            raise ValueError(f"open_clip has no model {self.model!r}; `open_clip.list_models()` gives all")
+            raise ValueError(f"open_clip has no model {self.model!r}; `open_clip.list_models()` lists all")
         return config
 
     def _quick_gelu(self) -> bool:
         return bool(self._config().get("quick_gelu", False)) if self.quick_gelu is None else self.quick_gelu
 
     def create(self) -> tuple[nn.Module, Any]:
-        """The model of `open_clip` with its weights, and its tokenizer."""
+        """Build the `open_clip` model with its weights, and its tokenizer."""
         if self.folder is not None:
             _folder_files(self.folder)
         else:
@@ -162,7 +163,7 @@ class CLIPSource:
         source = self.pretrained if weights is None or not Path(weights).is_file() else weights
         try:
             return self._create(source)
-        except Exception as error:  # from the hub, torch, safetensors or open_clip: anything
+        except Exception as error:  # the hub, torch, safetensors and open_clip raise various types
             raise ValueError(self._failure(error)) from error
 
     def _create(self, weights: str | None, **options: Any) -> tuple[nn.Module, Any]:
@@ -173,42 +174,42 @@ class CLIPSource:
         return open_clip.create_model(self._name, weights, precision=self.precision, **options), self.tokenizer()
 
     def _failure(self, error: Exception) -> str:
-        """What to tell when the weights cannot be had."""
+        """Message for weights that cannot be loaded."""
         import open_clip
 
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         tag = None if self.folder else open_clip.pretrained.get_pretrained_cfg(self.model, str(self.pretrained))
         if not tag or Path(str(self.pretrained)).expanduser().is_file():
             what = self.model if self.folder else f"{self.pretrained} as {self.model}"
-            hint = " OpenAI's own TorchScript files are not read; use a state dict." if "weights_only" in first else ""
+            hint = " OpenAI's TorchScript files are not supported; use a state dict." if "weights_only" in first else ""
             return f"cannot load {what}: {first[:300]}.{hint}"
         where = f"{tag['hf_hub'].strip('/')} on the Hugging Face hub" if tag.get("hf_hub") else tag.get("url")
         return (
-            f"the weights {self.pretrained} of {self.model} are not on this machine and cannot be downloaded. Fetch "
-            f"open_clip_model.safetensors of {where} and give pretrained=<that file> (encoder.pretrained=<that file> "
+            f"the weights {self.pretrained} of {self.model} are not on this machine and cannot be downloaded. Download "
+            f"open_clip_model.safetensors from {where} and set pretrained=<that file> (encoder.pretrained=<that file> "
             f"on the command line). [{first[:200]}]"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The plain values that build it again; the device is not one of them."""
+        """Plain values to rebuild the source, without the device."""
         return {key: value for key, value in asdict(self).items() if key != "device"}
 
 
 def check_folder(folder: Path) -> None:
-    """Find the configuration of an `open_clip` folder.
+    """Check that an `open_clip` folder has a configuration.
 
     Raises:
-        ValueError: There is no such folder, or it lacks one.
+        ValueError: The folder or its configuration is missing.
     """
     if not (folder / "open_clip_config.json").is_file():
-        raise ValueError(f"{folder} is not a folder in open_clip's form: it has no open_clip_config.json")
+        raise ValueError(f"{folder} is not a folder in open_clip's format: it has no open_clip_config.json")
 
 
 def _folder_files(folder: Path) -> list[Path]:
-    """The files of an `open_clip` folder.
+    """Files of an `open_clip` folder.
 
     Raises:
-        ValueError: There is no such folder, or it lacks configuration or weights.
+        ValueError: The folder, its configuration or its weights are missing.
     """
     check_folder(folder)
     files = [file for file in folder.iterdir() if file.is_file()]

@@ -1,4 +1,4 @@
-"""Several reward models as one that is cautious where they disagree."""
+"""Ensemble of reward models with a penalty for disagreement."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,42 +13,42 @@ from t2ifb.scorers.reward_files import read_export
 from t2ifb.scorers.reward_model import RewardModel
 
 SMALLEST = 1e-12
-"""Added to the variance, as the square root has no gradient at zero, where all members agree."""
+"""Added to the variance, because the square root has no gradient at zero (all members equal)."""
 
 
 class Ensemble(nn.Module):
-    """mean - k · standard deviation of the members' rewards (arXiv 2310.02743, uncertainty-weighted optimisation).
+    """Mean - k · standard deviation of the members' rewards (arXiv 2310.02743, uncertainty-weighted optimisation).
 
-    Rewards of members are comparable because the Bradley-Terry loss fixes their unit: a difference of 1 is odds of e.
-    Their offsets are free, and so each member may be given one, such as its mean on the base model's samples: without
-    it the members seem to disagree where only their zeros do.
+    Rewards of members are comparable because the Bradley-Terry loss fixes their unit: a difference of 1 means odds of
+    e. Their offsets are arbitrary, so each member may be given one, such as its mean on the base model's samples.
+    Without offsets, different zero points count as disagreement.
 
     Attributes:
-        name: How tables call it.
-        members: The reward models. Those on one encoder share it, and each image passes it once.
+        name: Name in tables.
+        members: The reward models. Members with the same encoder share it, and it embeds each image once.
         k: Weight of the disagreement.
     """
 
     name = "ensemble"
 
     def __init__(self, members: Sequence[RewardModel], k: float = 1.0, offsets: Sequence[float] | None = None) -> None:
-        """Put members together.
+        """Combine the members.
 
         Args:
             members: At least one.
             k: At least 0; 0 is the plain mean.
-            offsets: What is taken off each member's rewards; nothing by default.
+            offsets: Value subtracted from each member's rewards; 0 by default.
 
         Raises:
-            ValueError: There is no member, k is negative, or there are not as many offsets as members.
+            ValueError: No member is given, k is negative, or the numbers of offsets and members differ.
         """
         super().__init__()
         if not members:
             raise ValueError("an ensemble needs at least one reward model")
         if k < 0:
-            raise ValueError(f"k must be at least 0, not {k}: it weighs the members' disagreement")
+            raise ValueError(f"k, the weight of the members' disagreement, must be at least 0, not {k}")
         if offsets is not None and len(offsets) != len(members):
-            raise ValueError(f"expected {len(members)} offsets, one a member, got {len(offsets)}")
+            raise ValueError(f"expected {len(members)} offsets, one per member, got {len(offsets)}")
         self.members = nn.ModuleList(members)
         self.k = k
         self.offsets: Tensor
@@ -62,16 +62,16 @@ class Ensemble(nn.Module):
         offsets: Sequence[float] | None = None,
         encoder: CLIPSource | CLIPEncoder | None = None,
     ) -> Self:
-        """Load exported reward models; see `RewardModel.from_pretrained` for what a source is.
+        """Load exported reward models; see `RewardModel.from_pretrained` for the possible sources.
 
         Args:
             sources: Run folders, exports or hub ids.
             k: See the class.
             offsets: See the class.
-            encoder: The encoder of all, when its weights are elsewhere than where the members were trained.
+            encoder: Encoder of all members, if its weights have moved since training.
 
         Raises:
-            ValueError: An export is missing, or is for another encoder than the one that was given.
+            ValueError: An export is missing or belongs to another encoder.
         """
         members: list[RewardModel] = []
         for source in sources:
@@ -90,7 +90,7 @@ class Ensemble(nn.Module):
         *,
         untrained: Callable[[CLIPSource | None], RewardModel],
     ) -> Self:
-        """The same without the encoders' weights, see `scorers.outline` and `RewardModel.outline`."""
+        """Build the ensemble without encoder weights; see `scorers.outline` and `RewardModel.outline`."""
         members: list[Any] = [RewardModel.outline(source, encoder, untrained=untrained) for source in sources]
         shared = {member.encoder.source: member.encoder for member in members}
         for member in members:
@@ -119,7 +119,7 @@ def pessimistic(rewards: Tensor, k: float) -> Tensor:
     """Mean - k · standard deviation over members.
 
     Args:
-        rewards: (M, B), of M members.
+        rewards: (M, B), rewards of M members.
         k: Weight of the (population) standard deviation.
 
     Returns:
@@ -129,7 +129,7 @@ def pessimistic(rewards: Tensor, k: float) -> Tensor:
 
 
 def _load(source: str | Path, built: Sequence[CLIPEncoder], encoder: CLIPSource | CLIPEncoder | None) -> RewardModel:
-    """A member on an encoder that is there already if it is the same, else on its own."""
+    """Load a member. It reuses a built encoder if that is the same."""
     fingerprint = read_export(source).fingerprint
     shared = [one for one in built if one.source.fingerprint() == fingerprint]
     return RewardModel.from_pretrained(source, shared[0] if shared else encoder)

@@ -1,7 +1,7 @@
-"""Heads of the reward model: from a pair of embeddings to one number.
+"""Reward heads: functions from a pair of embeddings to one number.
 
-A head is an `nn.Module` called with image embeddings (B, D) and prompt embeddings (B, D) that gives (B,), takes
-`embedding_dim` beside its own arguments, and keeps in `arguments` the plain values that build it again.
+A head is an `nn.Module` that maps image embeddings (B, D) and prompt embeddings (B, D) to (B,). It takes
+`embedding_dim` and its own arguments, and stores in `arguments` the plain values to rebuild it.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ class MLPHead(nn.Module):
         """Build the layers.
 
         Args:
-            embedding_dim: D, of the image's embedding and of the prompt's; the input is 2 D wide.
+            embedding_dim: Width D of image and prompt embeddings. The input has width 2 D.
             hidden: Widths of the hidden layers.
-            dropout: Probabilities: on the input, after the first hidden layer, after the second, and so on. There
-                may be fewer than layers.
+            dropout: Probabilities on the input, after the first hidden layer, after the second, and so on. There may be
+                fewer probabilities than layers.
 
         Raises:
-            ValueError: A width is not positive, a probability is not in [0, 1), or there are too many of them.
+            ValueError: A width is not positive, a probability is not in [0, 1), or too many probabilities are given.
         """
         super().__init__()
         if embedding_dim < 1 or any(width < 1 for width in hidden):
@@ -63,7 +63,7 @@ class MLPHead(nn.Module):
             prompt_embeddings: (B, D), L2-normalised.
 
         Returns:
-            (B,), unbounded; only differences for the same prompt mean something.
+            (B,), unbounded. Only differences for the same prompt are meaningful.
         """
         rewards: Tensor = self.layers(torch.cat([image_embeddings, prompt_embeddings], dim=1))
         return rewards.squeeze(1)

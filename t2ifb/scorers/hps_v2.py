@@ -18,19 +18,19 @@ HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 
 
 class HPSv2(nn.Module):
-    """The cosine of a tuned CLIP's embeddings, from -1 to 1, not scaled; version 2.1.
+    """Cosine of a fine-tuned CLIP's embeddings, from -1 to 1, not scaled; version 2.1.
 
-    As in its authors' code (github.com/tgxs002/HPSv2), the long side of an image is resized to the network's size and
-    the rest is black, where CLIP crops.
+    As in the authors' code (github.com/tgxs002/HPSv2), the long side of an image is resized to the network's size and
+    the rest is padded with black, whereas CLIP crops.
 
     Attributes:
-        name: How tables call it.
+        name: Name in tables.
     """
 
     name = "HPSv2.1"
 
     def __init__(self, score: CLIPScore) -> None:
-        """Score by the cosine on the tuned encoder."""
+        """Store the cosine score on the fine-tuned encoder."""
         super().__init__()
         self.score = score
 
@@ -41,12 +41,12 @@ class HPSv2(nn.Module):
         model: str = "ViT-H-14",
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> Self:
-        """Name the weights; the network is built when the first image is scored.
+        """Find the weights. The network is built when the first image is scored.
 
         Args:
-            source: `HPS_v2.1_compressed.pt`, a folder that holds it, or its hub id.
-            model: `open_clip`'s name of the network; its activation is plain GELU.
-            precision: Of the weights; the score is float32 always.
+            source: `HPS_v2.1_compressed.pt`, a folder that contains it, or its hub id.
+            model: Name of the network in `open_clip`, with plain GELU as activation.
+            precision: Precision of the weights. The score is always float32.
 
         Raises:
             ValueError: The weights are missing.
@@ -61,7 +61,7 @@ class HPSv2(nn.Module):
         model: str = "ViT-H-14",
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> Self:
-        """The same without weights, see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.outline`."""
         return cls(CLIPScore.outline(CLIPSource(model, str(source), precision, quick_gelu=False)))
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -69,7 +69,7 @@ class HPSv2(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            prompts: B strings; what is longer than the model's context is cut off.
+            prompts: B strings; truncated to the model's context.
 
         Returns:
             (B,) float32 in [-1, 1], differentiable with respect to the images.
@@ -80,10 +80,10 @@ class HPSv2(nn.Module):
 
 
 def square(images: Tensor, size: int) -> Tensor:
-    """Images (B, 3, H, W), the long side resized to `size`, in the middle of black squares (B, 3, size, size).
+    """Resize the long side of images (B, 3, H, W) to `size` and pad with black to (B, 3, size, size), centred.
 
-    The authors' `ResizeMaxSize`: the short side is rounded to whole pixels. An image whose long side is `size` already
-    is padded too, which theirs leaves as it is.
+    The authors' `ResizeMaxSize`: the short side is rounded to whole pixels. Unlike theirs, an image whose long side is
+    already `size` is padded too.
     """
     scale = size / max(images.shape[2:])
     height, width = (max(round(side * scale), 1) for side in images.shape[2:])

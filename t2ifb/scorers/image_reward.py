@@ -1,4 +1,4 @@
-"""ImageReward: human preference learned on ImageRewardDB by BLIP with cross-attention (arXiv 2304.05977)."""
+"""ImageReward: preference model trained on ImageRewardDB, BLIP with cross-attention (arXiv 2304.05977)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,25 +15,25 @@ from t2ifb.scorers.weights import beside, check_names, find_weights, read_state
 
 HUB_ID, FILES = "zai-org/ImageReward", ("ImageReward.pt", "image_reward.safetensors")
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's output on the authors' data; the published reward is standardised with them."""
+"""Mean and standard deviation of the head's output on the authors' data, which standardise the published reward."""
 
 
 class ImageReward(nn.Module):
-    """BLIP's text tower reads the prompt while it looks at the image; a head on its [CLS] gives the reward.
+    """BLIP's text tower with cross-attention to the image, and a reward head on its [CLS].
 
     Attributes:
-        name: How tables call it.
+        name: Name in tables.
     """
 
     name = "ImageReward"
 
     def __init__(self, blip: BLIP, head: nn.Module, prompts: BertPrompts) -> None:
-        """Put the parts together.
+        """Combine towers, head and tokenizer.
 
         Args:
             blip: The towers; the projections are not used.
-            head: From (B, H) to (B, 1), in float32.
-            prompts: The vocabulary that the text tower was trained with.
+            head: Maps (B, H) to (B, 1), in float32.
+            prompts: Tokenizer with the vocabulary of the text tower.
         """
         super().__init__()
         self.blip, self.head, self.prompts = blip, head, prompts
@@ -45,10 +45,10 @@ class ImageReward(nn.Module):
         """Load ImageReward v1.0.
 
         Args:
-            source: `ImageReward.pt`, a folder that holds it, or its hub id.
-            vocabulary: Folder or hub id of BERT's vocabulary; by default what lies beside the file, or else
+            source: `ImageReward.pt`, a folder that contains it, or its hub id.
+            vocabulary: Folder or hub id of BERT's vocabulary; by default the one beside the file, or else
                 bert-base-uncased.
-            precision: Of the towers' weights: fp32, fp16 or bf16. The head and the reward are float32 always.
+            precision: Precision of the towers: fp32, fp16 or bf16. The head and the reward are always float32.
 
         Raises:
             ValueError: The weights are missing or not those of ImageReward.
@@ -68,12 +68,12 @@ class ImageReward(nn.Module):
 
         Args:
             path: The file.
-            med_config: The original's configuration of BERT; bert-base-uncased's without it.
+            med_config: The original BERT configuration; bert-base-uncased's by default.
             vocabulary: See `from_pretrained`.
             precision: See `from_pretrained`.
 
         Raises:
-            ValueError: A tensor is missing or unknown, or the file is no checkpoint.
+            ValueError: A tensor is missing or unknown, or the file is not a checkpoint.
         """
         path, dtype = Path(path), dtype_of(precision)
         state = read_state(path)
@@ -84,14 +84,14 @@ class ImageReward(nn.Module):
         try:
             head.load_state_dict(layers)
         except RuntimeError as error:
-            raise ValueError(f"{path}: the head does not fit the towers: {error}") from error
+            raise ValueError(f"{path}: the head does not match the towers: {error}") from error
         return cls(blip.to(dtype), head, BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
 
     @classmethod
     def outline(
         cls, source: str | Path = HUB_ID, vocabulary: str | Path | None = None, precision: str = "fp32"
     ) -> Self:
-        """The same without weights, see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.outline`."""
         from t2ifb.scorers.outline import blank_tokens
 
         blip = BLIP.outline(source, FILES, _towers).to(dtype_of(precision))
@@ -100,15 +100,15 @@ class ImageReward(nn.Module):
         return cls(blip, head, BertPrompts(VOCABULARY, 0, blank_tokens))
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The network behind the preprocessing.
+        """Score preprocessed inputs.
 
         Args:
-            pixel_values: (B, 3, 224, 224), normalised as CLIP's are.
+            pixel_values: (B, 3, 224, 224), normalised as for CLIP.
             input_ids: (B, L), [CLS] first.
             attention_mask: (B, L), 1 for tokens and 0 for padding.
 
         Returns:
-            (B,) float32, about standard normal on the authors' data.
+            (B,) float32, approximately standard normal on the authors' data.
         """
 
         def state(pixels: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class ImageReward(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            prompts: B strings; what is longer than 35 tokens is cut off.
+            prompts: B strings; truncated to 35 tokens.
 
         Returns:
             (B,) float32, differentiable with respect to the images.

@@ -1,4 +1,4 @@
-"""A head that is given the products and differences of the two embeddings."""
+"""Reward head on the products and differences of the two embeddings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 
 class InteractionHead(nn.Module):
-    """An MLP on [image; text; image · text; |image - text|], element by element.
+    """MLP on [image; text; image · text; |image - text|], with elementwise products and differences.
 
-    The report's head has to learn by itself that an image is to be compared with its prompt; here the comparison is
-    an input. The embeddings are first brought to unit mean square, as those of length 1 have elements of 1/√D.
+    The report's head must learn the comparison of image and prompt; here the comparison is an input. The embeddings are
+    first scaled to unit mean square, since unit vectors have elements of about 1/√D.
     """
 
     def __init__(self, embedding_dim: int, hidden: Sequence[int] = (512, 128), dropout: float = 0.2) -> None:
         """Build the layers.
 
         Args:
-            embedding_dim: D, of each embedding.
+            embedding_dim: Embedding width D.
             hidden: Widths of the hidden layers.
-            dropout: Probability, on the input and after each hidden layer but the last.
+            dropout: Dropout probability on the input and after each hidden layer except the last.
 
         Raises:
             ValueError: A width is not positive, or the probability is not in [0, 1).

@@ -1,4 +1,4 @@
-"""The plainest head: one linear map."""
+"""Linear reward head."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 class LinearHead(nn.Module):
     """r = w · [image; text].
 
-    Between two images of one prompt the text's part cancels, and so this ranks images alike for every prompt: what it
-    reaches is what can be had without looking at the prompt.
+    For two images of one prompt the text term cancels, so this head ranks images independently of the prompt. Its
+    accuracy is what can be reached without the prompt.
     """
 
     def __init__(self, embedding_dim: int) -> None:
-        """Build the map.
+        """Build the layer.
 
         Args:
-            embedding_dim: D, of each embedding.
+            embedding_dim: Embedding width D.
         """
         super().__init__()
         self.arguments: dict[str, Any] = {"embedding_dim": int(embedding_dim)}

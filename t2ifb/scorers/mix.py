@@ -1,4 +1,4 @@
-"""A weighted sum of scorers, each in units of its own spread on some reference images."""
+"""Weighted sum of scorers, each standardised on reference images."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST = 1e-6
-"""Deviations below are a scorer that does not distinguish the images: it cannot be standardised."""
+"""Minimum standard deviation. A scorer below it does not distinguish the images and cannot be standardised."""
 
 
 class Mix(nn.Module):
-    """Σ w_k (r_k - m_k) / s_k over scorers r_k, with m = 0 and s = 1 until `standardise` is told what they are.
+    """Σ w_k (r_k - m_k) / s_k over scorers r_k, with m = 0 and s = 1 until `standardise` sets them.
 
     Attributes:
-        name: How tables call it.
-        scorers: By name.
-        weights: (K,) in their order.
+        name: Name in tables.
+        scorers: Scorers by name.
+        weights: (K,), in the order of the scorers.
         means: (K,), m.
         deviations: (K,), s.
     """
@@ -28,18 +28,18 @@ class Mix(nn.Module):
     def __init__(
         self, scorers: Mapping[str, Callable[[Tensor, list[str]], Tensor]], weights: Mapping[str, float] | None = None
     ) -> None:
-        """Put scorers together.
+        """Combine scorers.
 
         Args:
-            scorers: At least one, by name; each a module that takes images and prompts.
-            weights: By name; 1 for those that are not named.
+            scorers: At least one, by name; each maps images and prompts to scores.
+            weights: Weights by name; 1 by default.
 
         Raises:
-            ValueError: There is no scorer, or a weight for one that is not there.
+            ValueError: No scorer is given, or a weight names an unknown scorer.
         """
         super().__init__()
         if not scorers:
-            raise ValueError("a mix needs at least one scorer: give +scorer@<place>.scorers.<name>=<scorer>")
+            raise ValueError("a mix needs at least one scorer: add +scorer@<place>.scorers.<name>=<scorer>")
         if unknown := sorted((weights or {}).keys() - scorers.keys()):
             raise ValueError(f"weights for {', '.join(unknown)}, but the scorers are {', '.join(scorers)}")
         self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]
@@ -49,18 +49,18 @@ class Mix(nn.Module):
 
     @classmethod
     def outline(cls, scorers: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> "Mix":
-        """A mix of scorers that have no weights themselves, see `scorers.outline`."""
+        """Build a mix of scorers without weights; see `scorers.outline`."""
         return cls(scorers, weights)
 
     def parts(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-        """What each scorer says, (B,) float32, unchanged."""
+        """Raw scores of each scorer, (B,) float32."""
         return {name: scorer(images, prompts) for name, scorer in self.scorers.items()}
 
     def standardise(self, scores: Mapping[str, Tensor]) -> None:
-        """Take mean and standard deviation of each scorer from its scores (N,) on reference images.
+        """Set mean and standard deviation of each scorer from its scores (N,) on reference images.
 
         Raises:
-            ValueError: A scorer is missing, or gives all images the same score or none at all.
+            ValueError: A scorer is missing, or its scores are constant or not finite.
         """
         for number, name in enumerate(self.scorers):
             values = scores[name][scores[name].isfinite()].double()

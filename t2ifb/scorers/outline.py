@@ -1,8 +1,8 @@
 """Scorers without weights: their networks on the `meta` device, from configuration or from the shapes in a file.
 
-How a scorer is built so is said by its class: `outline` takes the arguments of its `from_pretrained`. What it gives is
-of the scorer's own class and can be called on `meta` tensors, within a `DryRun`: what it costs is then what the real
-one does. Nothing is downloaded, and of large files that are here only names and shapes are read.
+A scorer's class defines how it is built without weights: `outline` takes the arguments of its `from_pretrained`. The
+result has the scorer's own class and can be called on `meta` tensors within a `DryRun`, with the same costs as the
+real scorer. Nothing is downloaded, and only names and shapes are read from large local files.
 """
 
 import logging
@@ -22,21 +22,21 @@ from t2ifb.scorers.clip_source import CLIPSource, check_folder
 
 
 class NoOutline(ValueError):
-    """A scorer's class does not say how it is built without weights."""
+    """A scorer's class does not define how to build it without weights."""
 
 
 def outline(part: Any, untrained: Callable[[CLIPSource | None], nn.Module]) -> Any:
-    """A scorer's network without weights, frozen.
+    """Build a scorer's frozen network without weights.
 
     Args:
-        part: A `partial` whose call would make the scorer; partials among its arguments are made first, scorers as
-            outlines. Anything else is given back as it is.
-        untrained: Stands for a reward model that is not on this machine, on some encoder or on the usual one. It is
-            handed to an `outline` that takes it beside the arguments of `from_pretrained`.
+        part: A `partial` that would build the scorer. Partials among its arguments are built first, scorers as
+            outlines. Any other value is returned unchanged.
+        untrained: Builds a stand-in for a reward model that is missing on this machine, on a given or the default
+            encoder. It is passed to every `outline` that accepts it beside the arguments of `from_pretrained`.
 
     Raises:
         NoOutline: The scorer, or one inside it, has no `outline`.
-        ValueError: Its encoder does not exist.
+        ValueError: The encoder does not exist.
     """
     if isinstance(part, dict):
         return {name: outline(value, untrained) for name, value in part.items()}
@@ -45,7 +45,7 @@ def outline(part: Any, untrained: Callable[[CLIPSource | None], nn.Module]) -> A
     if not isinstance(part, partial):
         return part
     arguments = {name: outline(value, untrained) for name, value in part.keywords.items()}
-    if hasattr(part.func, "fingerprint"):  # where an encoder comes from, which is cheap to make
+    if hasattr(part.func, "fingerprint"):  # an encoder source, which is cheap to build
         return part.func(*part.args, **arguments)
     kind = getattr(part.func, "__self__", part.func)
     if not hasattr(kind, "outline"):
@@ -58,7 +58,7 @@ def outline(part: Any, untrained: Callable[[CLIPSource | None], nn.Module]) -> A
 
 @dataclass(frozen=True)
 class CLIPOutline(CLIPSource):
-    """A source whose `load` builds the network on the `meta` device, without its weights."""
+    """A source that loads the network on the `meta` device, without weights."""
 
     @classmethod
     def of(cls, source: CLIPSource) -> Self:
@@ -66,10 +66,10 @@ class CLIPOutline(CLIPSource):
         return cls(**vars(source) | {"device": "meta"})
 
     def create(self) -> tuple[nn.Module, Any]:
-        """The model of `open_clip` without weights, and its tokenizer.
+        """Build the `open_clip` model without weights, and its tokenizer.
 
         Raises:
-            ValueError: There is no such model.
+            ValueError: The model does not exist.
         """
         if self.folder is not None:
             check_folder(self.folder)
@@ -77,7 +77,7 @@ class CLIPOutline(CLIPSource):
             return self._create(None, load_weights=False, device="meta")
 
     def _shared_as(self) -> str:
-        """Equal for outlines of equal sources; no file is read, and none has to be there."""
+        """Sharing key: equal for outlines of equal sources. No file is read or needed."""
         model = self.model if self.folder is None else str(self.folder.resolve())
         file = Path(self.pretrained or "").expanduser()
         weights = str(file.resolve()) if file.is_file() else self.pretrained
@@ -85,7 +85,7 @@ class CLIPOutline(CLIPSource):
 
 
 def blank_tokens(prompts: list[str], max_length: int, **options: Any) -> dict[str, Tensor]:
-    """In the place of a tokenizer: as many ids as the longest prompt gives, whatever the words."""
+    """Stand-in for a tokenizer: as many ids as the longest prompt needs, with arbitrary values."""
     ids = torch.zeros(len(prompts), max_length, dtype=torch.int64)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -102,7 +102,7 @@ def shapes_in(file: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without `open_clip`'s warning that there are no weights."""
+    """Suppress `open_clip`'s warning about missing weights."""
     logging.disable(logging.WARNING)
     try:
         yield

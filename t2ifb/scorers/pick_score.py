@@ -28,28 +28,28 @@ PUBLISHED: dict[str, Any] = {
 
 
 class PickScore(nn.Module):
-    """The cosine of a tuned CLIP's embeddings times its exp(logit_scale), about 15 to 25.
+    """Cosine of a fine-tuned CLIP's embeddings times exp(logit_scale), about 15 to 25.
 
     Attributes:
-        name: How tables call it.
+        name: Name in tables.
     """
 
     name = "PickScore"
 
     def __init__(self, model: nn.Module, tokenizer: Any, image_size: int, mean: list[float], std: list[float]) -> None:
-        """Put the parts together.
+        """Combine model and tokenizer.
 
         Args:
             model: A `transformers.CLIPModel`.
-            tokenizer: Its tokenizer.
-            image_size: Side of its square input, in pixels.
-            mean: 3 numbers that its pixels are normalised with, in units of [0, 1].
-            std: 3 numbers.
+            tokenizer: Tokenizer of the model.
+            image_size: Side of the square input, in pixels.
+            mean: Channel means for normalisation, 3 numbers in units of [0, 1].
+            std: Channel standard deviations, 3 numbers.
         """
         super().__init__()
         self.model: Any = model
         self.image_size, self.mean, self.std = image_size, mean, std
-        self.scale = float(self.model.state_dict()["logit_scale"].float().exp())  # before the weights are rounded
+        self.scale = float(self.model.state_dict()["logit_scale"].float().exp())  # before the weights are cast
         self._tokenizer = tokenizer
 
     @classmethod
@@ -59,19 +59,19 @@ class PickScore(nn.Module):
         """Load the model and its processor.
 
         Args:
-            source: A folder in `transformers`' form, or a hub id.
-            processor: Folder or hub id of the tokenizer and the image settings; by default the model's own folder if
-                it has them, else the ones that PickScore was trained with.
-            precision: Of the weights: fp32, fp16 or bf16. The score is float32 always.
+            source: A folder in `transformers`' format, or a hub id.
+            processor: Folder or hub id of the tokenizer and the image settings; by default the model's own folder if it
+                contains them, else those that PickScore was trained with.
+            precision: Precision of the weights: fp32, fp16 or bf16. The score is always float32.
 
         Raises:
-            ValueError: Something is missing and cannot be downloaded.
+            ValueError: Files are missing and cannot be downloaded.
         """
         from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         dtype, folder = dtype_of(precision), Path(source).expanduser()
         if folder.is_dir() and not (folder / "config.json").is_file():
-            raise ValueError(f"the folder {folder} has no config.json; expected PickScore in transformers' form")
+            raise ValueError(f"the folder {folder} has no config.json; expected PickScore in transformers' format")
         own = (folder / "tokenizer_config.json").is_file() and (folder / "preprocessor_config.json").is_file()
         processor = processor or (folder if own else PROCESSOR)
         try:
@@ -84,11 +84,13 @@ class PickScore(nn.Module):
             raise ValueError(_failure(folder, source, processor, error)) from error
         model, report = loaded
         if absent := [*report["missing_keys"], *map(str, report["mismatched_keys"])]:
-            raise ValueError(f"{source} is not a whole CLIP: {', '.join(sorted(absent)[:4])} is missing or misshapen")
+            raise ValueError(
+                f"{source} is not a complete CLIP: {', '.join(sorted(absent)[:4])} is missing or misshapen"
+            )
         if len(tokenizer) != model.config.text_config.vocab_size:
             raise ValueError(
-                f"the vocabulary in {processor} has {len(tokenizer)} tokens, {source} has "
-                f"{model.config.text_config.vocab_size}; give the one it was trained with as `processor`"
+                f"the vocabulary in {processor} has {len(tokenizer)} tokens, but {source} has "
+                f"{model.config.text_config.vocab_size}; pass the one it was trained with as `processor`"
             )
         size = int(settings.crop_size["height"])
         scorer = cls(model, tokenizer, size, list(settings.image_mean), list(settings.image_std))
@@ -97,7 +99,7 @@ class PickScore(nn.Module):
 
     @classmethod
     def outline(cls, source: str | Path = HUB_ID, processor: str | Path | None = None, precision: str = "fp32") -> Self:
-        """The same without weights, see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.outline`."""
         from transformers import CLIPConfig, CLIPModel
 
         from t2ifb.scorers.outline import blank_tokens
@@ -109,7 +111,7 @@ class PickScore(nn.Module):
         return cls(model, blank_tokens, config.vision_config.image_size, [0.5] * 3, [0.5] * 3)
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The network behind the preprocessing.
+        """Score preprocessed inputs.
 
         Args:
             pixel_values: (B, 3, S, S), normalised.
@@ -133,7 +135,7 @@ class PickScore(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            prompts: B strings; what is longer than the model's context is cut off.
+            prompts: B strings; truncated to the model's context.
 
         Returns:
             (B,) float32, differentiable with respect to the images.
@@ -152,12 +154,12 @@ class PickScore(nn.Module):
 
 
 def _failure(folder: Path, source: str | Path, processor: str | Path, error: Exception) -> str:
-    """What to tell when something cannot be loaded."""
+    """Message for files that cannot be loaded."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if folder.exists() and Path(processor).expanduser().exists():
         return f"cannot load PickScore from {folder}: {first}"
     return (
-        f"PickScore ({source}, {processor}) is not on this machine and cannot be downloaded. Where there is a "
-        f"connection: hf download {HUB_ID}; hf download {PROCESSOR} --exclude '*.bin' '*.safetensors'; then give their "
-        f"folders as `source` and `processor`. [{first}]"
+        f"PickScore ({source}, {processor}) is not on this machine and cannot be downloaded. Download it where a "
+        f"network is available: hf download {HUB_ID}; hf download {PROCESSOR} --exclude '*.bin' '*.safetensors'; then "
+        f"pass their folders as `source` and `processor`. [{first}]"
     )

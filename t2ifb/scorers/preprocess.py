@@ -1,4 +1,4 @@
-"""From images in [0, 1] to an encoder's input: one differentiable path for files, cache and training alike."""
+"""Differentiable preprocessing of images in [0, 1], the same for files, cache and training."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 VERSION = 2
-"""Raised whenever the function below gives other numbers: embeddings made before are then not used any more."""
+"""Version of `preprocess`, increased when its output changes. Older cached embeddings are then not reused."""
 
 
 def check_counts(images: Tensor, prompts: Sequence[str]) -> None:
-    """There are as many prompts as images.
+    """Check that there is one prompt per image.
 
     Raises:
-        ValueError: Otherwise.
+        ValueError: The numbers differ.
     """
     if len(images) != len(prompts):
         raise ValueError(f"expected a prompt for each image, got {len(images)} images and {len(prompts)} prompts")
@@ -34,10 +34,10 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
         std: 3 numbers, in units of [0, 1].
 
     Returns:
-        (B, 3, size, size), of the images' type.
+        (B, 3, size, size), in the images' dtype.
 
     Raises:
-        ValueError: The images have another shape or are whole numbers.
+        ValueError: The images have another shape or an integer type.
     """
     images = square(images, size)
     make = _channels if type(images) is Tensor else _channels.__wrapped__
@@ -48,20 +48,20 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
 def square(images: Tensor, size: int) -> Tensor:
     """Antialiased bicubic resize of the short side, clamp to [0, 1], centre crop.
 
-    The originals resize 8-bit images with Pillow and round the result. Here the numbers stay floats, so that gradients
-    flow. On random noise, the worst case, the two differ by less than 1.5 of 255 levels anywhere and by a
-    third of a level on the mean (measured in `tests/scorers/test_preprocess.py`). An image whose short side is `size`
-    already is not resampled, only cropped. The gradient is zero where the bicubic filter overshoots [0, 1].
+    The originals resize 8-bit images with Pillow and round the result. Here values stay floating point, so that
+    gradients flow. On random noise, the worst case, the two differ by less than 1.5 of 255 levels everywhere and by a
+    third of a level on average (measured in `tests/scorers/test_preprocess.py`). An image whose short side is already
+    `size` is only cropped. The gradient is zero where the bicubic filter overshoots [0, 1].
 
     Args:
         images: (B, 3, H, W) floating point, in [0, 1], RGB.
         size: Side of the square, in pixels.
 
     Returns:
-        (B, 3, size, size), of the images' type.
+        (B, 3, size, size), in the images' dtype.
 
     Raises:
-        ValueError: The images have another shape or are whole numbers.
+        ValueError: The images have another shape or an integer type.
     """
     _check(images)
     height, width = images.shape[2:]
@@ -74,30 +74,30 @@ def square(images: Tensor, size: int) -> Tensor:
 
 
 def resize(images: Tensor, shape: tuple[int, int], crop: tuple[int, int, int, int] | None = None) -> Tensor:
-    """Antialiased bicubic resize, clamped to [0, 1], of which only a window is computed.
+    """Antialiased bicubic resize, clamped to [0, 1], computed only inside a window.
 
-    Two matrix products, one for each direction, with the filter of Pillow and of
+    Two matrix products, one per direction, with the filter of Pillow and of
     `interpolate(mode="bicubic", antialias=True)`. Unlike that function it is deterministic on a GPU, and pixels outside
-    the window cost nothing: of a very long image only the part that a centre crop keeps is ever computed.
+    the window cost nothing: for a very long image only the centre crop is computed.
 
     Args:
         images: (B, 3, H, W) floating point, in [0, 1], RGB.
         shape: Height and width of the whole resized image, in pixels.
-        crop: Top, left, height and width of the window in it; all of it by default.
+        crop: Top, left, height and width of the window; the whole image by default.
 
     Returns:
-        (B, 3, height, width) of the window, of the images' type. Images that have the shape already are only cropped.
+        (B, 3, height, width) of the window, in the images' dtype. Images of that shape are only cropped.
 
     Raises:
-        ValueError: The images have another shape or are whole numbers.
+        ValueError: The images have another shape or an integer type.
     """
     _check(images)
     top, left, height, width = crop or (0, 0, *shape)
     rows, columns = images.shape[2:]
     if (rows, columns) == shape:
         return images[:, :, top : top + height, left : left + width]
-    # In single precision: a half-precision filter is off by more than a level. Width first and a clamp after each
-    # direction, as Pillow does it: a single clamp at the end differs by up to 20 levels when little is shrunk.
+    # In single precision: a half-precision filter is off by more than one level. Width first and a clamp after each
+    # direction, as in Pillow: a single clamp at the end differs by up to 20 levels at scales near 1.
     first, last = _taps(rows, shape[0], top, top + height)
     with _single_precision(images.device):
         resized = images[:, :, first:last].float()
@@ -115,8 +115,8 @@ def _check(images: Tensor) -> None:
 
 
 BLOCK = 16
-"""Pixels that a CPU computes in one matrix product. A filter reaches few input pixels, so that one product for all of
-them would mostly multiply by zero; on a GPU one large product is faster than many small ones."""
+"""Pixels that a CPU computes in one matrix product. A filter uses few input pixels, so one product for all of them
+would mostly multiply by zero. On a GPU one large product is faster than many small ones."""
 
 
 def _resample(images: Tensor, dim: int, side: tuple[int, int, int, int], offset: int = 0) -> Tensor:
@@ -125,12 +125,12 @@ def _resample(images: Tensor, dim: int, side: tuple[int, int, int, int], offset:
     Args:
         images: (B, 3, H, W), float32.
         dim: -1 for the width, -2 for the height.
-        side: Length before and after, and the first and the last + 1 output pixel that is wanted.
-        offset: The input pixel that `images` begins with.
+        side: Length before and after, and the first and the last + 1 output pixel to compute.
+        offset: Index of the first input pixel in `images`.
     """
     before, after, start, stop = side
     block = BLOCK if images.device.type == "cpu" else stop - start
-    make = _weights if type(images) is Tensor else _weights.__wrapped__  # a fake tensor must not be remembered
+    make = _weights if type(images) is Tensor else _weights.__wrapped__  # do not cache fake tensors
     ranges, matrices = [], []
     for begin in range(start, stop, block):
         end = min(begin + block, stop)
@@ -144,7 +144,7 @@ def _resample(images: Tensor, dim: int, side: tuple[int, int, int, int], offset:
 class _Banded(Function):
     """Products of matrices (n, m) with ranges of m pixels, concatenated.
 
-    The gradient is added in place. Autograd alone would make an image of zeros for every range.
+    The gradient is accumulated in place. Plain autograd would allocate a zero image for every range.
     """
 
     @staticmethod
@@ -167,12 +167,12 @@ class _Banded(Function):
 
 
 def _single_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Without autocast, which `meta` does not know."""
+    """Disable autocast, except on `meta`, which does not support it."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _taps(before: int, after: int, start: int, stop: int) -> tuple[int, int]:
-    """The first and the last + 1 input pixel that the output pixels from `start` to `stop` - 1 depend on."""
+    """First and last + 1 input pixel used by the output pixels `start` to `stop` - 1."""
     scale = before / after
     reach = 2 * max(scale, 1)
     first, last = int(scale * (start + 0.5) - reach + 0.5), int(scale * (stop - 0.5) + reach + 0.5)
@@ -181,18 +181,18 @@ def _taps(before: int, after: int, start: int, stop: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _weights(before: int, after: int, start: int, stop: int, device: torch.device) -> Tensor:
-    """(stop - start, m) weights of the m input pixels of `_taps`; Keys' cubic with a = -1/2, stretched to shrink."""
+    """(stop - start, m) weights of the m input pixels of `_taps`; Keys' cubic, a = -1/2, widened for downscaling."""
     scale = before / after
     centers = scale * (np.arange(start, stop) + 0.5)
     pixels = np.arange(*_taps(before, after, start, stop)) + 0.5
     x = np.abs(pixels - centers[:, None]) / max(scale, 1)
     weights = np.where(x < 1, (1.5 * x - 2.5) * x**2 + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0))
-    with torch.inference_mode(False):  # it is remembered, and may be used with gradients later
+    with torch.inference_mode(False):  # cached, and may be used with gradients later
         return torch.tensor(weights / weights.sum(1, keepdims=True), dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=64)
 def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(3, 1, 1), a number for each channel; copied to the device once."""
+    """Per-channel values as (3, 1, 1), copied to the device once."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)[:, None, None]

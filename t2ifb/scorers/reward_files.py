@@ -1,4 +1,4 @@
-"""The files of an exported reward model: `reward.safetensors`, `config.json`, `README.md`."""
+"""Files of an exported reward model: `reward.safetensors`, `config.json`, `README.md`."""
 
 import importlib
 import json
@@ -17,20 +17,20 @@ from t2ifb.scorers.clip_source import LOCAL_DIR, CLIPSource
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG, CARD = "reward.safetensors", "config.json", "README.md"
 HEAD, ENCODER = "head.", "encoder."
-"""What names of weights begin with: those of the head, and those of the encoder's layers that were tuned."""
+"""Name prefixes of the weights: head, and tuned encoder layers."""
 PACKAGE = "{t2ifb}"
-"""Stands for this package's folder, where the embedded domain's encoder is, whatever machine reads the export."""
+"""Placeholder for this package's folder, which contains the encoder of the `shapes` domain."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """An exported reward model that was read but not built.
+    """An exported reward model, read but not built.
 
     Attributes:
-        folder: Where it is.
+        folder: Folder of the export.
         head: `class` and `arguments` of the head.
         encoder: The encoder's source.
-        fingerprint: Of the encoder that the head was trained on.
+        fingerprint: Fingerprint of the encoder that the head was trained on.
     """
 
     folder: Path
@@ -39,35 +39,35 @@ class Export:
     fingerprint: str
 
     def build_head(self) -> nn.Module:
-        """The head with its weights.
+        """Build the head with its weights.
 
         Raises:
-            ValueError: Its class does not exist or does not fit the weights.
+            ValueError: The head's class does not exist or does not match the weights.
         """
         try:
             module, _, name = str(self.head["class"]).rpartition(".")
             kind = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"{self.folder / CONFIG}: the head {self.head['class']} does not exist here") from error
+            raise ValueError(f"{self.folder / CONFIG}: the head {self.head['class']} does not exist") from error
         if not (
             isinstance(kind, type) and issubclass(kind, nn.Module)
-        ):  # a downloaded file must not call just anything
+        ):  # a downloaded file must not call arbitrary code
             raise ValueError(f"{self.folder / CONFIG}: {self.head['class']} is not an nn.Module")
         try:
             head = kind(**self.head["arguments"])
             head.load_state_dict(self._weights(HEAD))
-        except Exception as error:  # safetensors has its own class, torch raises RuntimeError, a head whatever it likes
-            raise ValueError(f"{self.folder / WEIGHTS} does not fit its config.json: {error}") from error
+        except Exception as error:  # safetensors, torch and heads raise different types
+            raise ValueError(f"{self.folder / WEIGHTS} does not match its config.json: {error}") from error
         return head
 
     def tuned(self) -> dict[str, Tensor]:
-        """The weights of the encoder's layers that were tuned, by name."""
+        """Weights of the tuned encoder layers, by name."""
         return self._weights(ENCODER)
 
     def _weights(self, part: str) -> dict[str, Tensor]:
         try:
             weights = load_file(self.folder / WEIGHTS)
-        except Exception as error:  # safetensors has a class of its own that derives from nothing else
+        except Exception as error:  # safetensors' error derives from Exception only
             raise ValueError(f"{self.folder / WEIGHTS} cannot be read: {error}") from error
         return {name.removeprefix(part): weight for name, weight in weights.items() if name.startswith(part)}
 
@@ -75,14 +75,14 @@ class Export:
 def write_export(
     folder: str | Path, head: nn.Module, encoder: CLIPSource, card: str = "", tuned: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write an export; the configuration last, so that what has one is whole.
+    """Write an export. The configuration is written last and so marks a complete export.
 
     Args:
-        folder: Where to; made if it is not there.
-        head: With its `arguments`.
-        encoder: Of the embeddings that the head was trained on.
+        folder: Target folder; created if missing.
+        head: Head with its `arguments`.
+        encoder: Encoder that the head was trained on.
         card: Text of the model card below its heading.
-        tuned: Weights of the encoder's layers that were tuned, see `CLIPEncoder.tuned_state`.
+        tuned: Weights of tuned encoder layers, see `CLIPEncoder.tuned_state`.
     """
     folder = Path(folder)
     named = {HEAD + name: weight for name, weight in head.state_dict().items()}
@@ -111,14 +111,14 @@ def read_export(source: str | Path) -> Export:
         source: A folder, a run folder, its `reward.safetensors`, or a hub id.
 
     Raises:
-        ValueError: There is none, or it is of another format.
+        ValueError: The export is missing or has another format.
     """
     folder = _find(source)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if (version := config["format_version"]) != FORMAT_VERSION:
             raise ValueError(
-                f"{folder} has format version {version}, this software reads {FORMAT_VERSION}; train it again"
+                f"{folder} has format version {version}, but this version reads {FORMAT_VERSION}; train the model again"
             )
         spec = dict(config["encoder"])
         spec["model"] = str(spec["model"]).replace(PACKAGE, str(_package()))
@@ -128,7 +128,7 @@ def read_export(source: str | Path) -> Export:
 
 
 def export_hash(folder: str | Path) -> str:
-    """The SHA-256 of an export's weights."""
+    """SHA-256 of an export's weights."""
     return sha256_file(Path(folder) / WEIGHTS)
 
 
@@ -141,7 +141,7 @@ def _find(source: str | Path) -> Path:
             return folder
     if path.exists():
         unfinished = any((path / name).is_dir() for name in (".hydra", "checkpoints"))
-        hint = " The run is not finished: continue it with resume." if unfinished else ""
+        hint = " The run is not finished: continue it with `resume`." if unfinished else ""
         raise ValueError(
             f"{source} is not a reward model: neither it nor its export/ has {CONFIG} and {WEIGHTS}.{hint}"
         )
@@ -158,7 +158,7 @@ def _download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=[WEIGHTS, CONFIG, CARD]))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(
-            f"{hub_id} is neither a folder nor can it be downloaded from the Hugging Face hub ({error})"
+            f"{hub_id} is not a folder and cannot be downloaded from the Hugging Face Hub ({error})"
         ) from error
 
 
@@ -167,7 +167,7 @@ def _package() -> Path:
 
 
 def _portable(encoder: CLIPSource) -> dict[str, Any]:
-    """The encoder's arguments, without this machine's paths where that can be."""
+    """The encoder's arguments, without paths of this machine where possible."""
     spec = encoder.to_dict()
     if encoder.folder is not None:
         inside = package_path(encoder.folder)
@@ -179,19 +179,19 @@ def _portable(encoder: CLIPSource) -> dict[str, Any]:
 
 def _state(trainable_layers: int) -> str:
     if not trainable_layers:
-        return "frozen and not in this folder"
-    return f"of which the last {trainable_layers} layers were tuned and are in this folder, the others not"
+        return "frozen, not included in this folder"
+    return f"last {trainable_layers} layers tuned and included in this folder, the others not included"
 
 
 def _card(config: dict[str, Any], encoder: CLIPSource, text: str) -> str:
-    """A model card in the hub's form, without this machine's paths."""
+    """Model card in the hub's format, without paths of this machine."""
     model = encoder.model if encoder.folder is None else public_name(encoder.folder)
     weights = f" with `{public_name(encoder.pretrained)}`" if encoder.pretrained else ""
     return (
         "---\nlibrary_name: t2ifb\npipeline_tag: image-classification\ntags: [reward-model, text-to-image]\n---\n\n"
         "# A reward model for text-to-image generation\n\n"
-        "It gives a number to an image for a prompt; of two images for the same prompt, people are expected to prefer "
-        "the one with the higher number. Numbers for different prompts do not compare.\n\n"
+        "The model maps an image and a prompt to a number. Of two images for the same prompt, people are expected to "
+        "prefer the one with the higher number. Numbers for different prompts are not comparable.\n\n"
         "```python\nfrom t2ifb.scorers import RewardModel\n\n"
         'reward = RewardModel.from_pretrained("<this folder>")\n'
         "scores = reward(images, prompts)  # images (B, 3, H, W) in [0, 1], B prompts -> (B,)\n```\n\n"

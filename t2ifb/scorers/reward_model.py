@@ -1,4 +1,4 @@
-"""The learned reward: an encoder and a trained head, from pixels to one number."""
+"""Learned reward: an encoder and a trained head, from pixels to one number."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,17 +16,17 @@ class RewardModel(nn.Module):
     """A reward r(x, z) of images x for prompts z (PAPER, stage 1), differentiable with respect to the images.
 
     Attributes:
-        name: How tables call it.
+        name: Name in tables.
     """
 
     name = "reward model"
 
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
-        """Put the parts together.
+        """Combine encoder and head.
 
         Args:
             encoder: Frozen, or with tuned layers.
-            head: Takes image embeddings (B, D) and prompt embeddings (B, D), gives (B,); see `heads`.
+            head: Maps image embeddings (B, D) and prompt embeddings (B, D) to (B,); see `heads`.
         """
         super().__init__()
         self.encoder = encoder
@@ -39,11 +39,11 @@ class RewardModel(nn.Module):
         Args:
             source: A folder that `save_pretrained` wrote, a run folder (its `export/` is read), the
                 `reward.safetensors` in one of them, or a hub id.
-            encoder: The encoder, when its weights are elsewhere on this machine than where it was trained. One that is
-                built is taken as it is if neither it nor the export has tuned layers.
+            encoder: The encoder, if its weights have moved since training. A built encoder is used as it is if neither
+                it nor the export has tuned layers.
 
         Raises:
-            ValueError: There is no such export, it is of another format, or the encoder is not the one that the head
+            ValueError: The export is missing or has another format, or the encoder differs from the one that the head
                 was trained on.
         """
         export = read_export(source)
@@ -51,8 +51,8 @@ class RewardModel(nn.Module):
         found = wanted.source if isinstance(wanted, CLIPEncoder) else wanted
         if found.fingerprint() != export.fingerprint:
             raise ValueError(
-                f"{export.folder} was trained on another encoder than {found.model}: its weights, their precision or "
-                "the preprocessing differ. Give `encoder` with the weights that it was trained on, or train it again."
+                f"{export.folder} was trained on another encoder than {found.model}: the weights, their precision or "
+                "the preprocessing differ. Pass `encoder` with the weights used in training, or train the model again."
             )
         tuned = export.encoder.trainable_layers
         head = export.build_head()
@@ -71,7 +71,7 @@ class RewardModel(nn.Module):
         *,
         untrained: "Callable[[CLIPSource | None], RewardModel]",
     ) -> "RewardModel":
-        """The same without the encoder's weights, see `scorers.outline`; `untrained` if the export is not here."""
+        """Build the model without encoder weights, see `scorers.outline`; `untrained` if the export is missing."""
         from t2ifb.scorers.outline import CLIPOutline
 
         if not Path(source).expanduser().exists():
@@ -80,17 +80,17 @@ class RewardModel(nn.Module):
         return cls(CLIPOutline.of(encoder or export.encoder).load(), export.build_head())
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
-        """Write `reward.safetensors`, `config.json` and a model card; of the encoder only tuned layers are copied.
+        """Write `reward.safetensors`, `config.json` and a model card; only tuned layers of the encoder are included.
 
         Args:
-            folder: Where to; made if it is not there.
-            card: Text of the model card below its heading: data, figures, limits.
+            folder: Target folder; created if missing.
+            card: Text of the model card below its heading: data, metrics, limits.
 
         Raises:
-            ValueError: The encoder is not a `CLIPEncoder`, so nothing could tell how to build it again.
+            ValueError: The encoder is not a `CLIPEncoder`, so it could not be rebuilt.
         """
         if not isinstance(self.encoder, CLIPEncoder):
-            raise ValueError(f"only a CLIPEncoder can be named in an export, not {type(self.encoder).__name__}")
+            raise ValueError(f"an export needs a CLIPEncoder, not {type(self.encoder).__name__}")
         write_export(folder, self.head, self.encoder.source, card, self.encoder.tuned_state())
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -101,7 +101,7 @@ class RewardModel(nn.Module):
             prompts: B strings.
 
         Returns:
-            (B,) float32, unbounded; only differences for the same prompt mean something.
+            (B,) float32, unbounded. Only differences for the same prompt are meaningful.
         """
         prompt_embeddings = self.encoder.encode_prompts(prompts)
         rewards: Tensor = self.head(self.encoder.encode_images(images), prompt_embeddings)

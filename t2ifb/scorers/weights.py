@@ -1,4 +1,4 @@
-"""Finding published weights: a file, a folder, an address or a hub id."""
+"""Find published weights: a file, a folder, a URL or a hub id."""
 
 import hashlib
 import pickle
@@ -14,19 +14,19 @@ from torch import Tensor
 from t2ifb.data.hub_files import hub_errors
 
 BESIDE = ("med_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
-"""What scorers read beside a file of weights."""
+"""Additional files that scorers read beside the weights."""
 
 
 def find_weights(source: str | Path, filename: str, *others: str) -> Path:
-    """A file of published weights on this machine, fetched if it is not here.
+    """Path of a file of published weights, downloaded if missing.
 
     Args:
-        source: The file itself, a folder that holds it, an address (`https://…/filename`), or a hub id (`owner/name`).
-        filename: How the file is called where it was published.
-        others: What it may be called in a folder besides.
+        source: The file itself, a folder that contains it, a URL (`https://…/filename`), or a hub id (`owner/name`).
+        filename: Published name of the file.
+        others: Alternative names in a folder.
 
     Raises:
-        ValueError: It is not here and cannot be fetched; the message says how to get it.
+        ValueError: The file is missing and cannot be downloaded; the message says how to get it.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -35,30 +35,30 @@ def find_weights(source: str | Path, filename: str, *others: str) -> Path:
         if found := [path / name for name in (filename, *others) if (path / name).is_file()]:
             return found[0]
         there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-        raise ValueError(f"the folder {path} has no {filename}; it holds {there}")
+        raise ValueError(f"the folder {path} has no {filename}; it contains {there}")
     text = str(source)
     if text.startswith("https://"):
         return _from_address(text, filename)
     if isinstance(source, Path) or text.count("/") != 1 or text.startswith((".", "~", "/")):
-        raise ValueError(f"{source} does not exist; expected {filename}, a folder that holds it, or a hub id")
+        raise ValueError(f"{source} does not exist; expected {filename}, a folder that contains it, or a hub id")
     return _from_hub(text, filename)
 
 
 def beside(path: Path, name: str) -> Path | None:
-    """The file `name` in the same folder, if it is there."""
+    """The file `name` in the same folder, if it exists."""
     other = path.with_name(name)
     return other if other.is_file() else None
 
 
 def read_state(path: Path, within: str | None = None) -> dict[str, Tensor]:
-    """Tensors by name from a checkpoint, without running what is in it.
+    """Read tensors by name from a checkpoint, without executing code in it.
 
     Args:
-        path: `.safetensors`, or a file of `torch.save`.
-        within: The entry of the checkpoint that holds them, if it has that entry.
+        path: `.safetensors`, or a file written by `torch.save`.
+        within: Entry of the checkpoint that contains them, if present.
 
     Raises:
-        ValueError: It is no such checkpoint.
+        ValueError: The file is not such a checkpoint.
     """
     try:
         if path.suffix == ".safetensors":
@@ -70,19 +70,19 @@ def read_state(path: Path, within: str | None = None) -> dict[str, Tensor]:
     if isinstance(content, dict) and within in content:
         content = content[within]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no tensors by name" + (f", nor has it an entry {within!r}" if within else ""))
+        raise ValueError(f"{path} contains no tensors by name" + (f" and no entry {within!r}" if within else ""))
     return content
 
 
 def check_names(found: set[str], expected: set[str], path: Path, what: str) -> None:
-    """Every tensor of a checkpoint is known and none is missing.
+    """Check that a checkpoint has exactly the expected tensors.
 
     Raises:
-        ValueError: Otherwise, with some of the names.
+        ValueError: Tensors are missing or unknown; the message names some.
     """
     faults = [
         f"{word} {', '.join(sorted(names)[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        for word, names in (("it lacks", expected - found), ("it has the unknown", found - expected))
+        for word, names in (("it lacks", expected - found), ("it has unknown", found - expected))
         if names
     ]
     if faults:
@@ -97,14 +97,14 @@ def _from_hub(hub_id: str, filename: str) -> Path:
         return Path(hf_hub_download(hub_id, filename))
     except refusals as error:
         raise ValueError(
-            f"{filename} is not on this machine and cannot be downloaded from the Hugging Face hub "
-            f"({type(error).__name__}). Where there is a connection: hf download {hub_id} {filename}; then give the "
-            "file or its folder as `source`."
+            f"{filename} is not on this machine and cannot be downloaded from the Hugging Face Hub "
+            f"({type(error).__name__}). Download it where a network is available: "
+            f"hf download {hub_id} {filename}; then pass the file or its folder as `source`."
         ) from error
 
 
 def _from_address(address: str, filename: str) -> Path:
-    named = f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{filename}"  # one name may stand at two addresses
+    named = f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{filename}"  # two URLs may end with the same name
     target = Path(torch.hub.get_dir()) / "checkpoints" / named
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def _from_address(address: str, filename: str) -> Path:
             torch.hub.download_url_to_file(address, str(target))
         except (OSError, HTTPException) as error:
             raise ValueError(
-                f"{filename} is not on this machine and cannot be downloaded ({error}). Where there is a connection: "
-                f"curl -LO {address}; then give the file as `source`."
+                f"{filename} is not on this machine and cannot be downloaded ({error}). Download it where a network is "
+                f"available: curl -LO {address}; then pass the file as `source`."
             ) from error
     return target

@@ -1,1 +1,1 @@
-"""The embedded domain: a small world with its own models, annotators and ground truth."""
+"""The `shapes` domain: small synthetic images with their own models, annotators and ground truth."""

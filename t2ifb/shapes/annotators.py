@@ -19,24 +19,24 @@ from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
 
 REPORT = "build.json"
-"""What a data set was built with, and what was measured; it is there only when the data set is whole."""
+"""File with the build settings and measurements. It exists only for a complete data set."""
 GOLD_PARTS = ("gold", "alignment", "fidelity")
 NOISE, TIE_WIDTH = 0.105, 0.02
-"""Scale of the annotators' noise, and what they call equal, in units of gold: two of them agree on 77 % of pairs."""
+"""Annotator noise scale and tie width, in units of gold. Two annotators agree on 77 % of pairs."""
 PROMPTS = {"train": 1200, "validation": 100, "test": 200, "compositional": 100}
-"""How many prompts of each split are ranked."""
+"""Number of ranked prompts per split."""
 JUDGES_PROMPTS, JUDGES_SEED = {"train": 1200, "validation": 200}, 1000
-"""How many prompts of each split are ranked for the world's judges (those of validation only for the figures of their
-cards), and the seed that they are drawn with."""
+"""Number of prompts per split that are ranked for the judges (validation only for the metrics of their cards), and the
+seed of the draw."""
 IMAGES_PER_PROMPT = (4, 9)
-"""Fewest and most images of one prompt, both included."""
+"""Minimum and maximum images per prompt, inclusive."""
 VERSION = 2
-"""Of gold and of what annotators do with it: a data set that was built by another version is not taken for this one."""
+"""Version of gold and the annotators. Data sets of other versions are not reused."""
 
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What a built data set depends on; written beside it as `build.json`."""
+    """Settings that determine a data set; stored with it as `build.json`."""
 
     prompts: dict[str, int]
     images_per_prompt: tuple[int, int]
@@ -48,7 +48,7 @@ class WorldSettings:
     weights: str = field(default_factory=lambda: _hash_of(PIPELINE))
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON gives them back."""
+        """The settings as they are read back from JSON."""
         return dict(json.loads(json.dumps(asdict(self))))
 
 
@@ -60,34 +60,34 @@ def build(
     tie_width: float = TIE_WIDTH,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Build the preference data of the shapes world, or check that it is already there.
+    """Build the preference data of the `shapes` domain, or check that it exists.
 
-    Images come from the base model, with varied guidance and numbers of steps. An annotator's opinion of an image
-    is its gold score plus Gumbel noise, so that pairs follow a Bradley-Terry model (as rankings of people do,
-    arXiv 2304.05977); images that are closer than `tie_width` share a rank.
+    Images are sampled from the base model with varied guidance and numbers of steps. An annotator's opinion of an image
+    is its gold score plus Gumbel noise, so that pairs follow a Bradley-Terry model, as human rankings do (arXiv
+    2304.05977). Images that are closer than `tie_width` share a rank.
 
     Args:
-        folder: Where the data set goes. An interrupted build goes on where it stopped.
-        prompts: How many prompts of each split.
-        images_per_prompt: Fewest and most images of one prompt, both included.
+        folder: Target folder. An interrupted build continues where it stopped.
+        prompts: Number of prompts per split.
+        images_per_prompt: Minimum and maximum images per prompt, inclusive.
         noise: Scale of the Gumbel noise, in units of gold (0 to 1).
-        tie_width: Largest difference of opinion within one rank, in units of gold.
-        seed: Of prompts, images and opinions.
+        tie_width: Maximum difference of opinion within one rank, in units of gold.
+        seed: Seed of prompts, images and opinions.
 
     Returns:
-        The measured agreement of two annotators on comparisons both decide (`annotator_agreement`), the share of
-        tied pairs (`tie_share`), and the mean gold of the images with its parts. Nothing for a folder whose data were
-        not built here: it is left as it is.
+        The agreement of two annotators on comparisons that both decide (`annotator_agreement`), the share of tied pairs
+        (`tie_share`), and the mean gold of the images with its components. Empty for a folder whose data were not built
+        here; it is left unchanged.
 
     Raises:
-        ValueError: If the folder holds a data set that was built with other settings.
+        ValueError: The folder contains a data set built with other settings.
     """
     folder = Path(folder).expanduser()
     if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).exists():
         return {}
     counts = dict(prompts or PROMPTS)
     if unknown := set(counts) - set(SPLITS):
-        raise ValueError(f"Unknown split {', '.join(sorted(unknown))}; the shapes world has {', '.join(SPLITS)}.")
+        raise ValueError(f"Unknown split {', '.join(sorted(unknown))}; the splits are {', '.join(SPLITS)}.")
     low, high = images_per_prompt
     settings = WorldSettings(counts, (low, high), noise, tie_width, seed)
     with file_lock(folder.with_name(folder.name + ".lock")):
@@ -98,23 +98,23 @@ def build(
 
 
 def _hash_of(folder: Path) -> str:
-    """A hash of all weights in a folder."""
+    """Hash of all weights in a folder."""
     hashes = [sha256_file(file) for file in sorted(folder.rglob("*.safetensors"))]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def _existing(report: Path, settings: WorldSettings) -> dict[str, float]:
-    """The figures of a data set that is there.
+    """Measurements of an existing data set.
 
     Raises:
-        ValueError: If it was built with other settings.
+        ValueError: The data set was built with other settings.
     """
     found, asked = json.loads(report.read_text(encoding="utf-8")), settings.to_json()
     there = found["settings"]
     if differing := [f"{key}={there.get(key)}, not {asked[key]}" for key in asked if there.get(key) != asked[key]]:
         raise ValueError(
-            f"{report.parent} was built with {'; '.join(differing)}. Delete that folder to build it anew, or give "
-            "another one as dataset.source."
+            f"{report.parent} was built with {'; '.join(differing)}. Delete that folder to rebuild it, or set "
+            "another one with dataset.source."
         )
     return dict(found["figures"])
 
@@ -132,28 +132,28 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
     figures = tally.figures()
     with atomic_write(staging / REPORT) as file:
         file.write(json.dumps({"settings": settings.to_json(), "figures": figures}, indent=2).encode())
-    staging.rename(folder)  # which is not there or empty
+    staging.rename(folder)  # which is missing or empty
     shutil.rmtree(parts)
     return figures
 
 
 def judges_prompts(split: str, seed: int = 0) -> frozenset[str]:
-    """The prompts that the judges of a world of this seed learn from; none of a data set's usual `PROMPTS`."""
+    """Training prompts of the judges with this seed. They are disjoint from the data set's `PROMPTS`."""
     return frozenset(scene.prompt for job in judges_jobs(split, seed) for scene in job.scenes)
 
 
 def judges_jobs(split: str, seed: int = 0) -> list[Chunk]:
-    """What is drawn for the judges of a world; nothing for a split that they need not."""
+    """Chunks to sample for the judges; empty for splits that they do not use."""
     count = JUDGES_PROMPTS.get(split, 0)
     usual = frozenset(scene.prompt for scene in scenes(split, PROMPTS[split], seed=0))
     return list(chunks(split, count, IMAGES_PER_PROMPT, JUDGES_SEED + seed, exclude=usual))
 
 
 def jobs_of(prompts: dict[str, int], images_per_prompt: tuple[int, int], seed: int) -> dict[str, list[Chunk]]:
-    """What to draw for each split.
+    """Chunks to sample for each split.
 
-    From a split that is larger than usual, or drawn by another seed, the prompts of the shipped judges are kept out, so
-    that they stay independent of it. Another prompt of the same meaning may be among them.
+    If a split is larger than the default or has another seed, the prompts of the shipped judges are excluded from it,
+    so that the judges stay independent. Other prompts with the same meaning may occur.
     """
     usual = {s for s, count in prompts.items() if count <= PROMPTS[s] and seed == 0}
     kept_out = {s: frozenset() if s in usual else judges_prompts(s) for s in prompts}
@@ -161,7 +161,7 @@ def jobs_of(prompts: dict[str, int], images_per_prompt: tuple[int, int], seed: i
 
 
 def _begin(parts: Path, settings: WorldSettings) -> None:
-    """Keep the images of an interrupted build, unless it had other settings."""
+    """Keep the images of an interrupted build with the same settings; delete others."""
     started = parts / "settings.json"
     if started.exists() and json.loads(started.read_text(encoding="utf-8")) != settings.to_json():
         shutil.rmtree(parts)
@@ -172,7 +172,7 @@ def _begin(parts: Path, settings: WorldSettings) -> None:
 
 @dataclass
 class Tally:
-    """What is counted while annotating."""
+    """Counters of the annotation."""
 
     same: int = 0
     decided: int = 0
@@ -181,7 +181,7 @@ class Tally:
     gold: dict[str, list[NDArray[np.float32]]] = field(default_factory=lambda: {name: [] for name in GOLD_PARTS})
 
     def compare(self, ranks: list[int], others: list[int]) -> None:
-        """Count the pairs on which two annotators of one prompt agree, among those that both decide."""
+        """Count agreements of two annotators on a prompt, among pairs that both decide."""
         upper = np.triu_indices(len(ranks), 1)
         one, other = (np.sign(np.subtract.outer(r, r))[upper] for r in (ranks, others))
         both = (one != 0) & (other != 0)
@@ -191,7 +191,7 @@ class Tally:
         self.pairs += len(one)
 
     def figures(self) -> dict[str, float]:
-        """Agreement, share of ties, and means of gold and its parts."""
+        """Agreement, share of ties, and means of gold and its components."""
         shares = {
             "annotator_agreement": self.same / max(1, self.decided),
             "tie_share": self.ties / max(1, self.pairs),
@@ -205,7 +205,7 @@ def opinions(gold: NDArray[np.float32], noise: float, rng: np.random.Generator) 
 
 
 def rank(opinion: NDArray[np.float64], tie_width: float) -> list[int]:
-    """Ranks, 1 is best; an image shares the rank of the best one that is at most `tie_width` above it."""
+    """Ranks, 1 is best. An image shares the rank of the best image at most `tie_width` above it."""
     ranks = [0] * len(opinion)
     current, leader = 0, np.inf
     for index in np.argsort(-opinion, kind="stable"):
@@ -244,5 +244,5 @@ def annotate(job: Chunk, parts: Path, settings: WorldSettings, tally: Tally) -> 
 
 
 def _rating(value: float) -> int:
-    """From [0, 1] to ImageRewardDB's scale of 1 to 7."""
+    """Map [0, 1] to ImageRewardDB's scale of 1 to 7."""
     return int(np.clip(round(1 + 6 * value), 1, 7))

@@ -1,4 +1,4 @@
-"""The language of the embedded world: which scenes exist and how a prompt names them."""
+"""Grammar of the `shapes` domain: scenes and the prompts that describe them."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ INVERSE = {"above": "below", "below": "above", "left of": "right of", "right of"
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 
 HELD_OUT = frozenset({("red", "star"), ("blue", "circle"), ("green", "triangle"), ("yellow", "square")})
-"""Colour-shape combinations that only the `compositional` split contains."""
+"""Colour-shape combinations reserved for the `compositional` split."""
 
 SPLITS = ("train", "validation", "test", "compositional")
 
@@ -41,18 +41,18 @@ class Thing:
     shape: str
 
     def phrase(self, count: int = 1) -> str:
-        """Name `count` of this thing: "a red circle", "two red circles"."""
+        """Describe `count` objects of this kind: "a red circle", "two red circles"."""
         return f"{NUMBERS[count]} {self.color} {self.shape}{'s' if count > 1 else ''}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a prompt asks for: one to three things, a background, at most one relation.
+    """Content of a prompt: one to three objects, a background, at most one relation.
 
     Attributes:
-        things: The things in the order in which the prompt names them, repeated when counted.
+        things: The objects in the order of the prompt, repeated when counted.
         background: A key of `BACKGROUNDS`.
-        relation: Where the first of two things is, seen from the second; a member of `RELATIONS`.
+        relation: Position of the first of two objects relative to the second; a member of `RELATIONS`.
     """
 
     things: tuple[Thing, ...]
@@ -61,7 +61,7 @@ class Scene:
 
     @property
     def prompt(self) -> str:
-        """The sentence that names this scene."""
+        """The sentence that describes this scene."""
         counts = {thing: self.things.count(thing) for thing in self.things}  # keeps the order
         phrases = [thing.phrase(count) for thing, count in counts.items()]
         if self.relation:
@@ -77,13 +77,13 @@ class Scene:
 
     @classmethod
     def parse(cls, prompt: str) -> Self:
-        """Read a prompt of this grammar; the inverse of `prompt`.
+        """Parse a prompt; the inverse of `prompt`.
 
         Raises:
-            ValueError: If the sentence is not one of this grammar.
+            ValueError: The sentence is not in the grammar.
         """
         problem = ValueError(
-            f"{prompt!r} is not a prompt of the shapes world. Expected a sentence like "
+            f"{prompt!r} is not a prompt of the shapes domain. Expected a sentence like "
             "'a red circle above a blue square on a gray background'."
         )
         match = re.fullmatch(r"(.+) on a (\w+) background", prompt.strip())
@@ -109,10 +109,10 @@ class Scene:
 
     @property
     def split(self) -> str:
-        """The split this scene belongs to; the same for all sentences that mean the same.
+        """Split of this scene; equal for all sentences with the same meaning.
 
-        Scenes with a held-out combination are `compositional`; of the others, a hash of the meaning puts
-        about 70 % into `train`, 10 % into `validation` and 20 % into `test`.
+        Scenes with a held-out combination are `compositional`. A hash of the meaning puts about 70 % of the others into
+        `train`, 10 % into `validation` and 20 % into `test`.
         """
         if any((thing.color, thing.shape) in HELD_OUT for thing in self.things):
             return "compositional"
@@ -121,14 +121,14 @@ class Scene:
 
     @property
     def family(self) -> str:
-        """What kind of prompt it is; a key of `FAMILY_WEIGHTS`."""
+        """Kind of prompt; a key of `FAMILY_WEIGHTS`."""
         if self.relation:
             return "relation"
         by_distinct = {1: ("one", "count", "count"), 2: ("", "pair", "count_and_one"), 3: ("", "", "trio")}
         return by_distinct[len(set(self.things))][len(self.things) - 1]
 
     def meaning(self) -> tuple[object, ...]:
-        """What is asked, whatever the wording: equal for "a above b" and "b below a"."""
+        """Meaning, independent of the wording: equal for "a above b" and "b below a"."""
         things, relation = self.things, self.relation
         if relation in ("below", "right of"):
             things, relation = things[::-1], INVERSE[relation]
@@ -138,7 +138,7 @@ class Scene:
 
 
 FAMILY_WEIGHTS = {"one": 0.12, "count": 0.16, "pair": 0.17, "relation": 0.28, "count_and_one": 0.14, "trio": 0.13}
-"""How often each kind of prompt is drawn, so that the few short ones do not drown among the many long ones."""
+"""Sampling weights of the kinds of prompts, so that the few short prompts are not rare among the many long ones."""
 
 
 def family_scenes(family: str) -> Iterator[Scene]:
@@ -165,16 +165,16 @@ def family_scenes(family: str) -> Iterator[Scene]:
 def scenes(split: str, count: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Scene]:
     """Draw distinct scenes of one split, families weighted by `FAMILY_WEIGHTS`.
 
-    A family that is used up leaves its share to the others.
+    The share of an exhausted family goes to the others.
 
     Args:
         split: One of `SPLITS`.
-        count: How many.
-        seed: Same seed, same scenes in the same order.
-        exclude: Prompts that must not be drawn.
+        count: Number of scenes.
+        seed: Seed of the draw.
+        exclude: Prompts to exclude.
 
     Raises:
-        ValueError: If the split is unknown or has fewer than `count` scenes left.
+        ValueError: The split is unknown or has fewer than `count` scenes left.
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}; expected one of {', '.join(SPLITS)}.")

@@ -1,25 +1,25 @@
-"""Prompts of the embedded world for fine-tuning and for judging it."""
+"""Prompts of the `shapes` domain for fine-tuning and evaluation."""
 
 from t2ifb.shapes.annotators import PROMPTS
 from t2ifb.shapes.grammar import scenes
 
 RANKED_SEED = 0
-"""The seed that the prompts of the preference data are drawn with."""
+"""Seed of the prompts in the preference data."""
 
 
 class ScenePrompts:
-    """Prompts drawn from a split of the grammar; the same seed gives the same ones.
+    """Prompts drawn from a split of the grammar, as a function of the seed.
 
-    Those of the preference data are left out of validation and test: scorers were trained, chosen or reported on them.
+    Validation and test exclude prompts of the preference data, because scorers were fitted or reported on those.
     """
 
     def __init__(self, split: str, count: int, seed: int = 0) -> None:
-        """Say which.
+        """Store the settings.
 
         Args:
             split: `train`, `validation`, `test` or `compositional`.
-            count: How many, all different.
-            seed: Of the draw.
+            count: Number of distinct prompts.
+            seed: Seed of the draw.
         """
         self.split, self.count, self.seed = split, count, seed
 
@@ -27,7 +27,7 @@ class ScenePrompts:
         """The prompts.
 
         Raises:
-            ValueError: There is no such split, or it has not so many.
+            ValueError: The split does not exist, or has too few prompts.
         """
         ranked = scenes(self.split, PROMPTS[self.split], RANKED_SEED) if self.split in PROMPTS else []
         seen = frozenset(scene.prompt for scene in ranked) if self.split != "train" else frozenset()

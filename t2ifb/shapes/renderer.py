@@ -1,4 +1,4 @@
-"""From a scene to a picture: where things stand, and which pixels they cover."""
+"""Renderer of scenes: layout and pixel coverage of objects."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, Scene, Thing
 SIZE = 64
 """Height and width of an image in pixels."""
 
-# Outer and inner vertex radius in units of the radius, and the number of outer vertices.
+# Outer and inner vertex radius in units of the radius, and number of outer vertices.
 POLYGONS = {"square": (1.20, 1.20 * np.cos(np.pi / 4), 4), "triangle": (1.30, 0.65, 3), "star": (1.30, 0.65, 5)}
 AREA = {"circle": np.pi} | {
     shape: vertices * outer * inner * np.sin(np.pi / vertices) for shape, (outer, inner, vertices) in POLYGONS.items()
@@ -26,7 +26,7 @@ _Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing at a place: centre (x, y) and radius in pixels, origin at the upper left corner."""
+    """A placed object: centre (x, y) and radius in pixels, origin at the upper left corner."""
 
     thing: Thing
     x: float
@@ -35,10 +35,10 @@ class Placed:
 
 
 def coverage(shape: str, x: float, y: float, radius: float) -> NDArray[np.float32]:
-    """How much of each pixel a shape covers, antialiased over one pixel.
+    """Coverage of each pixel by a shape, antialiased over one pixel.
 
-    A polygon with dihedral symmetry (a star; a regular polygon is the star whose inner vertices lie on the
-    edges) folds onto one half-edge, so its border is a single line.
+    A polygon with dihedral symmetry (a star, or a regular polygon as a star whose inner vertices lie on the edges)
+    folds onto one half-edge, so its border is a single line.
 
     Returns:
         Array (64, 64) in [0, 1].
@@ -58,7 +58,7 @@ def coverage(shape: str, x: float, y: float, radius: float) -> NDArray[np.float3
 
 
 def layout(scene: Scene, rng: np.random.Generator) -> list[Placed]:
-    """Place the things of a scene: inside the image, apart from each other, related as asked."""
+    """Place the objects of a scene inside the image, without overlap and with the requested relation."""
     largest = {1: 14.0, 2: 12.0, 3: 9.5}[len(scene.things)]
     smallest = {1: 9.0, 2: 8.0, 3: 7.0}[len(scene.things)]
     for attempt in range(10_000):
@@ -83,13 +83,13 @@ def _apart(placed: list[Placed]) -> bool:
 
 
 def related(relation: str, a: Placed, b: Placed) -> bool:
-    """Whether a clearly is where the relation says, seen from b: the other axis differs by less than half."""
+    """Whether a is clearly placed as the relation says, relative to b: the other axis differs by less than half."""
     along, across = (b.y - a.y, b.x - a.x) if relation in ("above", "below") else (b.x - a.x, b.y - a.y)
     return bool((along if relation in ("above", "left of") else -along) > 2 * abs(across))
 
 
 def paint(placed: list[Placed], background: str) -> NDArray[np.float32]:
-    """Draw placed things on a background.
+    """Draw placed objects on a background.
 
     Returns:
         Image (64, 64, 3), RGB in [0, 1].
@@ -102,5 +102,5 @@ def paint(placed: list[Placed], background: str) -> NDArray[np.float32]:
 
 
 def render(scene: Scene, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Lay a scene out at random and paint it: image (64, 64, 3), RGB in [0, 1]."""
+    """Render a scene with a random layout: image (64, 64, 3), RGB in [0, 1]."""
     return paint(layout(scene, rng), scene.background)

@@ -1,4 +1,4 @@
-"""Images of the base model for the annotators: varied guidance and steps, one process per core."""
+"""Images of the base model for the annotators, with varied guidance and steps, one process per core."""
 
 import logging
 import os
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 SAMPLERS: tuple[tuple[int, float], ...] = ((8, 4.0), (6, 10.0), (4, 8.0), (5, 1.0), (3, 1.0))
-"""Denoising steps and guidance scales that the ranked images are drawn with, all equally often: the base model at its
-best, too much guidance (aligned, but stained and merged), none (off the prompt), and too few steps."""
+"""Denoising steps and guidance scales of the ranked images, all equally often: the base model at its best, too much
+guidance (aligned, but stained and merged), none (off the prompt), and too few steps."""
 CHUNK = 50
-"""Prompts whose images are generated and saved together: what an interruption loses at the most."""
+"""Prompts whose images are generated and saved together; an interruption loses at most these."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some prompts of one split and the images to make for them."""
+    """Prompts of one split and the images to sample for them."""
 
     split: str
     number: int
@@ -51,7 +51,7 @@ class Chunk:
         return [scene.prompt for scene, count in zip(self.scenes, self.counts, strict=True) for _ in range(count)]
 
     def file(self, folder: Path) -> Path:
-        """Where the images and what gold says of them are kept while a data set is built."""
+        """Temporary file of the images and their gold scores during a build."""
         return folder / f"{self.split}_{self.number}.npz"
 
 
@@ -62,46 +62,46 @@ def chunks(
     seed: int,
     exclude: frozenset[str] = frozenset(),
 ) -> Iterator[Chunk]:
-    """Draw the prompts of a split, but none of `exclude`, how many images each has, and how each is sampled."""
+    """Draw prompts of a split except `exclude`, the number of images of each, and their sampler settings."""
     rng = np.random.default_rng([seed, SPLITS.index(split), 1])
     drawn = scenes(split, prompts, seed, exclude)
     low, high = images_per_prompt
     for number, start in enumerate(range(0, prompts, CHUNK)):
         some = drawn[start : start + CHUNK]
-        counts = [low + int(more) for more in rng.binomial(high - low, 0.3, len(some))]  # mostly few, as in the wild
+        counts = [low + int(more) for more in rng.binomial(high - low, 0.3, len(some))]  # mostly few, as in real data
         keys = [(seed, SPLITS.index(split), start + i, j) for i, count in enumerate(counts) for j in range(count)]
         samplers = [int(sampler) for sampler in rng.integers(len(SAMPLERS), size=len(keys))]
         yield Chunk(split, number, some, counts, samplers, keys)
 
 
 def make_images(jobs: list[Chunk], parts: Path) -> None:
-    """Generate and judge the images of all chunks that are not there yet, one process per core."""
+    """Generate and score the images of all missing chunks, one process per core."""
     missing = [job for job in jobs if not job.file(parts).exists()]
     total = sum(len(job.noise_keys) for job in jobs)
     workers = min(len(missing), os.cpu_count() or 1)
     with _progress() as bar:
         done = total - sum(len(job.noise_keys) for job in missing)
-        task = bar.add_task("generating and judging images", total=total, completed=done)
+        task = bar.add_task("generating and scoring images", total=total, completed=done)
         if not missing:
             return
-        # Small convolutions gain more from several processes than from several threads.
+        # Small convolutions run faster with several processes than with several threads.
         others = set(active_children())
         with ProcessPoolExecutor(workers, get_context("spawn"), _set_up_worker, (missing,)) as pool:
             try:
-                with _ctrl_c_held_back():  # also in the workers, for good: this process ends them
+                with _ctrl_c_held_back():  # permanently in the workers, which this process ends
                     running = {pool.submit(_make_chunk, n, job.file(parts)): job for n, job in enumerate(missing)}
                 for future in as_completed(running):
                     future.result()
                     bar.update(task, advance=len(running[future].noise_keys))
             except BaseException:
                 for worker in set(active_children()) - others:
-                    worker.terminate()  # chunks that are not saved are made again next time
+                    worker.terminate()  # unsaved chunks are regenerated next time
                 raise
 
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Deliver Ctrl-C only afterwards; processes started meanwhile never receive it."""
+    """Defer Ctrl-C until the end of the block. Processes started inside never receive it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -117,11 +117,11 @@ def _progress() -> Progress:
 
 
 _chunks: list[Chunk] = []
-"""Of a worker: given once, as a queue full of large items may block after the workers have ended."""
+"""A worker's chunks, passed once, because a full queue of large items may block after the workers end."""
 
 
 def _set_up_worker(missing: list[Chunk]) -> None:
-    """Use one thread, and end with the parent, so that a killed build leaves no one writing behind."""
+    """Use one thread and end with the parent, so that no worker writes after a killed build."""
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -153,7 +153,7 @@ def _pipeline() -> "StableDiffusionPipeline":
 
 @torch.no_grad()
 def _generate(pipeline: "StableDiffusionPipeline", job: Chunk, batch: int = 64) -> NDArray[np.uint8]:
-    """Images (N, 64, 64, 3) of a chunk; those with the same sampler are denoised together."""
+    """Images (N, 64, 64, 3) of a chunk; images with the same sampler settings are denoised together."""
     images = np.empty((len(job.noise_keys), 64, 64, 3), np.uint8)
     prompts = job.image_prompts
     for sampler, (steps, guidance) in enumerate(SAMPLERS):

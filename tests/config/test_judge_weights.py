@@ -63,7 +63,7 @@ def test_they_are_found_on_the_validation_rankings_and_kept_for_a_resumed_run(
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({}, "there are no validation rankings on this machine"),
+        ({}, "this machine has no validation rankings"),
         ({"prompts": {"validation": {"_target_": "t2ifb.data.prompts.PromptFile"}}}, "are a file of your own"),
     ],
 )

@@ -53,12 +53,12 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert table["one update, 1 x 1 reward gradients"] == ["60.3 TFLOP", "7.145 TFLOP"]
     assert table["T4"][:2] == ["2.32 s", "1.26 s"]
     assert "guidance 7.5 in rollouts, unconditional branch without gradient" in " ".join(out.split())
-    pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "living tensors at the peak"))
+    pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "live tensors at the peak"))
     assert peak < pool < 1.1 * peak
     spare = re.search(r"The run needs \S+ GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB to spare", out)
     assert spare is not None
     assert float(spare[1]) > 1
-    assert "What makes it smaller" not in out
+    assert "Settings that save memory" not in out
     assert not list(tmp_path.iterdir())
 
 
@@ -70,7 +70,7 @@ def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "It does not fit into 11.00 GB" in out
     assert all(cell.endswith(" fits") for cell in rows(out)["diffusion.gradient_checkpointing=true"][1:])
-    assert "With these it fits." in out
+    assert "With these settings the run fits." in out
     saved = re.search(r"saved activations: (\S+) GB with gradient_ch\w+; (\S+) GB without.*; (\S+) GB without", out)
     assert saved is not None
     assert saved.groups() == ("0.15", "1.04", "4.02")

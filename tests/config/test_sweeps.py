@@ -63,7 +63,7 @@ def test_a_job_that_another_process_is_at_has_not_failed(run_module: Command, tm
     with RunFolder(live).held():
         done = run_module(*TINY, "-m", "seed=1,2")
     assert done.returncode == 1
-    assert "Another process runs in" in done.stderr and "1 of 2 runs are not finished" in done.stdout
+    assert "Another process uses" in done.stderr and "1 of 2 runs are not finished" in done.stdout
     assert not list(live.parent.glob("*/failed.json"))
 
 

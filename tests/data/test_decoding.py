@@ -63,7 +63,7 @@ def test_floating_point_pixels_go_from_zero_to_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [gray().astype(np.float32), gray() * np.float32("nan"), gray().astype(np.int32)])
 def test_numbers_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(tmp_path / "image.tiff")
-    with pytest.raises(ValueError, match=r"image.tiff: its (floating point|whole number) pixels go from .*save it"):
+    with pytest.raises(ValueError, match=r"image.tiff: its (floating point|whole number) pixels range from .*save it"):
         open_image(tmp_path / "image.tiff")
 
 

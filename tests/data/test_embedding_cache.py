@@ -293,7 +293,7 @@ def test_a_read_only_cache_can_be_read_and_says_what_it_is(source: PooledPixelsS
             path.chmod(0o755)
     reused, message = output.splitlines()
     assert reused == "4", errors
-    assert message.startswith(f"{cache.folder} cannot be written to")
+    assert message.startswith(f"{cache.folder} is not writable")
 
 
 def test_an_unreadable_image_is_named(tmp_path: Path, source: PooledPixelsSource, images: list[Path]) -> None:

@@ -86,7 +86,7 @@ def test_a_read_only_folder_is_named() -> None:
         os.chmod(folder, 0o755)
     lines = run.stdout.splitlines()
     assert len(lines) == 2
-    assert all(f"{folder} cannot be written to" in line and "permission" in line for line in lines)
+    assert all(f"{folder} is not writable" in line and "permission" in line for line in lines)
 
 
 HOLD = """

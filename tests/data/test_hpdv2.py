@@ -186,11 +186,11 @@ def test_a_damaged_archive_leaves_nothing(folder: Path, cut: float) -> None:
     archive = folder / "test.tar.gz"
     whole = archive.read_bytes()
     archive.write_bytes(whole[: int(cut * len(whole)) if cut < 1 else -8])
-    with pytest.raises(ValueError, match=r"test.tar.gz is not a whole tar.gz archive .*get it again"):
+    with pytest.raises(ValueError, match=r"test.tar.gz is not a complete tar.gz archive .*download it again"):
         HPDv2(folder).rankings("test")
     assert not [path for path in folder.rglob("*") if path.suffix in (".jpg", ".tmp")]
     archive.write_bytes(b"no archive at all")
-    with pytest.raises(ValueError, match="is not a whole tar.gz archive"):
+    with pytest.raises(ValueError, match="is not a complete tar.gz archive"):
         HPDv2(folder).rankings("test")
 
 
@@ -203,13 +203,13 @@ def test_too_little_space_is_said_before(folder: Path, monkeypatch: pytest.Monke
 FAULTY = {
     0: (choice(0, prompt=""), "empty prompt"),
     1: (choice(1, human_preference=[1, 1]), "must be [1, 0] or [0, 1], found [1, 1]"),
-    2: (choice(2, file_path=["00000000.jpg"]), "two images or more, this one has 1"),
-    3: (choice(3, file_path=["../../secret.jpg", "00000001.jpg"]), "leaves the data set's folder"),
+    2: (choice(2, file_path=["00000000.jpg"]), "at least two images, this one has 1"),
+    3: (choice(3, file_path=["../../secret.jpg", "00000001.jpg"]), "points outside the data set's folder"),
     4: (choice(4, file_path=["00000099.jpg", "00000001.jpg"]), "is missing"),
     5: (choice(5, file_path=["00000001.jpg"] * 2), "the same image twice"),
     6: ({"prompt": "a"}, "no key 'image_path'"),
     7: ("text", "expected an object"),
-    8: (choice(8, human_preference=["1", "0"]), "`human_preference` must be a list of whole numbers"),
+    8: (choice(8, human_preference=["1", "0"]), "`human_preference` must be a list of integers"),
 }
 
 
@@ -256,7 +256,7 @@ def test_missing_parts_say_what_to_do(tmp_path: Path) -> None:
     assert not dataset.available("train")
     with pytest.raises(ValueError, match=r"'train' is missing.*python -m t2ifb.prepare domain=sd15 dataset=hpdv2"):
         dataset.rankings("train")
-    with pytest.raises(ValueError, match="no split 'dev' of HPDv2; there is train, validation, test"):
+    with pytest.raises(ValueError, match="HPDv2 has no split 'dev'; its splits are train, validation, test"):
         dataset.download(["dev"])
     with pytest.raises(ValueError, match=r"lacks test.json, test.tar.gz"):
         HPDv2(tmp_path).download(["test"])

@@ -209,7 +209,7 @@ def test_a_connection_that_breaks_off_is_said(tmp_path: Path, monkeypatch: pytes
 
     for name in ("list_repo_tree", "get_paths_info"):
         monkeypatch.setattr(HfApi, name, broken_off)
-    with pytest.raises(ValueError, match="Could not ask the hub what someone/rankings holds: Server disconnected"):
+    with pytest.raises(ValueError, match="Could not list someone/rankings on the hub: Server disconnected"):
         PickAPic("someone/rankings", cache_folder=tmp_path).download(["train"])
     with pytest.raises(ValueError, match="Could not download 2 files of someone/rankings from the hub: Server disc"):
         HPDv2("someone/rankings", cache_folder=tmp_path).download(["train"])
@@ -217,5 +217,5 @@ def test_a_connection_that_breaks_off_is_said(tmp_path: Path, monkeypatch: pytes
 
 def test_a_folder_that_the_hub_lacks_is_said(hub: Hub, tmp_path: Path) -> None:
     answer = download(hub, tmp_path / "cache", "PickAPic")
-    assert "fault: Could not ask the hub what someone/rankings holds: " in answer.stdout, answer.stderr
+    assert "fault: Could not list someone/rankings on the hub: " in answer.stdout, answer.stderr
     assert "404" in answer.stdout

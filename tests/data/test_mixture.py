@@ -153,7 +153,7 @@ def test_prompts_that_are_evaluated_on_are_not_trained_on(
     mixture = Mixture({"one": FolderDataset({"train": train}), "other": other}, {"other": 0}, evaluated=["other"])
     assert [r.prompt_id for r in mixture.rankings("train")] == [f"one/train-{n}" for n in (0, 1, 2, 5, 6, 7)]
     assert mixture.multiplicities("train") == [(6, 1.0)]
-    assert "one: 2 of 8 training rankings left out" in caplog.text
+    assert "one: dropped 2 of 8 training rankings" in caplog.text
 
 
 def test_what_a_set_lacks_is_told_and_downloaded(sets: dict[str, FolderDataset], tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ def test_faults_of_all_sets_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "evaluated", "what"),
     [
-        ({"none": 1}, None, "no data set 'none' in the mixture; there is one, other"),
+        ({"none": 1}, None, "the mixture has no data set 'none'; its data sets are one, other"),
         ({}, ["none"], "no data set 'none'"),
-        ({"one": -1}, None, "must not be negative"),
+        ({"one": -1}, None, "must be at least 0"),
         ({"one": 0, "other": 0}, None, "not all 0"),
-        ({}, [], "must name a data set"),
+        ({}, [], "must name at least one data set"),
     ],
 )
 def test_wrong_arguments_are_refused(

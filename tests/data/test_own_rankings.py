@@ -66,7 +66,7 @@ def test_a_column_says_the_split(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has the splits hard, train"):
         dataset.rankings("validation")
     write(tmp_path / "rankings.csv", [*rows(1, split="train"), *rows(1, start=5, split="")])
-    with pytest.raises(ValueError, match=r"rankings.csv, line 5: no split"):
+    with pytest.raises(ValueError, match=r"rankings.csv, line 5: the column split is empty"):
         OwnRankings(tmp_path).rankings("train")
 
 
@@ -88,13 +88,13 @@ def test_prompts_are_shared_out_and_stay_where_they_are(tmp_path: Path, caplog: 
     assert len(set.union(*many.values())) == 60
     assert len(many["train"]) > 40
     assert all(few[split] <= many[split] for split in few)
-    assert caplog.text.count("shared out by a hash") == 2  # once for each data set, not for each split
+    assert caplog.text.count("split by a hash") == 2  # once for each data set, not for each split
     assert f"{len(many['train'])} prompts train" in caplog.text
 
 
 def test_shares_that_leave_nothing_are_said(tmp_path: Path) -> None:
     write(tmp_path / "rankings.csv", rows(2))
-    with pytest.raises(ValueError, match=r"left none for dev \(2 prompts train, 0 prompts dev\).*Add a column split"):
+    with pytest.raises(ValueError, match=r"no prompts for dev \(2 prompts train, 0 prompts dev\).*Add the column"):
         OwnRankings(tmp_path, shares={"train": 1.0, "dev": 0.0}).rankings("dev")
     with pytest.raises(ValueError, match="add up to 1"):
         OwnRankings(tmp_path, shares={"train": 0.5})
@@ -113,7 +113,7 @@ def test_wrong_columns_name_the_nearest(tmp_path: Path, name: str) -> None:
     ("name", "content", "what"),
     [
         ("train.csv", b"prompt,image,rank\n", "has no rows"),
-        ("train.csv", b"", r"no column prompt, image, rank; there is nothing"),
+        ("train.csv", b"", r"no column prompt, image, rank; found nothing"),
         ("train.csv", b"prompt,image,rank\na, with comma,b.png,1\n", "line 2 has more cells"),
         ("train.csv", b"prompt,image,rank\n\xff,b.png,1\n", r"line 2: the text is not in UTF-8 \(byte 0xff\); save"),
         ("train.json", b"[]", "has no rows"),
@@ -136,8 +136,8 @@ def test_two_files_for_a_split_are_refused(tmp_path: Path) -> None:
 
 
 FAULTY: list[tuple[Rows, str]] = [
-    ([{"rank": 1.5}, {}, {}], "line 2: rank must be a whole number from 1 on, found '1.5'"),
-    ([{}, {"rank": "best"}, {}], "line 6: rank must be a whole number from 1 on, found 'best'"),
+    ([{"rank": 1.5}, {}, {}], "line 2: rank must be an integer of at least 1, found '1.5'"),
+    ([{}, {"rank": "best"}, {}], "line 6: rank must be an integer of at least 1, found 'best'"),
     ([{"rank": 0}, {}, {}], "ranks start at 1, found [0]"),
     ([{}, {}, {"image": ""}], "line 13: no image"),
     ([{"image": "images/4-1.png"}, {}, {}], "has the same image twice"),
@@ -166,12 +166,12 @@ def test_every_fault_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCap
 def test_one_ranking_has_one_prompt_and_one_split(tmp_path: Path) -> None:
     table = [row | {"prompt_id": "one", "split": "train"} for row in rows(2)]
     write(tmp_path / "rankings.csv", table)
-    with pytest.raises(ValueError, match="'one' have different entries in prompt"):
+    with pytest.raises(ValueError, match="'one' have different values in prompt"):
         OwnRankings(tmp_path).rankings("train")
     table = [row | {"split": split} for row, split in zip(rows(1), ("train", "train", "test"), strict=True)]
     write(tmp_path / "rankings.csv", table)
     for split in ("train", "test"):
-        with pytest.raises(ValueError, match="different entries in split"):
+        with pytest.raises(ValueError, match="different values in split"):
             OwnRankings(tmp_path).rankings(split)
 
 

@@ -114,7 +114,7 @@ def test_only_so_many_shards_are_read(folder: Path) -> None:
     next((folder / "data").glob("train-00001*")).unlink()
     assert len(PickAPic(folder, max_shards=1).rankings("train")) == 5
     assert not PickAPic(folder).available("train")
-    with pytest.raises(ValueError, match=r"'train' is missing.*has not all of its shards"):
+    with pytest.raises(ValueError, match=r"'train' is missing.*lacks shards .all expected"):
         PickAPic(folder).rankings("train")
     with pytest.raises(ValueError, match="at least 1, or null for all, not 0"):
         PickAPic(folder, max_shards=0)
@@ -133,7 +133,7 @@ FAULTY = {
     0: ({"caption": " "}, "empty prompt"),
     1: ({"label_0": 1.0, "label_1": 1.0}, "labels must be 1 and 0, 0 and 1, or 0.5 twice, found 1.0 and 1.0"),
     2: ({"image_1_uid": "uid-4"}, "the same image twice (uid-4)"),
-    3: ({"jpg_0": None}, "the cell holds no image"),
+    3: ({"jpg_0": None}, "the cell contains no image"),
     4: ({"jpg_1": b""}, "empty (0 bytes)"),
     5: ({"jpg_1": encoded_picture(1)[:100]}, "cannot be decoded"),
     6: ({"label_0": None}, "found None and 0.0"),
@@ -159,7 +159,7 @@ def test_broken_shards_are_named(folder: Path) -> None:
     shard = next((folder / "data").glob("test-*"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"{shard.name} is not a whole parquet file"):
+    with pytest.raises(ValueError, match=rf"{shard.name} is not a complete parquet file"):
         PickAPic(folder).rankings("test")
     pq.write_table(pa.table({"caption": ["a"], "jpg_0": [b""]}), shard)
     with pytest.raises(ValueError, match="has no column label_0, label_1, image_0_uid"):

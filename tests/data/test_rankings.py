@@ -59,7 +59,7 @@ FAULTY = {
     1: (entry(1, prompt="  "), "empty prompt"),
     2: (entry(0), "duplicate id"),
     3: (entry(3, ranking=[1, 2, 3]), "3 ranks for 2 images"),
-    4: (entry(4, generations=["a.png"], ranking=[1]), "two images or more, this one has 1"),
+    4: (entry(4, generations=["a.png"], ranking=[1]), "at least two images, this one has 1"),
     5: (entry(5, ranking=[0, 1]), "ranks start at 1"),
 }
 
@@ -78,7 +78,7 @@ def test_entries_of_another_form_are_listed(tmp_path: Path) -> None:
     wrong = [{"id": 1}, "text", entry(2, ranking=["1", "2"]), entry(3, generations="a.png")]
     with pytest.raises(ValueError, match="4 faults") as raised:
         load_rankings(write(tmp_path / "test.json", wrong))
-    for number, what in enumerate(["no key 'generations'", "expected an object", "whole numbers", "relative paths"]):
+    for number, what in enumerate(["no key 'generations'", "expected an object", "integers", "relative paths"]):
         assert f"entry {number}: " in str(raised.value)
         assert what in str(raised.value)
 
@@ -146,7 +146,7 @@ def test_ranking_files_are_a_data_set(tmp_path: Path, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:  # what was decoded once is known
         patch.setattr(Image, "open", lambda *_: pytest.fail("decoded again"))
         assert len(files.rankings("test")) == 1
-    with pytest.raises(ValueError, match="no split 'train'; there is test"):
+    with pytest.raises(ValueError, match="no split 'train'; the splits are test"):
         files.rankings("train")
     (tmp_path / "a.png").unlink()
     with pytest.raises(ValueError, match="missing"):

@@ -119,26 +119,26 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "a short row": ("rankings.csv", "prompt,image,rank\na,i.png,1\na\n", "line 3 has only 1 of 3 cells; the columns"),
     "an open quotation mark": (
         *("rankings.csv", 'image,prompt,rank\na.png,"a\nb.png,b,1\n'),
-        "line 2: a quotation mark has no partner",
+        "line 2: unbalanced quotation marks",
     ),
     "quotation marks inside": (
         *("rankings.csv", 'image,prompt,rank\na.png,b,1\na.png,"a" b,1\n'),
-        "line 3: a quotation mark has no partner",
+        "line 3: unbalanced quotation marks",
     ),
     "a column twice": ("rankings.csv", "prompt,image,rank,Prompt\na,b,1,c\n", "line 1: more than one column prompt"),
     "pairs": ("rankings.csv", PAIRS, "line 1: this looks like a table of pairs (caption, image_a, image_b, label)"),
     "pairs in parquet": (
         *("rankings.parquet", parquet([("caption", "jpg_0", "jpg_1", "label_0"), ("a", "b", "c", 1)])),
-        "table of pairs (caption, jpg_0, jpg_1, label_0), which are not read yet",
+        "table of pairs (caption, jpg_0, jpg_1, label_0), which are not supported",
     ),
     "pairs by side": (
         *("rankings.csv", "prompt,left_image,right_image,preference\na,b,c,left\n"),
         "this looks like a table of pairs (prompt, left_image, right_image, preference)",
     ),
     "a list in json lines": ("rankings.jsonl", json.dumps(objects(table())), "line 1: expected an object with a key"),
-    "lines in json": ("rankings.json", lines(table()), "a file with an object a line has to end with .jsonl"),
-    "broken json lines": ("rankings.jsonl", lines(table()) + "\n{", "line 5 is no JSON"),
-    "no parquet": ("rankings.parquet", b"PAR1", "is no Parquet file"),
+    "lines in json": ("rankings.json", lines(table()), "a file with one object per line must end with .jsonl"),
+    "broken json lines": ("rankings.jsonl", lines(table()) + "\n{", "line 5 is not JSON"),
+    "not parquet": ("rankings.parquet", b"PAR1", "is not a Parquet file"),
     "images in parquet": (
         *("rankings.parquet", parquet([COLUMNS, ("a", {"bytes": b"x", "path": None}, 1, "train")])),
         "row 0: image must be a text or a number, found dict",
@@ -174,7 +174,7 @@ ABSENT: dict[str, tuple[Sequence[str], str]] = {
     "data urls": (["data:image/png;base64," + "x" * 5000, *NAMES[1:]], "line 2: 1 of 4 image names are URLs"),
     "letter case": (
         UPPER,
-        "line 2: 4 of 4 image names differ from the files by upper and lower case, such as IMG/000_0.PNG for 000_0.png",
+        "line 2: 4 of 4 image names differ from the files in letter case, such as IMG/000_0.PNG for 000_0.png",
     ),
     "unicode form": (TOGETHER, "line 2: 2 of 4 image names differ from the files by the Unicode form of their letters"),
     "another machine": (
@@ -223,9 +223,7 @@ def test_many_equal_faults_are_one_line(folder: Path) -> None:
 def test_two_people_without_ids_are_told_to_give_some(folder: Path) -> None:
     twice = text([*table(), *table()[1:]])
     (folder / "rankings.csv").write_text(twice)
-    expected = (
-        "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, give each a prompt_id"
-    )
+    expected = "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, give each its own"
     with pytest.raises(ValueError, match=expected):
         OwnRankings(folder).rankings("train")
 
@@ -239,5 +237,5 @@ def test_one_image_under_two_names_is_the_same_image(folder: Path) -> None:
 
 def test_other_files_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "pairs.xlsx").write_bytes(b"PK")
-    with pytest.raises(ConfigError, match=r"is no table that can be read; expected .csv, .tsv, .json, .jsonl"):
+    with pytest.raises(ConfigError, match=r"is not a supported table; expected .csv, .tsv, .json, .jsonl"):
         _read_pairs(tmp_path / "pairs.xlsx")

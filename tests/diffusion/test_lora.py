@@ -92,7 +92,7 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
     wider, elsewhere = shapes_model(), shapes_model()
     LoRA(rank=8).add(wider.denoiser)
     LoRA(targets=("to_q",)).add(elsewhere.denoiser)
-    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Give the rank as it was"):
+    with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Use the original rank"):
         load_adapter_state(wider.denoiser, state)
     with pytest.raises(ValueError, match="on other layers"):
         load_adapter_state(elsewhere.denoiser, state)
@@ -159,9 +159,9 @@ def test_adapters_of_another_base_model_are_said_to_be_so(tmp_path: Path) -> Non
     model = tuned()
     save_lora(model.denoiser, tmp_path, PIPELINE)
     config = dict(model.denoiser.config) | {"cross_attention_dim": 32}
-    with pytest.raises(ValueError, match="was tuned on another base model"):
+    with pytest.raises(ValueError, match="belongs to another base model"):
         load_lora(UNet2DConditionModel.from_config(config), tmp_path)
-    with pytest.raises(ValueError, match="give a finished fine-tuning run"):
+    with pytest.raises(ValueError, match="expected a finished fine-tuning run"):
         load_lora(shapes_model().denoiser, tmp_path / "nowhere")
 
 

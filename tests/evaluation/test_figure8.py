@@ -153,9 +153,9 @@ def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> 
         for part in ("export", "summary.json"):
             (place / part).symlink_to(run / part)
     assert list(tuned_runs(places)) == ["a/x", "b/x", "refl", "d/base"]
-    with pytest.raises(ValueError, match="named twice"):
+    with pytest.raises(ValueError, match="given twice"):
         tuned_runs([run, run])
-    with pytest.raises(ValueError, match="no finished fine-tuning run"):
+    with pytest.raises(ValueError, match="not a finished fine-tuning run"):
         tuned_runs([tmp_path])
 
 
@@ -190,21 +190,21 @@ def test_what_a_run_was_trained_on_chooses_no_prompts_unless_it_is_asked_to(run:
 def test_a_scorer_that_cannot_score_is_found_before_everything_is_drawn(run: Path, tmp_path: Path) -> None:
     figure = make_figure(tmp_path, run, scorers={"gold": partial(GoldScore), "length": partial(Length)}, batch_size=2)
     figure.prompts = PromptSplits(figure.prompts.train, figure.prompts.validation, PromptList(PROMPTS[1:]))
-    with pytest.raises(UnusableScorers, match="gold: .* is not a prompt of the shapes world"):
+    with pytest.raises(UnusableScorers, match="gold: .* is not a prompt of the shapes domain"):
         figure.run(tmp_path)
     assert len(list((tmp_path / "data" / "generations").glob("*/*.png"))) == 2
 
 
 def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert make_figure(tmp_path, run, judges=["blip_score", "length"]).judges == ["length"]
-    assert "left out: judges names blip_score" in capsys.readouterr().err
+    assert "ignored: judges names blip_score" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"runs": []}, "give run=<folder>"),
-        ({"scorers": {}}, "there are no scorers"),
+        ({"runs": []}, "set run=<folder>"),
+        ({"scorers": {}}, "no scorers; add one"),
         ({"images_per_prompt": 0}, "images_per_prompt=0 must"),
         ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],

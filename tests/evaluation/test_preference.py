@@ -86,7 +86,7 @@ def test_no_comparisons_is_nan() -> None:
 def test_scores_without_an_order_are_refused() -> None:
     with pytest.raises(ValueError, match="1 of 2 scores are NaN or infinite"):
         evaluate_preference([1.0, np.nan], [0], [1], [0])
-    with pytest.raises(ValueError, match="as many better as worse"):
+    with pytest.raises(ValueError, match="better, worse and prompt of equal length"):
         evaluate_preference([1.0, 2.0], [0], [1, 0], [0])
 
 

@@ -173,7 +173,7 @@ def test_too_little_memory_says_what_to_do(
         return real(self, pixels, texts)
 
     monkeypatch.setattr(Scripted, "forward", forward)
-    with pytest.raises(ValueError, match="big: cpu has not the memory for batch_size=4, give a smaller one"):
+    with pytest.raises(ValueError, match="big: cpu is out of memory with batch_size=4; use a smaller one"):
         cache(tmp_path, batch_size=4).fill({"big": partial(Scripted)}, images, prompts)
     assert len(cache(tmp_path, batch_size=2).fill({"big": partial(Scripted)}, images, prompts).of("big")) == 8
 

@@ -129,7 +129,7 @@ def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsy
     assert "left out, as not all of their runs are finished: two" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no variant has finished runs"):
         finished({"two": [missing]})
-    with pytest.raises(SystemExit, match="other settings than now: .*run; delete"):
+    with pytest.raises(SystemExit, match="settings differ from the current ones: .*run; delete"):
         finished({"one": [Run(run.path, ("+experiment=refl", "optimizer.lr=7"))]})
 
 

@@ -87,5 +87,5 @@ def test_the_study_goes_the_whole_way(
     study.main()
     assert "6 runs, 0 of them to train" in capsys.readouterr().out
     monkeypatch.setattr(study, "VARIANTS", {**variants, "mlp": [*few, "optimizer.lr=1e-3"]})
-    with pytest.raises(SystemExit, match="other settings than now: .*/mlp/seed0"):
+    with pytest.raises(SystemExit, match="settings differ from the current ones: .*/mlp/seed0"):
         study.main()

@@ -153,7 +153,7 @@ def test_a_scale_that_is_far_too_large_is_reported_and_clipping_holds(tmp_path: 
 
 @pytest.mark.slow
 def test_a_gradient_that_always_overflows_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"3 updates in a row overflowed.*fell to 0\.00195312.*bf16-mixed.*alpha"):
+    with pytest.raises(ValueError, match=r"3 consecutive updates overflowed.*fell to 0\.00195312.*bf16-mixed.*alpha"):
         tune(make_half(alpha=1e14, epochs=5), tmp_path, fp16=2.0**-6)
 
 
@@ -168,7 +168,7 @@ class Sharp(Darkness):
 @pytest.mark.slow
 def test_a_gradient_that_is_nan_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2ifb.learning.fine_tuning.check_differentiable", lambda reward: None)
-    with pytest.raises(ValueError, match="3 updates in a row overflowed in fp16"):
+    with pytest.raises(ValueError, match="3 consecutive updates overflowed in fp16"):
         tune(make_half(reward=Sharp(), epochs=5), tmp_path, fp16=2.0**-6)
 
 
@@ -199,7 +199,7 @@ def test_what_counts_as_dropped() -> None:
     again.load_state_dict(guard.state_dict())
     assert (again.skipped, again.overflowed, again.in_a_row) == (1, MOST_IN_A_ROW, 0)
     scale = 2.0**30
-    with pytest.raises(ValueError, match=rf"{MOST_IN_A_ROW + 1} updates in a row overflowed in fp16") as raised:
+    with pytest.raises(ValueError, match=rf"{MOST_IN_A_ROW + 1} consecutive updates overflowed in fp16") as raised:
         for _ in range(MOST_IN_A_ROW + 1):
             update(0.5)
     assert "alpha" not in str(raised.value)

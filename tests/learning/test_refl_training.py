@@ -184,7 +184,7 @@ class Flat(nn.Module):
 
 
 def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
+    with pytest.raises(ValueError, match="the reward \\(Flat\\) has no gradient with respect to the images"):
         tune(make_tuning(reward=Flat(), standardise=False), tmp_path)
     assert not (tmp_path / "base.safetensors").exists()
 
@@ -197,7 +197,7 @@ def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(t
 
 
 def test_every_member_of_a_mix_needs_a_gradient(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the reward \\(Flat\\) gives the images no gradient"):
+    with pytest.raises(ValueError, match="the reward \\(Flat\\) has no gradient with respect to the images"):
         tune(make_tuning(reward=Mix({"dark": Darkness(), "flat": Flat()})), tmp_path)
 
 
@@ -261,8 +261,8 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
         ({"judges": {"kl": Darkness()}}, "a judge is called 'kl', as another figure"),
         ({"judges": {"reward": Darkness()}}, "a judge is called 'reward'"),
         ({"judges": {"prompt": Darkness()}}, "a judge is called 'prompt'"),
-        ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "the truth only looks"),
-        ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "the truth only looks"),
+        ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "for monitoring only"),
+        ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "for monitoring only"),
         ({"judge_weights": {"rednes": 1.0}}, "give one for each of the judges redness, none below 0"),
         ({"judge_weights": {"redness": 0.0}}, "give one for each of the judges redness, none below 0"),
         ({"judge_weights": {"redness": -1.0}}, "give one for each of the judges redness, none below 0"),

@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_message_and_the_run_resumes_when_there_is_space(whol
     folder, _ = whole
     run, limits = folder / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(StorageError, match=f"No space left in {run}.* What was complete is kept"):
+        with pytest.raises(StorageError, match=f"No space left in {run}.* Complete results are kept"):
             run_training(make_training(folder), run, callbacks=[FillDisk()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_message_and_the_run_resumes_when_there_is_space(whol
 
 def test_two_processes_are_not_in_one_run(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = whole
-    with RunFolder(folder / "held").held(), pytest.raises(ValueError, match="Another process runs in"):
+    with RunFolder(folder / "held").held(), pytest.raises(ValueError, match="Another process uses"):
         run_training(make_training(folder), folder / "held")
 
 

@@ -139,7 +139,7 @@ def test_the_pareto_front_holds_what_nothing_beats(visit: Opener, four: list[Pat
     seen.settle()
     seen.settle()
     assert sum(x is not None for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]) == 4
-    assert "Nothing is better than the base model" in seen.page.locator("#front").inner_text()
+    assert "No point is better than the base model" in seen.page.locator("#front").inner_text()
 
 
 def with_setting(run: Path, name: str, value: object) -> Path:

@@ -27,7 +27,7 @@ def test_it_says_where_the_page_is_and_how_large(run_module: Command, runs: Path
 def test_bad_input_ends_with_one_line_and_status_2(run_module: Command, runs: Path) -> None:
     (runs.parent / "empty").mkdir()
     for arguments, text in (
-        (["empty"], "no run found in empty; expected a run folder (of training or judging"),
+        (["empty"], "no run found in empty; expected a run folder (training or evaluation"),
         (["outputs/shapes/refl/0/metrics.csv"], "metrics.csv is a file; expected a run folder"),
         (["outputz"], "there is no outputz"),
         (["outputs", "--output", "empty"], "--output empty is a folder"),

@@ -48,7 +48,7 @@ def test_it_scores_the_images_embedding_whatever_the_prompt(tmp_path: Path) -> N
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     write_aesthetic_head(tmp_path, 13)
     encoder = CLIPSource(f"local-dir:{tiny_clip(tmp_path / 'clip')}", device="cpu").load()
-    with pytest.raises(ValueError, match=r"takes embeddings of 13 numbers, .* gives 12"):
+    with pytest.raises(ValueError, match=r"expects embeddings of width 13, .* returns 12"):
         AestheticScore.from_pretrained(tmp_path, encoder)
     torch.save({"layers.0.weight": torch.ones(1024, 12), "extra": torch.ones(1)}, tmp_path / "head.pth")
     with pytest.raises(ValueError, match=r"lacks layers\.0\.bias.* unknown extra"):

@@ -110,8 +110,8 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(checkpoint: Path, tmp
     refused(state | {"blip.visual_encoder.extra": torch.ones(1)}, "unknown visual_encoder.extra")
     refused({n: t for n, t in state.items() if n != "blip.vision_proj.bias"}, "lacks vision_proj.bias")
     refused({n: t for n, t in state.items() if n != "mlp.layers.7.bias"}, r"lacks 7\.bias")
-    refused(state | {"mlp.layers.0.weight": torch.ones(1024, 5)}, "head does not fit")
-    refused(state | {"blip.visual_encoder.norm.weight": torch.ones(5)}, "does not fit together as BLIP")
+    refused(state | {"mlp.layers.0.weight": torch.ones(1024, 5)}, "head does not match")
+    refused(state | {"blip.visual_encoder.norm.weight": torch.ones(5)}, "do not form a BLIP model")
     refused({"something": torch.ones(1)}, "is not a checkpoint of BLIP")
     (tmp_path / "ImageReward.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot read .* as a checkpoint"):

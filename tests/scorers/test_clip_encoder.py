@@ -117,7 +117,7 @@ def test_quick_gelu_is_part_of_the_fingerprint_and_of_the_model(tmp_path: Path) 
         ("ViT-B-32", "openai", "use model=ViT-B-32-quickgelu"),
         ("ViT-L-14-quickgelu", "laion2b_s32b_b82k", "neither a file nor a tag|use model=ViT-L-14"),
         ("ViT-L-14", "FILE", "OpenAI's weights need model=ViT-L-14-quickgelu"),
-        ("ViT-L-14-quickgelu", None, "random"),
+        ("ViT-L-14-quickgelu", None, "has no weights"),
         ("ViT-L-15", "openai", "no model 'ViT-L-15'"),
         ("ViT-L-14-quickgelu", "opnai", "neither a file nor a tag"),
         ("local-dir:nowhere", None, "not a folder in open_clip's form"),
@@ -139,7 +139,7 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"open_clip_model.safetensors of timm/\S+ .* pretrained=<that file>"):
+    with pytest.raises(ValueError, match=r"open_clip_model.safetensors from timm/\S+ .* pretrained=<that file>"):
         CLIPSource("ViT-B-32-quickgelu", "openai").load()
 
 

@@ -71,7 +71,7 @@ def test_it_never_exceeds_the_mean_and_moves_with_all_members(rewards: list[floa
 def test_numbers_that_do_not_fit_are_refused(exports: list[Path]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         Ensemble([])
-    with pytest.raises(ValueError, match="k must be at least 0"):
+    with pytest.raises(ValueError, match="disagreement, must be at least 0"):
         Ensemble.from_pretrained(exports, k=-1)
     with pytest.raises(ValueError, match="expected 3 offsets"):
         Ensemble.from_pretrained(exports, offsets=[0.0])

@@ -52,7 +52,7 @@ def test_the_towers_of_custom_text_clip_are_known_too() -> None:
 
 
 def test_what_has_no_such_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="trainable_layers=5: the encoder has 4 layers"):
+    with pytest.raises(ValueError, match="trainable_layers=5: the encoder has only 4 layers"):
         last_layers(clip(VIT), 5)
-    with pytest.raises(ValueError, match="tower for images and texts is of a form"):
+    with pytest.raises(ValueError, match="tower for images and texts has an unsupported architecture"):
         last_layers(nn.Linear(2, 2), 1)

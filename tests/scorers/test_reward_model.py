@@ -92,8 +92,8 @@ def changed(folder: Path, **values: object) -> None:
     [
         ({"format_version": 3}, "format version 3"),
         ({"head": {"class": "os.system", "arguments": {"command": "true"}}}, "is not an nn.Module"),
-        ({"head": {"class": "t2ifb.scorers.heads.Missing", "arguments": {}}}, "does not exist here"),
-        ({"head": {"class": "t2ifb.scorers.heads.MLPHead", "arguments": {"embedding_dim": 3}}}, "does not fit"),
+        ({"head": {"class": "t2ifb.scorers.heads.Missing", "arguments": {}}}, "does not exist"),
+        ({"head": {"class": "t2ifb.scorers.heads.MLPHead", "arguments": {"embedding_dim": 3}}}, "does not match"),
         ({"encoder": {"name": "x"}}, "not the configuration of a reward model"),
     ],
 )
@@ -120,5 +120,5 @@ def test_what_is_no_export_is_told(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="is not finished"):
         RewardModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="Hugging Face hub"):
+    with pytest.raises(ValueError, match="Hugging Face Hub"):
         RewardModel.from_pretrained("nobody/nothing")

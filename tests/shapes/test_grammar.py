@@ -64,7 +64,7 @@ def test_counted_things_are_named_once() -> None:
                "a red circle on a pink background", "three red circles and a blue square on a gray background"]
 )  # fmt: skip
 def test_other_sentences_are_refused(prompt: str) -> None:
-    with pytest.raises(ValueError, match="not a prompt of the shapes world"):
+    with pytest.raises(ValueError, match="not a prompt of the shapes domain"):
         Scene.parse(prompt)
 
 

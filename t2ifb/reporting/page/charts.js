@@ -1,5 +1,5 @@
-// Curves of every figure, and the intervals of tables; a chart is drawn when it comes near the screen.
-// Without a mouse, Plotly would show its toolbar all the time, over the curves.
+// Curves of metrics and intervals of tables. A chart is drawn when it comes near the viewport.
+// Without a mouse, Plotly would always show its toolbar over the curves.
 const CONFIG = {
   responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
   displayModeBar: matchMedia("(hover: none)").matches ? false : "hover",
@@ -37,7 +37,7 @@ const klTitle = (name, text) => `${text}${name === "kl" ? "" : " without the las
 
 const axis = (title, more = {}) => ({ title: { text: plain(title), standoff: 6 }, automargin: true, ...more });
 
-// Runs that look alike are one trace, with gaps between the runs: few traces draw fast.
+// Runs with the same look form one trace, with gaps between runs, because few traces draw fast.
 function tracesOf(runs, pointsOf, more) {
   const groups = new Map();
   for (const run of runs) {
@@ -57,12 +57,12 @@ function tracesOf(runs, pointsOf, more) {
   return [...groups.values()].map(({ look, size, symbol, ...points }) => ({
     type: "scatter", mode: "lines+markers", ...points, opacity: many ? 0.85 : 1, connectgaps: false,
     line: { color: look.color, dash: look.dash, width: many ? 1.2 : 2 },
-    marker: { color: look.color, size, symbol, opacity: 1 }, // points of several sizes are 0.7 otherwise
+    marker: { color: look.color, size, symbol, opacity: 1 }, // Plotly's default is 0.7 for points of several sizes
     hovertemplate: "%{text}<br>%{x:.4~g}, %{y:.4~g}<extra></extra>", ...more,
   }));
 }
 
-// Exponential moving average; 0 leaves the figures as they are.
+// Exponential moving average; 0 means no smoothing.
 function smooth(values, weight) {
   let last = null;
   return values.map((now) => (now === null ? null : (last = last === null ? now : weight * last + (1 - weight) * now)));
@@ -72,7 +72,7 @@ function pointsOfCurve(run, metric, xName, weight) {
   const rows = run[metric.split];
   const column = rows.columns[metric.name];
   if (!column) return [];
-  const kl = metric.split === "val" ? rows.columns[xName] : rows.columns.kl; // training has the KL of single steps alone
+  const kl = metric.split === "val" ? rows.columns[xName] : rows.columns.kl; // training logs only the KL of single steps
   const xs = isKL(xName) ? kl ?? [] : rows[xName];
   const smoothed = smooth(column, weight);
   return rows.step
@@ -94,14 +94,14 @@ function drawCurve(element, metric) {
     const raw = (run) => pointsOfCurve(run, metric, xName, weight).map((point) => ({ ...point, y: point.raw }));
     traces.push(...tracesOf(runs, raw, { mode: "markers" }));
   }
-  const kl = metric.split === "val" ? klTitle(xName, "KL") : "KL of the steps that were trained on, nats"; // not of whole rollouts
+  const kl = metric.split === "val" ? klTitle(xName, "KL") : "KL of the trained steps, nats"; // not of whole rollouts
   const titles = { step: "optimiser step", wall: "minutes", kl, kl_without_last_two: kl };
   const shapes = marked ? basesOf(runs, metric.name).map(dashed) : [];
   Plotly.react(element, traces, layoutOf({ xaxis: axis(titles[xName]), yaxis: axis("", { zeroline: !marked }), shapes }), CONFIG);
-  element.setAttribute("aria-label", `${metric.name} over ${titles[xName]}, ${runs.length} runs; the figures are in the overview`);
+  element.setAttribute("aria-label", `${metric.name} over ${titles[xName]}, ${runs.length} runs; the values are in the overview`);
 }
 
-// Base values: step 0 of every run; runs with the same base model and prompts have the same.
+// Base values: step 0 of every run; equal for runs with the same base model and prompts.
 function basesOf(runs, name) {
   const found = new Set();
   for (const run of runs) {
@@ -115,7 +115,7 @@ const dashed = (y) => ({
   type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, layer: "below", line: { color: GRAY[theme()], width: 1.5, dash: "dash" },
 });
 
-// Means with their intervals, a line each; what was trained on is marked by colour and shape.
+// Means with intervals, one per line. Training scorers are marked by colour and shape.
 function drawIntervals(element, panel) {
   const [usual, trained] = PALETTES[theme()];
   const lines = panel.lines.filter((line) => line.mean !== null);

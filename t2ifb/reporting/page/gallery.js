@@ -2,7 +2,7 @@
 const AT_ONCE = 24;
 let shownMost = AT_ONCE;
 let shownStep = Infinity;
-let placed = []; // [{samples, figure, base}] of the images on the screen
+let placed = []; // [{samples, figure, base}] of the visible images
 
 const withPrompt = (run, prompt) => run.samples.filter((sample) => sample.prompts.includes(prompt));
 const stepsShown = () => [...new Set(galleryRuns().flatMap(({ samples }) => samples.map((sample) => sample.step)))].sort((a, b) => a - b);
@@ -24,7 +24,7 @@ function setGallery() {
   moveGallery();
 }
 
-// Runs that began from the same base image stand in one row behind it.
+// Runs with the same base image share a row, after that image.
 function buildGallery() {
   const runs = galleryRuns();
   const rows = new Map();
@@ -61,7 +61,7 @@ function addImage(name, samples, base, isBase, run = null) {
 function moveGallery() {
   const slider = one("#step");
   const step = JSON.parse(slider.dataset.steps)[slider.value];
-  if (step === undefined) return; // no run is chosen: the step waits for one
+  if (step === undefined) return; // no run is selected; keep the step
   shownStep = step;
   slider.setAttribute("aria-valuetext", `step ${step}`);
   one("#step-value").textContent = step;

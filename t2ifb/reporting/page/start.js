@@ -1,4 +1,4 @@
-// Every control leads here: choose again, then draw what is on the screen again.
+// Called by every control: update the selection, then redraw the visible charts.
 function update() {
   choose();
   const metrics = new Set(all("#metrics input:checked").map((input) => input.value));
@@ -25,7 +25,7 @@ function updateSoon() {
   });
 }
 
-// Checks or clears the boxes that are on the screen.
+// Check or clear the visible boxes.
 function checkAll(list, checked) {
   for (const input of all(`${list} input`)) if (!input.closest("label").hidden) input.checked = checked;
   updateSoon();

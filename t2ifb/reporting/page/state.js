@@ -1,10 +1,10 @@
-// What is chosen: runs, filters, figures, and how a run looks in every chart.
+// Selection state: runs, filters, metrics, and each run's look in charts.
 const data = JSON.parse(document.getElementById("report-data").textContent);
 const one = (selector, root = document) => root.querySelector(selector);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const value = (id, otherwise) => one("#" + id)?.value ?? otherwise;
 
-// Names are text: Plotly reads a little HTML in its labels.
+// Escape names, because Plotly interprets some HTML in labels.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 const night = matchMedia("(prefers-color-scheme: dark)");
@@ -23,7 +23,7 @@ const theme = () => (night.matches ? "dark" : "light");
 const settings = new Map(data.settings.map((setting) => [setting.key, setting]));
 const runsOf = (kind) => data.runs.filter((run) => run.chosen && run.kind === kind);
 
-// A colour between those of a ramp, at a place in [0, 1].
+// Colour of a ramp at a place in [0, 1].
 function onRamp(place) {
   const ramp = RAMPS[theme()];
   const at = place * (ramp.length - 1);
@@ -32,7 +32,7 @@ function onRamp(place) {
   return `rgb(${mixed.join(",")})`;
 }
 
-// Colour, dash and name of what a run is coloured by; runs with the same look share their traces.
+// Colour, dash and legend name of a run. Runs with the same look share traces.
 function lookOf(run, number, setting) {
   if (!setting) {
     const palette = PALETTES[theme()];
@@ -94,7 +94,7 @@ function paint(swatch, look) {
   swatch.style.borderTopStyle = { solid: "solid", dot: "dotted", dashdot: "dashed" }[look.dash];
 }
 
-// The looks that occur, in their order; too many of them are found in the list of runs.
+// Legend of the looks, in order. With too many looks, the list of runs serves as legend.
 function drawKey(element, runs) {
   const looks = new Map(runs.map((run) => [run.look.name, run.look]));
   element.replaceChildren();

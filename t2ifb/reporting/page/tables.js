@@ -1,4 +1,4 @@
-// Tables are sorted by a click on a heading: numbers by size, the rest by letters, what is empty last.
+// A click on a heading sorts the table: numbers by value, texts alphabetically, empty cells last.
 function sortBy(table, column, ascending) {
   const keyOf = (row) => {
     const cell = row.cells[column];

@@ -1,4 +1,4 @@
-// Reward against judge, judge against KL with its Pareto front, parallel coordinates.
+// Charts: reward against judge, judge against KL with the Pareto front, parallel coordinates.
 function changesOf(run, name, rows) {
   const column = run.val.columns[name];
   const base = column?.[run.val.step.indexOf(0)] ?? (name === "judges" || isKL(name) ? 0 : null);
@@ -17,7 +17,7 @@ function pointsOfTrade(run, xName, yName, which) {
 
 const BASE = { step: 0, x: 0, y: 0 };
 
-// Points that no other one beats: none has less KL and a better judgement.
+// Pareto front: points for which no other has less KL and a better judge score.
 function frontOf(points) {
   const front = [];
   for (const point of [...points].sort((a, b) => a.x - b.x || b.y - a.y)) {
@@ -26,7 +26,7 @@ function frontOf(points) {
   return front;
 }
 
-const judgeTitle = (judge) => (judge === "judges" ? "all judges (deviations)" : `${judge}, change from base`);
+const judgeTitle = (judge) => (judge === "judges" ? "all judges (standard deviations)" : `${judge}, change from base`);
 
 function drawTrade(element, xName, xTitle) {
   const [judge, which] = [value("judge"), value("points")];
@@ -54,7 +54,7 @@ function describeFront(front) {
   const best = front.filter((point) => point.step > 0);
   const named = best.slice(0, 12).map((point) => `${point.run.name} step ${point.step} (KL ${point.x.toPrecision(3)}, ${point.y >= 0 ? "+" : ""}${point.y.toPrecision(3)})`);
   const more = best.length > 12 ? `, and ${best.length - 12} more` : "";
-  one("#front").textContent = best.length ? `On the Pareto front: ${named.join(", ")}${more}.` : "Nothing is better than the base model by this judge.";
+  one("#front").textContent = best.length ? `On the Pareto front: ${named.join(", ")}${more}.` : "No point is better than the base model by this judge.";
 }
 
 const OUTCOMES = [["kept", "kept step"], ["kl", "KL"], ["kl_without_last_two", "KL without last two"], ["reward", "reward"], ["judges", "judges"], ["gold", "gold"]];
@@ -65,8 +65,8 @@ function drawParallel(element) {
   const outcomes = OUTCOMES.filter(([name]) => every.some((run) => outcome(run, name) !== null));
   const runs = every.filter((run) => outcomes.every(([name]) => outcome(run, name) !== null));
   const left = every.length - runs.length;
-  const note = left ? `${left} chosen runs have no figures for some of these axes and are not drawn. ` : "";
-  one("#parallel-note").textContent = note + (runs.length && outcomes.length ? "" : "Nothing to draw.");
+  const note = left ? `${left} selected runs lack values for some axes and are not drawn. ` : "";
+  one("#parallel-note").textContent = note + (runs.length && outcomes.length ? "" : "No data.");
   if (!runs.length || !outcomes.length) return Plotly.purge(element);
   const varied = data.settings.filter(({ key }) => !["git_commit", "reward_sha256"].includes(key) && runs.some((run) => run.settings[key] !== undefined));
   const dimensions = varied.slice(0, 7).map((setting) => dimensionOf(setting, runs));
@@ -81,10 +81,10 @@ function drawParallel(element) {
     labelfont: { color, size: 13 }, tickfont: { color, size: 11 }, rangefont: { color, size: 10 }, unselected: { line: { opacity: 0.08 } },
   };
   Plotly.react(element, [trace], layoutOf({ margin: { l: 70, r: 60, t: 50, b: 26 } }), CONFIG);
-  element.setAttribute("aria-label", `Parallel coordinates of ${runs.length} runs; the same figures are in the overview`);
+  element.setAttribute("aria-label", `Parallel coordinates of ${runs.length} runs; the same values are in the overview`);
 }
 
-// Few values, and numbers with "none" among them, stand evenly spaced with their texts; many numbers keep their distances.
+// Few values, and numbers mixed with "none", are evenly spaced with text labels. Many numbers keep their distances.
 function dimensionOf(setting, runs) {
   const places = runs.map((run) => run.settings[setting.key]);
   const label = plain(setting.label.length > 18 ? setting.label.slice(0, 17) + "…" : setting.label);
@@ -94,7 +94,7 @@ function dimensionOf(setting, runs) {
   return { label, values: places, tickvals: setting.values.map((_, n) => n), ticktext, range: [0, Math.max(1, setting.values.length - 1)] };
 }
 
-// Equal texts get numbers: of equal ticks, which it takes as they are written, Plotly draws one and moves the others up.
+// Number equal texts, because Plotly draws equal tick labels only once and shifts the others.
 function distinct(texts) {
   const found = new Set();
   for (const text of texts) {

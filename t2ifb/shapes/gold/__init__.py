@@ -1,9 +1,9 @@
-"""The ground truth of the embedded world: how well any 64x64 image shows what a prompt asks for.
+"""Ground truth of the `shapes` domain: how well a 64x64 image matches a prompt.
 
-The judge is graded. It moves when a shape becomes a little rounder, a colour a little purer, an object a little
-better placed, so that small progress shows; whether the image is exactly right (`Verdict.strict`) stands beside it.
-Gold is the mean of alignment and fidelity with equal weights. It is for evaluation and for the simulated annotators;
-no model is ever trained on it.
+Scores are graded: they change when a shape becomes a little rounder, a colour a little purer or an object a little
+better placed, so that small progress is visible. `Verdict.strict` says whether the image is exactly right. Gold is the
+mean of alignment and fidelity with equal weights. It is used for evaluation and by the simulated annotators; no model
+is ever trained on it.
 """
 
 from typing import TYPE_CHECKING, Any

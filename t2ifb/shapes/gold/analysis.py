@@ -1,4 +1,4 @@
-"""What an image shows, whatever the prompt: its things, its background, and how cleanly they are drawn."""
+"""Analysis of an image, independent of the prompt: its objects, its background, and how cleanly they are drawn."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, SHAPES
 from t2ifb.shapes.renderer import AREA, SIZE, coverage
 
 WHOLE_AREA, SPECK_AREA = 60.0, 12.0
-"""A thing of this many pixels counts fully (the renderer's smallest has 107); one of this few not at all."""
+"""Areas in pixels: objects of the first size count fully (the renderer's smallest has 107), of the second not."""
 
 _Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float32) + 0.5
 _SHAPES, _COLORS = np.array(SHAPES), np.array(list(COLORS))
@@ -32,19 +32,19 @@ def ramp(value: float | Array, worst: float, best: float) -> Array:
 
 @dataclass(frozen=True)
 class Found:
-    """One thing in an image.
+    """One object in an image.
 
     Attributes:
         mask: (64, 64) in [0, 1], soft.
-        area: In pixels.
+        area: Area in pixels.
         x: Horizontal centroid in pixels.
         y: Vertical centroid in pixels, downwards.
-        presence: How much it counts as a thing, in [0, 1]: small or hardly visible things count less.
+        presence: Weight of the object in [0, 1]; small or faint objects count less.
         color_match: (6,) in [0, 1], in the order of `COLORS`.
         shape_iou: (4,) soft intersection over union with the template of each of `SHAPES`.
         shape_match: (4,) in [0, 1].
-        edge_width: Mean width of its edge in pixels; an antialiased one has 0 to 1.
-        impurity: Mean distance of its inner pixels to its palette colour.
+        edge_width: Mean width of the edge in pixels; 0 to 1 for an antialiased edge.
+        impurity: Mean distance of the inner pixels to the palette colour.
     """
 
     mask: Array
@@ -65,22 +65,22 @@ class Found:
 
     @property
     def shape(self) -> str:
-        """The shape that fits best."""
+        """The best-matching shape."""
         return str(_SHAPES[self.shape_iou.argmax()])
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is in an image.
+    """Content of an image.
 
     Attributes:
         background: The palette background nearest to the image's own.
-        background_match: How near the image's background is to each palette background, in [0, 1].
-        things: What was found.
-        edges: Are edges as sharp as drawn ones, in [0, 1]. This and the next two are 0 when there is nothing.
-        shapes: Do things have true shapes, whichever, in [0, 1].
-        colors: Are the things' colours pure, in [0, 1].
-        quiet: Is the background plain, in [0, 1].
+        background_match: Similarity of the background to each palette background, in [0, 1].
+        things: Detected objects.
+        edges: Sharpness of edges compared with rendered ones, in [0, 1]. This and the next two are 0 without objects.
+        shapes: Match of the objects with any true shape, in [0, 1].
+        colors: Purity of the objects' colours, in [0, 1].
+        quiet: Uniformity of the background, in [0, 1].
     """
 
     background: str
@@ -93,18 +93,18 @@ class Analysis:
 
     @property
     def fidelity(self) -> float:
-        """Product of edges, shapes, colors and quiet: a plain background does not make up for a broken shape."""
+        """Product of edges, shapes, colors and quiet: a plain background does not compensate a broken shape."""
         return self.edges * self.shapes * self.colors * self.quiet
 
 
 def analyse(image: NDArray[np.floating]) -> Analysis:
-    """Find out what an image shows.
+    """Detect the objects and the background of an image.
 
     Args:
         image: (64, 64, 3), RGB in [0, 1].
 
     Raises:
-        ValueError: If the image has another shape or numbers that are whole or not finite. Values outside [0, 1] are
+        ValueError: The image has another shape, an integer type, or non-finite values. Values outside [0, 1] are
             clipped.
     """
     if image.shape != (SIZE, SIZE, 3) or not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
@@ -121,7 +121,7 @@ def analyse(image: NDArray[np.floating]) -> Analysis:
     presence = np.array([thing.presence for thing in things])
 
     def mean(grades: list[float]) -> float:
-        """Over things; a thing that is hardly there counts hardly, and nothing at all gives 0."""
+        """Mean over objects, weighted by presence; 0 without objects."""
         return float(np.array(grades) @ presence) / max(1.0, float(presence.sum())) if things else 0.0
 
     return Analysis(
@@ -136,7 +136,7 @@ def analyse(image: NDArray[np.floating]) -> Analysis:
 
 
 def _quiet(image: Array, found: Segmentation, ground: Array) -> float:
-    """Grade the root mean square deviation of the background from its palette colour, specks included."""
+    """Grade the RMS deviation of the background from its palette colour, specks included."""
     if not found.empty.any():
         return 0.0
     return float(ramp(float(np.sqrt(np.mean((image[found.empty] - ground) ** 2))), 0.2, 0.01))
@@ -166,7 +166,7 @@ def _measure(image: Array, found: Segment, ground: Array) -> Found:
 
 
 def _against_others(values: Array, margin: float) -> Array:
-    """Grade each value by its lead over the best of the others: 0 at -margin, 1/2 at a tie, 1 at +margin."""
+    """Grade each value by its lead over the best other value: 0 at -margin, 1/2 at a tie, 1 at +margin."""
     highest, second = np.sort(values)[[-1, -2]]
     return ramp(values - np.where(values == highest, second, highest), -margin, margin)
 
@@ -177,10 +177,10 @@ def _soft_iou(a: Array, b: Array) -> float:
 
 
 def _edge_width(mask: Array) -> float:
-    """Width in pixels of the zone that is neither inside nor outside, seen along the outline.
+    """Mean width in pixels of the zone between inside and outside, along the outline.
 
-    The length of the outline is the mask's total variation, which blur leaves alone. What is nearly inside or
-    nearly outside is noise and does not count.
+    The length of the outline is the mask's total variation, which blur does not change. Pixels that are nearly inside
+    or nearly outside are noise and are not counted.
     """
     firm = np.clip((mask - 0.1) / 0.8, 0, 1)
     down, right = np.diff(mask[:, :-1], axis=0), np.diff(mask[:-1], axis=1)

@@ -1,4 +1,4 @@
-"""From pixels to the things in an image: one colour and one soft mask each."""
+"""Segmentation of an image into objects with one colour and one soft mask each."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from t2ifb.shapes.grammar import BACKGROUNDS, COLORS
 Array = NDArray[np.float32]
 
 FAINT, HALF = 0.25, 0.5
-"""Contrast to the background from which a pixel is looked at, and share of its own thing's contrast that is a core."""
+"""Minimum contrast to the background, and minimum share of the object's contrast for a core pixel."""
 RIM = 3
-"""How many pixels beyond its core a thing may reach (soft edges)."""
+"""Maximum extent of an object beyond its core, in pixels (soft edges)."""
 
 CRUMB = 0.25
-"""Share of the largest part's area below which a part that a thin bridge joins is no thing of its own."""
+"""Minimum area of a part behind a thin bridge, relative to the largest part, to count as a separate object."""
 
 PALETTE: Array = np.array(list(COLORS.values()), np.float32)
 GROUNDS: Array = np.array(list(BACKGROUNDS.values()), np.float32)
@@ -28,12 +28,12 @@ _CROSS_PER_COLOR[1] = _CROSS
 
 @dataclass(frozen=True)
 class Segment:
-    """One thing as segmentation finds it.
+    """One segmented object.
 
     Attributes:
         color: RGB in [0, 1], the median of its core.
-        mask: (64, 64) in [0, 1]: how far each pixel is on the way from background to `color`.
-        inner: (64, 64) bool: the pixels that are wholly inside, away from soft edges.
+        mask: (64, 64) in [0, 1]: position of each pixel between background and `color`.
+        inner: (64, 64) bool: pixels fully inside, away from soft edges.
     """
 
     color: Array
@@ -43,12 +43,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The background and the things on it.
+    """Background and objects.
 
     Attributes:
-        ground: RGB of the background as it is.
-        segments: The things, in no particular order.
-        empty: (64, 64) bool: the pixels that belong to no thing and to no thing's rim.
+        ground: Actual RGB of the background.
+        segments: The objects, in no particular order.
+        empty: (64, 64) bool: pixels outside all objects and their rims.
     """
 
     ground: Array
@@ -57,12 +57,12 @@ class Segmentation:
 
 
 def segment(image: Array) -> Segmentation:
-    """Find the things in an image (64, 64, 3), RGB in [0, 1].
+    """Find the objects in an image (64, 64, 3), RGB in [0, 1].
 
-    Each pixel is projected on the lines from the background to the palette colours, as antialiasing and blur mix
-    along these lines. The nearest line names its colour, the position on the line its contrast. Connected pixels of
-    one colour with at least half of their thing's own contrast form a core; cores that hang together by a thin
-    bridge are cut apart, and what is thinner than a bridge is a speck and no thing.
+    Each pixel is projected on the lines from the background to the palette colours, because antialiasing and blur mix
+    along these lines. The nearest line gives its colour, the position on the line its contrast. Connected pixels of one
+    colour with at least half of their object's contrast form a core. Cores joined by a thin bridge are separated, and
+    anything thinner than a bridge is a speck, not an object.
     """
     ground = _ground(image)
     contrast = _contrast_per_color(image, ground)
@@ -82,12 +82,12 @@ def segment(image: Array) -> Segmentation:
 
 
 def position_on_lines(colors: Array, axes: Array) -> Array:
-    """Where colours (..., 3) project on lines from the origin to `axes` (n, 3): (..., n), 1 at the axis' end."""
+    """Positions (..., n) of colours (..., 3) projected on lines from the origin to `axes` (n, 3); 1 at the end."""
     return np.asarray(colors @ (axes / np.maximum((axes**2).sum(1, keepdims=True), 1e-6)).T)
 
 
 def _ground(image: Array) -> Array:
-    """The median colour of the border, where things seldom are."""
+    """Median colour of the border, where objects are rare."""
     border = np.concatenate([image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3)])
     sides = np.concatenate([image[2:-2, :2].reshape(-1, 3), image[2:-2, -2:].reshape(-1, 3)])
     return np.median(np.concatenate([border, sides]), axis=0).astype(np.float32)
@@ -96,8 +96,8 @@ def _ground(image: Array) -> Array:
 def _contrast_per_color(image: Array, ground: Array) -> Array:
     """Position on the nearest line background-colour (0 background, 1 colour), zero for the other colours.
 
-    The line is chosen on the image smoothed over 3x3 pixels, so that noise does not change the colour from pixel
-    to pixel; the position is that of the pixel itself, so that narrow gaps stay open.
+    The line is chosen on the image smoothed over 3x3 pixels, so that noise does not change the colour between pixels.
+    The position is that of the pixel itself, so that narrow gaps stay open.
 
     Returns:
         (6, 64, 64), at most 1.
@@ -105,7 +105,7 @@ def _contrast_per_color(image: Array, ground: Array) -> Array:
     axes = PALETTE - ground
     smooth = ndimage.uniform_filter(image, (3, 3, 1), mode="nearest") - ground
     position = np.clip(position_on_lines(smooth, axes), 0, 1)
-    # |v - t a|^2 less the |v|^2 that all lines share
+    # |v - t a|^2 minus |v|^2, which is the same for all lines
     distance = position**2 * (axes**2).sum(1) - 2 * position * (smooth @ axes.T)
     nearest = distance.argmin(-1)
     contrast = np.clip(position_on_lines(image - ground, axes), 0, 1)
@@ -113,11 +113,11 @@ def _contrast_per_color(image: Array, ground: Array) -> Array:
 
 
 def _cores(contrast: Array) -> NDArray[np.bool_]:
-    """Pixels with at least half the contrast of the thing they belong to, so that faded things are found too."""
+    """Pixels with at least half the contrast of their object, so that faded objects are found too."""
     faint, count = ndimage.label(contrast >= FAINT, _CROSS_PER_COLOR)
     level = np.full(count + 1, np.inf, np.float32)
     area = np.bincount(faint.ravel(), minlength=count + 1)
-    for number in np.flatnonzero(area[1:] >= 13) + 1:  # 13 pixels: the smallest that outlives two erosions
+    for number in np.flatnonzero(area[1:] >= 13) + 1:  # 13 pixels: the smallest area that survives two erosions
         level[number] = HALF * np.percentile(contrast[faint == number], 75)
     cores = contrast >= level[faint]
     neighbours = sum(np.roll(cores, shift, axis).astype(np.int8) for shift in (1, -1) for axis in (1, 2))
@@ -142,7 +142,7 @@ def _label_once(cores: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def _seeds(eroded: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number the parts that an eroded piece falls into, without the crumbs that the tips of a star leave."""
+    """Number the parts of an eroded piece, without the fragments left by the tips of a star."""
     parts, _ = ndimage.label(eroded, _CROSS)
     area = np.bincount(parts.ravel())
     area[0] = 0
@@ -150,13 +150,13 @@ def _seeds(eroded: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Take one pixel off all sides; the image's border counts as a side."""
+    """Remove one pixel on all sides, also at the image border."""
     padded = np.pad(mask, 1)
     return np.asarray(mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
 
 
 def _grow(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Give each pixel within `RIM` of a thing to the nearest one."""
+    """Assign each pixel within `RIM` of an object to the nearest object."""
     if not labels.any():
         return labels
     distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)

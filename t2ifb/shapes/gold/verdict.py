@@ -1,4 +1,4 @@
-"""How well what an image shows is what a prompt asks for."""
+"""Comparison of an image's content with a prompt."""
 
 from dataclasses import dataclass
 
@@ -19,22 +19,22 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of one image for one prompt; every part but `strict` is graded in [0, 1].
+    """Scores of one image for one prompt. Every component except `strict` is graded in [0, 1].
 
     Attributes:
-        objects: Share of the asked shapes that are there, whatever their colour.
-        attributes: Share of the asked things that are there in their own colour.
-        count: Is the number of things right.
-        relation: Are the two things placed as asked; None when no relation is asked.
-        background: Is the background the asked one.
-        alignment: F1 of the asked things and those found, times (1 + relation) / 2, times (1 + background) / 2.
-        edges: Are edges sharp.
-        shapes: Are shapes true.
-        colors: Are colours pure.
-        quiet: Is the background plain.
+        objects: Share of the requested shapes that are present, in any colour.
+        attributes: Share of the requested objects that are present in their own colour.
+        count: Whether the number of objects is right.
+        relation: Whether the two objects are placed as requested; None if the prompt has no relation.
+        background: Whether the background is the requested one.
+        alignment: F1 of requested and detected objects, times (1 + relation) / 2, times (1 + background) / 2.
+        edges: Sharpness of edges.
+        shapes: Match with true shapes.
+        colors: Purity of colours.
+        quiet: Uniformity of the background.
         fidelity: Product of edges, shapes, colors and quiet.
         gold: Mean of alignment and fidelity.
-        strict: Does the image show exactly what is asked, and nothing else.
+        strict: Whether the image shows exactly what is requested.
     """
 
     objects: float
@@ -56,11 +56,11 @@ def judge(image: NDArray[np.floating] | Analysis, prompt: str) -> Verdict:
     """Judge an image for a prompt.
 
     Args:
-        image: (64, 64, 3), RGB in [0, 1]; or what `analyse` made of it, for several prompts.
+        image: (64, 64, 3), RGB in [0, 1]; or its `Analysis`, for reuse with several prompts.
         prompt: A sentence of the grammar.
 
     Raises:
-        ValueError: If the prompt is not one of the grammar or the image is not one of this world.
+        ValueError: The prompt is not in the grammar, or the image is not valid.
     """
     scene = Scene.parse(prompt)
     seen = image if isinstance(image, Analysis) else analyse(image)
@@ -91,7 +91,7 @@ def judge(image: NDArray[np.floating] | Analysis, prompt: str) -> Verdict:
 
 
 def _matches(asked: tuple[Thing, ...], found: tuple[Found, ...]) -> tuple[Array, Array]:
-    """How well each found thing has each asked thing's shape, and its shape and colour: two (asked, found)."""
+    """Match of each detected object with each requested shape, and with shape and colour: two (asked, found)."""
     shapes, colors = list(SHAPES), list(COLORS)
     shape = np.zeros((len(asked), len(found)), np.float32)
     both = np.zeros_like(shape)
@@ -105,9 +105,9 @@ def _matches(asked: tuple[Thing, ...], found: tuple[Found, ...]) -> tuple[Array,
 def _relation(
     scene: Scene, found: tuple[Found, ...], match: Array, pairs: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> float:
-    """Grade the direction from the second thing to the first, no further than both are there.
+    """Grade the direction from the second object to the first, limited by their presence.
 
-    1 up to 30 degrees off the asked direction (the renderer stays within 27), 0 from 120 degrees on.
+    1 up to 30 degrees from the requested direction (the renderer stays within 27), 0 from 120 degrees.
     """
     if len(found) < 2:
         return 0.0
@@ -115,12 +115,12 @@ def _relation(
     along, across = (b.y - a.y, b.x - a.x) if scene.relation in ("above", "below") else (b.x - a.x, b.y - a.y)
     along = along if scene.relation in ("above", "left of") else -along
     degrees = float(np.degrees(np.arctan2(abs(across), along)))
-    apart = float(ramp(float(np.hypot(along, across)), 0, 8))  # pixels; on top of each other there is no direction
+    apart = float(ramp(float(np.hypot(along, across)), 0, 8))  # pixels; coinciding objects have no direction
     return float(ramp(degrees, 120, 30)) * apart * float(match[pairs].min())
 
 
 def _strict(scene: Scene, seen: Analysis, relation: float | None) -> bool:
-    """Right things, right background, right relation; a thing must be recognisable and mostly there to count."""
+    """Right objects, background and relation. An object counts if it is recognisable and mostly present."""
     things = sorted((thing.color, thing.shape) for thing in seen.things if thing.presence >= 0.5)
     recognised = all(
         thing.color_match.max() >= 0.5 and thing.shape_match.max() >= 0.5

@@ -1,1 +1,1 @@
-"""How the weights of the embedded world were trained: `python -m t2ifb.shapes.training` (`make world`)."""
+"""Training of the weights of the `shapes` domain: `python -m t2ifb.shapes.training` (`make world`)."""

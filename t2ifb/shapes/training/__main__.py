@@ -1,4 +1,4 @@
-"""`make world`: train every part of the embedded domain from nothing and install the weights in the package."""
+"""`make world`: train all models of the `shapes` domain from scratch and install the weights in the package."""
 
 import argparse
 import time
@@ -13,15 +13,15 @@ from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, judges
 from t2ifb.shapes.weights import AESTHETIC, BLIP, CLIP, IMAGE_REWARD, PIPELINE, load_pipeline
 
 PARTS = ("autoencoder", "diffusion", "clip", "judges", "cards")
-"""In the order in which they are made: each needs those before it."""
+"""Training order; each part needs the earlier ones."""
 
 
 def main() -> None:
-    """Train the parts one after the other, then write the model cards."""
+    """Train all parts in order, then write the model cards."""
     parser = argparse.ArgumentParser(prog="python -m t2ifb.shapes.training", description=__doc__)
-    parser.add_argument("--part", choices=PARTS, help="make one part only (those before it must be there)")
-    parser.add_argument("--state", type=Path, default=Path("outputs/world"), help="where unfinished training is kept")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--part", choices=PARTS, help="train one part only (the earlier ones must exist)")
+    parser.add_argument("--state", type=Path, default=Path("outputs/world"), help="folder for unfinished training")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     arguments = parser.parse_args()
     for part in [arguments.part] if arguments.part else PARTS:
         started = time.monotonic()
@@ -30,20 +30,20 @@ def main() -> None:
 
 
 def make_part(part: str, state: Path, seed: int) -> None:
-    """Make one part, or leave it as it is when `state` says that it is finished."""
+    """Train one part, unless `state` says that it is finished."""
     finished = state / f"{part}.finished"
     if part == "cards":
         write_cards(state, seed)
         return
     if finished.exists():
-        print(f"{part}: finished earlier; delete {state} to train everything anew.")
+        print(f"{part}: already finished; delete {state} to train everything again.")
         return
     state.mkdir(parents=True, exist_ok=True)
     if part == "autoencoder":
         autoencoder.train(state, seed).save_pretrained(state / "vae")
     elif part == "diffusion":
         vae = AutoencoderKL.from_pretrained(state / "vae").eval()
-        vae.register_to_config(_name_or_path="vae")  # not where it lay on this machine
+        vae.register_to_config(_name_or_path="vae")  # not its path on this machine
         diffusion.train(vae, state, seed).to(torch.float16).save_pretrained(PIPELINE)
     elif part == "clip":
         encoder.save(encoder.train(state, seed), CLIP)
@@ -53,7 +53,7 @@ def make_part(part: str, state: Path, seed: int) -> None:
 
 
 def write_cards(state: Path, seed: int) -> None:
-    """Measure every part on held-out scenes and write the figures beside the weights."""
+    """Evaluate every part on held-out scenes and write the metrics beside the weights."""
     pipeline = load_pipeline(torch.float32)
     parameters = {
         name: sum(p.numel() for p in getattr(pipeline, name).parameters()) for name in ("vae", "unet", "text_encoder")

@@ -1,4 +1,4 @@
-"""The autoencoder: 64 x 64 x 3 images to 16 x 16 x 4 latents and back."""
+"""Autoencoder between 64 x 64 x 3 images and 16 x 16 x 4 latents."""
 
 from pathlib import Path
 
@@ -29,12 +29,12 @@ def build() -> AutoencoderKL:
         sample_size=64,
     )
     with torch.no_grad():
-        model.quant_conv.bias[4:].fill_(-6.0)  # start with little noise; without it training stalls
+        model.quant_conv.bias[4:].fill_(-6.0)  # start with little noise; otherwise training stalls
     return model
 
 
 def train(folder: Path, seed: int = 0) -> AutoencoderKL:
-    """Train it on clean renders; most steps on crops around things, which cost a quarter."""
+    """Train on clean renders. Most steps use crops around objects, at a quarter of the cost."""
     torch.manual_seed(seed)
     model = build()
     images = rendered("train", 20_000, seed=100 + seed).images

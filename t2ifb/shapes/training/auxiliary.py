@@ -1,7 +1,7 @@
-"""What both towers of the world's CLIP are asked besides matching each other: what is where, and how damaged it is.
+"""Auxiliary loss of both CLIP towers: reading content, positions and damage from an embedding.
 
-A contrastive loss alone takes long to find out that captions are about things, their number and their places. A linear
-map that reads these from an embedding says so directly; it is thrown away after training.
+A contrastive loss alone learns slowly that captions describe objects, their number and their positions. A linear map
+that reads these from an embedding provides a direct signal. It is discarded after training.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from t2ifb.shapes.training.distortions import ASPECTS
 
 COMBINATIONS = [(color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in HELD_OUT]
 MOST = 3
-"""Things of one kind in one picture."""
+"""Maximum number of objects of one kind in a picture."""
 THERE_WEIGHT = 5.0
-"""Of the few kinds that are there, against the many that are not."""
+"""Loss weight of the few present kinds against the many absent ones."""
 
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """What N scenes show.
+    """Content of N scenes.
 
     Attributes:
-        at_least: (N, K, 3), 1 where there are at least one, two, three things of a kind.
-        place: (N, K, 2), the mean place of the things of a kind, x and y in [-1, 1].
+        at_least: (N, K, 3), 1 for at least one, two, three objects of a kind.
+        place: (N, K, 2), mean position of the objects of a kind, x and y in [-1, 1].
         background: (N,) int64, in the order of `BACKGROUNDS`.
     """
 
@@ -38,7 +38,7 @@ class SceneFacts:
 
     @classmethod
     def of(cls, scenes: list[Scene], layouts: list[list[Placed]]) -> Self:
-        """Count and locate the things of scenes."""
+        """Count and locate the objects of scenes."""
         count = torch.zeros(len(scenes), len(COMBINATIONS))
         place = torch.zeros(len(scenes), len(COMBINATIONS), 2)
         for number, layout in enumerate(layouts):
@@ -53,10 +53,10 @@ class SceneFacts:
 
 
 class SceneReader(nn.Module):
-    """Reads the facts of a scene from an embedding by one linear map, the same for images and texts."""
+    """Linear map from an embedding to the facts of a scene, shared by images and texts."""
 
     def __init__(self, embedding_dim: int) -> None:
-        """Take embeddings of `embedding_dim` numbers."""
+        """Build the map for embeddings of width `embedding_dim`."""
         super().__init__()
         kinds = len(COMBINATIONS)
         self.widths = [kinds * MOST, len(BACKGROUNDS), kinds * 2, len(ASPECTS)]
@@ -64,14 +64,14 @@ class SceneReader(nn.Module):
         self.linear = nn.Linear(embedding_dim, sum(self.widths))
 
     def forward(self, embeddings: Tensor, facts: SceneFacts, rows: Tensor, severity: Tensor | None = None) -> Tensor:
-        """How badly the facts are read.
+        """Loss of the predicted facts.
 
         Args:
             embeddings: (B, D), L2-normalised.
-            facts: Of all scenes.
-            rows: (B,), each embedding's scene.
-            severity: (B, 5), the damage of the images; without it neither damage nor places are asked, as a text
-                knows of none.
+            facts: Facts of all scenes.
+            rows: (B,), scene index of each embedding.
+            severity: (B, 5), damage of the images. Without it (texts) neither damage nor positions are part of the
+                loss.
 
         Returns:
             Scalar.

@@ -1,4 +1,4 @@
-"""Captions that are nearly right: the hard negatives that teach binding, counting and relations."""
+"""Hard negative captions for binding, counting and relations."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, INVERSE, SHAPES, Scene, Th
 
 
 def corrupt(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene that differs from the given one in a single respect and means something else.
+    """Change a scene in a single respect, so that its meaning changes.
 
-    Ways: swap two attributes, recolour or reshape one thing, add or remove one, turn the relation around, change
-    the background. What comes out is a scene of the training split too, so that no caption names another.
+    Changes: swap two attributes, recolour or reshape one object, add or remove one, reverse the relation, change the
+    background. The result is a scene of the training split too, so that no caption leaks another split.
     """
     ways = [_recolour, _reshape, _recount, _swap, _swap, _turn, _turn, _repaint]
     for index in rng.permutation(np.tile(np.arange(len(ways)), 16)):
@@ -29,7 +29,7 @@ def _allowed(scene: Scene) -> bool:
 
 
 def _grouped(things: tuple[Thing, ...]) -> tuple[Thing, ...]:
-    """Equal things side by side, as sentences name them, larger groups first."""
+    """Group equal objects as in sentences, larger groups first."""
     return tuple(sorted(things, key=lambda thing: (-things.count(thing), things.index(thing))))
 
 

@@ -1,4 +1,4 @@
-"""Held-out figures of the world's models, and the model cards that state them."""
+"""Held-out metrics of the `shapes` models, and their model cards."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def write_card(
 
 @torch.no_grad()
 def autoencoder_figures(model: AutoencoderKL, count: int = 300) -> dict[str, float]:
-    """PSNR in dB, and the gold judge's opinion of reconstructions of test scenes."""
+    """PSNR in dB and gold score of reconstructions of test scenes."""
     drawn, _, images = rendered("test", count, seed=1)
     output = torch.cat([model.decode(encode(model, chunk)).sample for chunk in images.split(100)])
     parts = GoldScore().parts((output / 2 + 0.5).clamp(0, 1), [scene.prompt for scene in drawn])
@@ -73,7 +73,7 @@ def autoencoder_figures(model: AutoencoderKL, count: int = 300) -> dict[str, flo
 
 @torch.no_grad()
 def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
-    """Retrieval among `count` test scenes, choice against nearly right captions, and knowledge of quality."""
+    """Retrieval among `count` test scenes, accuracy against hard negative captions, and correlation with quality."""
     model, tokenizer = create_model(f"local-dir:{folder}").eval(), get_tokenizer(f"local-dir:{folder}")
     drawn, _, images = rendered("test", count, seed=2)
     rng = np.random.default_rng(2)
@@ -109,7 +109,7 @@ def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
 
 @torch.no_grad()
 def pipeline_figures(count: int = 100, steps: int = 20) -> dict[str, float]:
-    """Gold of samples for test prompts, with its parts, by guidance scale."""
+    """Gold and its components on test prompts, by guidance scale."""
     pipeline = load_pipeline(torch.bfloat16)
     prompts = [scene.prompt for scene in scenes("test", count, seed=3)]
     figures: dict[str, float] = {}
@@ -130,7 +130,7 @@ def pipeline_figures(count: int = 100, steps: int = 20) -> dict[str, float]:
 
 @torch.no_grad()
 def judge_figures(scorer: nn.Module, ranked: Ranked) -> dict[str, float]:
-    """How often a judge prefers the image that the annotators preferred, and how it goes with their fidelity rating."""
+    """Preference accuracy of a judge, and its correlation with the annotators' fidelity rating."""
     rows = torch.arange(len(ranked.prompts))
     scores = torch.cat(
         [scorer(ranked.images[some].float() / 255, [ranked.prompts[row] for row in some]) for some in rows.split(256)]

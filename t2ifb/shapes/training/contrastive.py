@@ -1,4 +1,4 @@
-"""Image and text towers that learn to match: pictures with faults, captions about both, and hard negatives."""
+"""Contrastive training of image and text towers on damaged pictures, captions and hard negatives."""
 
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ HARD_NEGATIVES = 2
 
 
 class TwoTowers(Protocol):
-    """What learns: it embeds images in [0, 1] and captions, both L2-normalised, in one space."""
+    """Model to train: embeds images in [0, 1] and captions, L2-normalised, in one space."""
 
     reader: SceneReader
 
@@ -31,26 +31,25 @@ class TwoTowers(Protocol):
         """Embeddings (B, D) of texts."""
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied with, a scalar."""
+        """Factor on cosines, a scalar."""
 
 
 class CaptionedPictures:
-    """What is learned from: every scene of a batch stands there twice, damaged and drawn again by the base model.
+    """Training data: every scene of a batch appears twice, damaged and redrawn by the base model.
 
-    The loss is CLIP's (arXiv 2103.00020, figure 3) with, for each image, captions that are nearly right as further
-    negatives (NegCLIP, arXiv 2210.01936), plus that of `auxiliary`. Pairs whose captions do not contradict each other
-    are left out.
+    The loss is CLIP's (arXiv 2103.00020, figure 3) with hard negative captions for each image (NegCLIP, arXiv
+    2210.01936), plus the `auxiliary` loss. Pairs whose captions do not contradict each other are excluded.
     """
 
     def __init__(self, folder: Path, seed: int, scenes: int) -> None:
-        """Make the pictures of some scenes, or find them in `folder`."""
+        """Make the pictures of the scenes, or load them from `folder`."""
         self.seed, self.count = seed, scenes
         self.seen = pictures.make(folder, seed, scenes)
         self.facts = SceneFacts.of(self.seen.scenes, self.seen.layouts)
         self.prompts = [scene.prompt for scene in self.seen.scenes]
 
     def loss(self, towers: TwoTowers, step: int) -> Tensor:
-        """The loss of a step, whose batch and captions depend on nothing but the seed and the step."""
+        """Loss of a step. Batch and captions depend on the seed and the step alone."""
         draw, rng = generator(self.seed, 3, step), np.random.default_rng([self.seed, 3, step])
         picked = torch.randint(self.count, (SCENES_A_BATCH,), generator=draw).repeat(2)
         rows = picked + self.count * (torch.arange(len(picked)) >= SCENES_A_BATCH)
@@ -61,7 +60,7 @@ class CaptionedPictures:
             for i, phrase in zip(picked.tolist(), phrases, strict=True)
             for _ in range(HARD_NEGATIVES)
         ]
-        # On a CPU the backward pass of flash attention takes several times that of the plain form.
+        # On a CPU the backward pass of flash attention is several times slower than the plain form.
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             image_embeddings = towers.embed_images(self.seen.images[rows].float() / 255)
             text_embeddings = towers.embed_captions(captions + wrong)
@@ -83,7 +82,7 @@ def _join(prompt: str, phrase: str) -> str:
 
 
 def _nearly_right(scene: Scene, phrase: str, rng: np.random.Generator) -> str:
-    """A wrong caption: wrong about the content or, for a third of those that speak of quality, about that."""
+    """A wrong caption: wrong content or, for a third of the captions about quality, wrong quality."""
     if phrase and rng.random() < 0.34:
         words = phrase.split(", ")
         index = int(rng.integers(len(words)))
@@ -94,7 +93,7 @@ def _nearly_right(scene: Scene, phrase: str, rng: np.random.Generator) -> str:
 
 
 def _compatible(prompts: list[str], phrases: list[str]) -> Tensor:
-    """Off-diagonal pairs that are no contradiction: the same prompt, and a phrase that is the same or missing."""
+    """Off-diagonal pairs without contradiction: the same prompt, and an equal or missing phrase."""
     same_prompt = np.array(prompts)[:, None] == np.array(prompts)[None]
     phrase = np.array(phrases)
     vague = (phrase[:, None] == phrase[None]) | (phrase[None] == "") | (phrase[:, None] == "")

@@ -1,4 +1,4 @@
-"""The text-to-image model: a latent diffusion U-Net and the text tower it is conditioned on.
+"""Text-to-image model: a latent diffusion U-Net with its text tower.
 
 As in the first latent diffusion models (Rombach et al., arXiv 2112.10752, section 4.3.1) the text tower is trained
 together with the U-Net.
@@ -34,7 +34,7 @@ NOISE = {
 
 
 class TextToLatent(nn.Module):
-    """U-Net and text tower, trained as one."""
+    """U-Net and text tower, trained jointly."""
 
     def __init__(self, vocabulary_size: int, end_token: int) -> None:
         super().__init__()

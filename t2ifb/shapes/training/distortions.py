@@ -1,6 +1,6 @@
-"""Damage as imperfect generators do it, and the words that captions have for it.
+"""Image damage like that of imperfect generators, and words for it.
 
-Captions on the web also speak of how good a picture is; so do the captions that the world's CLIP learns from.
+Captions on the web also describe image quality, and so do the training captions of the shapes CLIP.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ QUALITY_WORDS: dict[str, tuple[str, ...]] = {
     "wholeness": ("whole", "chipped", "broken"),
     "overall": ("perfect", "good", "fair", "poor", "awful"),
 }
-"""For each aspect its words, from undamaged to badly damaged."""
+"""Words for each aspect, from undamaged to badly damaged."""
 
 ASPECTS = tuple(QUALITY_WORDS)[:-1]
 
 
 @dataclass(frozen=True)
 class Damage:
-    """How badly each image is damaged in each aspect.
+    """Severity of damage per image and aspect.
 
     Attributes:
         severity: (B, 5) in [0, 1], columns as `ASPECTS`; 0 is none.
@@ -35,11 +35,11 @@ class Damage:
 
     @property
     def overall(self) -> Tensor:
-        """One number per image in [0, 1]: the damages together, as if each left a share of the rest."""
+        """One number per image in [0, 1]: 1 - Π (1 - 0.8 severity)."""
         return 1 - (1 - 0.8 * self.severity).prod(1)
 
     def words(self, index: int, draw: torch.Generator) -> str:
-        """A short phrase about one image ("poor, blurry"), or nothing (about one time in four)."""
+        """A short phrase about one image ("poor, blurry"), or nothing (in about a quarter of cases)."""
         chance = torch.rand(3, generator=draw)
         phrase = []
         if chance[0] < 0.6:
@@ -52,7 +52,7 @@ class Damage:
 
 
 def word(aspect: str, severity: float) -> str:
-    """The word that an aspect has for a severity in [0, 1]."""
+    """Word of an aspect for a severity in [0, 1]."""
     words = QUALITY_WORDS[aspect]
     if severity < 0.02:
         return words[0]
@@ -64,11 +64,11 @@ def sample(count: int, draw: torch.Generator) -> Damage:
     severity = torch.rand(count, len(ASPECTS), generator=draw)
     active = torch.rand(count, len(ASPECTS), generator=draw) < 0.4
     damaged = torch.rand(count, 1, generator=draw) < 0.75
-    return Damage(severity**1.5 * (active & damaged))  # mild damage is commoner, as in generated images
+    return Damage(severity**1.5 * (active & damaged))  # mild damage is more frequent, as in generated images
 
 
 def apply(images: Tensor, damage: Damage, draw: torch.Generator) -> Tensor:
-    """Damage images (B, 3, 64, 64) in [0, 1] as told; same shape and range."""
+    """Apply damage to images (B, 3, 64, 64) in [0, 1]; same shape and range."""
     edges, shapes, colors, surface, wholeness = damage.severity.unbind(1)
     images = _warp(images, 4.0 * shapes, draw)
     images = _break(images, wholeness, draw)
@@ -92,7 +92,7 @@ def _warp(images: Tensor, amplitude: Tensor, draw: torch.Generator) -> Tensor:
 
 
 def _break(images: Tensor, amount: Tensor, draw: torch.Generator) -> Tensor:
-    """Let patches of a neighbour in the batch, or of plain background, show through."""
+    """Replace patches by those of another image in the batch or by plain background."""
     mask = torch.sigmoid(
         6 * (_smooth_field(len(images), 1, 5, images.shape[-1], draw) - 1.5 + amount[:, None, None, None])
     )

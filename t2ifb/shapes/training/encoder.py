@@ -1,4 +1,4 @@
-"""The world's CLIP, in `open_clip`'s form: contrastive, with hard negative captions and captions about quality."""
+"""CLIP of the `shapes` domain in `open_clip`'s format, trained with hard negatives and captions about quality."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from t2ifb.shapes.training.vocabulary import CONTEXT_LENGTH, build_tokenizer
 STEPS = 2800
 EMBEDDING_DIM = 256
 IMAGE_SIZE = 128
-"""Pixels of the vision tower's input. Twice the images' own, as its first layers divide by four."""
+"""Side of the vision tower's input in pixels: twice the images', because its first layers divide by four."""
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -46,7 +46,7 @@ def build(vocabulary_size: int) -> CLIP:
 
 
 class Pupil(nn.Module):
-    """CLIP, and the map that reads scenes from its embeddings while it is trained."""
+    """CLIP with the auxiliary map for training."""
 
     def __init__(self, tokenizer: Any) -> None:
         """Build an untrained CLIP for a tokenizer."""
@@ -68,12 +68,12 @@ class Pupil(nn.Module):
         return embeddings
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied with."""
+        """Factor on cosines."""
         return self.clip.logit_scale.exp()
 
 
 def train(folder: Path, seed: int = 0, scenes: int = 12_000) -> CLIP:
-    """Train on pictures with faults and captions about them; needs the base model's weights."""
+    """Train on damaged pictures and their captions. Needs the base model's weights."""
     torch.manual_seed(seed)
     pupil = Pupil(build_tokenizer()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     lesson = CaptionedPictures(folder, seed, scenes)
@@ -85,7 +85,7 @@ def train(folder: Path, seed: int = 0, scenes: int = 12_000) -> CLIP:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Images in [0, 1] as the vision tower takes them."""
+    """Normalise images in [0, 1] for the vision tower."""
     return preprocess(images, IMAGE_SIZE, MEAN, STD).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,7 @@
-"""The world's independent judges: a small BLIP, a small ImageReward on it, and an aesthetic predictor.
+"""Independent judges of the `shapes` domain: a small BLIP, a small ImageReward on it, and an aesthetic predictor.
 
-They learn from rankings and ratings of prompts that the reward model is not trained on, and BLIP and ImageReward have
-towers of their own. Saved in the forms of the published checkpoints.
+They are trained on rankings and ratings of prompts that the reward model's data set excludes, and BLIP and ImageReward
+have their own towers. They are saved in the formats of the published checkpoints.
 """
 
 import json
@@ -34,7 +34,7 @@ from t2ifb.shapes.training.vocabulary import bert_words
 STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
 PROJECTED = 128
 HEADS = 4
-"""Of the text tower."""
+"""Number of attention heads of the text tower."""
 PROMPTS_A_BATCH = 24
 
 
@@ -47,7 +47,7 @@ class Ranked:
         prompts: N prompts.
         ranks: (N,), 1 is best within a ranking.
         fidelity: (N,), ratings from 1 to 7.
-        ranking: (N,), the number of the ranking that an image is in, from 0.
+        ranking: (N,), index of the image's ranking, from 0.
     """
 
     images: Tensor
@@ -57,7 +57,7 @@ class Ranked:
     ranking: Tensor
 
     def pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Comparisons among some rows: positions in `rows` of the better and of the worse images."""
+        """Comparisons among the given rows: positions in `rows` of the better and the worse images."""
         ranking, ranks = self.ranking[rows], self.ranks[rows]
         better = (ranking[:, None] == ranking) & (ranks[:, None] < ranks)
         first, second = better.nonzero().unbind(1)
@@ -65,7 +65,7 @@ class Ranked:
 
 
 def rankings(split: str, folder: Path, seed: int) -> Ranked:
-    """Images of prompts that the reward model's data set does not have, ranked by the annotators."""
+    """Annotated images of prompts that are not in the reward model's data set."""
     settings = annotators.WorldSettings(
         annotators.JUDGES_PROMPTS,
         annotators.IMAGES_PER_PROMPT,
@@ -89,7 +89,7 @@ def rankings(split: str, folder: Path, seed: int) -> Ranked:
 
 
 class Words:
-    """The world's BERT vocabulary, in which every word is a token."""
+    """BERT vocabulary of the `shapes` domain, with one token per word."""
 
     def __init__(self) -> None:
         self.words = bert_words()
@@ -102,7 +102,7 @@ class Words:
 
 
 def untrained_blip(words: int) -> BLIP:
-    """About 1.7 million weights, in the proportions of the original; two ids more for [DEC] and [ENC]."""
+    """Build an untrained BLIP (about 1.7 million weights, original proportions) with ids for [DEC] and [ENC]."""
     vision = {
         "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2,
         "image_size": 64, "patch_size": 8, "layer_norm_eps": 1e-6, "initializer_range": 0.02,
@@ -116,7 +116,7 @@ def untrained_blip(words: int) -> BLIP:
 
 
 class BLIPPupil(nn.Module):
-    """BLIP while it learns to match images and captions."""
+    """BLIP during contrastive training."""
 
     def __init__(self, words: Words) -> None:
         """Build untrained towers."""
@@ -136,15 +136,15 @@ class BLIPPupil(nn.Module):
         return F.normalize(self.blip.text_proj(self.blip.text_state(*self._words(captions))).float(), dim=-1)
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied with."""
+        """Factor on cosines."""
         return self.log_scale.exp()
 
 
 class RewardPupil(nn.Module):
-    """ImageReward while it learns from rankings."""
+    """ImageReward during training on rankings."""
 
     def __init__(self, blip: BLIP, words: Words) -> None:
-        """Begin with BLIP's trained towers and a new head."""
+        """Start with BLIP's trained towers and a new head."""
         super().__init__()
         self.blip, self.head = blip, linear_stack(blip.text_proj.in_features)
         self._words = words
@@ -157,7 +157,7 @@ class RewardPupil(nn.Module):
 
 
 def train_blip(folder: Path, seed: int, scenes_: int = 12_000) -> BLIP:
-    """Match pictures and captions, as the world's CLIP does, with other towers and other captions."""
+    """Train contrastively like the shapes CLIP, with other towers and captions."""
     torch.manual_seed(1000 + seed)
     pupil = BLIPPupil(Words())
     lesson = CaptionedPictures(folder, seed, scenes_)
@@ -169,7 +169,7 @@ def train_blip(folder: Path, seed: int, scenes_: int = 12_000) -> BLIP:
 
 
 def train_image_reward(blip: BLIP, ranked: Ranked, folder: Path, seed: int) -> RewardPupil:
-    """Tune BLIP on rankings by the Bradley-Terry loss (arXiv 2304.05977, section 3.2); standardise the rewards."""
+    """Fine-tune BLIP with the Bradley-Terry loss (arXiv 2304.05977, section 3.2) and standardise the rewards."""
     torch.manual_seed(2000 + seed)
     pupil, count = RewardPupil(blip.train().requires_grad_(True), Words()), int(ranked.ranking.max()) + 1
 
@@ -187,7 +187,7 @@ def train_image_reward(blip: BLIP, ranked: Ranked, folder: Path, seed: int) -> R
 
 
 def train_aesthetic(ranked: Ranked, folder: Path, seed: int) -> AestheticHead:
-    """Predict the annotators' fidelity ratings from the world's CLIP embeddings by least squares."""
+    """Fit the annotators' fidelity ratings from CLIP embeddings by least squares."""
     torch.manual_seed(3000 + seed)
     encoder = CLIPSource(f"local-dir:{weights.CLIP}", device="cpu").load()
     with torch.no_grad():
@@ -204,7 +204,7 @@ def train_aesthetic(ranked: Ranked, folder: Path, seed: int) -> AestheticHead:
 
 @torch.no_grad()
 def _standardised(pupil: RewardPupil, ranked: Ranked) -> RewardPupil:
-    """Change the last layer so that the published standardisation gives mean 0 and deviation 1 on these images."""
+    """Adapt the last layer so that the published standardisation gives mean 0 and deviation 1 on these images."""
     batches = torch.arange(len(ranked.prompts)).split(256)
     rewards = torch.cat([pupil(ranked.images[rows], [ranked.prompts[row] for row in rows]) for rows in batches])
     last: Any = pupil.head[-1]
@@ -215,7 +215,7 @@ def _standardised(pupil: RewardPupil, ranked: Ranked) -> RewardPupil:
 
 
 def save(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write a checkpoint in half precision with, for a BERT, its configuration and vocabulary beside it."""
+    """Write a checkpoint in half precision, with configuration and vocabulary for models with a BERT."""
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().half().contiguous() for name, tensor in state.items()}, file)
     if any("text_encoder." in name for name in state):
@@ -225,7 +225,7 @@ def save(state: Mapping[str, Tensor], file: Path) -> None:
 
 
 def train(state: Path, seed: int) -> None:
-    """Make all three and install them in the package."""
+    """Train all three judges and install them in the package."""
     blip = train_blip(state, seed)
     save(blip.original_state(), weights.BLIP / "blip.safetensors")
     ranked = rankings("train", state / "ranked", seed)

@@ -1,4 +1,4 @@
-"""One training loop for every part of the world: seeded by (seed, step), resumable, with progress."""
+"""Training loop of all `shapes` models: seeded by (seed, step), resumable, with a progress bar."""
 
 import math
 import os
@@ -38,22 +38,22 @@ def fit(
 ) -> nn.Module:
     """Minimise `loss_at(step)` with AdamW, warm-up and a cosine to zero.
 
-    `loss_at` must draw everything random from its argument; then a run that was killed and started again with
-    the same folder ends with the same weights.
+    `loss_at` must derive all randomness from its argument. A run that is killed and restarted with the same folder then
+    ends with the same weights.
 
     Args:
-        name: What the progress bar says, and the stem of the state file.
+        name: Label of the progress bar, and stem of the state file.
         model: Trained in place.
-        loss_at: Gives the loss of step 0, 1, ...
-        folder: Where the state is kept while training.
-        steps: How many.
-        learning_rate: Peak.
-        weight_decay: AdamW's.
-        ema_decay: Decay of an exponential average of the weights; none is kept without it.
+        loss_at: Loss as a function of the step 0, 1, ...
+        folder: Folder for the training state.
+        steps: Number of steps.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of AdamW.
+        ema_decay: Decay of an exponential moving average of the weights; no average by default.
         save_every: Steps between two saves.
 
     Returns:
-        The averaged model when `ema_decay` is given, otherwise the model.
+        The averaged model if `ema_decay` is given, otherwise the model.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99))
     warmup = min(200, steps // 10 + 1)
@@ -97,7 +97,7 @@ def fit(
 
 
 def generator(*key: int) -> torch.Generator:
-    """A generator that depends on nothing but the key."""
+    """A generator seeded by the key alone."""
     mixed = 0
     for part in key:
         mixed = (mixed * 1_000_003 + part) % (1 << 63)
@@ -105,7 +105,7 @@ def generator(*key: int) -> torch.Generator:
 
 
 class Renders(NamedTuple):
-    """Scenes, where their things are, and their pictures (N, 3, 64, 64) as uint8."""
+    """Scenes, the positions of their objects, and their pictures (N, 3, 64, 64) as uint8."""
 
     scenes: list[Scene]
     layouts: list[list[Placed]]
@@ -113,7 +113,7 @@ class Renders(NamedTuple):
 
 
 def rendered(split: str, count: int, seed: int) -> Renders:
-    """Draw scenes of a split, each several times with new layouts."""
+    """Draw scenes of a split and render each several times with new layouts."""
     distinct = min(count, 2000)
     drawn = [scene for round_ in range(math.ceil(count / distinct)) for scene in scenes(split, distinct, seed + round_)]
     images, layouts = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8), []

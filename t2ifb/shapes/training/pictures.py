@@ -1,4 +1,4 @@
-"""What the world's CLIP looks at: renders that were damaged, and renders that the base model drew once more."""
+"""Training pictures of the shapes CLIP: damaged renders, and renders redrawn by the base model."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -19,24 +19,24 @@ from t2ifb.shapes.training.loop import generator, rendered
 from t2ifb.shapes.weights import load_pipeline
 
 GRIDS = ((3, 0), (3, 1), (5, 0), (5, 1), (8, 1), (8, 2), (8, 4))
-"""Denoising steps of the whole grid, and at which of them drawing again goes in; all equally often."""
+"""Numbers of denoising steps and start steps for redrawing, all equally often."""
 GUIDANCE_SCALES = (1.0, 1.0, 4.0, 4.0, 10.0)
-"""All equally often."""
+"""Guidance scales, all equally often."""
 FAINTEST = 0.5
-"""Least share of a render's latents that shows through the noise; what the base model begins with shows nothing."""
+"""Minimum share of a render's latents in the noisy start; pure noise has none."""
 VISIBLE = 0.25
-"""Distance to the background, in the channel where it is largest, from which a pixel belongs to a thing."""
+"""Minimum distance to the background, in the channel where it is largest, of an object's pixel."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Every scene twice: damaged, and drawn again by the base model.
+    """Two pictures of every scene: damaged, and redrawn by the base model.
 
     Attributes:
         scenes: N scenes.
-        layouts: Where their things are, in both pictures.
-        images: (2 N, 3, 64, 64) uint8; scene i has the images i and N + i.
-        damage: Of the 2 N images.
+        layouts: Positions of their objects, in both pictures.
+        images: (2 N, 3, 64, 64) uint8; scene i has images i and N + i.
+        damage: Damage of the 2 N images.
     """
 
     scenes: list[Scene]
@@ -46,7 +46,7 @@ class Pictures:
 
 
 def make(folder: Path, seed: int, count: int) -> Pictures:
-    """Make the pictures of `count` training scenes; those drawn again are kept in `folder` and made once."""
+    """Make the pictures of `count` training scenes. Redrawn ones are stored in `folder` and reused."""
     scenes, layouts, clean = rendered("train", count, seed=300 + seed)
     draw = generator(seed, 4)
     damage = distortions.sample(count, draw)
@@ -70,15 +70,15 @@ def redraw(
 ) -> Tensor:
     """Noise the latents of renders and denoise them again (SDEdit, arXiv 2108.01073).
 
-    What comes out has the render's layout, more or less, and the base model's own faults. The fewer steps, the
-    stronger the guidance and the fainter the render, the more of them.
+    The result has roughly the render's layout, with the base model's own faults. Faults increase with fewer steps,
+    stronger guidance and a fainter render.
 
     Args:
         pipeline: The base model.
         scenes: N scenes.
         images: (N, 3, 64, 64) uint8, their renders.
-        seed: Of noise, faintness, grids and guidance.
-        batch: Pictures that are denoised together.
+        seed: Seed of noise, faintness, grids and guidance.
+        batch: Pictures per batch.
 
     Returns:
         Images (N, 3, 64, 64) uint8.
@@ -95,7 +95,7 @@ def redraw(
         for rows in (chosen == number).nonzero().flatten().split(batch)
         if len(rows)
     ]
-    for ((steps, start), guidance_scale), rows in track(chunks, description="drawing pictures again"):
+    for ((steps, start), guidance_scale), rows in track(chunks, description="redrawing pictures"):
         pipeline.scheduler.set_timesteps(steps)
         timesteps = pipeline.scheduler.timesteps[start:]
         latents = encode(pipeline.vae, images[rows]) * scaling
@@ -115,14 +115,14 @@ def redraw(
 
 
 def measure(clean: Tensor, images: Tensor) -> Tensor:
-    """How badly pictures depart from the renders they were made of: severities (N, 5) in [0, 1], as in `Damage`.
+    """Deviation of pictures from their renders: severities (N, 5) in [0, 1], as in `Damage`.
 
-    `shapes` by the overlap of what stands out from the background, `colors` inside that overlap, `surface` outside of
-    both; the other two are 0.
+    `shapes` measures the overlap of the foregrounds, `colors` the difference inside that overlap, `surface` the
+    difference outside both. The other two are 0.
 
     Args:
         clean: (N, 3, 64, 64) uint8, renders.
-        images: (N, 3, 64, 64) uint8, what was made of them.
+        images: (N, 3, 64, 64) uint8, the pictures made from them.
     """
     one, other = clean.float() / 255, images.float() / 255
     ground = one[:, :, :2, :2].mean((2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""The world's byte-pair vocabulary, in the files that `transformers` and `open_clip` read."""
+"""Byte-pair vocabulary of the `shapes` domain, in the formats of `transformers` and `open_clip`."""
 
 import gzip
 import json
@@ -12,12 +12,12 @@ from t2ifb.shapes.grammar import FAMILY_WEIGHTS, family_scenes
 from t2ifb.shapes.training.distortions import QUALITY_WORDS
 
 CONTEXT_LENGTH = 24
-"""Tokens a text may have, start and end included; the longest prompt with a quality phrase has 21."""
+"""Maximum tokens of a text, including start and end; the longest prompt with a quality phrase has 21."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def word_counts() -> Counter[str]:
-    """Every word of prompts and captions, and how often all prompts together have it."""
+    """Words of prompts and captions, with their counts in all prompts."""
     sentences = [scene.prompt for family in FAMILY_WEIGHTS for scene in family_scenes(family)]
     counts = Counter(word for sentence in sentences for word in sentence.replace(",", " ,").split())
     counts.update(word for levels in QUALITY_WORDS.values() for level in levels for word in level.split())
@@ -25,12 +25,12 @@ def word_counts() -> Counter[str]:
 
 
 def bert_words() -> list[str]:
-    """The lines of a BERT vocabulary in which every word of the world is one token."""
+    """Lines of a BERT vocabulary with one token per word."""
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(word_counts())]
 
 
 def learn_merges() -> list[tuple[str, str]]:
-    """Byte-pair merges that make every word of the world one token (Sennrich et al., arXiv 1508.07909)."""
+    """Byte-pair merges that make every word one token (Sennrich et al., arXiv 1508.07909)."""
     counts = word_counts()
     words = {word: (*word[:-1], word[-1] + "</w>") for word in counts}
     merges: list[tuple[str, str]] = []
@@ -64,13 +64,13 @@ def vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """The world's tokenizer, ready to be saved into a pipeline or an open_clip folder."""
+    """Tokenizer of the `shapes` domain, to be saved in a pipeline or an open_clip folder."""
     merges = learn_merges()
     return CLIPTokenizer(vocab=vocabulary(merges), merges=merges, model_max_length=CONTEXT_LENGTH)
 
 
 def write_merges(folder: Path) -> None:
-    """Write `vocab.json`, `merges.txt` and `bpe_merges.txt.gz`, the form `open_clip.SimpleTokenizer` reads."""
+    """Write `vocab.json`, `merges.txt` and `bpe_merges.txt.gz`, the format of `open_clip.SimpleTokenizer`."""
     merges = learn_merges()
     lines = "\n".join(["#version: 0.2", *(" ".join(merge) for merge in merges)])
     (folder / "merges.txt").write_text(lines + "\n", encoding="utf-8")
