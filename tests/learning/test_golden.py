@@ -84,7 +84,9 @@ RECORDED = {
 @pytest.mark.parametrize("name", RECORDED)
 def test_adapters_after_two_updates_are_as_recorded(tmp_path: Path, name: str) -> None:
     """Within a tolerance, as bits differ between processors."""
-    algorithm: Any = {"refl": ReFL([1, 3], 2), "draft": DRaFT(2, beta=0.02), "reward_weighted": RewardWeighted(0.1)}[name]
+    algorithm: Any = {"refl": ReFL([1, 3], 2), "draft": DRaFT(2, beta=0.02), "reward_weighted": RewardWeighted(0.1)}[
+        name
+    ]
     policy = Policy(shapes_model(), LoRA(), Redness(), Sampler(4, 2.0))
     module = FineTuningModule(policy, algorithm, partial(torch.optim.SGD, lr=1.0), gradient_clip_norm=1.0)
     trainer = lightning.Trainer(
