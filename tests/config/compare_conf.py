@@ -65,6 +65,14 @@ def dump(file: Path) -> None:
     file.write_text(json.dumps({" ".join(case): resolved(*case) for case in cases()}, indent=1))
 
 
+OPTIONS = {
+    "rollout=<domain>": "renamed: sampling@rollout=<domain>",
+    "scorer=latest": "renamed: scorer=reward_model, whose source is `latest` by default",
+    "scorer=judging_aesthetic_score": "moved into experiment/refl_overoptimised.yaml",
+    "trainer=gpu": "removed: trainer.accelerator=gpu says the same",
+    "+published@algorithm.published=report": "moved to dataset.published",
+}
+"""Options of groups that are gone."""
 FACTS = ("test_splits", "published", "ceiling", "ceiling_parts")
 """Keys that moved to the data set: recipe/data/ and published/ had them."""
 ABSENT = "absent"
@@ -134,6 +142,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
                 reasons.setdefault(reason, set()).add(key)
             else:
                 left.append(f"{case}: {key}: {was!r} -> {is_now!r}")
+    for option, reason in OPTIONS.items():
+        print(f"{option}: {reason}")
     for reason, keys in sorted(reasons.items()):
         print(f"{reason}: {', '.join(sorted(keys))}")
     print("\n".join(sorted(left)))
