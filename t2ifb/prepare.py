@@ -17,7 +17,8 @@ def prepare(parts: Parts) -> None:
     """Make the data of the wished splits ready and report what they hold."""
     from t2ifb.evaluation.table_text import show
 
-    splits: list[str] = parts.value("splits")
+    own = getattr(parts.build("dataset"), "test_splits", ("test",))
+    splits: list[str] = parts.value("splits") or ["train", "validation", *own]
     dataset = ready_dataset(parts, splits, download=True)
     rankings = {split: dataset.rankings(split) for split in splits}  # checks every image
     faults: dict[str, list[Fault]] = getattr(dataset, "faults", {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from t2ifb.config.build import Parts
 from t2ifb.config.command import command
 from t2ifb.config.faults import ConfigError, missing_file
+from t2ifb.config.latest import find_latest
 
 if TYPE_CHECKING:
     from t2ifb.data.rankings import Image
@@ -22,6 +23,10 @@ def score(parts: Parts) -> None:
     if output and output.suffix not in FORMATS:
         raise ConfigError([f"output={output}: the name has to end with {' or '.join(FORMATS)}"])
     pairs = _pairs(parts)
+    found, notes = find_latest({"scorer": parts.value("scorer")}, "", parts.value("domain"), parts.arguments)
+    if notes:
+        raise ConfigError(notes)
+    parts.settle("scorer", found["scorer"])
     scores = _scores(parts, pairs)
     rows = [(str(image), prompt, value) for (image, prompt), value in zip(pairs, scores, strict=True)]
     if output is None:

@@ -12,9 +12,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from t2ifb.config.compose import Composed, files_setting, flatten
+from t2ifb.config.compose import Composed, flatten, searched_folders
 from t2ifb.config.faults import ConfigError
 from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_faults, locate
+from t2ifb.config.where import settings
 
 ON_FAULT = "on_fault"
 NOT_PARTS = ("baselines", "judges", "scorers")
@@ -185,9 +186,14 @@ def _raw(config: DictConfig) -> dict[str, Any]:
 def _with_file(fault: str, config: DictConfig) -> str:
     """Name the file that set the key, when it is one of the chosen files and not the command line."""
     key, _, text = fault.partition(": ")
-    files = list(files_setting(key, config))
-    given = any(str(override).lstrip("+").startswith(f"{key}=") for override in config.hydra.overrides.task)
-    return f"{key} (conf/{files[-1].parent.name}/{files[-1].name}): {text}" if files and not given else fault
+    last = next(iter(settings(key, config)[-1:]), None)
+    if (
+        last is None
+        or last.file is None
+        or not any(last.file.is_relative_to(path) for path in searched_folders(config))
+    ):
+        return fault
+    return f"{key} (conf/{last.file.parent.name}/{last.file.name}): {text}"
 
 
 def _own(raw: Any, resolved: Any) -> Any:

@@ -23,6 +23,7 @@ from t2ifb.config.help import help_text
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
 from t2ifb.config.sweeps import in_sweep, one_job
+from t2ifb.config.where import where_text
 from t2ifb.data.faults import BadRecords
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
@@ -123,11 +124,12 @@ def speak_unicode() -> None:
 
 
 def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list[Path]] | None:
-    """Refuse wrong arguments and answer `--help`; None if there is no more to do.
+    """Refuse wrong arguments, answer `--help` and `--where`; None if there is no more to do.
 
     Returns:
         Those for Hydra, and the folders that the jobs of a sweep go into, such as one for each experiment.
     """
+    arguments, key = _without_where(arguments)
     options = get_args_parser().parse_intermixed_args(arguments)
     overrides: list[str] = list(options.overrides)
     flags = [argument for argument in arguments if argument not in overrides]
@@ -135,7 +137,7 @@ def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list
         return arguments, []
     if options.config_dir and not Path(options.config_dir).is_dir():
         raise ConfigError([f"--config-dir: {missing_file(Path(options.config_dir))}"])
-    only_shows = bool(options.cfg or options.help or options.info)
+    only_shows = bool(options.cfg or options.help or options.info or key)
     wish = None if only_shows else wished_run(overrides)
     if wish is not None:
         if options.multirun:
@@ -148,9 +150,29 @@ def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list
     if options.help:
         print(help_text(composed[0].config), flush=True)
         return None
+    if key:
+        print(where_text(key, [each.config for each in composed], overrides), flush=True)
+        return None
     sweeping = not only_shows and (options.multirun or str(composed[0].config.hydra.mode).endswith("MULTIRUN"))
     sweeps = dict.fromkeys(Path(str(each.config.hydra.sweep.dir)).absolute() for each in composed if sweeping)
     return [*flags, *overrides], list(sweeps)
+
+
+def _without_where(arguments: list[str]) -> tuple[list[str], str]:
+    """The arguments without `--where KEY`, and the key; empty if it is not asked for.
+
+    Raises:
+        ConfigError: The key is missing.
+    """
+    rest, key = list(arguments), ""
+    for number, argument in enumerate(arguments):
+        if argument == "--where" or argument.startswith("--where="):
+            key = argument.partition("=")[2] or next(iter(arguments[number + 1 :]), "")
+            if not key or key.startswith("-") or "=" in key:
+                raise ConfigError(["--where: name the key, such as --where optimizer.lr"])
+            del rest[number : number + (1 if "=" in argument else 2)]
+            break
+    return rest, key
 
 
 def _faults(composed: Composed) -> tuple[str, ...]:

@@ -197,27 +197,3 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def files_setting(key: str, config: DictConfig) -> Iterable[Path]:
-    """The chosen files that set `key`, the one that wins last."""
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
-    assert isinstance(choices, dict)
-    folders = searched_folders(config)
-    last = ("domain", "recipe", "recipe/data", "experiment", "sweep")  # merged after all other groups, in this order
-    for choice in sorted(choices, key=lambda name: last.index(name) if name in last else -1):
-        option = choices[choice]
-        group, _, package = str(choice).partition("@")
-        for file in (folder / group / f"{option}.yaml" for folder in folders):
-            if group.startswith("hydra") or not file.is_file():
-                continue
-            prefix = (
-                ""
-                if "@package _global_" in file.read_text(encoding="utf-8-sig")
-                else package or group.replace("/", ".")
-            )
-            if not key.startswith(prefix):
-                continue
-            inner = key[len(prefix) :].lstrip(".")
-            if inner in flatten(OmegaConf.to_container(OmegaConf.load(file), resolve=False)):
-                yield file

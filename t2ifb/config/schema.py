@@ -4,7 +4,7 @@ A `Part` is a component: `_target_` and plain arguments, checked against the tar
 other key is typed here, and a key that is not here is an error.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -58,7 +58,7 @@ class PrepareConfig:
     domain: str = MISSING
     usual_guidance_scale: float = 1.0
     data_folder: str = "${data_folder:}"
-    splits: list[str] = field(default_factory=lambda: ["train", "validation", "test"])
+    splits: list[str] | None = None
     embed: bool = True
     cache_folder: str = "${data_folder}/embeddings"
     cache_storage: str = "fp32"
@@ -146,10 +146,19 @@ SCHEMAS: dict[str, type] = {
 }
 
 
+def _node(schema: type) -> Any:
+    """The schema, without the values of a schema that it extends: `plan.yaml` is merged over `train.yaml`."""
+    node = OmegaConf.structured(schema)
+    for base in schema.__bases__:
+        for inherited in fields(base) if is_dataclass(base) else ():
+            node[inherited.name] = MISSING
+    return node
+
+
 def register() -> None:
     """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
     for command, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{command}_schema", node=schema)
+        ConfigStore.instance().store(name=f"{command}_schema", node=_node(schema))
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("data_folder", lambda: str(data_folder()), replace=True)
     OmegaConf.register_new_resolver("shapes_weights", lambda part: str(shapes_weights(part)), replace=True)

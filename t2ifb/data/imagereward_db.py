@@ -1,6 +1,6 @@
 """ImageRewardDB (arXiv 2304.05977), read from its own files: metadata in parquet, images in zip archives."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +34,10 @@ class ImageRewardDB:
         subset: str = "8k",
         cache_folder: str | Path | None = None,
         on_fault: OnFault = "error",
+        test_splits: Sequence[str] = ("test",),
+        published: Mapping[str, float] | None = None,
+        ceiling: Any = None,
+        ceiling_parts: Sequence[str] = (),
     ) -> None:
         """Store the settings. Nothing is read or downloaded yet.
 
@@ -42,6 +46,10 @@ class ImageRewardDB:
             subset: `1k`, `2k`, `4k` or `8k`: the part of the training split to read.
             cache_folder: Folder for downloads and the results of image checks.
             on_fault: `error` stops on bad data, `skip` drops the affected rankings.
+            test_splits: Splits that a reward model is tested on, the main one first.
+            published: Published preference accuracies on the first of them in per cent, by name.
+            ceiling: A scorer that knows the truth, so that no scorer can agree better with the annotators.
+            ceiling_parts: Which of `ceiling.parts(images, prompts)` scorers are compared with too.
 
         Raises:
             ValueError: The subset does not exist.
@@ -51,6 +59,8 @@ class ImageRewardDB:
         self.source = source
         self.subset = subset
         self.on_fault = on_fault
+        self.test_splits, self.published = tuple(test_splits), dict(published or {})
+        self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
         self.faults: dict[str, list[Fault]] = {}
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)

@@ -3,11 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import fields, is_dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import nn
 
 import t2ifb
 from t2ifb.data.devices import device_facts
@@ -18,25 +21,19 @@ from t2ifb.learning.exam import Answers, Exam, together
 from t2ifb.learning.tuned_states import REWARD, ask
 from t2ifb.scorers.mix import Mix
 
-DEPENDS_ON = (
-    "diffusion", "sampling", "reward", "judges", "truth", "diversity",
-    "standardise", "validation_prompts", "images_per_prompt", "samples_per_batch",
-)  # fmt: skip
-"""Settings that the base model's samples depend on, besides prompts and seed."""
-
 
 class BaseAnswers:
     """Cache keyed by everything that the samples depend on. Jobs that need the same entry wait for the first."""
 
-    def __init__(self, folder: str | Path | None, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path | None, depends_on: Mapping[str, Any]) -> None:
         """Store the settings.
 
         Args:
             folder: Folder of the cache; None disables it.
-            settings: Settings of the run as plain containers; without them the cache is disabled.
+            depends_on: Arguments of the run that the base model's samples depend on, besides prompts and seed.
         """
-        self.folder = None if folder is None or not settings else Path(folder).expanduser()
-        self.known = _stamped({name: settings.get(name) for name in DEPENDS_ON})
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self.known = None if folder is None else fingerprint(depends_on)
 
     def of(self, exam: Exam, model: DiffusionModel, samples_per_batch: int) -> Answers:
         """The base model's samples, computed if not cached. All processes of a run must call this together."""
@@ -84,17 +81,57 @@ def package_hash() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _stamped(value: Any) -> Any:
-    """Replace named files and folders in plain containers by their paths, times and sizes.
+def fingerprint(value: Any) -> Any:
+    """Describe an argument by plain containers that are equal in two processes where the argument is.
 
-    For a run folder only its export counts.
+    A network is described by its class, weights and plain attributes, and those of its submodules. Named files and
+    folders are described by their paths, times and sizes; for a run folder only its export counts.
     """
-    if isinstance(value, Mapping):
-        return {str(key): _stamped(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_stamped(item) for item in value]
-    if not isinstance(value, str):
+    if value is None or isinstance(value, (bool, int, float)):
         return value
+    if isinstance(value, (str, Path)):
+        return _stamped(str(value))
+    if isinstance(value, Mapping):
+        return {str(key): fingerprint(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fingerprint(item) for item in value]
+    if isinstance(value, partial):
+        return [_name(value.func), fingerprint(value.args), fingerprint(value.keywords)]
+    if isinstance(value, type):
+        return _name(value)
+    if callable(own := getattr(value, "fingerprint", None)):
+        return own()
+    if isinstance(value, nn.Module):
+        attributes = {name: _attributes(part) for name, part in value.named_modules()}
+        return [_name(value), _weights_hash(value), attributes]
+    if is_dataclass(value):
+        return [_name(value), {each.name: fingerprint(getattr(value, each.name)) for each in fields(value)}]
+    return _name(value)
+
+
+def _name(value: Any) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _attributes(module: nn.Module) -> list[Any]:
+    """The class of a network and what it was made with, as far as that is plain."""
+    plain = (bool, int, float, str, Path, list, tuple, dict)
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return [_name(module), {name: fingerprint(v) for name, v in own.items() if is_dataclass(v) or isinstance(v, plain)}]
+
+
+def _weights_hash(module: nn.Module) -> str:
+    """The SHA-256 of all parameters and buffers, also of those that a checkpoint does not have."""
+    digest = hashlib.sha256()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _stamped(value: str) -> Any:
+    """A text; where it names a file or a folder, with times and sizes."""
     path = Path(value.removeprefix("local-dir:")).expanduser()
     try:
         exported = path / "export"

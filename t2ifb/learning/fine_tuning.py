@@ -24,7 +24,7 @@ from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.judges import Judges
 from t2ifb.learning import loggers
 from t2ifb.learning.algorithm import Algorithm
-from t2ifb.learning.base_answers import BaseAnswers
+from t2ifb.learning.base_answers import BaseAnswers, fingerprint
 from t2ifb.learning.engine import (
     SET_BY_THE_RUN,
     MakeLogger,
@@ -169,6 +169,24 @@ class FineTuning:
         self.patience, self.most_faults, self.cache_folder = patience, most_faults, cache_folder
         self.gradient_norms = gradient_norms
 
+    def _asks(self) -> dict[str, Any]:
+        """The arguments that the base model's answers depend on, besides prompts and seed."""
+        names = ("diffusion", "sampling", "reward", "judges", "truth", "diversity", "standardise")
+        numbers = ("validation_prompts", "images_per_prompt", "samples_per_batch")
+        return {name: getattr(self, name) for name in (*names, *numbers)}
+
+    def _check_judges(self) -> None:
+        """A judge is not what the run is trained on.
+
+        Raises:
+            ValueError: It has the same weights and settings.
+        """
+        members = self.reward.scorers.values() if isinstance(self.reward, Mix) else [self.reward]
+        for name, judge in self.judges.items():
+            for member in (member for member in members if type(member) is type(judge)):
+                if member is judge or fingerprint(member) == fingerprint(judge):
+                    raise ValueError(f"judges[{name!r}] is the reward that the run is trained on; leave it out")
+
     @property
     def splits(self) -> list[str]:
         """Splits of the preference data set that provide prompts."""
@@ -211,6 +229,7 @@ class FineTuning:
         self, run: RunFolder, trainer: MakeTrainer, logger: MakeLogger, seed: int, resume: Path | None, config: Any
     ) -> dict[str, Any]:
         started = time.monotonic()
+        self._check_judges()
         if self.method.needs_gradient:
             check_differentiable(self.reward)
         if resume is None and first_process():
@@ -244,7 +263,7 @@ class FineTuning:
             _to_bf16(model.denoiser, model.text_encoder)
         engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does at the start of training
         module.to(engine.strategy.root_device)
-        base = BaseAnswers(self.cache_folder, config.get("algorithm", {}))
+        base = BaseAnswers(self.cache_folder, self._asks())
         unit = self.reward if self.standardise else None
         exam.base = look_at_base(
             run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from t2ifb.config.compose import compose_all, files_setting, flatten
+from t2ifb.config.compose import compose_all, flatten
 
 CONF = str(Path(__file__).parent / "conf")
 
@@ -119,15 +119,6 @@ def test_the_command_line_wins_over_recipe_and_experiment() -> None:
     swapped = config("dataset=shapes", "domain=sd15", "+experiment=reward_mlp")
     assert swapped.dataset.source.endswith("shapes-2")
     assert swapped.encoder.model == "ViT-L-14-quickgelu"
-
-
-def test_files_setting_finds_the_file_that_wins() -> None:
-    config = compose_all("train", ["+experiment=tiny"], config_dir=CONF)[0].config
-    names = [f"{file.parent.name}/{file.name}" for file in files_setting("optimizer.lr", config)]
-    assert names == ["optimizer/tiny.yaml", "experiment/tiny.yaml"]
-    names = [f"{file.parent.name}/{file.name}" for file in files_setting("baselines.clip_score.model", config)]
-    assert names == ["scorer/tiny.yaml"]
-    assert list(files_setting("optimizer.momentum", config)) == []
 
 
 def test_flatten_keeps_inner_nodes_and_empty_ones() -> None:

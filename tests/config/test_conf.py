@@ -15,7 +15,7 @@ OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
     for group in (
         "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer", "evaluation",
-        "diffusion", "prompts", "rollout", "sampling", "scheduler",
+        "diffusion", "prompts", "sampling", "scheduler",
     )
 }  # fmt: skip
 
@@ -109,14 +109,14 @@ def test_the_published_figures_stand_beside_the_table_too() -> None:
         for command, experiment in (("train", "reward_mlp"), ("evaluate", "table1"))
     )
     assert train.algorithm.published == table.evaluation.published
-    assert "published" not in compose_all("evaluate", [])[0].config.evaluation
+    assert compose_all("evaluate", [])[0].config.evaluation.published is None
 
 
 def test_scorers_are_added_and_left_out_on_the_command_line() -> None:
     def scorers(*overrides: str) -> list[str]:
         composed = compose_all("evaluate", ["+experiment=table1", *overrides])[0]
         check(composed)
-        return list(composed.config.scorers)
+        return [name for name, scorer in composed.config.scorers.items() if scorer is not None]
 
     published = ["clip_score", "aesthetic_score", "blip_score", "image_reward"]
     assert scorers() == [*published, "reward_model", "gold"]
@@ -139,10 +139,9 @@ SHAPES = ("shapes", "shapes_large")
 
 
 def test_the_larger_shapes_differ_in_their_training_prompts_alone() -> None:
-    for command, option in (("train", "algorithm"), ("prepare", "splits"), ("evaluate", "evaluation")):
-        more = ["+experiment=table1"] if command == "evaluate" else []
-        usual, larger = (compose_all(command, [*more, f"dataset={name}"])[0].config for name in SHAPES)
-        assert OmegaConf.to_yaml({"": usual[option]}) == OmegaConf.to_yaml({"": larger[option]})
+    for command in ("train", "prepare", "evaluate"):
+        usual, larger = (compose_all(command, [f"dataset={name}"])[0].config for name in SHAPES)
+        assert {**usual.dataset, "source": ""} == {**larger.dataset, "source": ""}
         built = dict(larger.build.prompts)
         assert built.pop("train") > PROMPTS["train"]
         assert built == {split: PROMPTS[split] for split in built}
@@ -153,13 +152,13 @@ def test_the_larger_shapes_differ_in_their_training_prompts_alone() -> None:
 @pytest.mark.parametrize("dataset", [n for n in OPTIONS["dataset"] if n not in (*SHAPES, "imagereward_db")])
 def test_what_belongs_to_a_data_set_does_not_come_with_another(domain: str, dataset: str) -> None:
     """Neither another set's test splits, nor its truth, nor what was published about it."""
-    own = compose_all("train", [f"domain={domain}"])[0].config.algorithm
-    other = compose_all("train", [f"domain={domain}", f"dataset={dataset}"])[0].config.algorithm
-    assert (
-        set(own) - set(other) == {"shapes": {"test_splits", "ceiling", "ceiling_parts"}, "sd15": {"published"}}[domain]
-    )
-    prepared = compose_all("prepare", [f"domain={domain}", f"dataset={dataset}"])[0].config
-    assert list(prepared.splits) == ["train", "validation", "test"]
+    facts = {"test_splits": ["test"], "ceiling": None, "ceiling_parts": [], "published": None}
+    own = compose_all("train", [f"domain={domain}"])[0].config
+    other = compose_all("train", [f"domain={domain}", f"dataset={dataset}"])[0].config
+    assert {fact: other.algorithm[fact] for fact in facts} == facts
+    stated = {fact for fact in facts if own.algorithm[fact] != facts[fact]}
+    assert stated == {"shapes": {"test_splits", "ceiling", "ceiling_parts"}, "sd15": {"published"}}[domain]
+    assert stated == facts.keys() & own.dataset.keys()
 
 
 def test_a_mixture_is_put_together_on_the_command_line() -> None:

@@ -117,7 +117,10 @@ def test_scores_of_a_split_with_a_clip(go: Run, database: Path, tmp_path: Path) 
         (("pairs=pair.csv",), "there is no pair.csv"),
         (("prompt=a", "images=[right.png]", "output=scores.txt"), "has to end with .csv or .json"),
         (("prompt=a", "images=right.png"), "images"),
-        (("scorer=reward_model", "prompt=a", "images=[right.png]"), "scorer.source: a value is needed"),
+        (
+            ("scorer=reward_model", "prompt=a", "images=[right.png]"),
+            "there is no finished reward run in outputs/shapes",
+        ),
         (("scorer=reward_model", "scorer.source=nowhere", "prompt=a", "images=[right.png]"), "nowhere"),
         (("split=test", "dataset=imagereward_db", "dataset.source=./nowhere"), "./nowhere"),
     ],

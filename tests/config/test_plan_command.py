@@ -23,7 +23,8 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("COLUMNS", "200")
 
     def go(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["plan", *arguments])
+        experiment = [] if any(text.startswith("+experiment=") for text in arguments) else ["+experiment=refl"]
+        monkeypatch.setattr(sys, "argv", ["plan", *experiment, *arguments])
         try:
             return run("plan", plan)
         except SystemExit as stop:
@@ -134,6 +135,13 @@ def test_wrong_wishes_end_with_2(
     message = capsys.readouterr().err
     assert words in message
     assert "Traceback" not in message
+
+
+def test_the_algorithm_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["plan"])
+    with pytest.raises(SystemExit, match="2"):
+        run("plan", plan)
+    assert "give +experiment=refl" in capsys.readouterr().err
 
 
 def test_units() -> None:

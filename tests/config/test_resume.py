@@ -64,10 +64,10 @@ def test_the_devices_may_be_others() -> None:
         arguments = resume(wish, *own, *two)
         assert f"hydra.run.dir={folder}" in arguments and "trainer=cpu" not in arguments
     shared = start("2", *two, "trainer.precision=bf16-mixed")
-    arguments = resume(shared, "trainer=gpu")
+    arguments = resume(shared, "trainer=default")
     assert "trainer.precision=bf16-mixed" in arguments and not set(two) & set(arguments)
     with pytest.raises(ConfigError, match="trainer.precision was bf16-mixed, now it is 32-true"):
-        resume(shared, "trainer=gpu", "trainer.precision=32-true")
+        resume(shared, "trainer=default", "trainer.precision=32-true")
 
 
 def test_a_continued_run_can_be_continued_again_and_so_can_a_job_of_a_sweep() -> None:

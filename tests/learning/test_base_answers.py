@@ -1,17 +1,28 @@
 """The base model's answers are found once for all that ask the same, and again for whoever asks something else."""
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.schedule import ddim
+from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation import code_hash
 from t2ifb.learning import base_answers
-from t2ifb.learning.base_answers import BaseAnswers
+from t2ifb.learning.base_answers import BaseAnswers, fingerprint
+from t2ifb.learning.draft import DRaFT
 from t2ifb.learning.exam import Answers, Exam
-from tests.learning.tuning_worlds import make_tuning
+from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.mix import Mix
+from t2ifb.shapes.gold import GoldScore
+from t2ifb.shapes.weights import CLIP, PIPELINE
+from tests.learning.tuning_worlds import Darkness, Redness, make_tuning, tune
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
         return BaseAnswers(tmp_path / "kept", settings | changes).of(tuning.exam(split, seed, sampler), model, 2)
 
     first = answers()
-    again = answers(alpha=7)  # nothing that the base model's images depend on
+    again = answers()
     assert len(drawn) == 1
     assert torch.equal(first.images, again.images) and torch.equal(first.scores["reward"], again.scores["reward"])
     answers(seed=1)
@@ -71,12 +82,61 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
     assert len(drawn) == 11
 
 
-@pytest.mark.parametrize(("folder", "settings"), [(None, {"diffusion": {}}), ("kept", {})])
-def test_without_a_folder_or_settings_nothing_is_kept(
-    tmp_path: Path, drawn: list[Exam], folder: str | None, settings: dict[str, Any]
-) -> None:
+def test_without_a_folder_nothing_is_kept(tmp_path: Path, drawn: list[Exam]) -> None:
     tuning = make_tuning()
     model = tuning.diffusion.load()
     for _ in range(2):
-        BaseAnswers(folder and tmp_path / folder, settings).of(tuning.exam("test", 0), model, 2)
+        BaseAnswers(None, {"diffusion": tuning.diffusion}).of(tuning.exam("test", 0), model, 2)
     assert len(drawn) == 2 and not list(tmp_path.iterdir())
+
+
+class Weighted(nn.Module):
+    """A scorer with a weight, a buffer that no checkpoint has, and a setting."""
+
+    def __init__(self, weight: float = 1.0, buffer: float = 0.0, part: str = "all") -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.register_buffer("offset", torch.tensor(buffer, dtype=torch.float16), persistent=False)
+        self.part = part
+
+    def forward(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return self.weight * images.mean((1, 2, 3))
+
+
+def test_the_arguments_of_a_run_decide_what_is_asked_again() -> None:
+    """Each run has its own objects, as two processes have."""
+
+    def asked(**changes: Any) -> Any:
+        judges = {
+            "weighted": Weighted(**changes.pop("judge", {})),
+            "mix": Mix({"a": Weighted(**changes.pop("member", {}))}),
+        }
+        tuning = make_tuning(**{"judges": judges, "diversity": CLIPSource(f"local-dir:{CLIP}")} | changes)
+        return json.loads(json.dumps(fingerprint(tuning._asks())))
+
+    same = asked()
+    assert asked(alpha=7.0, epochs=1, batch_size=1, lora=LoRA(rank=2), rollout=Sampler(3, 1.0), method=DRaFT()) == same
+    assert asked(diffusion=DiffusionSource(PIPELINE)) == same
+    different = [
+        *(asked(judge=change) for change in ({"weight": 2.0}, {"buffer": 1.0}, {"part": "one"})),
+        asked(member={"weight": 2.0}), asked(reward=Redness()), asked(judges={}), asked(diversity=None),
+        asked(truth=GoldScore()), asked(truth=GoldScore("alignment")), asked(standardise=True),
+        asked(sampling=Sampler(5, 1.0)), asked(sampling=Sampler(4, 1.0, schedule=partial(ddim, eta=0.0))),
+        asked(diffusion=DiffusionSource(str(PIPELINE), precision="bf16")),
+        asked(validation_prompts=1), asked(images_per_prompt=2), asked(samples_per_batch=1),
+    ]  # fmt: skip
+    texts = [json.dumps(each, sort_keys=True) for each in [same, *different]]
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_run_keeps_answers_without_a_configuration(tmp_path: Path) -> None:
+    tune(make_tuning(cache_folder=tmp_path / "kept", epochs=0.1), tmp_path / "run")
+    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 2  # validation and test
+
+
+def test_a_judge_is_not_what_the_run_is_trained_on(tmp_path: Path) -> None:
+    for reward in (Weighted(), Mix({"a": Weighted(), "b": Redness()})):
+        tuning = make_tuning(reward=reward, judges={"redness": Darkness(), "mine": Weighted()})
+        with pytest.raises(ValueError, match=r"judges\['mine'\] is the reward that the run is trained on"):
+            tune(tuning, tmp_path)
+    make_tuning(reward=Weighted(), judges={"mine": Weighted(2.0)})._check_judges()
