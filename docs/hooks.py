@@ -76,5 +76,3 @@ def _source(file: Path) -> str:
     """A file's text, folded."""
     text = "\n".join(f"    {line}".rstrip() for line in ["```yaml", *file.read_text("utf-8").splitlines(), "```"])
     return f'??? note "{file.relative_to(CONF).as_posix()}"\n\n{text}'
-
-
