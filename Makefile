@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-huge lint bench gpu-check world clean
+.PHONY: help install demo test test-slow test-huge lint bench gpu-check docs world clean
 
 help: ## this list
 	@echo "t2ifb: improve text-to-image diffusion models with learned feedback"
@@ -62,6 +62,13 @@ bench: $(STAMP) ## speed, as ratios measured side by side
 
 gpu-check: $(STAMP) ## fine-tuning on a GPU with random weights, against the plan and fp32 (about 5 minutes)
 	$(BIN)/python -m tests.gpu_check
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs ## the documentation in site/, built strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 world: $(STAMP) ## train the embedded domain's models from nothing (about 80 minutes)
 	$(BIN)/python -m t2ifb.shapes.training
