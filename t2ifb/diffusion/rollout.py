@@ -9,14 +9,13 @@ from t2ifb.diffusion.noise import INITIAL, gaussian
 from t2ifb.diffusion.schedule import Index, Schedule
 
 Denoise = Callable[[Tensor, Index], Tensor]
-"""The (guided) U-Net's output (B, C, H, W) for latents (B, C, H, W) at the grid's timestep of a step."""
+"""The denoiser's output (B, C, H, W), guided or not, for latents (B, C, H, W) at a step."""
 
 
 class Rollout:
     """A batch of trajectories down a schedule; the noise of each is a function of its key.
 
-    Whoever has the U-Net's output at the present step already, with or without gradient, gives it to `take`; the
-    steps before are paid once, whichever number of them is looked at.
+    `to` calls the denoiser itself; `take` and `follow` do one step with an output that is known already.
 
     Attributes:
         index: Of the step that comes next, from 0 to T.
@@ -61,7 +60,7 @@ class Rollout:
 
     @torch.no_grad()
     def take(self, output: Tensor) -> None:
-        """Do one step with the U-Net's output at the present one."""
+        """Take one step with the denoiser's output at the current one, without gradient."""
         self.follow(output.detach())
 
     def follow(self, output: Tensor) -> None:

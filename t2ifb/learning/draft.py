@@ -65,7 +65,7 @@ class DRaFT:
         first = len(policy.schedule) - self.depth(policy.seed, batch.position)
         with policy.model.untrained():
             latents = rollout.to(first, denoise)
-        return Experience(batch.prompts, {"latents": latents, **policy.known_by(rollout)})
+        return Experience(batch.prompts, {"latents": latents, **policy.resume_state(rollout)})
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """All rows are one update."""

@@ -58,12 +58,12 @@ class Policy(nn.Module):
         rollout = Rollout(self.schedule, keys, self.model.latent_shape, self.device)
         return rollout, self.denoiser(batch.prompts)
 
-    def known_by(self, rollout: Rollout) -> dict[str, Tensor]:
-        """What `resume` needs of rollouts besides their latents: (B,) step and (B, ...) noise key, on the CPU."""
+    def resume_state(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What `resume` needs besides the latents: the step (B,) and the noise keys (B, K), on the CPU."""
         return {"step": torch.full((len(rollout.keys),), rollout.index), "key": torch.tensor(rollout.keys)}
 
     def resume(self, part: Experience) -> tuple[Rollout, Denoise]:
-        """Rollouts from the latents of some rows on, which are all at one step, and the denoiser for them."""
+        """Continue the rollouts of some rows, all at the same step; also gives the denoiser for them."""
         assert isinstance(part.step, int)
         shape = self.model.latent_shape
         rollout = Rollout(self.schedule, part["key"].tolist(), shape, self.device, part.step, part["latents"])
