@@ -54,8 +54,8 @@ def accelerator_of(wish: str) -> str:
         _say(f"{fault} The CPU is used.")
     elif torch.backends.mps.is_available():
         _say(
-            "the Apple GPU (MPS) is not used, because nothing was tested on one; to use it, give trainer.accelerator=mps "
-            "or device=mps"
+            "the Apple GPU (MPS) is not used, because nothing was tested on one; give trainer.accelerator=mps "
+            "or device=mps to use it"
         )
     return "cpu"
 
