@@ -112,7 +112,7 @@ def test_the_groups_are_those_of_train() -> None:
         (("+experiment=reward_mlp",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
         (("+experiment=draft",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
         (("trainer.precision=16-true",), "trainer.precision=16-true: fine-tuning takes 32-true"),
-        (("diffusion.source=./nowhere",), "there is no ./nowhere"),
+        (("diffusion.source=./nowhere",), "./nowhere does not exist"),
         (("algorithm.method.window=[0,40]",), "window=[0, 40] must lie within the steps"),
         (("algorithm.lora.targets=[to_x]",), "cannot add adapters to to_x"),
         (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
