@@ -77,7 +77,7 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
         geometry_of(DiffusionSource(str(tmp_path)))
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text('{"_class_name": "SD3Transformer2DModel"}')
-    with pytest.raises(ValueError, match="configures a SD3Transformer2DModel; only pipelines with a UNet2DConditionModel"):
+    with pytest.raises(ValueError, match="configures a SD3Transformer2DModel; only pipelines with a UNet2D"):
         geometry_of(DiffusionSource(str(tmp_path)))
 
 

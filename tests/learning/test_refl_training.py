@@ -191,7 +191,7 @@ def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> 
 
 def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(tmp_path: Path) -> None:
     prompts = PromptSplits(PromptList(["a bird"]), PromptList(PROMPTS), PromptList(["a dog", "a cat"]))
-    with pytest.raises(ValueError, match="GoldScore does not support 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
+    with pytest.raises(ValueError, match="does not support 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
         tune(make_tuning(truth=GoldScore(), prompts=prompts), tmp_path)
     assert not (tmp_path / "metrics.csv").exists()
 
