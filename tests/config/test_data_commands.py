@@ -137,7 +137,7 @@ def test_wrong_wishes_end_with_2(
 def test_a_table_without_its_columns(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pairs.csv").write_text("image,text\na.png,b\n")
     assert go("score", "pairs=pairs.csv") == 2
-    assert "line 1: no column prompt; there is image, text" in capsys.readouterr().err
+    assert "line 1: no column prompt; found image, text" in capsys.readouterr().err
 
 
 def test_prepare_counts_and_encodes_once(

@@ -56,7 +56,7 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert "guidance 7.5 in rollouts, unconditional branch without gradient" in " ".join(out.split())
     pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "live tensors at the peak"))
     assert peak < pool < 1.1 * peak
-    spare = re.search(r"The run needs \S+ GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB to spare", out)
+    spare = re.search(r"The run needs \S+ GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB free", out)
     assert spare is not None
     assert float(spare[1]) > 1
     assert "Settings that save memory" not in out
@@ -113,9 +113,9 @@ def test_the_groups_are_those_of_train() -> None:
         (("+experiment=reward_mlp",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
         (("+experiment=draft",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
         (("trainer.precision=16-true",), "trainer.precision=16-true: fine-tuning takes 32-true"),
-        (("diffusion.source=./nowhere",), "there is no ./nowhere"),
+        (("diffusion.source=./nowhere",), "./nowhere does not exist"),
         (("algorithm.method.window=[0,40]",), "window=[0, 40] must lie within the steps"),
-        (("algorithm.lora.targets=[to_x]",), "cannot put adapters into to_x"),
+        (("algorithm.lora.targets=[to_x]",), "cannot add adapters to to_x"),
         (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
         (("algorithm.validation_prompts=0",), "validation_prompts=0"),
         (("algorithm.epochs=0",), "epochs=0 must be above 0"),

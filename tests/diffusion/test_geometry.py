@@ -71,13 +71,13 @@ def test_a_single_file_is_as_large_as_its_configuration_says(tmp_path: Path) -> 
 
 
 def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="there is no ./nowhere; diffusion.source is a hub id, a folder"):
+    with pytest.raises(ValueError, match="./nowhere does not exist; diffusion.source is a hub id, a folder"):
         geometry_of(DiffusionSource("./nowhere"))
     with pytest.raises(ValueError, match=r"cannot read .*unet/config.json.*diffusers' form"):
         geometry_of(DiffusionSource(str(tmp_path)))
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text('{"_class_name": "SD3Transformer2DModel"}')
-    with pytest.raises(ValueError, match="is of a SD3Transformer2DModel; only pipelines with a UNet2DConditionModel"):
+    with pytest.raises(ValueError, match="configures a SD3Transformer2DModel; only pipelines with a UNet2D"):
         geometry_of(DiffusionSource(str(tmp_path)))
 
 

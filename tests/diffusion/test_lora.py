@@ -166,7 +166,7 @@ def test_adapters_of_another_base_model_are_said_to_be_so(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_adapted_is_said() -> None:
-    with pytest.raises(ValueError, match="cannot put adapters into to_nowhere"):
+    with pytest.raises(ValueError, match="cannot add adapters to to_nowhere"):
         LoRA(targets=("to_nowhere",)).add(shapes_model().denoiser)
     with pytest.raises(ValueError, match="rank=0"):
         LoRA(rank=0)

@@ -106,7 +106,7 @@ def test_what_is_missing_or_no_pipeline_is_said(tmp_path: Path, monkeypatch: pyt
     single = tmp_path / "civitai=" / "model.safetensors"
     single.parent.mkdir()
     single.write_bytes(bytes(range(256)) * 100)
-    with pytest.raises(ValueError, match="model.safetensors is not a whole .safetensors file"):
+    with pytest.raises(ValueError, match="model.safetensors is not a complete .safetensors file"):
         DiffusionSource(str(single)).load()
     with pytest.raises(ValueError, match="'diffusion.source=\".*civitai=/model.safetensors\"' diffusion.config=<"):
         DiffusionSource(str(single.parent)).load()

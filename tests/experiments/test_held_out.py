@@ -126,7 +126,7 @@ def test_finished_runs_are_left_alone_and_old_ones_refused(tmp_path: Path, capsy
     OmegaConf.save(config, run.path / ".hydra" / "config.yaml")
     missing = Run(run.path.with_name("missing"), run.overrides)
     assert finished({"one": [run], "two": [run, missing]}) == {"one": [run]}
-    assert "left out, as not all of their runs are finished: two" in capsys.readouterr().out
+    assert "skipped because some runs are not finished: two" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no variant has finished runs"):
         finished({"two": [missing]})
     with pytest.raises(SystemExit, match="settings differ from the current ones: .*run; delete"):

@@ -87,7 +87,7 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
 def test_an_exam_that_was_not_finished_has_no_answers() -> None:
     exam = make_exam()
     exam.look(shapes_model(), [0])
-    with pytest.raises(ValueError, match="1 samples of the exam were not drawn"):
+    with pytest.raises(ValueError, match="1 samples of the exam are missing"):
         exam.answers()
 
 

@@ -74,10 +74,10 @@ def test_fits_tight_and_does_not_fit() -> None:
     cost = Cost(int(14 * gb), {}, NONE, NONE)
     run: Any = SimpleNamespace(pool=14.5 * gb, needed=15.5 * gb, update=cost, judging=cost)
     answers = {size: verdict(run, Memory(size * gb, "memory_gb", on_gpu=True)) for size in (17, 16, 15)}
-    assert answers[17].endswith("It fits into 17.00 GB (memory_gb), with 1.50 GB to spare.")
-    assert answers[16].endswith("It is tight in 16.00 GB (memory_gb): 0.50 GB are left, and 5%, 0.80 GB, should be.")
+    assert answers[17].endswith("It fits into 17.00 GB (memory_gb), with 1.50 GB free.")
+    assert answers[16].endswith("It is tight in 16.00 GB (memory_gb): 0.50 GB are free, but 5%, 0.80 GB, should be.")
     assert answers[15].endswith("It does not fit into 15.00 GB (memory_gb): 0.50 GB are missing.")
-    assert "A GPU of at least 16.32 GB has 5% to spare" in verdict(run, None)
+    assert "A GPU of at least 16.32 GB leaves 5% free" in verdict(run, None)
 
 
 def test_a_run_has_these_phases_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

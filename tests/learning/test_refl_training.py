@@ -100,7 +100,7 @@ def test_the_end_compares_with_the_base_model_at_the_usual_guidance_scale(whole:
     card = (whole / "export" / "README.md").read_text()
     first = card.split("\n")[2]
     assert first.startswith(
-        "These adapters are meant for guidance scale 1: they were tuned at 1 and tested at 1. At guidance 3 "
+        "Use these adapters at guidance scale 1: they were tuned at 1 and tested at 1. At guidance 3 "
     )
     assert card.count(found["sentence"]) == 2 and "redness (weight 1.00)" in card
 
@@ -191,7 +191,7 @@ def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> 
 
 def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(tmp_path: Path) -> None:
     prompts = PromptSplits(PromptList(["a bird"]), PromptList(PROMPTS), PromptList(["a dog", "a cat"]))
-    with pytest.raises(ValueError, match="GoldScore does not know 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
+    with pytest.raises(ValueError, match="does not support 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
         tune(make_tuning(truth=GoldScore(), prompts=prompts), tmp_path)
     assert not (tmp_path / "metrics.csv").exists()
 
@@ -241,7 +241,7 @@ def test_libraries_without_memory_are_recognised(message: str, explained: bool) 
 
 def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="Tried to allocate 20.00 MiB. What saves most: .*`python -m t2ifb.plan`"
+        ValueError, match="Tried to allocate 20.00 MiB. Largest savings: .*`python -m t2ifb.plan`"
     ) as told:
         tune(make_tuning(reward=TooLarge()), tmp_path)
     text = str(told.value)
@@ -249,7 +249,7 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
     source = DiffusionSource(str(PIPELINE), gradient_checkpointing=True, precision="bf16", decoder_precision="bf16")
     with pytest.raises(ValueError, match="out of memory") as told:
         tune(make_tuning(reward=TooLarge(), diffusion=source, samples_per_batch=1), tmp_path / "less")
-    assert "What saves most: algorithm.micro_batch_size=1. `python" in str(told.value)
+    assert "Largest savings: algorithm.micro_batch_size=1. `python" in str(told.value)
     with pytest.raises(ValueError, match="out of memory") as told:
         tune(make_tuning(reward=TooLarge(), method=DRaFT(2)), tmp_path / "through")
     assert "algorithm.method.last_steps=1" in str(told.value) and "t2ifb.plan" not in str(told.value)
@@ -258,14 +258,14 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"judges": {"kl": Darkness()}}, "a judge is called 'kl', as another figure"),
-        ({"judges": {"reward": Darkness()}}, "a judge is called 'reward'"),
-        ({"judges": {"prompt": Darkness()}}, "a judge is called 'prompt'"),
+        ({"judges": {"kl": Darkness()}}, "the judge name 'kl' is reserved"),
+        ({"judges": {"reward": Darkness()}}, "the judge name 'reward' is reserved"),
+        ({"judges": {"prompt": Darkness()}}, "the judge name 'prompt' is reserved"),
         ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "for monitoring only"),
         ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "for monitoring only"),
-        ({"judge_weights": {"rednes": 1.0}}, "give one for each of the judges redness, none below 0"),
-        ({"judge_weights": {"redness": 0.0}}, "give one for each of the judges redness, none below 0"),
-        ({"judge_weights": {"redness": -1.0}}, "give one for each of the judges redness, none below 0"),
+        ({"judge_weights": {"rednes": 1.0}}, "expected one for each of the judges redness, none negative"),
+        ({"judge_weights": {"redness": 0.0}}, "expected one for each of the judges redness, none negative"),
+        ({"judge_weights": {"redness": -1.0}}, "expected one for each of the judges redness, none negative"),
     ],
 )
 def test_neither_the_truth_nor_a_name_that_is_taken_is_a_judge(changes: dict[str, Any], message: str) -> None:

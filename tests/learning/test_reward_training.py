@@ -44,7 +44,7 @@ def test_it_writes_everything_that_a_run_folder_promises(whole: tuple[Path, dict
     ):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
     card = (run / "export" / "README.md").read_text()
-    assert "not in this folder: `clip (SHA-256 " in card and str(folder) not in card
+    assert "not included in this folder: `clip (SHA-256 " in card and str(folder) not in card
     assert json.loads((run / "summary.json").read_text())["seed"] == 0
     assert {"versions", "git_commit", "wall_seconds", "precision", "encoder", "data", "export"} <= summary.keys()
     with (run / "metrics.csv").open() as file:
@@ -93,7 +93,7 @@ def test_a_killed_run_resumes_to_the_same_weights(whole: tuple[Path, dict[str, A
 def test_a_ceiling_that_does_not_know_the_prompts_is_refused_before_the_run(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="GoldScore does not know .*'picture 0 of test'.*algorithm.ceiling=null"):
+    with pytest.raises(ValueError, match="GoldScore does not support .*'picture 0 of test'.*algorithm.ceiling=null"):
         run_training(make_training(whole[0], ceiling=GoldScore()), tmp_path)
     assert not (tmp_path / "metrics.csv").exists()
 
@@ -107,7 +107,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_with_its_own_status(
     with pytest.raises(SystemExit) as stopped:
         run_training(make_training(folder), run, callbacks=[KillAt(9, number)])
     assert stopped.value.code == status
-    assert f"To go on: 'resume=\"{run}\"'\n" in capsys.readouterr().out
+    assert f"To continue: 'resume=\"{run}\"'\n" in capsys.readouterr().out
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 10
     run_training(make_training(folder), run, resume=True)
     assert same(weights(run), weights(folder / "whole"))

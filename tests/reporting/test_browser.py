@@ -105,7 +105,7 @@ def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[P
     seen.page.locator("#metrics input[value='tuning:train/loss']").check()
     seen.settle()
     title = seen.page.locator("[data-metric='tuning:train/loss'] .xtitle")
-    assert title.text_content() == "KL of the steps that were trained on, nats"
+    assert title.text_content() == "KL of the trained steps, nats"
     seen.page.locator("#all-metrics").click()
     seen.page.locator("#x-axis").select_option("wall")
     seen.page.locator("#smoothing").fill("0.5")

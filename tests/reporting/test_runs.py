@@ -97,8 +97,8 @@ def test_what_is_broken_is_noted_and_the_rest_is_read(tmp_path: Path) -> None:
         "config.yaml: not valid YAML",
         "summary.json: not valid JSON",
         "reward.json: expected a dict",
-        "metrics.csv: breaks off in its last line",
-        "table_kept.json: one of its entries",
+        "metrics.csv: the last line is truncated",
+        "table_kept.json: an entry",
         "table_last.json: expected a list",
         "step_000010_strip.png: cannot be read",
         "step_000020_strip.png: is missing",
@@ -116,7 +116,7 @@ def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     assert run.val.step == [0, 10]
     assert run.val.columns == {"kl": [0, None], "gold": [0.5, 0.7]}
     assert run.notes[0].startswith(".hydra/config.yaml: is missing")
-    assert run.notes[1].startswith("metrics.csv: 1 of its lines have not as many cells")
+    assert run.notes[1].startswith("metrics.csv: 1 of its lines have another number of cells")
     assert run.notes[2].endswith("skipped (val/gold, val/kl)")  # NaN is no fault
 
 
