@@ -329,8 +329,12 @@ def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
         tune(make_tuning(batch_size=1), tmp_path, resume=True)
 
 
+class AnotherDarkness(Darkness):
+    """A judge that agrees with the reward; the reward itself is refused."""
+
+
 def test_the_checkpoint_that_the_judges_prefer_is_kept(tmp_path: Path) -> None:
-    judges = {"dark": Darkness(), "against": Brightness()}
+    judges = {"dark": AnotherDarkness(), "against": Brightness()}
     summary = tune(make_tuning(judges=judges, judge_weights={"dark": 0.4, "against": 0.0}), tmp_path)
     assert summary["best_step"] == 6 and summary["kept"] == "tuned"
     assert summary["judge_weights"] == {"dark": 0.4, "against": 0.0}
