@@ -187,7 +187,7 @@ def test_operations_in_half_precision_are_apart() -> None:
 def test_a_run_is_as_long_as_its_settings_say() -> None:
     tuning = small_run(rollout=Sampler(40), batch_size=2)
     assert tuning.steps_to_window == 34.5
-    assert replace(tuning, method=ReFL((8, 17), 10)).steps_to_window == 8
+    assert replace(tuning, method=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
     run = Measured.of(tuning, 4)
     counted = Arithmetic.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation

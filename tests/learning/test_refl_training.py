@@ -307,7 +307,7 @@ def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(
 
 def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
     card = (whole / "export" / "README.md").read_text()
-    for text in ("| method | ReFL(", "| alpha, beta | 1.0, 1e-06 |", "| base model |", "AdamW {'lr': 0.001}", "safety"):
+    for text in ("| method | ReFL(", "alpha=1.0, beta=1e-06", "| base model |", "AdamW {'lr': 0.001}", "safety"):
         assert text in card
     assert "t2ifb/shapes/weights/pipeline" in card and "mine (SHA-256 abc)" in card
     assert str(PIPELINE) not in card and "/home" not in card
