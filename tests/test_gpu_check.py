@@ -12,7 +12,7 @@ from tests import gpu_check
 def test_the_embedded_domain_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"UPDATES": 2, "VALIDATE_EVERY": 1, "STOP_AFTER": 1, "LOSS_SCALES": (0, 12)}
+    changes = {"UPDATES": 4, "VALIDATE_EVERY": 2, "STOP_AFTER": 3, "LOSS_SCALES": (0, 12)}
     for name, value in changes.items():
         monkeypatch.setattr(gpu_check, name, value)
     file = tmp_path / "figures.json"

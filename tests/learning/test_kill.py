@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.learning.tuning_worlds import make_tuning, tune
 run = Path(sys.argv[2])
 print("ready", flush=True)
-tune(make_tuning(epochs=20, micro_batch_size=1), run, resume=(run / "checkpoints" / "last.ckpt").exists())
+tune(make_tuning(epochs=12, micro_batch_size=1), run, resume=(run / "checkpoints" / "last.ckpt").exists())
 """
 PROGRAM = """
 import sys
@@ -28,7 +28,7 @@ from pathlib import Path
 from tests.learning.worlds import make_training, run_training
 folder, run = Path(sys.argv[1]), Path(sys.argv[2])
 print("ready", flush=True)
-run_training(make_training(folder, epochs=200), run, resume=(run / "checkpoints" / "last.ckpt").exists())
+run_training(make_training(folder, epochs=120), run, resume=(run / "checkpoints" / "last.ckpt").exists())
 """
 
 
@@ -42,9 +42,9 @@ def last_step(run: Path) -> int:
 @pytest.mark.parametrize(("stage", "file"), [("reward", "reward"), ("tuning", "pytorch_lora_weights")])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path, stage: str, file: str) -> None:
     if stage == "reward":
-        steps = 200 * run_training(make_training(tmp_path, epochs=200), tmp_path / "whole")["data"]["steps_per_epoch"]
+        steps = 120 * run_training(make_training(tmp_path, epochs=120), tmp_path / "whole")["data"]["steps_per_epoch"]
     else:
-        steps = tune(make_tuning(epochs=20, micro_batch_size=1), tmp_path / "whole")["steps"]
+        steps = tune(make_tuning(epochs=12, micro_batch_size=1), tmp_path / "whole")["steps"]
     run, chance = tmp_path / "killed", random.Random(0)
     command = [sys.executable, "-c", PROGRAM if stage == "reward" else TUNING, str(tmp_path), str(run)]
     for least in (0, chance.uniform(0, 0.4) * steps, chance.uniform(0.4, 0.8) * steps):

@@ -13,10 +13,12 @@ import pytest
 from tests.conftest import CHECKOUT
 
 BUILD = """
+import signal
 import sys
 from pathlib import Path
 from t2ifb.shapes.samples import chunks, make_images
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs that a shell starts in the background
     print("ready", flush=True)
     make_images(list(chunks("train", 150, (4, 9), seed=0)), Path(sys.argv[1]))
 """
