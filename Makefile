@@ -44,10 +44,10 @@ $(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summa
 	$(call demo_train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo)
 
 test: $(STAMP) ## the default tests (under 5 minutes)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations=10
+	$(BIN)/python -m pytest -m slow -n 3 --dist worksteal --durations=10
 
 test-huge: $(STAMP) ## networks at their published size with random weights: minutes each, up to 12 GB
 	$(BIN)/python -m pytest -m huge --durations=10

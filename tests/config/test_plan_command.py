@@ -63,7 +63,7 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.huge
 def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ("diffusion.gradient_checkpointing=false", "trainer.precision=32-true")
     without = [f"~judges.{name}" for name in ("clip_score", "aesthetic_score", "image_reward")]  # for speed
