@@ -11,7 +11,7 @@ def _wait_passively() -> None:
     """Let OpenMP's threads sleep while they wait for each other; a user's own setting wins.
 
     By default they spin for milliseconds, and beside one other busy process work on the CPU becomes about 25 times
-    slower. A spin of some microseconds is short enough for a busy machine and keeps a quiet one as fast as before;
+    slower. A spin of some microseconds is short enough for a busy machine and costs a quiet one little;
     without any spin it loses a third. The OpenMP runtime reads these variables when torch is loaded, and child
     processes inherit them. The first two are GNU's, which torch ships with on Linux, the last one Intel's and
     LLVM's.

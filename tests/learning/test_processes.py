@@ -100,7 +100,8 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_p
     for single, shared in zip(*rows, strict=True):
         for key in single.keys() - {"wall_seconds"}:
             if single[key]:
-                assert float(shared[key]) == pytest.approx(float(single[key]), rel=2e-3, abs=1e-4, nan_ok=True), key
+                least = 1e-4 if key == "val/judges" else 1e-5  # a mean of small differences over deviations
+                assert float(shared[key]) == pytest.approx(float(single[key]), rel=2e-3, abs=least, nan_ok=True), key
     usual = [json.loads((tmp_path / name / "summary.json").read_text())["test_usual_guidance"] for name in runs]
     for scorer in ("gold", "clip_score"):
         for side in ("base", "tuned"):
