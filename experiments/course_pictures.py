@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from t2ifb.evaluation.canvas import GRAY, PALETTE, finish, new_figure, save
+from t2ifb.evaluation.plots import GRAY, PALETTE, finish, new_figure, save
 
 SCORERS = {
     "gain in gold": "gold",

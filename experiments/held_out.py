@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.runs import Run
-from t2ifb.evaluation.guard import guarded, rise
-from t2ifb.evaluation.score_sheet import ScoreSheet
+from t2ifb.evaluation.scoring import ScoreSheet
+from t2ifb.evaluation.selection import guarded, rise
 from t2ifb.evaluation.statistics import paired_difference
-from t2ifb.learning.metrics_csv import read_metrics
+from t2ifb.training.metrics import read_metrics
 
 JUDGES = ("clip_score", "aesthetic_score", "blip_score", "image_reward")
 GOLD = ("gold", "gold/alignment", "gold/fidelity")

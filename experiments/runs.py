@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
-from t2ifb.data.files import atomic_write
+from t2ifb.utils.files import atomic_write
 
 SEEDS = (0, 1, 2)
 

@@ -8,19 +8,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from t2ifb.config.build import Parts, unbuilt
 from t2ifb.config.command import command
 from t2ifb.config.compose import flatten
-from t2ifb.config.faults import ConfigError
-from t2ifb.config.latest import absolute, find_latest, rewards_of
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.instantiate import Parts, unbuilt
 from t2ifb.config.resume import changes
+from t2ifb.config.reward_source import absolute, find_latest, rewards_of
 from t2ifb.prepare import ready_dataset
 
 
 def evaluate(parts: Parts) -> None:
     """Make the data if need be, then evaluate into the run's folder."""
-    from t2ifb.evaluation.unbuilt import UnusableScorers
-    from t2ifb.learning.run_folder import RunFolder
+    from t2ifb.evaluation.lazy import UnusableScorers
+    from t2ifb.training.run_folder import RunFolder
 
     _tell_what_differs(parts)
     scorers = _scorers(parts)

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2ifb.config.build import Parts
 from t2ifb.config.command import command
-from t2ifb.config.faults import ConfigError
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.instantiate import Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ SHEET = 24
 
 def generate(parts: Parts) -> None:
     """Draw every image twice, by the base model and with the adapters if there are some; write files and one sheet."""
-    from t2ifb.evaluation.tuning_figures import progress_sheet
+    from t2ifb.evaluation.tuning_plots import progress_sheet
 
     prompts, copies = _prompts(parts), int(parts.value("images_per_prompt"))
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])
@@ -63,9 +63,9 @@ def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
     import torch
     from rich.progress import track
 
-    from t2ifb.data.devices import device_of
     from t2ifb.diffusion.lora import load_lora
     from t2ifb.diffusion.sampling import generate as draw
+    from t2ifb.utils.devices import device_of
 
     model = replace(parts.build("diffusion"), device=str(device_of(parts.value("device")))).load()
     if cut := model.too_long(list(dict.fromkeys(prompts))):
@@ -85,7 +85,7 @@ def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
 
 
 def _write(folder: Path, number: int, copies: int, drawn: "dict[str, Tensor]") -> dict[str, list[str]]:
-    """The files of one prompt, by model; names are numbers, whatever the prompt is."""
+    """The files of one prompt, by model; names are numbers, independent of the prompt."""
     from PIL import Image
 
     names: dict[str, list[str]] = {}

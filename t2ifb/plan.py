@@ -5,20 +5,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from t2ifb.config.build import Parts, unbuilt
 from t2ifb.config.command import command
-from t2ifb.config.faults import ConfigError
-from t2ifb.config.latest import judges_of
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.instantiate import Parts, unbuilt
+from t2ifb.config.reward_source import judges_of
 from t2ifb.config.signatures import RESERVED
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from t2ifb.diffusion.dry_run import Attention
-    from t2ifb.learning.cost import Tuning
-    from t2ifb.learning.fine_tuning import FineTuning
-    from t2ifb.learning.plan_text import Memory
-    from t2ifb.scorers.clip_source import CLIPSource
+    from t2ifb.finetuning.run import FineTuning
+    from t2ifb.profiling.cost import Tuning
+    from t2ifb.profiling.meta_mode import Attention
+    from t2ifb.profiling.report import Memory
+    from t2ifb.scorers.clip import CLIPSource
 
 REFL_PROMPTS = 10_000
 """Entries of ImageReward's `refl_data.json`: what is assumed where the prompts are not here to be counted."""
@@ -47,13 +47,13 @@ def plan(parts: Parts) -> None:
 
 
 def _measure(parts: Parts) -> None:
-    from t2ifb.data.devices import gpu_fault
-    from t2ifb.diffusion.geometry import geometry_of
-    from t2ifb.learning.cost import UNET
-    from t2ifb.learning.plan_text import show
-    from t2ifb.learning.refl_arithmetic import Arithmetic, Length
-    from t2ifb.learning.refl_cost import kept_by_unet
-    from t2ifb.learning.refl_savings import Measured, savings
+    from t2ifb.profiling.cost import UNET
+    from t2ifb.profiling.flops import Arithmetic, Length
+    from t2ifb.profiling.geometry import geometry_of
+    from t2ifb.profiling.report import show
+    from t2ifb.profiling.savings import Measured, savings
+    from t2ifb.profiling.update_cost import kept_by_unet
+    from t2ifb.utils.devices import gpu_fault
 
     on_cpu = parts.value("trainer").get("accelerator") == "cpu"
     memory = _memory(parts.value("memory_gb"), on_cpu)
@@ -82,9 +82,9 @@ def _training(parts: Parts) -> "tuple[FineTuning, list[str]]":
     """The run as it is configured, its scorers without weights, and notes on those that are not counted."""
     import torch
 
-    from t2ifb.diffusion.dry_run import DryRun
-    from t2ifb.learning.fine_tuning import FineTuning
-    from t2ifb.scorers.outline import CLIPOutline, NoOutline, outline
+    from t2ifb.finetuning.run import FineTuning
+    from t2ifb.profiling.meta_mode import DryRun
+    from t2ifb.scorers.meta import CLIPOutline, NoOutline, outline
     from t2ifb.scorers.reward_model import RewardModel
 
     encoder, head = parts.build("encoder"), parts.build("head")
@@ -123,11 +123,11 @@ def _tuning(parts: Parts, training: "FineTuning", on_cpu: bool) -> "Tuning":
     Raises:
         ConfigError: Precision or attention are none that there are.
     """
-    from t2ifb.data.precisions import dtype_of
-    from t2ifb.diffusion.dry_run import DryRun
-    from t2ifb.learning.cost import Tuning
-    from t2ifb.learning.refl import ReFL
-    from t2ifb.scorers.outline import CLIPOutline
+    from t2ifb.finetuning.refl import ReFL
+    from t2ifb.profiling.cost import Tuning
+    from t2ifb.profiling.meta_mode import DryRun
+    from t2ifb.scorers.meta import CLIPOutline
+    from t2ifb.utils.devices import dtype_of
 
     mixed, wish = str(parts.value("trainer").get("precision", "32-true")), parts.value("attention")
     if mixed not in PRECISIONS:
@@ -173,8 +173,8 @@ def _memory(wish: float | None, on_cpu: bool) -> "Memory | None":
     """
     import torch
 
-    from t2ifb.learning.gpu_memory import GB, LIBRARIES
-    from t2ifb.learning.plan_text import Memory
+    from t2ifb.profiling.gpu_memory import GB, LIBRARIES
+    from t2ifb.profiling.report import Memory
 
     taken = 0 if on_cpu else LIBRARIES
     if wish is not None:

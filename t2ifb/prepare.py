@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.config.instantiate import Parts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def prepare(parts: Parts) -> None:
     """Make the data of the wished splits ready and report what they hold."""
-    from t2ifb.evaluation.table_text import show
+    from t2ifb.evaluation.tables import show
 
     own = getattr(parts.build("dataset"), "test_splits", ("test",))
     splits: list[str] = parts.value("splits") or ["train", "validation", *own]
@@ -59,7 +59,7 @@ def _table(rankings: "dict[str, list[RankedPrompt]]", faults: dict[str, int]) ->
     """The counts of each split for the screen."""
     from rich.table import Table
 
-    from t2ifb.evaluation.table_text import NUMBERS, TEXT
+    from t2ifb.evaluation.tables import NUMBERS, TEXT
 
     table = Table(title="rankings")
     for column in ("split", "prompts", "images", "comparisons", "ties", "faults"):
@@ -75,8 +75,7 @@ def _table(rankings: "dict[str, list[RankedPrompt]]", faults: dict[str, int]) ->
 
 def _embed(parts: Parts, rankings: "list[RankedPrompt]") -> None:
     """Fill the embedding cache with every image and prompt."""
-    from t2ifb.data.embedding_cache import EmbeddingCache
-    from t2ifb.data.encoder import report_cut
+    from t2ifb.data.embeddings import EmbeddingCache, report_cut
 
     cache = EmbeddingCache(Path(parts.value("cache_folder")), parts.build("encoder"), parts.value("cache_storage"))
     prompts = [ranked.prompt for ranked in rankings]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2ifb.config.command import BAD_INPUT, FAILED, INTERRUPTED, speak_unicode
-from t2ifb.config.faults import missing_file
+from t2ifb.config.errors import missing_file
 
 EPILOGUE = """\
 Examples
@@ -65,8 +65,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _write(folders: Sequence[Path], output: Path, title: str | None) -> int:
-    from t2ifb.data.files import atomic_write
     from t2ifb.reporting.page import LIMIT, MEGABYTE, make_page
+    from t2ifb.utils.files import atomic_write
 
     page = make_page(folders, title)
     with atomic_write(output) as file:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2ifb.config.build import Parts
 from t2ifb.config.command import command
-from t2ifb.config.faults import ConfigError, missing_file
-from t2ifb.config.latest import find_latest
+from t2ifb.config.errors import ConfigError, missing_file
+from t2ifb.config.instantiate import Parts
+from t2ifb.config.reward_source import find_latest
 
 if TYPE_CHECKING:
     from t2ifb.data.rankings import Image
@@ -32,7 +32,7 @@ def score(parts: Parts) -> None:
     if output is None:
         _show(rows, parts.value("scorer")["_target_"])
     else:
-        from t2ifb.data.files import atomic_write
+        from t2ifb.utils.files import atomic_write
 
         with atomic_write(output) as file:
             file.write(_text(rows, output.suffix).encode())
@@ -64,7 +64,7 @@ def _pairs(parts: Parts) -> "list[tuple[Image, str]]":
 
 def _read_pairs(path: Path) -> "list[tuple[Image, str]]":
     """Rows of a table with the columns `image` and `prompt`; relative images lie beside it."""
-    from t2ifb.data.faults import Fault, listing
+    from t2ifb.data.errors import Fault, listing
     from t2ifb.data.tables import locate, read_table
 
     if not path.is_file():
@@ -84,9 +84,9 @@ def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
     """One score per pair, in batches of images of one size."""
     import torch
 
-    from t2ifb.data.devices import device_of
-    from t2ifb.data.encoder import cut_prompts, report_cut
+    from t2ifb.data.embeddings import cut_prompts, report_cut
     from t2ifb.data.images import pixel_batches
+    from t2ifb.utils.devices import device_of
 
     device = device_of(parts.value("device"))
     scorer = parts.build("scorer").to(device).eval()
@@ -105,7 +105,7 @@ def _show(rows: list[tuple[str, str, float]], scorer: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from t2ifb.evaluation.table_text import NUMBERS, TEXT, show
+    from t2ifb.evaluation.tables import NUMBERS, TEXT, show
 
     table = Table(title=scorer)
     table.add_column("score", **NUMBERS)

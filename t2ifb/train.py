@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.config.instantiate import Parts
 from t2ifb.config.judge_weights import settle_judge_weights
-from t2ifb.config.latest import settle_reward
 from t2ifb.config.processes import check_processes
+from t2ifb.config.reward_source import settle_reward
 from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, settle_job
 from t2ifb.prepare import ready_dataset
 
@@ -23,13 +23,13 @@ def train(parts: Parts) -> Any:
     check_processes(parts.value("trainer"))
     if in_sweep() and (known := known_figures(parts.run_folder)) is not None:
         return objectives(known, parts.value("objective"))
-    from t2ifb.learning.run_folder import RunFolder
+    from t2ifb.training.run_folder import RunFolder
 
     run = RunFolder(parts.run_folder)
     resume = parts.value("resume") or (begun(run.path) if in_sweep() else None)
     if "reward" in parts.value("algorithm"):
         settle_reward(parts, run.path / "reward.json")
-        from t2ifb.evaluation.judge_weights import weights_on_rankings
+        from t2ifb.evaluation.selection import weights_on_rankings
 
         settle_judge_weights(parts, run.path / "judge_weights.json", weights_on_rankings)
     algorithm = parts.build("algorithm")
@@ -55,7 +55,7 @@ def after_sweep(folder: Path, started: float) -> int:
     table = SweepTable(folder, started)
     table.write()
     if table.unfinished:
-        print(f"{len(table.unfinished)} of {len(table.jobs)} runs are not finished; the same command goes on with them")
+        print(f"{len(table.unfinished)} of {len(table.jobs)} runs are not finished; the same command continues them")
     return len(table.unfinished)
 
 

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import logsigmoid
 
-from t2ifb.data.comparisons import RewardBatch, RewardDataModule
-from t2ifb.learning.reward_module import RewardModule
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.data.datamodules import RewardBatch, RewardDataModule
+from t2ifb.reward_learning.module import RewardModule
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP
 from tests import bench_tuning
@@ -42,8 +42,8 @@ class RandomRankings:
 
     def module(self, grouping: str) -> RewardDataModule:
         """The datamodule over embeddings in memory."""
-        from t2ifb.data.embedding_cache import Embeddings
-        from t2ifb.data.encoded_rankings import EncodedRankings
+        from t2ifb.data.batches import EncodedRankings
+        from t2ifb.data.embeddings import Embeddings
 
         rng = np.random.default_rng(0)
         counts = rng.integers(self.images_per_prompt[0], self.images_per_prompt[1] + 1, PROMPTS)
@@ -142,7 +142,7 @@ def _filling() -> list[float]:
     """Rates of filling the cache with shapes pictures over rates of the encoder on ready tensors."""
     from PIL import Image
 
-    from t2ifb.data.embedding_cache import EmbeddingCache
+    from t2ifb.data.embeddings import EmbeddingCache
     from t2ifb.shapes.training.loop import rendered
 
     source = CLIPSource(f"local-dir:{CLIP}")
@@ -194,9 +194,9 @@ def _warm_table() -> list[float]:
     """Seconds of table 1 whose scores are all there over seconds of reading its rankings and scores."""
     from PIL import Image
 
-    from t2ifb.data.imagereward_db import ImageRewardDB
-    from t2ifb.data.imagereward_writer import Record, write_imagereward_db
-    from t2ifb.evaluation.table1 import Table1
+    from t2ifb.data.datasets.imagereward_db import ImageRewardDB
+    from t2ifb.data.datasets.imagereward_writer import Record, write_imagereward_db
+    from t2ifb.evaluation.scorer_benchmark import Table1
     from t2ifb.scorers import AestheticScore, BLIPScore, CLIPScore, ImageReward
     from t2ifb.shapes.training.loop import rendered
     from t2ifb.shapes.weights import AESTHETIC, BLIP, IMAGE_REWARD

@@ -10,10 +10,10 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Timer
 
-from t2ifb.learning.engine import ProgressBar
-from t2ifb.learning.fault_guard import FaultGuard
-from t2ifb.learning.metrics_csv import MetricsCSV
-from t2ifb.learning.run_folder import RunFolder
+from t2ifb.training.metrics import MetricsCSV
+from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.trainer import ProgressBar
 
 
 def fit_seconds(module: lightning.LightningModule, batches: Any, steps: int) -> float:

@@ -8,18 +8,18 @@ from statistics import mean
 
 import torch
 
-from t2ifb.data.prompt_batches import PromptDataModule
-from t2ifb.diffusion.dry_run import DryRun
-from t2ifb.diffusion.geometry import SD15_IDS, TAESD_ID
+from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.cost import DECODER, UNET, Tuning
-from t2ifb.learning.policy import Policy
-from t2ifb.learning.refl_cost import update_cost
-from t2ifb.learning.tuning_module import ReFLModule, fast_attention
+from t2ifb.finetuning.module import ReFLModule, fast_attention
+from t2ifb.finetuning.policy import Policy
+from t2ifb.profiling.cost import DECODER, UNET, Tuning
+from t2ifb.profiling.geometry import SD15_IDS, TAESD_ID
+from t2ifb.profiling.meta_mode import DryRun
+from t2ifb.profiling.update_cost import update_cost
 from t2ifb.scorers import CLIPScore, ImageReward
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes.prompts import ScenePrompts
 from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
 from tests.bench_parts import beside_busy_processes, fit_seconds

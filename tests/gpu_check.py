@@ -29,29 +29,29 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from t2ifb.data.devices import device_facts, true_float32
-from t2ifb.data.embedding_cache import EmbeddingCache
-from t2ifb.data.prompt_batches import PromptBatch
+from t2ifb.data.datamodules import PromptBatch
+from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.prompts import PromptList, PromptSplits
-from t2ifb.diffusion.dry_run import DryRun
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.learning.cost import LOOK, UNET, Tuning
-from t2ifb.learning.engine import FIRST_SCALE
-from t2ifb.learning.fine_tuning import FineTuning
-from t2ifb.learning.gpu_memory import CONTEXT, GB, WORKSPACE
-from t2ifb.learning.loggers import no_logger
-from t2ifb.learning.policy import Policy
-from t2ifb.learning.refl import ReFL
-from t2ifb.learning.refl_savings import Measured
-from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.tuning_module import FineTuningModule, fast_attention
+from t2ifb.finetuning.module import FineTuningModule, fast_attention
+from t2ifb.finetuning.policy import Policy
+from t2ifb.finetuning.refl import ReFL
+from t2ifb.finetuning.run import FineTuning
+from t2ifb.profiling.cost import LOOK, UNET, Tuning
+from t2ifb.profiling.gpu_memory import CONTEXT, GB, WORKSPACE
+from t2ifb.profiling.meta_mode import DryRun
+from t2ifb.profiling.savings import Measured
 from t2ifb.scorers import CLIPScore, RewardModel
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
-from t2ifb.scorers.outline import CLIPOutline
+from t2ifb.scorers.meta import CLIPOutline
 from t2ifb.shapes.weights import CLIP, PIPELINE
+from t2ifb.training.loggers import no_logger
+from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.trainer import FIRST_SCALE
+from t2ifb.utils.devices import device_facts, true_float32
 from tests.diffusion.random_pipeline import write_random_pipeline
 
 ALPHA, BETA = 100.0, 0.01

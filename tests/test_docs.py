@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import check
 from t2ifb.config.schema import SCHEMAS
 from t2ifb.report import _parser
 from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
 from tests.conftest import CHECKOUT, Command
-from tests.learning.worlds import brightness_world
+from tests.training.worlds import brightness_world
 
 DOCS = CHECKOUT / "docs"
 WRITTEN = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]

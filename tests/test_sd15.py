@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from t2ifb.scorers import RewardModel
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from tests.diffusion.random_pipeline import write_random_pipeline
 from tests.scorers.parts import tiny_clip

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from t2ifb.evaluation.canvas import new_figure, save
+from t2ifb.evaluation.plots import new_figure, save
 
 SHOWN = {
     "gold, kept checkpoint": ("kept", "gold"),

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.held_out import GOLD
-from t2ifb.evaluation.canvas import GRAY, PALETTE, new_figure, save
+from t2ifb.evaluation.plots import GRAY, PALETTE, new_figure, save
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

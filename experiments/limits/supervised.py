@@ -12,15 +12,15 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2ifb.config.build import Parts
 from t2ifb.config.command import command
-from t2ifb.learning.base_answers import BaseAnswers
-from t2ifb.learning.fine_tuning import FineTuning
-from t2ifb.learning.run_folder import RunFolder
-from t2ifb.learning.tuned_states import ask, look_at_base
+from t2ifb.config.instantiate import Parts
+from t2ifb.finetuning.baseline_cache import BaseAnswers
+from t2ifb.finetuning.evaluator import ask, look_at_base
+from t2ifb.finetuning.run import FineTuning
 from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.diffusion import MIN_SNR_GAMMA
 from t2ifb.shapes.training.loop import fit, generator, rendered
+from t2ifb.training.run_folder import RunFolder
 
 STREAM = 0x5ED
 STEPS, BATCH, LEARNING_RATE, RENDERS = 1500, 16, 1e-3, 8000

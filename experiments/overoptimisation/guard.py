@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from experiments.held_out import JUDGES, Course
 from experiments.runs import Run
-from t2ifb.evaluation.guard import guarded
+from t2ifb.evaluation.selection import guarded
 from t2ifb.evaluation.statistics import bootstrap_interval
 
 Rule = Callable[[Course], int]

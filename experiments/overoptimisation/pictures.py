@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.course_pictures import SCORERS, distance, draw_lines, finish_grid
-from t2ifb.evaluation.canvas import PALETTE, new_figure, save
+from t2ifb.evaluation.plots import PALETTE, new_figure, save
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

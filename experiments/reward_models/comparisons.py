@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from t2ifb.data.comparison_index import ComparisonIndex
-from t2ifb.data.encoder import Encoder
+from t2ifb.data.batches import ComparisonIndex
+from t2ifb.data.embeddings import Encoder
 from t2ifb.data.images import load_image
 from t2ifb.data.rankings import RankedPrompt
-from t2ifb.evaluation.preference import PreferenceResult, evaluate_preference, ordered_pairs
-from t2ifb.learning.reward_verdict import MARGIN
+from t2ifb.evaluation.metrics import PreferenceResult, evaluate_preference, ordered_pairs
+from t2ifb.reward_learning.results import MARGIN
 from t2ifb.scorers import RewardModel
-from t2ifb.scorers.clip_encoder import CLIPEncoder
+from t2ifb.scorers.clip import CLIPEncoder
 from t2ifb.shapes.gold import GoldScore
 
 BATCH = 256

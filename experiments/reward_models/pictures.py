@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.reward_models.comparisons import KINDS
-from t2ifb.evaluation.canvas import PALETTE, finish, new_figure, save
+from t2ifb.evaluation.plots import PALETTE, finish, new_figure, save
 
 SETS = ("test", "compositional")
 

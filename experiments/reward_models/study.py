@@ -17,8 +17,8 @@ from experiments.reward_models.comparisons import KINDS, Comparisons, Jury, by_a
 from experiments.reward_models.pictures import draw
 from experiments.runs import Run, conduct, finished, folder, origin
 from t2ifb.config import schema
-from t2ifb.data.imagereward_db import ImageRewardDB
-from t2ifb.evaluation.preference import PreferenceResult
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
+from t2ifb.evaluation.metrics import PreferenceResult
 from t2ifb.evaluation.statistics import Interval, bootstrap_ratio, paired_difference
 from t2ifb.scorers import RewardModel
 

@@ -1,4 +1,4 @@
-"""What every command shares: compose, check everything, run under Hydra, and say in one line what went wrong."""
+"""What every command shares: compose, check everything, run under Hydra, and report errors in one line."""
 
 import io
 import os
@@ -7,24 +7,37 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from t2ifb.config import ray_launcher, schema
-from t2ifb.config.build import Parts, check
-from t2ifb.config.compose import Composed, compose_all
-from t2ifb.config.faults import ConfigError, missing_file
-from t2ifb.config.help import help_text
+from t2ifb.config.compose import Composed, compose_all, groups_in, searched_folders
+from t2ifb.config.errors import ConfigError, missing_file
+from t2ifb.config.instantiate import Parts, check
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
 from t2ifb.config.sweeps import in_sweep, one_job
 from t2ifb.config.where import where_text
-from t2ifb.data.faults import BadRecords
+from t2ifb.data.errors import BadRecords
+
+
+def help_text(config: DictConfig) -> str:
+    """The command's help: the template of `conf/hydra/help/t2ifb.yaml`, filled in.
+
+    Args:
+        config: Composed, with its `hydra` node.
+    """
+    groups = groups_in(searched_folders(config))
+    listed = "\n".join(f"{name}: {', '.join(options)}" for name, options in groups.items())
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return Template(config.hydra.help.template).substitute(APP_CONFIG_GROUPS=listed, CONFIG=OmegaConf.to_yaml(shown))
+
 
 EXPECTED = (HydraException, OmegaConfBaseException, ValueError, OSError)
 """What a user, a machine or a file can cause."""
@@ -104,7 +117,7 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
     except Exception as error:
         if type(error).__name__ not in LOST:
             raise
-        lost = RuntimeError(f"a job was lost, the same command goes on with what is left: {error}")
+        lost = RuntimeError(f"a job was lost; run the same command again to continue with the others: {error}")
         lost.__cause__ = error
         return _report(name, lost)
     return 0

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from t2ifb.config.faults import ConfigError, explain_override, nearest
+from t2ifb.config.errors import ConfigError, explain_override, nearest
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.schema import SCHEMAS, register
 

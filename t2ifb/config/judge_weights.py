@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ifb.config.build import Parts, unbuilt
-from t2ifb.data.files import atomic_write, file_lock
+from t2ifb.config.instantiate import Parts, unbuilt
+from t2ifb.utils.files import atomic_write, file_lock
 
 
 def settle_judge_weights(parts: Parts, record: Path, on_rankings: Callable[..., dict[str, Any]]) -> None:
@@ -19,7 +19,7 @@ def settle_judge_weights(parts: Parts, record: Path, on_rankings: Callable[..., 
     Args:
         parts: With `algorithm`, `judges`, `prompts`, `dataset`, `trainer` and `data_folder`.
         record: A file in the run's folder: where the weights are written, and where a resumed run reads them again.
-        on_rankings: Finds them: `t2ifb.evaluation.judge_weights.weights_on_rankings`.
+        on_rankings: Finds them: `t2ifb.evaluation.selection.weights_on_rankings`.
     """
     judges = parts.value("judges")
     if parts.value("algorithm").get("judge_weights") is not None or not judges:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from t2ifb.config.faults import ConfigError
+from t2ifb.config.errors import ConfigError
 from t2ifb.config.sweeps import in_sweep
 
 
@@ -36,6 +36,6 @@ def has_several(trainer: Mapping[str, Any]) -> bool:
 
 
 def are_started_outside(environment: Mapping[str, str]) -> bool:
-    """Whether torchrun or srun has started this process and others, each of which names a folder by its own clock."""
+    """Whether torchrun or srun has started this process and others, which would all name their own folders."""
     ranked = "RANK" in environment or "SLURM_PROCID" in environment
     return ranked and int(environment.get("WORLD_SIZE", environment.get("SLURM_NTASKS", "1"))) > 1

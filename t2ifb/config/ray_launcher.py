@@ -29,7 +29,7 @@ class RayLauncher(Launcher):
         """Say where and with what.
 
         Args:
-            address: Of a running cluster, `auto` for the one that this machine belongs to; by default a Ray of its own
+            address: Address of a running cluster, `auto` for the one that this machine belongs to; by default a new one
                 on this machine.
             num_cpus: Cores a job takes.
             num_gpus: GPUs a job takes; may be a part of one.

@@ -10,8 +10,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from t2ifb.config.compose import compose_all, flatten
-from t2ifb.config.faults import ConfigError, missing_file
-from t2ifb.data.overrides import argument
+from t2ifb.config.errors import ConfigError, missing_file
+from t2ifb.utils.overrides import argument
 
 SHOWN = 5
 BEGUN_WITH = Path(".hydra") / "begun_with.yaml"

@@ -45,7 +45,7 @@ class TrainConfig:
 
 @dataclass
 class PlanConfig(TrainConfig):
-    """`python -m t2ifb.plan`: whatever `train` takes, and what the run has to fit into."""
+    """`python -m t2ifb.plan`: the keys of `train`, and the memory that the run has to fit into."""
 
     memory_gb: float | None = None
     attention: str = "auto"

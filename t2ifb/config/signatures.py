@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2ifb.config.faults import nearest
+from t2ifb.config.errors import nearest
 
 ELSEWHERE = object()
 """Stands for a component that an interpolation brings in from another place, where it is checked."""
@@ -89,7 +89,7 @@ def _argument_faults(node: Mapping[str, Any], key: str, target: Callable[..., An
 
 
 def matches(value: Any, hint: Any) -> bool:
-    """Whether a plain value can be an argument annotated with `hint`; True wherever that cannot be told."""
+    """Whether a plain value can be an argument annotated with `hint`; True if that cannot be determined."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is ELSEWHERE or value == "???" or (isinstance(value, dict) and "_target_" in value):
         return True

@@ -14,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from t2ifb.config.faults import ConfigError
+from t2ifb.config.errors import ConfigError
 from t2ifb.config.resume import BEGUN_WITH, SHOWN, differences
-from t2ifb.data.files import FolderInUse, atomic_write
+from t2ifb.utils.files import FolderInUse, atomic_write
 
 FAILED = "failed.json"
 """What ended a job of a sweep; gone when the job is started again, or ends well in another process."""
@@ -84,7 +84,7 @@ def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def known_figures(folder: Path) -> dict[str, Any] | None:
-    """What a job's `summary.json` says if an earlier start of the sweep finished it; it is told and not done again."""
+    """Contents of a job's `summary.json` if an earlier start of the sweep finished the job, which is not run again."""
     summary = folder / "summary.json"
     if not summary.exists():
         return None

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from t2ifb.config.compose import flatten, open_conf, searched_folders
-from t2ifb.config.faults import ConfigError, nearest_key
+from t2ifb.config.errors import ConfigError, nearest_key
 from t2ifb.config.schema import SCHEMAS
 
 COMMAND_LINE = "command line"

@@ -12,8 +12,8 @@ import numpy as np
 from rich.progress import track
 
 from t2ifb.data.decoding import DECODING
-from t2ifb.data.files import atomic_write
 from t2ifb.data.rankings import Image, read_bytes
+from t2ifb.utils.files import atomic_write
 
 KEY_BYTES = 32
 ANNOUNCED = 2000

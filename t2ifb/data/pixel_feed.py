@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t2ifb.data.embedding_cache import FillReport
-from t2ifb.data.encoder import cut_prompts
+from t2ifb.data.embeddings import FillReport, cut_prompts
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import Image
 

@@ -1,6 +1,8 @@
-"""Lists of prompts to fine-tune on or to generate from."""
+"""Lists of prompts to fine-tune on or to generate from, their splits and duplicates."""
 
+import hashlib
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +10,20 @@ from typing import Protocol
 
 import numpy as np
 
-from t2ifb.data.faults import Fault, OnFault, settle
-from t2ifb.data.files import read_json_list, read_text
+from t2ifb.data.errors import Fault, OnFault, settle
 from t2ifb.data.rankings import PreferenceDataset
-from t2ifb.data.shares import spelled_alike
+from t2ifb.utils.files import read_json_list, read_text
+
+
+def spelled_alike(prompt: str) -> str:
+    """Normalise a prompt for duplicate detection: case-folded, single spaces, Unicode NFC."""
+    return " ".join(unicodedata.normalize("NFC", prompt.replace("\ufeff", "")).split()).casefold()
+
+
+def position(prompt: str, seed: int) -> float:
+    """Map a prompt to a uniform hash value in [0, 1). Equal normalised prompts give equal values."""
+    digest = hashlib.sha256(f"{seed}\0{spelled_alike(prompt)}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 class PromptSource(Protocol):

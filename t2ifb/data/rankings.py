@@ -14,8 +14,8 @@ from PIL import UnidentifiedImageError
 from rich.progress import track
 
 from t2ifb.data.decoding import to_rgb, too_large
-from t2ifb.data.faults import Fault, OnFault, brief, check_numbers, check_paths, check_text, parse_entries, settle
-from t2ifb.data.files import read_json_list
+from t2ifb.data.errors import Fault, OnFault, brief, check_numbers, check_paths, check_text, parse_entries, settle
+from t2ifb.utils.files import read_json_list
 
 __all__ = [
     "Fault",

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from t2ifb.data.faults import Fault, brief
-from t2ifb.data.files import read_json_list, read_text
+from t2ifb.data.errors import Fault, brief
+from t2ifb.utils.files import read_json_list, read_text
 
 SEPARATORS = ",;\t"
 PAIR = re.compile(r"(.*[ _-])?(a|b|0|1|2|left|right|better|worse|winner|loser|chosen|rejected)([ _-].*)?")

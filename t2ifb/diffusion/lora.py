@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.files import atomic_write, package_path, public_name
+from t2ifb.utils.files import atomic_write, package_path, public_name
 
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

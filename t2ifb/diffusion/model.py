@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.devices import true_float32
-from t2ifb.data.precisions import computed_in
 from t2ifb.diffusion.lora import adapted_layers, merged, without_adapters
+from t2ifb.utils.devices import computed_in, true_float32
 
 Unconditional = Literal["grad", "detached"]
 """How the unconditional branch of classifier-free guidance is computed; see `DiffusionModel.predict`."""

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from t2ifb.data.devices import device_of
-from t2ifb.data.overrides import typed
-from t2ifb.data.precisions import dtype_of
 from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.utils.devices import device_of, dtype_of
+from t2ifb.utils.overrides import typed
 
 
 @dataclass(frozen=True)

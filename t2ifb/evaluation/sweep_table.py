@@ -12,9 +12,9 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from t2ifb.data.files import atomic_write
-from t2ifb.evaluation.table_text import markdown, screen, show
-from t2ifb.evaluation.tuning_figures import trade_off
+from t2ifb.evaluation.tables import markdown, screen, show
+from t2ifb.evaluation.tuning_plots import trade_off
+from t2ifb.utils.files import atomic_write
 
 FIGURES = ("judges", "kl", "kl_without_last_two", "reward", "gold", "accuracy", "loss")
 """Validation metrics of the kept checkpoint that are shown, if a run has them."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2ifb.evaluation.gains import Gain
+from t2ifb.evaluation.comparison import Gain
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import Row
 from t2ifb.reporting.comparison import Comparison, Group

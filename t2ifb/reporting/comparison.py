@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from t2ifb.evaluation.names import labels, short_names
+from t2ifb.evaluation.run_names import labels, short_names
 from t2ifb.reporting.runs import FIGURE8, OTHER, PROVENANCE, REWARD, TABLE1, TUNING, Run
 from t2ifb.reporting.settings import Value, differing, numeric, shown
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from t2ifb.evaluation.gains import HEADINGS, Gain
+from t2ifb.evaluation.comparison import HEADINGS, Gain
 from t2ifb.evaluation.tables import HEADINGS as ROW_HEADINGS
 from t2ifb.evaluation.tables import REFERENCE, Row, cells
 from t2ifb.reporting.chart_data import chart_data, metrics, ordered, run_summary

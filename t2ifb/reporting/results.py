@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from t2ifb.evaluation.gains import Gain
+from t2ifb.evaluation.comparison import Gain
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import Row
 from t2ifb.reporting.files import Notes, number, read_json

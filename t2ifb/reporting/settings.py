@@ -94,6 +94,6 @@ def _points(key: str, runs: Sequence[Mapping[str, Value]]) -> bool:
 
 
 def _class_name(target: str) -> str:
-    """`t2ifb.learning.refl.ReFL` becomes `ReFL`, `….RewardModel.from_pretrained` becomes `RewardModel`."""
+    """`t2ifb.finetuning.refl.ReFL` becomes `ReFL`, `….RewardModel.from_pretrained` becomes `RewardModel`."""
     *_, owner, name = ["", *target.split(".")]
     return owner if owner[:1].isupper() else name

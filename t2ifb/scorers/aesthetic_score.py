@@ -7,9 +7,8 @@ from urllib.parse import quote
 import torch
 from torch import Tensor, nn
 
-from t2ifb.scorers.clip_encoder import CLIPEncoder
-from t2ifb.scorers.clip_source import CLIPSource
-from t2ifb.scorers.linear_stack import linear_stack
+from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
+from t2ifb.scorers.heads import linear_stack
 from t2ifb.scorers.weights import check_names, find_weights, read_state
 
 FILE = "sac+logos+ava1-l14-linearMSE.pth"
@@ -113,7 +112,7 @@ class AestheticScore(nn.Module):
     @classmethod
     def outline(cls, source: str | Path = ADDRESS, encoder: CLIPSource | None = None) -> "AestheticScore":
         """Build the scorer without weights; see `scorers.outline`."""
-        from t2ifb.scorers.outline import CLIPOutline
+        from t2ifb.scorers.meta import CLIPOutline
 
         built = CLIPOutline.of(encoder or PUBLISHED).load()
         with torch.device("meta"):

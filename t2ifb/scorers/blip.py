@@ -1,8 +1,9 @@
-"""BLIP's image tower and text tower (arXiv 2201.12086), with tensor names and settings of the original checkpoints."""
+"""BLIP's image tower, text tower and tokenizer (arXiv 2201.12086), with the checkpoints' names and settings."""
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,9 +11,75 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.files import read_text
-from t2ifb.scorers.preprocess import preprocess
+from t2ifb.scorers.preprocess import check_counts, preprocess
 from t2ifb.scorers.weights import beside, check_names
+from t2ifb.utils.files import read_text
+
+MAX_TOKENS = 35
+"""Maximum tokens per prompt, including [CLS] and [SEP]; longer prompts are truncated."""
+VOCABULARY = "google-bert/bert-base-uncased"
+"""Vocabulary of the prompts. The tokens [DEC] and [ENC] of the original never occur in scored prompts."""
+
+
+class BertPrompts:
+    """Turn prompts into token ids with a BERT vocabulary, read on first use."""
+
+    def __init__(self, vocabulary: str | Path, ids: int, tokenizer: Any = None) -> None:
+        """Store the settings.
+
+        Args:
+            vocabulary: A folder with `vocab.txt` or `tokenizer.json`, or a hub id.
+            ids: Rows of the text tower's embedding table, including [DEC] and [ENC].
+            tokenizer: Tokenizer to use instead of the vocabulary's.
+        """
+        self.vocabulary, self.ids = vocabulary, ids
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def near(cls, checkpoint: Path, vocabulary: str | Path | None, tower: Any) -> Self:
+        """Use the given vocabulary, else the one beside the checkpoint, else bert-base-uncased."""
+        if vocabulary is None and (beside(checkpoint, "vocab.txt") or beside(checkpoint, "tokenizer.json")):
+            vocabulary = checkpoint.parent
+        ids: int = tower.get_input_embeddings().num_embeddings
+        return cls(VOCABULARY if vocabulary is None else vocabulary, ids)
+
+    def __call__(self, prompts: list[str], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, (B, L) each, L at most `MAX_TOKENS`, on the images' device.
+
+        Raises:
+            ValueError: The vocabulary is missing or does not match, or the numbers of prompts and images differ.
+        """
+        check_counts(images, prompts)
+        tokenize = self._tokens()
+        batch = tokenize(prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        return batch["input_ids"].to(images.device), batch["attention_mask"].to(images.device)
+
+    def cut(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that are longer than `MAX_TOKENS`."""
+        lengths = map(len, self._tokens()(list(prompts), verbose=False)["input_ids"] if prompts else ())
+        return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > MAX_TOKENS]
+
+    def _tokens(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = self._load()
+        return self._tokenizer
+
+    def _load(self) -> Any:
+        from transformers import BertTokenizer
+
+        tokenizer: Any = None
+        with suppress(OSError, ValueError):
+            tokenizer = BertTokenizer.from_pretrained(str(self.vocabulary))
+        # Without a vocabulary, transformers may return an empty one, in which every word is unknown.
+        if tokenizer is not None and tokenizer.cls_token == "[CLS]" and self.ids - 2 <= len(tokenizer) <= self.ids:
+            return tokenizer
+        found = "" if tokenizer is None else f" (found {len(tokenizer)} tokens, the text tower has {self.ids})"
+        raise ValueError(
+            f"the vocabulary {self.vocabulary} is missing on this machine or does not match these weights{found}. "
+            f"Download it: hf download {VOCABULARY} vocab.txt tokenizer.json tokenizer_config.json; then "
+            "pass its folder as `vocabulary`."
+        )
+
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation for normalising pixels, as in CLIP."""
@@ -143,7 +210,7 @@ class BLIP(nn.Module):
             names: Possible file names in a folder.
             select: Selects the towers' tensors from a checkpoint.
         """
-        from t2ifb.scorers.outline import shapes_in
+        from t2ifb.scorers.meta import shapes_in
 
         path = Path(source).expanduser()
         file = next((file for file in (path, *(path / name for name in names)) if file.is_file()), None)

@@ -7,10 +7,9 @@ from typing import Self
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.data.precisions import computed_in, dtype_of
-from t2ifb.scorers.bert_prompts import VOCABULARY, BertPrompts
-from t2ifb.scorers.blip import BLIP, TextSettings
+from t2ifb.scorers.blip import BLIP, VOCABULARY, BertPrompts, TextSettings
 from t2ifb.scorers.weights import beside, find_weights, read_state
+from t2ifb.utils.devices import computed_in, dtype_of
 
 ADDRESS = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth"
 FILES = ("model_large.pth", "blip.safetensors")
@@ -82,7 +81,7 @@ class BLIPScore(nn.Module):
         cls, source: str | Path = ADDRESS, vocabulary: str | Path | None = None, precision: str = "fp32"
     ) -> Self:
         """Build the scorer without weights; see `scorers.outline`."""
-        from t2ifb.scorers.outline import blank_tokens
+        from t2ifb.scorers.meta import blank_tokens
 
         blip = BLIP.outline(source, FILES, _towers)
         return cls(blip.to(dtype_of(precision)), BertPrompts(VOCABULARY, 0, blank_tokens))

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.encoder import Encoder, EncoderSource
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.data.embeddings import Encoder, EncoderSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.preprocess import check_counts
 
 
@@ -56,7 +56,7 @@ class CLIPScore(nn.Module):
     @classmethod
     def outline(cls, source: CLIPSource | str | Path, pretrained: str | None = None) -> "CLIPScore":
         """Build the scorer without weights; see `scorers.outline`."""
-        from t2ifb.scorers.outline import CLIPOutline
+        from t2ifb.scorers.meta import CLIPOutline
 
         named = cls.from_pretrained(source, pretrained).source
         assert isinstance(named, CLIPSource)

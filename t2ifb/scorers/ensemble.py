@@ -7,10 +7,8 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from t2ifb.scorers.clip_encoder import CLIPEncoder
-from t2ifb.scorers.clip_source import CLIPSource
-from t2ifb.scorers.reward_files import read_export
-from t2ifb.scorers.reward_model import RewardModel
+from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
+from t2ifb.scorers.reward_model import RewardModel, read_export
 
 SMALLEST = 1e-12
 """Added to the variance, because the square root has no gradient at zero (all members equal)."""

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
-from t2ifb.scorers.clip_source import CLIPSource
 from t2ifb.scorers.preprocess import resize
 from t2ifb.scorers.weights import find_weights
 
 if TYPE_CHECKING:
-    from t2ifb.scorers.clip_encoder import CLIPEncoder
+    from t2ifb.scorers.clip import CLIPEncoder
 
 HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
 

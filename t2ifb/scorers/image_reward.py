@@ -7,11 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.precisions import computed_in, dtype_of
-from t2ifb.scorers.bert_prompts import VOCABULARY, BertPrompts
-from t2ifb.scorers.blip import BLIP, TextSettings
-from t2ifb.scorers.linear_stack import linear_stack
+from t2ifb.scorers.blip import BLIP, VOCABULARY, BertPrompts, TextSettings
+from t2ifb.scorers.heads import linear_stack
 from t2ifb.scorers.weights import beside, check_names, find_weights, read_state
+from t2ifb.utils.devices import computed_in, dtype_of
 
 HUB_ID, FILES = "zai-org/ImageReward", ("ImageReward.pt", "image_reward.safetensors")
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -92,7 +91,7 @@ class ImageReward(nn.Module):
         cls, source: str | Path = HUB_ID, vocabulary: str | Path | None = None, precision: str = "fp32"
     ) -> Self:
         """Build the scorer without weights; see `scorers.outline`."""
-        from t2ifb.scorers.outline import blank_tokens
+        from t2ifb.scorers.meta import blank_tokens
 
         blip = BLIP.outline(source, FILES, _towers).to(dtype_of(precision))
         with torch.device("meta"):

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from t2ifb.data.precisions import computed_in, dtype_of
 from t2ifb.scorers.preprocess import check_counts, preprocess
+from t2ifb.utils.devices import computed_in, dtype_of
 
 HUB_ID, PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
@@ -102,7 +102,7 @@ class PickScore(nn.Module):
         """Build the scorer without weights; see `scorers.outline`."""
         from transformers import CLIPConfig, CLIPModel
 
-        from t2ifb.scorers.outline import blank_tokens
+        from t2ifb.scorers.meta import blank_tokens
 
         folder = Path(source).expanduser()
         config: Any = CLIPConfig.from_pretrained(folder) if folder.is_dir() else CLIPConfig(**PUBLISHED)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from t2ifb.data.hub_files import hub_errors
+from t2ifb.data.storage.hub import hub_errors
 
 BESIDE = ("med_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
 """Additional files that scorers read beside the weights."""

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from t2ifb.data.files import atomic_write, file_lock, make_folder, sha256_file
-from t2ifb.data.imagereward_db import Record, write_imagereward_db
+from t2ifb.data.datasets.imagereward_db import Record, write_imagereward_db
 from t2ifb.shapes.grammar import SPLITS, scenes
 from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
+from t2ifb.utils.files import atomic_write, file_lock, make_folder, sha256_file
 
 REPORT = "build.json"
 """File with the build settings and measurements. It exists only for a complete data set."""

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from t2ifb.data.files import atomic_write
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import SPLITS, Scene, scenes
 from t2ifb.shapes.weights import load_pipeline
+from t2ifb.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

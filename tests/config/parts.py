@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from t2ifb.config.build import Parts
 from t2ifb.config.command import command
+from t2ifb.config.instantiate import Parts
 from t2ifb.config.sweeps import in_sweep, known_figures, settle_job
-from t2ifb.learning.run_folder import RunFolder
 from t2ifb.train import after_sweep
+from t2ifb.training.run_folder import RunFolder
 
 
 @dataclass

@@ -5,9 +5,9 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from t2ifb.config.build import check
 from t2ifb.config.compose import commands_of, compose_all, open_conf
-from t2ifb.config.faults import ConfigError
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.instantiate import check
 from t2ifb.config.paths import conf_folder
 from t2ifb.shapes.annotators import PROMPTS
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from t2ifb.config.command import run
-from t2ifb.data.imagereward_writer import Record, write_imagereward_db
+from t2ifb.data.datasets.imagereward_writer import Record, write_imagereward_db
 from t2ifb.prepare import prepare
 from t2ifb.score import score
 from t2ifb.shapes.grammar import Scene

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from t2ifb.config.command import run
-from t2ifb.data.imagereward_writer import write_imagereward_db
-from t2ifb.data.shares import position
+from t2ifb.data.datasets.imagereward_writer import write_imagereward_db
+from t2ifb.data.prompts import position
 from t2ifb.prepare import prepare
 from t2ifb.train import train
 from tests.data import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from t2ifb.config.command import run
-from t2ifb.config.faults import ConfigError
-from t2ifb.config.latest import find_latest, newest_reward_run
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.reward_source import find_latest, newest_reward_run
 from t2ifb.evaluate import evaluate
-from t2ifb.scorers.clip_encoder import CLIPEncoder
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import RewardModel
 from tests.data.parts import RANKS, make_split

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from t2ifb.config.judge_weights import settle_judge_weights
-from t2ifb.evaluation.judge_weights import weights_on_rankings
+from t2ifb.evaluation.selection import weights_on_rankings
 from tests.data.parts import FolderDataset
 from tests.evaluation.parts import weights
-from tests.evaluation.test_judge_weights import grays
+from tests.evaluation.test_selection import grays
 
 
 class FakeParts:

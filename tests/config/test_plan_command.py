@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from t2ifb.config.command import run
 from t2ifb.config.compose import compose_all
-from t2ifb.learning.plan_text import flops_text, size_text
 from t2ifb.plan import plan
+from t2ifb.profiling.report import flops_text, size_text
 
 Run = Callable[..., int]
 
@@ -154,7 +154,7 @@ def test_units() -> None:
 def test_a_gpu_that_pytorch_cannot_use_is_named(
     go: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2ifb.data.devices.gpu_fault", lambda: "the GPU P100 is too old.")
+    monkeypatch.setattr("t2ifb.utils.devices.gpu_fault", lambda: "the GPU P100 is too old.")
     changes = ("algorithm.batch_size=1", "algorithm.method.gradients_per_rollout=1", "prompts.most=1")
     assert go("memory_gb=8", *changes) == 0
     assert "note: the GPU P100 is too old." in capsys.readouterr().out

@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.conftest import CHECKOUT
-from tests.learning.tuning_worlds import FEW, export_reward
-from tests.learning.wandb_files import read
+from tests.finetuning.tuning_worlds import FEW, export_reward
+from tests.training.wandb_files import read
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from t2ifb.config.compose import compose_all
-from t2ifb.config.faults import ConfigError
+from t2ifb.config.errors import ConfigError
 from t2ifb.config.resume import continue_run, wished_run
 
 CONF = str(Path(__file__).parent / "conf")

@@ -21,7 +21,7 @@ from t2ifb.config.compose import compose_all
 from t2ifb.config.paths import job_folder
 from t2ifb.config.sweeps import FAILED, objectives, one_job
 from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
-from t2ifb.learning.run_folder import RunFolder
+from t2ifb.training.run_folder import RunFolder
 from tests.config.test_command import TINY
 from tests.conftest import Command
 
@@ -243,7 +243,7 @@ def test_a_job_that_takes_the_sweep_with_it_is_said(run_module: Command, tmp_pat
     (tmp_path / "fail_seed.txt").write_text("1")
     done = run_module(*TINY, "-m", "seed=1,2", f"hydra/launcher={launcher}")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "a job was lost, the same command goes on with what is left" in done.stderr
+    assert "a job was lost; run the same command again to continue with the others" in done.stderr
     (tmp_path / "fail.txt").unlink()
     folder = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
     while launcher == "submitit_local" and not list(folder.glob("*/summary.json")):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from t2ifb.config.compose import compose_all
-from t2ifb.config.faults import ConfigError
+from t2ifb.config.errors import ConfigError
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.schema import SCHEMAS
 from t2ifb.config.where import settings, where_text

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from tests.learning.worlds import make_training, run_training
+from tests.training.worlds import make_training, run_training
 
 
 class PooledPixels:

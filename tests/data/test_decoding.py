@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from t2ifb.data import checked_images, content_keys
-from t2ifb.data.checked_images import check_once
 from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.images import load_image
 from t2ifb.data.rankings import RankedPrompt, image_fault, open_image
+from t2ifb.data.validation import check_once
 from tests.data.parts import picture
 
 

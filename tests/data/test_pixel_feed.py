@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2ifb.data.comparisons import RewardDataModule
+from t2ifb.data.datamodules import RewardDataModule
 from t2ifb.data.images import load_image
 from t2ifb.data.pixel_feed import PixelFeed
 from t2ifb.scorers.preprocess import square

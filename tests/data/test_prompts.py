@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2ifb.data.prompt_batches import PromptDataModule
+from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.prompts import PromptFile, PromptList, PromptSplits, RankingPrompts
 from t2ifb.shapes.annotators import PROMPTS
 from t2ifb.shapes.grammar import scenes

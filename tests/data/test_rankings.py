@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2ifb.data.ranking_files import RankingFiles
+from t2ifb.data.datasets.ranking_files import RankingFiles
 from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings, open_image, read_bytes
 from tests.conftest import real_data
 from tests.data.parts import make_split, picture

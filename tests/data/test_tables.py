@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from t2ifb.config.faults import ConfigError
-from t2ifb.data.own_rankings import OwnRankings
+from t2ifb.config.errors import ConfigError
+from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.score import _read_pairs
 from tests.data.parts import encoded_picture
 

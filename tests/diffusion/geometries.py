@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from t2ifb.diffusion.geometry import SD15, Geometry
+from t2ifb.profiling.geometry import SD15, Geometry
 
 
 def small_geometry(width: int = 32, side: int = 8) -> Geometry:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from t2ifb.diffusion.geometry import SD15, Geometry
+from t2ifb.profiling.geometry import SD15, Geometry
 
 MERGES = 48894
 """How many of the table's merges CLIP uses."""

@@ -10,7 +10,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from t2ifb.data.files import sha256_file
 from t2ifb.diffusion.lora import (
     LORA_WEIGHTS,
     LoRA,
@@ -26,6 +25,7 @@ from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.shapes.weights import PIPELINE
+from t2ifb.utils.files import sha256_file
 from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
 
 

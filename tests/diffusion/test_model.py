@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2ifb.diffusion.ledger import SavedBytes, tensors_of
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.model import DiffusionModel, Unconditional
-from t2ifb.diffusion.rollout import Rollout
-from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.sampling import Rollout, Sampler
+from t2ifb.profiling.memory_tracker import SavedBytes, tensors_of
 from t2ifb.shapes.training.loop import rendered
 from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
 

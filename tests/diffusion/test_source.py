@@ -52,7 +52,7 @@ def test_a_prompt_has_the_same_states_whoever_asks_and_long_ones_are_counted() -
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_gradients_reach_adapters_and_latents(gradient_checkpointing: bool) -> None:
     from t2ifb.diffusion.lora import LoRA
-    from t2ifb.learning.tuning_module import fast_attention
+    from t2ifb.finetuning.module import fast_attention
 
     source = DiffusionSource(str(PIPELINE), gradient_checkpointing=gradient_checkpointing, device="cpu")
     model = source.load().train()

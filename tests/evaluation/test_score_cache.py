@@ -16,11 +16,11 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from t2ifb.data.files import StorageError
 from t2ifb.evaluation import score_cache
+from t2ifb.evaluation.lazy import Unbuilt, UnusableScorers
 from t2ifb.evaluation.score_cache import ScoreCache
-from t2ifb.evaluation.unbuilt import Unbuilt, UnusableScorers
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.utils.files import StorageError
 from tests.conftest import CHECKOUT
 from tests.evaluation.parts import Brightness, Scripted, refuses, weights
 

@@ -9,13 +9,16 @@ import pytest
 from rich.console import Console
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.table_text import escape_latex, escape_markdown, screen, show
 from t2ifb.evaluation.tables import (
     HEADINGS,
     Row,
     cells,
+    escape_latex,
+    escape_markdown,
     order_table,
+    screen,
     screen_table,
+    show,
     write_matrix,
     write_table,
 )

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from experiments.alpha_beta_lr import pictures, study
 from experiments.held_out import GOLD, JUDGES, KL
 from t2ifb.config import schema
-from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import check
 
 NAMES = ("reward", *JUDGES, *GOLD, *KL)
 

@@ -16,7 +16,7 @@ from experiments.overoptimisation.guard import RULES, kept
 from experiments.runs import Run, finished, train_all
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
-from t2ifb.evaluation.score_sheet import ScoreSheet
+from t2ifb.evaluation.scoring import ScoreSheet
 
 NAMES = ("reward", *JUDGES, *GOLD, *KL)
 

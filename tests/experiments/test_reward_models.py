@@ -11,9 +11,9 @@ import torch
 from experiments.reward_models import study
 from experiments.reward_models.comparisons import KINDS, Comparisons, by_annotators, by_gold, score
 from t2ifb.config import schema
-from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
-from t2ifb.data.imagereward_db import ImageRewardDB
+from t2ifb.config.instantiate import check
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.shapes.gold import GoldScore
 from tests.shapes.parts import write_database
 

@@ -17,12 +17,12 @@ from experiments.overoptimisation import study as overoptimisation
 from experiments.reward_models import study as reward_models
 from experiments.runs import Run
 from t2ifb.config import schema
-from t2ifb.config.build import check
 from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import check
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.shapes.weights import PIPELINE
-from tests.learning.tuning_worlds import FEW, export_reward
+from tests.finetuning.tuning_worlds import FEW, export_reward
 
 STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation]
 

@@ -39,11 +39,11 @@ def write_tuning_run(
         "data_folder": "${data_folder:}",
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": lr},
         "algorithm": {
-            "_target_": "t2ifb.learning.fine_tuning.FineTuning",
+            "_target_": "t2ifb.finetuning.run.FineTuning",
             "optimizer": "${optimizer}",
             "alpha": 1.0,
             "beta": beta,
-            "method": {"_target_": "t2ifb.learning.refl.ReFL", "window": [2, 5]},
+            "method": {"_target_": "t2ifb.finetuning.refl.ReFL", "window": [2, 5]},
         },
     }
     write_config(folder, config)
@@ -73,7 +73,7 @@ def write_tuning_run(
 def write_reward_run(folder: Path, *, lr: float = 1e-5, seed: int = 0) -> Path:
     """A reward run."""
     folder.mkdir(parents=True)
-    algorithm = {"_target_": "t2ifb.learning.reward_training.RewardTraining", "epochs": 2}
+    algorithm = {"_target_": "t2ifb.reward_learning.run.RewardTraining", "epochs": 2}
     write_config(folder, {"seed": seed, "optimizer": {"lr": lr}, "algorithm": algorithm})
     lines = [["step", "wall_seconds", "train/loss", "val/accuracy", "val/loss"]]
     lines += [[str(n), str(n / 10), str(1 / n), str(0.5 + n / 100), "0.6"] for n in range(1, 11)]

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.learning.tuning_verdict import verdict_sentence
-from t2ifb.learning.usual_guidance import usual_guidance_sentence
+from t2ifb.finetuning.results import usual_guidance_sentence, verdict_sentence
 from t2ifb.reporting.curves import spread
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
 from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, write_tuning_run

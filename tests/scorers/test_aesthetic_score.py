@@ -5,7 +5,7 @@ import torch
 
 from t2ifb.scorers import AestheticScore
 from t2ifb.scorers.aesthetic_score import AestheticHead
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from tests.conftest import real_data
 from tests.scorers.parts import tiny_clip
 from tests.scorers.published_parts import write_aesthetic_head

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ifb.scorers import Ensemble, RewardModel
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.ensemble import pessimistic
 from t2ifb.scorers.heads import MLPHead
 from tests.scorers.parts import tiny_clip

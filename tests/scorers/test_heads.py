@@ -3,8 +3,9 @@ import inspect
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
-from t2ifb.scorers.heads import MLPHead
+from t2ifb.scorers.heads import BilinearHead, InteractionHead, LinearHead, MLPHead
 
 
 def test_the_default_is_the_reports_head() -> None:
@@ -61,3 +62,70 @@ def test_an_empty_batch_has_a_gradient() -> None:
 def test_impossible_layers_are_refused(arguments: dict[str, tuple[float, ...]], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         MLPHead(8, **arguments)  # type: ignore[arg-type]
+
+
+HEADS = [LinearHead, InteractionHead, BilinearHead]
+
+
+def pairs(count: int = 6, dim: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(2, count, dim, generator=generator)
+    return normalize(image, dim=1), normalize(text, dim=1)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_each_kind_is_built_again_from_its_arguments(kind: type[nn.Module]) -> None:
+    head = kind(embedding_dim=8)
+    again = kind(**head.arguments)  # type: ignore[arg-type]
+    again.load_state_dict(head.state_dict())
+    assert torch.equal(again.eval()(*pairs()), head.eval()(*pairs()))
+    assert set(head.arguments) == set(inspect.signature(kind).parameters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_weight_is_trained_and_rows_do_not_mix(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    head = kind(embedding_dim=8)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
+    for _ in range(2):  # what begins at zero holds the other's gradient back for a step
+        optimizer.zero_grad()
+        head(*pairs()).pow(2).sum().backward()
+        if _ == 0:
+            optimizer.step()
+    for name, weight in head.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.any(), name
+    rewards = head.eval()(*pairs())
+    torch.testing.assert_close(rewards[2:3], head(*(part[2:3] for part in pairs())))
+    assert head(torch.empty(0, 8), torch.empty(0, 8)).shape == (0,)
+
+
+def test_linear_ranks_images_alike_for_every_prompt() -> None:
+    (image, text), head = pairs(), LinearHead(8)
+    differences = head(image[:2], text[:2].roll(1, 0)) - head(image[:2], text[:2])
+    torch.testing.assert_close(differences.sum(), torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+def test_bilinear_begins_as_clip_score() -> None:
+    image, text = pairs()
+    torch.testing.assert_close(BilinearHead(8, log_scale=0.0)(image, text), (image * text).sum(1))
+
+
+def test_interaction_sees_products_and_differences() -> None:
+    head = InteractionHead(2, hidden=(1,), dropout=0.0)
+    with torch.no_grad():
+        head.layers[1].weight.copy_(torch.tensor([[0.0, 0, 0, 0, 1, 0, 0, 10]]))  # type: ignore[operator, union-attr]
+        head.layers[1].bias.zero_()  # type: ignore[operator, union-attr]
+        head.layers[3].weight.fill_(1)  # type: ignore[operator, union-attr]
+        head.layers[3].bias.zero_()  # type: ignore[operator, union-attr]
+    reward = head(torch.tensor([[0.6, 0.8]]), torch.tensor([[1.0, 0.0]]))
+    assert reward.item() == pytest.approx(2 * 0.6 + 10 * 2**0.5 * 0.8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [(InteractionHead, {"hidden": ()}), (InteractionHead, {"dropout": 1.0}), (BilinearHead, {"rank": 0})],
+)
+def test_numbers_out_of_range_are_refused(kind: type[nn.Module], arguments: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"got embedding_dim=8|dropout must be"):
+        kind(embedding_dim=8, **arguments)

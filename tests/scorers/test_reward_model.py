@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from t2ifb.scorers import RewardModel
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
-from t2ifb.scorers.reward_files import PACKAGE, write_export
+from t2ifb.scorers.reward_model import PACKAGE, write_export
 from tests.scorers.parts import tiny_clip
 
 PROMPTS = ["a red circle", "two blue squares", "a red circle"]

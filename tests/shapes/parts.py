@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2ifb.data.imagereward_writer import Record, write_imagereward_db
+from t2ifb.data.datasets.imagereward_writer import Record, write_imagereward_db
 from t2ifb.shapes.grammar import scenes
 from t2ifb.shapes.renderer import render
 

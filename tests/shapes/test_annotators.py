@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2ifb.data.imagereward_db import ImageRewardDB
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.shapes import annotators
 from t2ifb.shapes.annotators import build, opinions, rank
 from t2ifb.shapes.grammar import Scene, scenes

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from t2ifb.scorers import AestheticScore, BLIPScore, ImageReward
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, judges
 from t2ifb.shapes.weights import AESTHETIC, BLIP, CLIP, IMAGE_REWARD, PIPELINE, load_pipeline
 

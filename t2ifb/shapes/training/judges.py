@@ -21,9 +21,9 @@ from transformers import BertTokenizer
 
 from t2ifb.scorers.aesthetic_score import AestheticHead
 from t2ifb.scorers.blip import BLIP
-from t2ifb.scorers.clip_source import CLIPSource
+from t2ifb.scorers.clip import CLIPSource
+from t2ifb.scorers.heads import linear_stack
 from t2ifb.scorers.image_reward import MEAN, STD
-from t2ifb.scorers.linear_stack import linear_stack
 from t2ifb.shapes import annotators, weights
 from t2ifb.shapes.samples import make_images
 from t2ifb.shapes.training.auxiliary import SceneReader

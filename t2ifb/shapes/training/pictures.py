@@ -9,7 +9,6 @@ from diffusers import StableDiffusionPipeline
 from rich.progress import track
 from torch import Tensor
 
-from t2ifb.data.files import atomic_write
 from t2ifb.shapes.grammar import Scene
 from t2ifb.shapes.renderer import Placed
 from t2ifb.shapes.training import distortions
@@ -17,6 +16,7 @@ from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.distortions import Damage
 from t2ifb.shapes.training.loop import generator, rendered
 from t2ifb.shapes.weights import load_pipeline
+from t2ifb.utils.files import atomic_write
 
 GRIDS = ((3, 0), (3, 1), (5, 0), (5, 1), (8, 1), (8, 2), (8, 4))
 """Numbers of denoising steps and start steps for redrawing, all equally often."""

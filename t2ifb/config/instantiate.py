@@ -1,0 +1,205 @@
+"""From a composed configuration to objects: the only code that calls `instantiate`."""
+
+from collections.abc import Iterator
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from t2ifb.config.compose import Composed, flatten, searched_folders
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_faults, locate
+from t2ifb.config.where import settings
+
+ON_FAULT = "on_fault"
+NOT_PARTS = ("baselines", "judges", "scorers")
+"""Keys of the schema that hold a mapping from names to components, not a component."""
+
+
+def check(composed: Composed) -> None:
+    """Find everything that is wrong with a configuration before anything heavy is loaded.
+
+    Arguments and keys outside the schema were found in composition; here come missing values, interpolations that
+    lead nowhere, and every component's `_target_` and arguments.
+
+    Raises:
+        ConfigError: With all faults.
+    """
+    config = composed.config
+    faults = list(composed.faults)
+    refused = bool(faults)  # then a refused argument may be the one that would have given a missing value
+    for key, raw in _raw(config).items() if composed.choices_hold else ():
+        if not refused:
+            faults += [
+                f"{name}: a value is needed, give {name}=…"
+                for name, value in flatten(raw, key).items()
+                if value == "???"
+            ]
+        try:
+            node = _own(raw, _plain(config, key))
+        except OmegaConfBaseException as error:
+            if not isinstance(error, InterpolationToMissingValueError):  # reported where it is missing
+                faults.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
+            continue
+        if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
+            faults.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+        for name, child in node.items() if isinstance(node, dict) and key in NOT_PARTS else ():
+            if child is not None and child is not ELSEWHERE and not (isinstance(child, dict) and "_target_" in child):
+                faults.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
+        faults += [_with_file(fault, config) for fault in component_faults(node, key)]
+    if faults:
+        raise ConfigError(faults)
+
+
+class Parts:
+    """The values and the components of one run, each built when it is asked for.
+
+    Args:
+        config: A checked configuration.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self._config = config
+
+    def value(self, key: str) -> Any:
+        """A plain value, interpolations resolved."""
+        return _plain(self._config, key)
+
+    def build(self, key: str) -> Any:
+        """Build the component `key` and those inside it; None for a component that is null.
+
+        Raises:
+            ConfigError: The component refuses its arguments.
+        """
+        node = self.value(key)
+        if node is None:
+            return None
+        try:
+            return instantiate(node, _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__
+            if isinstance(cause, (ValueError, TypeError, OSError)):
+                raise ConfigError([f"{key}: {cause}"]) from error
+            raise cause or error from error
+
+    def skipping(self, place: str) -> str:
+        """The arguments that make the components that read `place` skip bad records; empty if none does.
+
+        Args:
+            place: A path, or a text that begins with one, as `BadRecords.place`.
+        """
+        found = [f"{name}=skip" for key, raw in _raw(self._config).items() for name in self._skips(key, raw, place)]
+        return " and ".join(found)
+
+    def _skips(self, key: str, raw: Any, place: str) -> Iterator[str]:
+        if key == ON_FAULT and raw != "skip" and _reads(self.value("file"), place):
+            yield key
+        elif isinstance(raw, dict):
+            yield from _skip_keys(_own(raw, self.value(key)), key, place)
+
+    def settle(self, key: str, value: Any) -> None:
+        """Put a value in the place of one that was to be found out, such as the run that `latest` means."""
+        OmegaConf.update(self._config, key, value, merge=False, force_add=True)
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole configuration as plain containers, to be recorded."""
+        return {key: self.value(key) for key in _raw(self._config)}
+
+    def written(self) -> dict[str, Any]:
+        """The whole configuration as plain containers, interpolations as they are written."""
+        return _raw(self._config)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments as typed."""
+        return [str(argument) for argument in HydraConfig.get().overrides.task]
+
+    @property
+    def run_folder(self) -> Path:
+        """Where Hydra put this run."""
+        return Path(HydraConfig.get().runtime.output_dir)
+
+
+def unbuilt(node: Any) -> Any:
+    """A component as a `partial` that makes it when called, and so are the components among its arguments.
+
+    What gets it can tell what would be built without building it. A component that the configuration already gives as
+    a partial becomes a partial of `partial`.
+
+    Args:
+        node: Plain containers, checked.
+    """
+    if isinstance(node, dict) and "_target_" in node:
+        target = locate(str(node["_target_"]))
+        assert callable(target), target
+        arguments = {name: unbuilt(value) for name, value in node.items() if name not in RESERVED}
+        positional = [unbuilt(value) for value in node.get("_args_", ())]
+        if node.get("_partial_"):
+            return partial(partial, target, *positional, **arguments)
+        return partial(target, *positional, **arguments)
+    if isinstance(node, dict):
+        return {name: unbuilt(value) for name, value in node.items()}
+    return [unbuilt(value) for value in node] if isinstance(node, list) else node
+
+
+def _skip_keys(node: Any, key: str, place: str) -> Iterator[str]:
+    """`on_fault` of each component in a node that reads `place`, with a + where no file sets it."""
+    if not isinstance(node, dict):
+        return
+    reads_it = any(_reads(value, place) for name, value in node.items() if name not in RESERVED)
+    if "_target_" in node and reads_it and node.get(ON_FAULT) != "skip":
+        target = locate(str(node["_target_"]))
+        if callable(target) and ON_FAULT in signature(target).parameters:
+            yield f"{'' if ON_FAULT in node else '+'}{key}.{ON_FAULT}"
+    for name, child in node.items():
+        yield from _skip_keys(child, f"{key}.{name}", place)
+
+
+def _reads(value: Any, place: str) -> bool:
+    """Whether an argument is the path that a text begins with, or a mapping with that path."""
+    if isinstance(value, dict):
+        return any(_reads(item, place) for item in value.values())
+    if not isinstance(value, str) or not value:
+        return False
+    path = str(Path(value).expanduser())
+    return place.startswith(path) or (path == "." and not Path(place).is_absolute())
+
+
+def _plain(config: DictConfig, key: str) -> Any:
+    node = OmegaConf.select(config, key)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _raw(config: DictConfig) -> dict[str, Any]:
+    """The configuration without Hydra's own part, interpolations as they are written."""
+    container = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items() if key != "hydra"}
+
+
+def _with_file(fault: str, config: DictConfig) -> str:
+    """Name the file that set the key, when it is one of the chosen files and not the command line."""
+    key, _, text = fault.partition(": ")
+    last = next(iter(settings(key, config)[-1:]), None)
+    if (
+        last is None
+        or last.file is None
+        or not any(last.file.is_relative_to(path) for path in searched_folders(config))
+    ):
+        return fault
+    return f"{key} (conf/{last.file.parent.name}/{last.file.name}): {text}"
+
+
+def _own(raw: Any, resolved: Any) -> Any:
+    """The resolved node without the components that it only refers to: they are checked where they stand."""
+    if isinstance(raw, str) and isinstance(resolved, dict):
+        return ELSEWHERE
+    if isinstance(raw, dict) and isinstance(resolved, dict):
+        return {key: _own(raw[key], resolved[key]) for key in resolved}
+    return resolved

@@ -1,0 +1,1 @@
+"""Preference data sets, one file each."""

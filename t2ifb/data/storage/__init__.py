@@ -1,0 +1,1 @@
+"""Files on the hub, in archives and in tables on disk."""

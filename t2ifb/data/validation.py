@@ -1,0 +1,77 @@
+"""Decode every image of a data set once, to find bad ones, and store the result."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from t2ifb.data.decoding import DECODING
+from t2ifb.data.errors import Fault
+from t2ifb.data.rankings import RankedPrompt, find_faults
+from t2ifb.utils.files import atomic_write
+
+
+def check_once(
+    rankings: list[RankedPrompt], place: str, files: Iterable[Path], memory: Path
+) -> tuple[list[RankedPrompt], list[Fault]]:
+    """Run `find_faults` with decoding. The stored result is reused while rankings and files stay the same.
+
+    Args:
+        rankings: The rankings to check.
+        place: Source of the rankings, the first part of every fault's place.
+        files: Files that hold the images: archives or the images themselves. Files may be missing.
+        memory: File for the result. In a read-only folder every run checks again.
+
+    Returns:
+        The rankings without fault, and the faults.
+    """
+    key = _key(rankings, files)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(memory.read_text(encoding="utf-8"))
+        if known["key"] == key:
+            bad = set(known["bad"])
+            good = [ranking for number, ranking in enumerate(rankings) if number not in bad]
+            return good, [Fault(**fault) for fault in known["faults"]]
+    good, faults = find_faults(rankings, decode=True, place=place)
+    kept = set(map(id, good))
+    bad_numbers = [number for number, ranking in enumerate(rankings) if id(ranking) not in kept]
+    content = {"key": key, "bad": bad_numbers, "faults": [asdict(fault) for fault in faults]}
+    with suppress(OSError), atomic_write(memory) as file:
+        file.write(json.dumps(content, indent=2).encode())
+    return good, faults
+
+
+def memory_file(folder: Path, source: str | Path, *parts: str) -> Path:
+    """File for the result of checking one part of a data set.
+
+    Args:
+        folder: A cache, or the data set's own folder.
+        source: The data set.
+        parts: The split and other choices that decide which rankings are read. They become part of the file name.
+    """
+    return folder / ".checked" / f"{'-'.join([short_name(source), *parts])}.json"
+
+
+def short_name(source: str | Path) -> str:
+    """12 hexadecimal digits that identify a data set in file names."""
+    return hashlib.sha256(str(source).encode()).hexdigest()[:12]
+
+
+def _key(rankings: list[RankedPrompt], files: Iterable[Path]) -> str:
+    key = hashlib.sha256(json.dumps([DECODING, *(_stamp(path) for path in files)]).encode())
+    for ranking in rankings:
+        images = "\0".join(map(str, ranking.images))
+        text = f"{ranking.prompt_id}\0{ranking.prompt}\0{ranking.ranks}\0{images}\n"
+        key.update(text.encode("utf-8", "surrogatepass"))
+    return key.hexdigest()
+
+
+def _stamp(path: Path) -> list[object]:
+    """Path, time and size of a file; the path alone if the file is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [str(path)]
+    return [str(path), status.st_mtime_ns, status.st_size]

@@ -1,0 +1,133 @@
+"""Image cache: images of a base model and of tuned ones from the same noise, sampled once."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+from rich.progress import track
+
+from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
+from t2ifb.diffusion.sampling import generate
+from t2ifb.evaluation.lazy import Identities, Unbuilt, build
+from t2ifb.evaluation.run_names import short_names
+from t2ifb.utils.devices import device_of
+from t2ifb.utils.files import atomic_write, file_lock, sha256_file
+from t2ifb.utils.fingerprints import library_versions
+
+STREAM = 0x0DF6
+"""Separates this noise from that of training and validation."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to sample: the `copy`-th for a prompt."""
+
+    prompt: str
+    copy: int
+
+    @property
+    def name(self) -> str:
+        """File stem. Prompts never enter file names."""
+        return f"{hashlib.sha256(self.prompt.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}_{self.copy}"
+
+    def key(self, seed: int) -> tuple[int, ...]:
+        """Random key of the noise, a function of prompt and copy alone."""
+        return (STREAM, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
+
+
+class Generations:
+    """Sample missing images. Interrupted runs continue; jobs that need the same images wait for each other.
+
+    The cache key of a model's images contains the diffusion model's files, the sampler, the adapters' weights, the
+    seed, and the versions of the code and libraries that sample.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        diffusion: Unbuilt,
+        sampling: Unbuilt,
+        batch_size: int = 16,
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Store the settings. Nothing is loaded yet.
+
+        Args:
+            folder: Folder of the cache.
+            diffusion: A `DiffusionSource`, unbuilt.
+            sampling: A `Sampler`, unbuilt.
+            batch_size: Images per batch.
+            device: Device; `auto` is the GPU if one exists.
+            seed: Seed of the noise.
+        """
+        self.root, self.diffusion, self.sampling = Path(folder).expanduser(), diffusion, sampling
+        self.batch_size, self.seed = batch_size, seed
+        self.device = device_of(device)
+        self._identities = Identities(self.root / "file_keys.npy")
+
+    def fill(self, name: str, adapters: Path | None, samples: Sequence[Sample]) -> list[Path]:
+        """Files of one model's images, sampled if missing.
+
+        Args:
+            name: Name of the model in progress messages.
+            adapters: A folder with exported adapters; None for the base model.
+            samples: The images.
+
+        Raises:
+            ValueError: The model or the adapters cannot be loaded.
+        """
+        place = self.root / self._key(adapters)
+        files = [place / f"{sample.name}.png" for sample in samples]
+        with file_lock(self.root / f"{place.name}.lock"):
+            starts = range(0, len(samples), self.batch_size)
+            batches = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
+            missing = [batch for batch in batches if not all(files[number].exists() for number in batch)]
+            if missing:
+                model = replace(build(self.diffusion), device=str(self.device)).load()
+                sampler = build(self.sampling)
+                if adapters is not None:
+                    load_lora(model.denoiser, adapters)
+                for batch in track(missing, f"sampling from {name}"):
+                    some = [samples[number] for number in batch]
+                    keys = [sample.key(self.seed) for sample in some]
+                    (images,) = generate(model, sampler, [sample.prompt for sample in some], keys, len(some))
+                    for number, image in zip(batch, images, strict=True):
+                        with atomic_write(files[number]) as file:
+                            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG")
+        return files
+
+    def _key(self, adapters: Path | None) -> str:
+        code = [self._identities(part) for part in (self.diffusion, self.sampling, load_lora, Generations)]
+        weights = "base" if adapters is None else sha256_file(adapters / LORA_WEIGHTS)
+        parts = [*code, *library_versions().values(), str(self.seed), weights]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
+    """Samples of prompts, `images_per_prompt` consecutive ones each."""
+    return [Sample(prompt, copy) for prompt in prompts for copy in range(images_per_prompt)]
+
+
+def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
+    """Exports of fine-tuning runs by their names in tables and on the comparison page.
+
+    No run is named `base`, which is reserved for the base model.
+
+    Raises:
+        ValueError: A folder is not a finished fine-tuning run, or is given twice.
+    """
+    paths = [Path(run).expanduser() for run in runs]
+    for path in paths:
+        if not (path / "export" / LORA_WEIGHTS).is_file() or not (path / "summary.json").is_file():
+            raise ValueError(
+                f"{path} is not a finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing"
+            )
+    places = [Path(os.path.abspath(path)) for path in paths]
+    if len(set(places)) < len(places):
+        raise ValueError("a run is given twice")
+    *names, _ = short_names([*places, Path("base")])
+    return {name: path / "export" for name, path in zip(names, paths, strict=True)}

@@ -1,0 +1,101 @@
+"""Several scorers applied to the same images, and the table of their scores."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from t2ifb.utils.files import atomic_write
+
+PROMPT = "prompt"
+
+
+@dataclass(frozen=True)
+class ScoreSheet:
+    """Scores of N images.
+
+    Attributes:
+        prompts: N prompts, one per image.
+        columns: Scores (N,) by scorer, and the KL divergence as `kl` and `kl_without_last_two`; NaN if missing.
+    """
+
+    prompts: Sequence[str]
+    columns: Mapping[str, NDArray[np.float64]]
+
+    @classmethod
+    def read(cls, path: Path) -> "ScoreSheet":
+        """Read a file written by `write`."""
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in (rows[0] if rows else {}) if name != PROMPT]
+        columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
+        return cls([row[PROMPT] for row in rows], columns)
+
+    def write(self, path: Path) -> None:
+        """Write a CSV file atomically."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        writer.writerow([PROMPT, *self.columns])
+        writer.writerows(zip(self.prompts, *(column.tolist() for column in self.columns.values()), strict=True))
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode())
+
+    @property
+    def by_prompt(self) -> dict[str, NDArray[np.float64]]:
+        """Means (P,) over the images of each prompt, in the order of first appearance."""
+        place = {prompt: number for number, prompt in enumerate(dict.fromkeys(self.prompts))}
+        of_image = [place[prompt] for prompt in self.prompts]
+        return {name: np.bincount(of_image, column) / np.bincount(of_image) for name, column in self.columns.items()}
+
+
+BATCH = 64
+
+
+class Judges(nn.Module):
+    """Several scorers and an optional ground-truth scorer with components.
+
+    Attributes:
+        scorers: Scorers by name.
+        truth: Ground-truth scorer (`shapes`), used neither for training nor for selection.
+        truth_parts: The reported components of `truth.parts(images, prompts)`.
+    """
+
+    def __init__(
+        self,
+        scorers: Mapping[str, Callable[[Tensor, list[str]], Tensor]],
+        truth: nn.Module | None = None,
+        truth_parts: Sequence[str] = ("gold", "alignment", "fidelity", "strict"),
+    ) -> None:
+        """Combine the scorers."""
+        super().__init__()
+        self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]
+        self.truth = truth
+        self.truth_parts = tuple(truth_parts)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, prompts: Sequence[str], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Scores (N,), float32 on the CPU, by name; ground truth as `gold` and `gold/<part>`.
+
+        Args:
+            images: (N, 3, H, W) uint8.
+            prompts: N strings.
+            device: Device of the scorers.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for start in range(0, len(images), BATCH):
+            pixels = images[start : start + BATCH].to(device).float() / 255
+            texts = list(prompts[start : start + BATCH])
+            scores = {name: scorer(pixels, texts) for name, scorer in self.scorers.items()}
+            if self.truth is not None:
+                parts = self.truth.parts(pixels, texts)  # type: ignore[operator]
+                scores |= {"gold" if part == "gold" else f"gold/{part}": parts[part] for part in self.truth_parts}
+            for name, score in scores.items():
+                found.setdefault(name, []).append(score.float().cpu())
+        return {name: torch.cat(parts) for name, parts in found.items()}

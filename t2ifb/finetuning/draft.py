@@ -1,0 +1,88 @@
+"""DRaFT: the gradient of the reward through the last steps of the chain."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from t2ifb.data.datamodules import PromptBatch
+from t2ifb.finetuning.algorithm import Experience, Loss, check_weights, mean_loss
+from t2ifb.finetuning.policy import Policy
+
+DEPTH_STREAM = 0x0DF4
+"""Keeps the draws of how many steps apart from others with the same seed."""
+
+
+@dataclass(frozen=True)
+class DRaFT:
+    """Direct reward fine-tuning (arXiv 2309.17400): the finished image's reward, back-propagated through the sampler.
+
+        L = E [-alpha r(x_0, z) + beta mean of KL over the last K steps]
+
+    A rollout goes down the schedule without gradient to its last K steps, DRaFT-K, and through those with gradient; the
+    image that comes out is decoded and rewarded. The KL divergence of each step is taken at the detached latents, so
+    that nothing of it is back-propagated into earlier steps. For that the denoiser is called once more at each step but
+    the first, unless beta is 0.
+
+    Attributes:
+        last_steps: K; all that the denoiser keeps for the backward pass is in memory K times, with beta nearly twice as
+            often (gradient checkpointing keeps only the latents).
+        truncation: `fixed` takes K steps every time; `random` draws how many uniformly from 1 to K for each update, as
+            AlignProp does (arXiv 2310.03739).
+        alpha: Weight of the reward.
+        beta: Weight of the KL divergence in nats, a mean over the steps as in every algorithm.
+    """
+
+    data: ClassVar[Literal["prompts"]] = "prompts"
+    needs_gradient: ClassVar[bool] = True
+    updates_per_experience: ClassVar[int] = 1
+    last_steps: int = 1
+    truncation: str = "fixed"
+    alpha: float = 100.0
+    beta: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_weights(self.alpha, self.beta)
+        if self.truncation not in ("fixed", "random"):
+            raise ValueError(f"truncation must be fixed or random, not {self.truncation!r}")
+
+    def check(self, steps: int) -> None:
+        """See `Algorithm.check`."""
+        if not 1 <= self.last_steps <= steps:
+            raise ValueError(f"last_steps={self.last_steps} must be from 1 to the {steps} steps of a rollout")
+
+    def depth(self, seed: int, position: int) -> int:
+        """How many steps an update goes back: a function of (seed, position)."""
+        if self.truncation == "fixed":
+            return self.last_steps
+        return 1 + int(np.random.default_rng([DEPTH_STREAM, seed, position]).integers(self.last_steps))
+
+    def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
+        """Latents where the last steps begin."""
+        rollout, denoise = policy.start(batch)
+        first = len(policy.schedule) - self.depth(policy.seed, batch.position)
+        with policy.model.untrained():
+            latents = rollout.to(first, denoise)
+        return Experience(batch.prompts, {"latents": latents, **policy.resume_state(rollout)})
+
+    def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
+        """All rows are one update."""
+        yield experience
+
+    def loss(self, policy: Policy, part: Experience) -> Loss:
+        """The reward at the chain's end and the KL divergences of its last steps."""
+        rollout, denoise = policy.resume(part)
+        divergences = {}
+        for step in range(rollout.index, len(policy.schedule)):
+            noisy = rollout.latents.detach()
+            with policy.reference():
+                reference = denoise(noisy, step)
+            output = denoise(rollout.latents, step)
+            at_latents = denoise(noisy, step) if rollout.latents.requires_grad and self.beta else output
+            divergences[f"kl_{step}"] = policy.kl(at_latents, reference, noisy, step)
+            rollout.follow(output)
+        kl = torch.stack(list(divergences.values())).mean(0)
+        reward = policy.score(rollout.latents, part.prompts)
+        return mean_loss(self.beta * kl - self.alpha * reward, part, reward=reward, kl=kl, **divergences)

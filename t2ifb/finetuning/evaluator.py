@@ -1,0 +1,326 @@
+"""Evaluation of a policy, of the base model and of checkpoints on fixed held-out prompts and noise."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.progress import track
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from t2ifb.data.embeddings import Encoder
+from t2ifb.diffusion.lora import load_adapter_state
+from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.path import gaussian_kl
+from t2ifb.diffusion.sampling import Rollout, Sampler, to_bytes
+from t2ifb.evaluation.metrics import diversity
+from t2ifb.evaluation.scoring import Judges, ScoreSheet
+from t2ifb.evaluation.selection import guarded, rise
+from t2ifb.scorers.mix import Mix
+from t2ifb.training.losses import kl_sums
+from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.trainer import first_process
+from t2ifb.utils.devices import true_float32
+from t2ifb.utils.files import atomic_write, file_lock
+
+STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
+"""Separate the noise of the splits from each other and from that of training."""
+FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
+"""Reserved names of metrics and of a sheet's column, not allowed for judges."""
+
+
+TENSORS = ("images", "kl", "kl_without_last_two", "diversity")
+"""Tensor fields of `Answers`."""
+
+
+def together() -> bool:
+    """Whether this process is part of an initialised process group."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Evaluation samples of a model: N samples, `images_per_prompt` consecutive ones per prompt.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        scores: (N,) float32 by scorer.
+        kl: (N,) float32, nats: sum over all T transitions of the sample's own rollout.
+        kl_without_last_two: (N,) float32, nats: sum without the last two transitions (see `kl_sums`).
+        diversity: (P,) float32, mean distance (1 - cosine) between the images of each prompt; empty with one image per
+            prompt.
+    """
+
+    images: Tensor
+    scores: dict[str, Tensor]
+    kl: Tensor
+    kl_without_last_two: Tensor
+    diversity: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file atomically."""
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        order = {"scores": json.dumps(list(self.scores))}
+        with atomic_write(path) as file:
+            file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}, order))
+
+    def sheet(self, prompts: Sequence[str]) -> ScoreSheet:
+        """Scores and KL divergence of each image, in the exam's order."""
+        columns = {**self.scores, "kl": self.kl, "kl_without_last_two": self.kl_without_last_two}
+        return ScoreSheet(prompts, {name: column.double().numpy() for name, column in columns.items()})
+
+    @classmethod
+    def read(cls, path: Path) -> "Answers":
+        """Read a file written by `save`."""
+        with safe_open(path, "pt") as file:
+            scores = {name: file.get_tensor(f"scores/{name}") for name in json.loads(file.metadata()["scores"])}
+            return cls(scores=scores, **{name: file.get_tensor(name) for name in TENSORS})
+
+
+class Exam(nn.Module):
+    """Evaluates a policy on the same samples every time, on this module's device.
+
+    Attributes:
+        prompts: N prompts, each repeated consecutively for its images.
+        base: Samples of the base model, once known.
+        last: The latest samples.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        sampler: Sampler,
+        judges: Judges,
+        images_per_prompt: int = 1,
+        seed: int = 0,
+        split: str = "validation",
+        encoder: Encoder | None = None,
+        chosen_by: Mapping[str, float] | None = None,
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            prompts: P distinct prompts.
+            sampler: Sampler of the images.
+            judges: Scorers of the images.
+            images_per_prompt: Number of images per prompt, K.
+            seed: Seed of the noise.
+            split: `validation` or `test`; selects the noise.
+            encoder: Encoder of images to unit vectors, for the diversity.
+            chosen_by: Weights of the judges in the selection score, by name.
+        """
+        super().__init__()
+        self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
+        self.sampler, self.judges, self.images_per_prompt = sampler, judges, images_per_prompt
+        self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, dict(chosen_by or {})
+        self.base: Answers | None = None
+        self.last: Answers | None = None
+        self._found: dict[int, tuple[Tensor, Tensor]] = {}
+        self._place: Tensor
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @torch.no_grad()
+    def look(self, model: DiffusionModel, numbers: Sequence[int], with_kl: bool = True) -> None:
+        """Sample the images with the given indices and record images and KL divergence.
+
+        Everything is computed outside autocast: in bf16 the rounding of the two U-Net calls alone may exceed the
+        policy's KL divergence. The U-Net computes in the precision of its frozen weights, the rest in fp32, which is
+        not rounded to TF32.
+
+        Args:
+            model: Model with its adapters enabled.
+            numbers: Indices of the samples.
+            with_kl: Also evaluate the base model at each step; otherwise the KL divergence is recorded as 0.
+        """
+        schedule = self.sampler.schedule_of(model)
+        prompts = [self.prompts[number] for number in numbers]
+        keys = [(self.stream, self.seed, number) for number in numbers]
+        rollout = Rollout(schedule, keys, model.latent_shape, model.device)
+        kl = torch.zeros(len(schedule), len(numbers), device=model.device)
+        with torch.autocast(model.device.type, enabled=False), true_float32():
+            denoise = self.sampler.denoiser(model, schedule, prompts)
+            for step in range(len(schedule)):
+                noisy = rollout.latents
+                output = denoise(noisy, step)
+                if with_kl:
+                    with model.base():
+                        reference = schedule.kl_step(denoise(noisy, step), noisy, step)
+                    policy = schedule.kl_step(output, noisy, step)
+                    kl[step] = gaussian_kl(policy.mean, reference.mean, policy.variance)
+                rollout.take(output)
+            images = to_bytes(model.decode(rollout.latents))
+        nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()
+        self._found |= {n: (image, sums) for n, image, sums in zip(numbers, images, nats, strict=True)}
+
+    def gather(self) -> None:
+        """Share the samples of all processes. No effect with one process."""
+        if not together():
+            return
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, self._found)
+        self._found = {number: sample for some in found for number, sample in some.items()}
+
+    @torch.no_grad()
+    def answers(self) -> Answers:
+        """Score the samples since the last call.
+
+        Raises:
+            ValueError: Samples are missing.
+        """
+        if missing := set(range(len(self))) - self._found.keys():
+            raise ValueError(f"{len(missing)} samples of the exam are missing")
+        found = [self._found[number] for number in range(len(self))]
+        self._found = {}
+        images = torch.stack([image for image, _ in found])
+        scores = self.judges(images, self.prompts, self._place.device)
+        kl, kl_without_last_two = torch.stack([sums for _, sums in found]).unbind(1)
+        self.last = Answers(images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images))
+        return self.last
+
+    def figures(self, answers: Answers) -> dict[str, float]:
+        """Means over the samples: each scorer, both KL sums, `diversity`, and the selection score `judges`."""
+        figures = {name: float(score.nanmean()) for name, score in answers.scores.items()}
+        figures |= self.kl_figures(answers)
+        if len(answers.diversity):
+            figures["diversity"] = float(answers.diversity.mean())
+        if self.base is not None and self.chosen_by:
+            before = self.base.scores
+            rises = [rise(before[name].numpy(), answers.scores[name].numpy()) for name in self.chosen_by]
+            figures["judges"] = float(guarded(rises, weights=list(self.chosen_by.values())))
+        return figures
+
+    @staticmethod
+    def kl_figures(answers: Answers) -> dict[str, float]:
+        """Means over the samples of both KL sums, in nats."""
+        return {name: float(getattr(answers, name).mean()) for name in ("kl", "kl_without_last_two")}
+
+    def _diversity(self, images: Tensor) -> Tensor:
+        """Mean distance (P,) between the images of each prompt."""
+        k = self.images_per_prompt
+        if self.encoder is None or k < 2:
+            return torch.zeros(0)
+        pixels = [some.to(self._place.device).float() / 255 for some in images.split(64)]
+        vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in pixels]).unflatten(0, (-1, k))
+        return diversity(vectors)
+
+
+REWARD = "reward"
+"""Name of the training reward among the scorers."""
+BASE = "base.safetensors"
+"""File in a run's folder with the base model's samples on validation prompts."""
+FLOOR_SAMPLES = 4
+"""Number of samples in the rounding measurement."""
+
+
+def look_at_base(
+    run: RunFolder, exam: Exam, device: torch.device, answers: Callable[[], Answers], standardised: nn.Module | None
+) -> Answers:
+    """Evaluate the base model once, store the samples in the run's folder, and standardise the reward with them.
+
+    Args:
+        run: Run folder; its file `BASE` stores the samples.
+        exam: The evaluation.
+        device: Device of the scorers.
+        answers: Computes the samples.
+        standardised: The reward, if it is standardised on the base model's images; None otherwise.
+
+    Raises:
+        ValueError: A scorer gives all images the same score.
+    """
+    path = run.path / BASE
+    with file_lock(run.path / ".base.lock"):  # one of several processes that start together does it
+        if not path.exists():
+            answers().save(path)
+    found = Answers.read(path)
+    if isinstance(standardised, Mix):
+        scores = Judges(dict(standardised.scorers.items()))(found.images, exam.prompts, device)
+        standardised.standardise(scores)
+        together = torch.stack([scores[name] for name in standardised.scorers])
+        found.scores[REWARD] = standardised.combine(together.to(device)).cpu()
+    return found
+
+
+def ask_states(
+    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, base: Answers
+) -> tuple[dict[str, Answers], int]:
+    """Samples of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
+
+    Afterwards the model has the kept checkpoint's adapters.
+    """
+    files = run.best_checkpoint, run.last_checkpoint
+    best, last = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
+    answers = {"base": base}
+    load_adapter_state(model.denoiser, last["state_dict"])
+    answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")
+    same = best["global_step"] == last["global_step"]
+    load_adapter_state(model.denoiser, best["state_dict"])
+    answers["kept"] = answers["last"] if same else ask(exam, model, samples_per_batch, "the kept checkpoint")
+    return answers, int(best["global_step"])
+
+
+def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
+    """Sample and score all images of an exam. Processes of one group share the sampling.
+
+    Args:
+        exam: The evaluation, on the model's device.
+        model: The policy.
+        samples_per_batch: Samples per batch.
+        whom: Name of the model for the progress bar.
+        base: Evaluate the base model instead.
+    """
+    share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together() else range(len(exam))
+    starts = range(0, len(share), samples_per_batch)
+    for start in track(starts, f"sampling images of {whom}", disable=not first_process()):
+        numbers = share[start : start + samples_per_batch]
+        if base:
+            with model.base():
+                exam.look(model, numbers, with_kl=False)
+        else:
+            exam.look(model, numbers)
+    exam.gather()
+    return exam.answers()
+
+
+@torch.no_grad()
+def rounding_floor(
+    exam: Exam, sampler: Sampler, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
+) -> Tensor:
+    """KL divergence (T,) of the base model to itself from training precision alone, in nats per sample.
+
+    The mean over `FLOOR_SAMPLES` at each step of the base model's own training rollouts, against the same weights in
+    fp32. It shows the size of rounding errors: the KL divergence in training is that of one step, between two calls
+    that round alike; in validations it is computed outside autocast, in the frozen weights' precision.
+
+    Args:
+        exam: The evaluation; its first prompts and their noise are used.
+        sampler: Sampler of training rollouts.
+        model: Model with the policy's adapters, which are disabled here.
+        training_context: Context of U-Net calls in training.
+    """
+    schedule = sampler.schedule_of(model)
+    found = []
+    for number, prompt in enumerate(exam.prompts[:FLOOR_SAMPLES]):
+        rollout = Rollout(schedule, [(exam.stream, exam.seed, number)], model.latent_shape, model.device)
+        seen: list[tuple[Tensor, Tensor]] = []
+        with model.exact(), model.base():
+            denoise = sampler.denoiser(model, schedule, [prompt])
+            for step in range(len(schedule)):
+                seen.append((rollout.latents, denoise(rollout.latents, step)))
+                rollout.take(seen[-1][1])
+        with model.base():
+            denoise = sampler.denoiser(model, schedule, [prompt])
+            for step, (noisy, exact) in enumerate(seen):
+                with training_context():
+                    rounded = denoise(noisy, step)
+                one, other = (schedule.kl_step(each, noisy, step) for each in (exact, rounded))
+                found.append(gaussian_kl(one.mean, other.mean, one.variance))
+    return torch.stack(found).reshape(-1, len(schedule)).mean(0)

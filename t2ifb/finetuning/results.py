@@ -1,0 +1,257 @@
+"""Final results of a fine-tuning run: tables, figures, the comparison at the usual guidance scale, and a verdict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+
+from t2ifb.evaluation.comparison import HEADINGS, Gain, gains, write_gains
+from t2ifb.evaluation.scoring import ScoreSheet
+from t2ifb.evaluation.selection import change
+from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.tables import escape_markdown, markdown, screen, show
+from t2ifb.evaluation.tuning_plots import progress_sheet, tuning_curves
+from t2ifb.finetuning.evaluator import Answers, Exam
+from t2ifb.training.metrics import validation_figures
+from t2ifb.training.run_folder import RunFolder
+
+SHOWN = 12
+"""Number of test prompts in the figure, counted from the first."""
+
+
+@dataclass(frozen=True)
+class UsualGuidance:
+    """Comparison of base model and kept adapters at the usual guidance scale, on test prompts with the same noise.
+
+    A run is validated and tested at the scale of its own `sampling`. Adapters that gain at that scale may lose at the
+    usual one.
+
+    Attributes:
+        exam: Evaluation with the usual scale.
+        answers: Samples of `base` and `kept`.
+        trained_on: Names of the scorers that the run is trained on.
+        seed: Seed of the bootstrap.
+    """
+
+    exam: Exam
+    answers: Mapping[str, Answers]
+    trained_on: tuple[str, ...]
+    seed: int
+
+    @property
+    def scale(self) -> float:
+        """The guidance scale."""
+        return self.exam.sampler.guidance_scale
+
+    @property
+    def gains(self) -> list[Gain]:
+        """Gain by each scorer."""
+        base, kept = (self.answers[name].scores for name in ("base", "kept"))
+        return gains(base, kept, self.exam.images_per_prompt, self.trained_on, self.seed)
+
+    @property
+    def sentence(self) -> str:
+        """Whether the tuned model is better or worse than the base model, by gold or, without gold, by the judges."""
+        base, kept = (self.answers[name].sheet(self.exam.prompts) for name in ("base", "kept"))
+        of_scorer = {row.name: row.difference for row in self.gains}
+        found = {"gold": of_scorer["gold"]} if "gold" in of_scorer else {}
+        if not self.exam.chosen_by.keys() <= set(self.trained_on):
+            found["judges"] = change(base, base, kept, self.exam.chosen_by, self.seed)
+        found |= {name: of_scorer[name] for name in self.trained_on}
+        return usual_guidance_sentence(self.scale, found, len(set(self.exam.prompts)))
+
+    def write(self, run: RunFolder) -> dict[str, Any]:
+        """Print and save everything; return the metrics for `summary.json`."""
+        prompts = self.exam.prompts
+        title = f"kept checkpoint at guidance {self.scale:g}, {len(set(prompts))} test prompts, same noise"
+        show(screen(title, HEADINGS, [row.cells() for row in self.gains]))
+        print(self.sentence)
+        write_gains(self.gains, run.path, "table_kept_usual_guidance")
+        for name, answers in self.answers.items():
+            answers.sheet(prompts).write(run.samples / f"test_usual_guidance_{name}.csv")
+        some = slice(0, SHOWN)
+        columns = {f"{name}, guidance {self.scale:g}": self.answers[name].images[some] for name in self.answers}
+        progress_sheet(prompts[some], columns, run.samples / "test_usual_guidance.png")
+        return {
+            "guidance_scale": self.scale,
+            "prompts": len(set(prompts)),
+            "sentence": self.sentence,
+            **self.exam.kl_figures(self.answers["kept"]),
+            **{row.name: asdict(row) for row in self.gains},
+        }
+
+    def card(self) -> str:
+        """Table for the model card."""
+        lines = [row.cells() for row in self.gains]
+        return f"{self.sentence}\n\n{markdown(HEADINGS, lines)}"
+
+
+def usual_guidance_sentence(scale: float, changes: Mapping[str, Interval], prompts: int) -> str:
+    """Result of the comparison at the usual guidance scale in words. The first metric decides.
+
+    Args:
+        scale: The guidance scale.
+        changes: Changes from the base model to the tuned one, with 95 % intervals, by metric.
+        prompts: Number of prompts.
+    """
+    first = next(iter(changes.values()))
+    verdict = "no different from the base model beyond chance"
+    if first.excludes_zero:
+        verdict = f"{'better' if first.mean > 0 else 'worse'} than the base model"
+    figures = ", ".join(
+        f"{name} {each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]" for name, each in changes.items()
+    )
+    return f"At guidance {scale:g} the tuned model is {verdict}: {figures} ({prompts} test prompts)."
+
+
+class TuningVerdict:
+    """Comparison of the base model with the kept and the last checkpoint, on test prompts with the same noise."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        exam: Exam,
+        answers: Mapping[str, Answers],
+        rows: Sequence[Mapping[str, Any]],
+        trained_on: Sequence[str],
+        kept: int,
+        seed: int,
+        usual: UsualGuidance | None = None,
+    ) -> None:
+        """Compare the samples of `base`, `kept` and `last`. `rows` are those of `metrics.csv`."""
+        self.run, self.seed, self.usual = run, seed, usual
+        self.chosen_by = "the reward" if exam.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
+        self.exam, self.answers, self.rows, self.kept = exam, answers, rows, kept
+        self.gains: dict[str, list[Gain]] = {
+            name: gains(answers["base"].scores, answers[name].scores, exam.images_per_prompt, trained_on, seed)
+            for name in ("kept", "last")
+        }
+        self.sentence = verdict_sentence(rows, kept, self._change, self.chosen_by)
+
+    def write(self) -> dict[str, Any]:
+        """Print and save everything; return the metrics for `summary.json`."""
+        run = self.run
+        figures: dict[str, Any] = {
+            "sentence": self.sentence,
+            "kept": "base" if keeps_base(self.rows, self.kept) else "tuned",
+        }
+        same = self.answers["kept"] is self.answers["last"]
+        for name, rows in self.gains.items():
+            if not (same and name == "last"):
+                title = f"{name} checkpoint, {len(self.exam.prompts)} test prompts, same noise"
+                show(screen(title, HEADINGS, [row.cells() for row in rows]))
+            write_gains(rows, run.path, f"table_{name}")
+            figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
+            figures[f"test_{name}"] |= self.exam.kl_figures(self.answers[name])
+        for name, answers in self.answers.items():
+            answers.sheet(self.exam.prompts).write(run.samples / f"test_{name}.csv")
+        print(self.sentence)
+        figures["judge_weights"] = self.exam.chosen_by
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.exam.chosen_by.items())
+        print(f"weights in checkpoint selection: {weights}")
+        if self.usual is not None:
+            figures["test_usual_guidance"] = self.usual.write(run)
+            figures["sentence"] += f" {self.usual.sentence}"
+        some = slice(0, SHOWN)
+        columns = {"base": "base", "kept": f"kept, step {self.kept}", "last": "last"}
+        if same:
+            del columns["last"]
+        sheet = {column: self.answers[name].images[some] for name, column in columns.items()}
+        progress_sheet(self.exam.prompts[some], sheet, run.samples / "test.png")
+        tuning_curves(self.rows, run.path / "tuning_curves.png")
+        return figures
+
+    def card(self, recipe: Mapping[str, Any]) -> str:
+        """Settings, results and curves for the model card."""
+        lines = [row.cells() for row in self.gains["kept"]]
+        shown = [[name, escape_markdown(str(value))] for name, value in recipe.items()]
+        figures = f"On {len(self.exam.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
+        curves = "![Reward, judges and KL divergence over the updates](tuning_curves.png)"
+        usual = [] if self.usual is None else [self.usual.card()]
+        return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, *usual, curves])
+
+    def warning(self, tuned_at: float) -> str:
+        """First lines of the model card: whether to use the adapters, and at which guidance scale.
+
+        Args:
+            tuned_at: Guidance scale of the training rollouts.
+        """
+        tested_at = self.exam.sampler.guidance_scale
+        lines = [
+            f"Use these adapters at guidance scale {tested_at:g}: "
+            f"they were tuned at {tuned_at:g} and tested at {tested_at:g}."
+        ]
+        if keeps_base(self.rows, self.kept):
+            better = f"Keep the base model: no checkpoint of this run is better than it by {self.chosen_by}."
+            lines.insert(0, f"**{better}** These are the adapters of the best one, step {self.kept}.")
+        return " ".join([*lines, *([] if self.usual is None else [self.usual.sentence])])
+
+    def _change(self, earlier: int, later: int) -> Interval:
+        """Change of the selection score between two validations. One is the best of all, which widens the interval."""
+        validations = sum(row.get("val/judges") not in ("", None) for row in self.rows)
+        base, old, new = (ScoreSheet.read(self.run.step(step, ".csv")) for step in (0, earlier, later))
+        return change(base, old, new, self.exam.chosen_by, self.seed, 1 - 0.05 / validations)
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Example test prompts, one row per image."""
+        return [
+            {
+                "prompt": self.exam.prompts[n],
+                "image": Image.fromarray(a.images[n].permute(1, 2, 0).numpy()),
+                "model": name,
+            }
+            for n in range(min(SHOWN, len(self.exam.prompts)))
+            for name, a in self.answers.items()
+        ]
+
+
+def keeps_base(rows: Sequence[Mapping[str, Any]], kept: int) -> bool:
+    """Whether to keep the base model: the best checkpoint's selection score is not above it.
+
+    Args:
+        rows: Rows of `metrics.csv`.
+        kept: Step of the best checkpoint.
+    """
+    return validation_figures(rows, kept).get("judges", float("nan")) <= 0
+
+
+def verdict_sentence(
+    rows: Sequence[Mapping[str, Any]],
+    kept: int,
+    change: Callable[[int, int], Interval],
+    chosen_by: str = "the held-out scorers",
+) -> str:
+    """Verdict on the validation prompts: changes of reward, judges and gold, and over-optimisation.
+
+    Args:
+        rows: Rows of `metrics.csv` with validation metrics; the first is the base model.
+        kept: Step of the kept checkpoint.
+        change: Change of the selection score between the validations at two steps. Only a fall whose interval excludes
+            zero counts as over-optimisation, because the highest of several validations is always followed by lower
+            ones.
+        chosen_by: Name of the scorers that selected the checkpoint.
+    """
+    looked = [row for row in rows if row.get("val/reward") not in ("", None)]
+    if len(looked) < 2:
+        return "No validation took place."
+    seen = [{key: float(value) for key, value in row.items() if value not in ("", None)} for row in looked]
+    first, last = seen[0], seen[-1]
+    at = next((row for row in seen if int(row["step"]) == kept), last)
+    top = max(seen, key=lambda row: row["val/judges"])
+    which = f"Kept step {kept}"
+    if keeps_base(rows, kept):
+        which = f"Kept the base model: no checkpoint is better by {chosen_by}. The best one, step {kept}, is exported"
+    kl = f"KL {at['val/kl']:.2f} nats, {at['val/kl_without_last_two']:.2f} without the last two steps"
+    text = f"{which}: {_moves(first, at)}; {kl}."
+    if top is not last and last["val/reward"] > top["val/reward"]:
+        steps = int(top["step"]), int(last["step"])
+        if change(*steps).high < 0:
+            text += f" From step {steps[0]} to {steps[1]}: {_moves(top, last)}: over-optimisation."
+    return text
+
+
+def _moves(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Changes of reward, judges and gold, as text."""
+    names = [name for name in ("reward", "judges", "gold") if f"val/{name}" in before]
+    return ", ".join(f"{name} {after[f'val/{name}'] - before[f'val/{name}']:+.3f}" for name in names)

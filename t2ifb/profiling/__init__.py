@@ -1,0 +1,1 @@
+"""Memory and operations of a fine-tuning run, planned without loading weights."""

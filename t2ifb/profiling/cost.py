@@ -1,0 +1,119 @@
+"""Description of a fine-tuning run before loading, and its measured costs."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.finetuning.refl import ReFL
+from t2ifb.profiling.memory_tracker import Event, Operations
+from t2ifb.profiling.meta_mode import Attention
+
+TEXT, UNET, DECODER, REWARD = "text encoder", "U-Net", "decoder", "reward"
+JUDGES, DIVERSITY = "judges", "diversity encoder"
+WEIGHTS, OPTIMISER = "weights", "optimiser"
+UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A run with the arguments of `FineTuning` and `FineTuningModule`. Its scorers are on the `meta` device.
+
+    Attributes:
+        diffusion: Source of the diffusion model.
+        lora: Configuration of the adapters.
+        optimizer: Builds the optimiser. It must run on `meta` tensors, so not a fused one.
+        reward: The reward to maximise.
+        rollout: Sampler of training rollouts.
+        sampling: Sampler of evaluation images.
+        judges: Other scorers by name; they stay on the device with the reward.
+        encoder: A `CLIPEncoder` for the diversity, or None.
+        batch_size: Prompts per update, of one process.
+        micro_batch_size: Prompts in memory together.
+        method: The algorithm, which selects the steps with gradients.
+        samples_per_batch: Images per sampling batch.
+        autocast: Compute type of mixed precision; None without it.
+        attention: `fused` as on a GPU, `plain` as on a CPU.
+        on_gpu: Whether memory is a GPU's, whose allocator caches freed blocks.
+    """
+
+    diffusion: DiffusionSource
+    lora: LoRA
+    optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
+    reward: nn.Module
+    rollout: Sampler
+    sampling: Sampler
+    judges: Mapping[str, nn.Module]
+    encoder: Any = None
+    batch_size: int = 1
+    micro_batch_size: int | None = None
+    method: ReFL = ReFL()
+    samples_per_batch: int = 32
+    autocast: torch.dtype | None = None
+    attention: Attention = "fused"
+    on_gpu: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.samples_per_batch < 1:
+            raise ValueError(
+                f"batch_size={self.batch_size} and samples_per_batch={self.samples_per_batch} must be at least 1"
+            )
+
+    @property
+    def together(self) -> int:
+        """Prompts whose gradients are in memory together."""
+        return min(self.batch_size, self.micro_batch_size or self.batch_size)
+
+    @property
+    def steps_to_window(self) -> float:
+        """Expected denoising steps of a rollout: those before its last gradient, all of them without gradient."""
+        m = self.method.gradients_per_rollout
+        first, last = self.method.window_of(self.rollout.num_inference_steps)
+        return first + m * (last - first + 2) / (m + 1) - 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Costs of one network, or of the trained weights.
+
+    Attributes:
+        parameters: Number of parameters.
+        trained: Number of trained parameters.
+        weights: Bytes of the weights, including buffers.
+        saved: Bytes saved for the backward pass; None without one.
+        optimiser: Bytes of gradients and of the optimiser's state.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    saved: int | None = None
+    optimiser: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs of updates or of evaluations.
+
+    Attributes:
+        peak: Peak bytes of live tensors, including weights.
+        at_peak: Bytes at the peak by part, without weights: allocations of each network, and `WORK`.
+        denoising: Floating point operations of one denoising step of one sample, including guidance.
+        sample: Operations per sample: in updates, the gradient at one step with the base model's call; in evaluations,
+            decoding and scoring an image.
+        parts: Costs by network; only for updates.
+        phases: Allocations and frees by phase: `WEIGHTS`, `OPTIMISER` (its state) and `UPDATE` for updates; `LOOK` and
+            `ROUNDING` for evaluations. Two costs of one run share the block ids of the weights.
+    """
+
+    peak: int
+    at_peak: dict[str, int]
+    denoising: Operations
+    sample: Operations
+    parts: dict[str, Part] = field(default_factory=dict)
+    phases: dict[str, list[Event]] = field(default_factory=dict)

@@ -1,0 +1,152 @@
+"""Settings that reduce a fine-tuning run's memory, each measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+from t2ifb.profiling.cost import UNET, Cost, Tuning
+from t2ifb.profiling.geometry import SD15, TAESD_ID, geometry_of
+from t2ifb.profiling.gpu_memory import LIBRARIES, pool_size
+from t2ifb.profiling.update_cost import judging_cost, update_cost
+from t2ifb.utils.devices import has_bf16
+
+WORTH = 0.005
+"""Minimum saving of a proposed setting, relative to the limit."""
+AGAIN = "U-Net and decoder are computed twice for each gradient"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run and its costs.
+
+    Attributes:
+        tuning: The run.
+        images: Images per validation.
+        update: Cost of an update.
+        judging: Cost of a validation.
+    """
+
+    tuning: Tuning
+    images: int
+    update: Cost
+    judging: Cost
+
+    @classmethod
+    def of(cls, tuning: Tuning, images: int, update: Cost | None = None, judging: Cost | None = None) -> "Measured":
+        """Measure the costs that are not given."""
+        update = update or update_cost(tuning)
+        return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[UNET].optimiser))
+
+    @property
+    def peak(self) -> int:
+        """Peak bytes of the run."""
+        return max(self.update.peak, self.judging.peak)
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all networks' weights."""
+        return sum(part.weights for part in self.update.parts.values())
+
+    @cached_property
+    def pool(self) -> int:
+        """Device bytes for tensors: on a GPU the allocator's pool, on a CPU the peak."""
+        return pool_size(self.update, self.judging) if self.tuning.on_gpu else self.peak
+
+    @property
+    def needed(self) -> float:
+        """Device bytes in total: the pool and, on a GPU, the libraries."""
+        return self.pool + (LIBRARIES if self.tuning.on_gpu else 0)
+
+    def pool_of(self, cost: Cost) -> float:
+        """Pool bytes of one phase: its peak plus the pool's overhead over the run's peak."""
+        return cost.peak * self.pool / self.peak
+
+    def excess(self, limit: float) -> float:
+        """Sum of the bytes by which the two phases exceed a limit of the pool."""
+        return sum(max(0.0, self.pool_of(cost) - limit) for cost in (self.update, self.judging))
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A setting, and the run with it and all settings proposed before.
+
+    Attributes:
+        argument: Command-line argument.
+        price: Disadvantage of the setting.
+        run: The run with the setting.
+    """
+
+    argument: str
+    price: str
+    run: Measured
+
+
+def savings(run: Measured, limit: float) -> list[Saving]:
+    """Settings that make a run fit, cheapest first. Each is applied on top of the previous ones.
+
+    Settings without effect are omitted. The last run is the best one found, whether it fits or not.
+
+    Args:
+        run: The run as configured.
+        limit: Maximum bytes of the pool.
+    """
+    found: list[Saving] = []
+    for candidate in CANDIDATES:
+        saving = candidate(run, limit) if run.excess(limit) else None
+        if saving is not None and run.excess(limit) - saving.run.excess(limit) > WORTH * limit:
+            found.append(saving)
+            run = saving.run
+    return found
+
+
+def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
+    """Largest number of samples at a time that keeps one phase within the limit, or 1.
+
+    Memory beyond the weights grows with the number, so few values must be tried.
+    """
+    of_update = setting == "micro_batch_size"
+    count = run.tuning.together if of_update else min(run.images, run.tuning.samples_per_batch)
+    known: dict[str, Any] = {"judging": run.judging} if of_update else {"update": run.update}
+    changed = run
+    while count > 1 and (pool := changed.pool_of(changed.update if of_update else changed.judging)) > limit:
+        count = max(1, min(count - 1, int(count * (limit - run.weights) / (pool - run.weights))))
+        changes: dict[str, Any] = {setting: count}
+        changed = Measured.of(replace(run.tuning, **changes), run.images, **known)
+    return None if changed is run else Saving(f"algorithm.{setting}={count}", "smaller batches in memory", changed)
+
+
+def _no_diversity(run: Measured, limit: float) -> Saving | None:
+    if run.tuning.encoder is None:
+        return None
+    changed = Measured.of(replace(run.tuning, encoder=None), run.images)
+    return Saving("algorithm.diversity=null", "validations do not measure diversity", changed)
+
+
+def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured, limit: float) -> Saving | None:
+    """Change a setting of the diffusion model that has its default value."""
+    source = run.tuning.diffusion
+    if getattr(source, setting) != usual or (value == "bf16" and not has_bf16()):
+        return None
+    changed = Measured.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
+    return Saving(f"diffusion.{setting}={str(value).lower()}", price, changed)
+
+
+def _tiny_decoder(run: Measured, limit: float) -> Saving | None:
+    """Use TAESD, which supports only the latents of Stable Diffusion's first versions."""
+    scale = SD15.vae["scaling_factor"]
+    if geometry_of(run.tuning.diffusion).vae.get("scaling_factor", scale) != scale:
+        return None
+    return _other_model("tiny_decoder", None, TAESD_ID, "the reward is computed on coarser images", run, limit)
+
+
+CANDIDATES: tuple[Callable[[Measured, float], Saving | None], ...] = (
+    partial(_fewer, "samples_per_batch"),
+    partial(_other_model, "gradient_checkpointing", False, True, AGAIN),
+    partial(_fewer, "micro_batch_size"),
+    partial(_other_model, "decoder_precision", "fp32", "bf16", "images are slightly rounded"),
+    _no_diversity,
+    partial(_other_model, "precision", "fp32", "bf16", "the U-Net is rounded"),
+    partial(_other_model, "precision", "fp32", "fp16", "the U-Net is rounded"),
+    _tiny_decoder,
+)

@@ -1,0 +1,241 @@
+"""Costs of a fine-tuning run, measured by running its own code on the `meta` device."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from operator import itemgetter
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from t2ifb.data.datamodules import PromptBatch
+from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.evaluation.scoring import BATCH, Judges
+from t2ifb.finetuning.evaluator import Exam, rounding_floor
+from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.policy import Policy
+from t2ifb.profiling.cost import (
+    DECODER,
+    DIVERSITY,
+    JUDGES,
+    LOOK,
+    OPTIMISER,
+    REWARD,
+    ROUNDING,
+    TEXT,
+    UNET,
+    UPDATE,
+    WEIGHTS,
+    Cost,
+    Part,
+    Tuning,
+)
+from t2ifb.profiling.memory_tracker import Event, Ledger, SavedBytes, bytes_of, tensors_of
+from t2ifb.profiling.meta_mode import DryRun
+from t2ifb.profiling.meta_model import Outline
+
+STEPS = 2
+"""Number of simulated gradients per update. The third costs as much as the second."""
+
+
+def update_cost(tuning: Tuning) -> Cost:
+    """Cost of an update: runs `FineTuningModule.training_step` at the first steps of the schedule.
+
+    Raises:
+        ValueError: The settings are inconsistent.
+    """
+    some, m = tuning.together, min(STEPS, tuning.method.gradients_per_rollout)
+    prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
+    with _model(tuning) as model:
+        policy: Any = Policy(model, tuning.lora, tuning.reward, tuning.rollout)
+        tuning.method.check(len(policy.schedule))
+        algorithm = replace(tuning.method, window=(0, m - 1), gradients_per_rollout=m)
+        module: Any = FineTuningModule(policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size)
+        optimizer = _attach(module)
+        denoise = tuning.rollout.denoiser(model, policy.schedule, prompts[:some])
+        networks = _networks(tuning, model)
+        with _ledger(networks) as ledger:
+            weights = list(ledger.events)
+            with SavedBytes(tensors_of(module)) as saved:
+                denoise(_noise(model, some), 0)
+            denoising = ledger.operations * (1 / some)
+            kept = {UNET: saved.total, **_kept_behind(tuning, module, prompts[:some])}
+            ledger.restart()
+            for weight in policy.adapters:
+                weight.grad = torch.zeros_like(weight)
+            with ledger.within(OPTIMISER):
+                optimizer.step()
+            optimizer.zero_grad()
+            phases = {OPTIMISER: ledger.events}
+            ledger.restart()
+            with ledger.watching(_called(networks)):
+                module.training_step(PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)), 0)
+        state = [value for values in optimizer.state.values() for value in values.values()]
+        held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
+        parts = _parts(networks, kept)
+        parts[UNET] = replace(parts[UNET], optimiser=bytes_of(policy.adapters) + held)
+        phases |= {WEIGHTS: weights, UPDATE: ledger.events}
+        between = denoising * ((m - 1) * len(prompts))  # rollouts' steps between the gradients, which are counted apart
+        gradient = (ledger.operations - between) * (1 / (m * len(prompts)))
+        return Cost(ledger.peak, _activations(ledger), denoising, gradient, parts, phases)
+
+
+def kept_by_unet(tuning: Tuning) -> int:
+    """Bytes that the U-Net saves for the backward pass, for all prompts in memory together."""
+    with _model(tuning) as model:
+        tuning.lora.add(model.denoiser)
+        schedule = tuning.rollout.schedule_of(model)
+        denoise = tuning.rollout.denoiser(model, schedule, _prompts(tuning.together))
+        with SavedBytes(tensors_of(model)) as saved:
+            denoise(_noise(model, tuning.together), 0)
+        return saved.total
+
+
+def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
+    """Cost of an evaluation: runs `Exam.look` and the judges on the shortest schedule.
+
+    Everything is computed outside autocast, as in a run. If the rounding measurement before training (frozen weights in
+    fp32) needs more, its peak is returned.
+
+    Args:
+        tuning: Description of the run.
+        images: Images per validation.
+        optimiser: Bytes of gradients and of the optimiser's state, which remain in memory.
+    """
+    drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
+    sampler = replace(tuning.sampling, num_inference_steps=2)
+    with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
+        tuning.lora.add(model.denoiser)
+        exam = Exam(_prompts(drawn), sampler, Judges({REWARD: tuning.reward, **tuning.judges})).to("meta")
+        sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes the prompts, which happens once
+        networks = _networks(tuning, model)
+        with _ledger(networks) as ledger:
+            pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
+            decoding = ledger.operations
+            rounding = _rounding(ledger, networks, tuning, model)
+            with ledger.within(OPTIMISER):
+                held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
+            ledger.restart()
+            with ledger.watching(_called(networks)):
+                exam.look(model, range(drawn), with_kl=False)  # the base model's calls cost the same as the policy's
+                before = ledger.operations
+                denoising = (before * (1 / drawn) - decoding) * (1 / sampler.num_inference_steps)
+                exam.judges(pixels, exam.prompts[:1] * seen, "meta")
+                if tuning.encoder is not None:
+                    tuning.encoder.encode_images(pixels.float() / 255)
+            looking = (ledger.operations - before) * (1 / seen)
+            looked = ledger.peak, _activations(ledger)
+            phases = {ROUNDING: rounding.events, LOOK: ledger.events}
+            del held  # counted until here
+        worst = max(looked, (rounding.peak, rounding.at_peak), key=itemgetter(0))
+        return Cost(*worst, denoising, decoding + looking, phases=phases)
+
+
+class _Rounding(NamedTuple):
+    peak: int
+    at_peak: dict[str, int]
+    events: list[Event]
+
+
+def _rounding(ledger: Ledger, networks: Mapping[str, list[Any]], tuning: Tuning, model: DiffusionModel) -> _Rounding:
+    """Cost of the rounding measurement of one sample. The fp32 copy of the U-Net's weights belongs to the U-Net."""
+    exam, sampler = Exam(_prompts(1), tuning.sampling, Judges({})), replace(tuning.rollout, num_inference_steps=2)
+    sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes the prompts, which happens once
+    weights = ledger.live[WEIGHTS]
+    with ExitStack() as stack:
+        ledger.restart()
+        with ledger.within(WEIGHTS):
+            stack.enter_context(model.exact())
+        with ledger.watching(_called(networks)):
+            rounding_floor(exam, sampler, model, nullcontext)
+        alive = Counter(_activations(ledger)) + Counter({UNET: ledger.at_peak[WEIGHTS] - weights})
+        peak = ledger.peak
+        with ledger.within(WEIGHTS):
+            stack.close()
+    return _Rounding(peak, dict(alive), ledger.events)
+
+
+@contextmanager
+def _model(tuning: Tuning) -> Iterator[DiffusionModel]:
+    with DryRun(tuning.attention, tuning.autocast):
+        yield Outline.of(tuning.diffusion).load()
+
+
+def _networks(tuning: Tuning, model: DiffusionModel) -> dict[str, list[Any]]:
+    """Networks by part."""
+    return {
+        TEXT: [model.text_encoder],
+        UNET: [model.denoiser],
+        DECODER: [each for each in (model.vae, model.decoder) if each is not None],
+        REWARD: [tuning.reward],
+        JUDGES: [*tuning.judges.values()],
+        DIVERSITY: [] if tuning.encoder is None else [tuning.encoder],
+    }
+
+
+def _called(networks: Mapping[str, list[Any]]) -> dict[str, list[nn.Module]]:
+    """Called modules by part: of an autoencoder only the decoder."""
+    return {**networks, DECODER: [each.decoder for each in networks[DECODER]]}
+
+
+@contextmanager
+def _ledger(networks: Mapping[str, list[Any]]) -> Iterator[Ledger]:
+    """Create a ledger that includes the weights."""
+    with Ledger() as ledger:
+        for some in networks.values():
+            ledger.adopt(WEIGHTS, tensors_of(*some))
+        yield ledger
+
+
+def _attach(module: Any) -> torch.optim.Optimizer:
+    """Attach a minimal trainer to the module and return the optimiser."""
+    module.to("meta")
+    optimizer: torch.optim.Optimizer = module.configure_optimizers()
+    module.trainer = SimpleNamespace(world_size=1, global_step=1, log_every_n_steps=2)  # no logging at step 1
+    module.optimizers = lambda: optimizer
+    module.manual_backward = lambda loss: loss.backward()
+    module.log = lambda *values, **options: None
+    return optimizer
+
+
+def _kept_behind(tuning: Tuning, module: FineTuningModule, prompts: list[str]) -> dict[str, int]:
+    """Bytes that decoder and reward each save for the backward pass."""
+    weights, noisy = tensors_of(module), _noise(module.policy.model, len(prompts)).requires_grad_()
+    with torch.autocast("meta", enabled=False):
+        with SavedBytes(weights) as decoder:
+            images = module.policy.model.decode(noisy)
+        with SavedBytes(weights) as reward:
+            tuning.reward(images.detach().requires_grad_(), prompts)
+    return {DECODER: decoder.total, REWARD: reward.total}
+
+
+def _noise(model: DiffusionModel, count: int) -> Tensor:
+    return torch.empty(count, *model.latent_shape, device="meta")
+
+
+def _prompts(count: int) -> list[str]:
+    return [f"prompt {number}" for number in range(count)]
+
+
+def _activations(ledger: Ledger) -> dict[str, int]:
+    """Live bytes at the peak, without weights."""
+    return {part: size for part, size in ledger.at_peak.items() if size and part != WEIGHTS}
+
+
+def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, Part]:
+    """Parts by name. Shared weights count for the first part."""
+    parts: dict[str, Part] = {}
+    known: dict[int, Tensor] = {}
+    for name, some in networks.items():
+        every = {id(tensor): tensor for tensor in tensors_of(*some)}
+        tensors = {key: tensor for key, tensor in every.items() if key not in known}
+        known |= tensors
+        weights = [tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter)]
+        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+        count = sum(weight.numel() for weight in weights) - trained
+        if every:
+            parts[name] = Part(count, trained, bytes_of(tensors.values()), saved.get(name))
+    return parts

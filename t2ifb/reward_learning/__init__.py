@@ -1,0 +1,1 @@
+"""Stage 1: a reward model of human preference."""

@@ -1,0 +1,226 @@
+"""Reward run: trains a head on cached embeddings, tests its best state, and exports it."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import seed_everything
+from torch import nn
+
+from t2ifb.data.datamodules import RewardDataModule
+from t2ifb.data.embeddings import EmbeddingCache
+from t2ifb.data.pixel_feed import PixelFeed
+from t2ifb.data.rankings import PreferenceDataset
+from t2ifb.evaluation.plots import learning_curves
+from t2ifb.reward_learning.module import RewardModule
+from t2ifb.reward_learning.results import RewardVerdict, embedded
+from t2ifb.scorers.clip import CLIPSource
+from t2ifb.scorers.reward_model import export_hash, write_export
+from t2ifb.training import loggers
+from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
+from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.reward_checks import check_known
+from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.trainer import (
+    SET_BY_THE_RUN,
+    MakeLogger,
+    MakeTrainer,
+    first_process,
+    make_engine,
+    named_gpu,
+    on_usable_device,
+    refuse,
+)
+from t2ifb.utils.devices import device_facts, true_float32
+
+
+class RewardTraining:
+    """Stage 1 of the report: a reward model from rankings.
+
+    Attributes:
+        splits: Splits for training, for selection of the best state, and for tests.
+        grouping: `prompt` scores each image of a ranking once; `comparison` shuffles single comparisons.
+    """
+
+    def __init__(
+        self,
+        dataset: PreferenceDataset,
+        encoder: CLIPSource,
+        head: Callable[..., nn.Module],
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        cache_folder: str | Path,
+        cache_storage: Literal["fp32", "fp16", "bf16"] = "fp32",
+        grouping: Literal["prompt", "comparison"] = "prompt",
+        batch_size: int = 256,
+        epochs: int = 20,
+        validations_per_epoch: float = 1,
+        test_splits: Sequence[str] = ("test",),
+        baselines: Mapping[str, nn.Module] | None = None,
+        ceiling: nn.Module | None = None,
+        ceiling_parts: Sequence[str] = (),
+        published: Mapping[str, float] | None = None,
+        most_faults: int = 10,
+        train_prompts: int | None = None,
+        encoder_lr: float = 1e-5,
+    ) -> None:
+        """Store the settings. Nothing is loaded yet.
+
+        Args:
+            dataset: Rankings with the splits train, validation and test.
+            encoder: Source of the encoder. A frozen encoder embeds each image and prompt once. With `trainable_layers`
+                its last layers are tuned with the head, end to end from pixels, and nothing is cached.
+            head: Builds the head from `embedding_dim`.
+            optimizer: Builds the optimiser from parameter groups.
+            cache_folder: Folder of the embedding cache.
+            cache_storage: Precision of embeddings on disk.
+            grouping: See the class.
+            batch_size: Approximate number of comparisons per batch.
+            epochs: Number of passes over the comparisons.
+            validations_per_epoch: Validations per epoch; 0.5 validates every second epoch.
+            test_splits: Splits for testing the best state. Figures and model card show the first.
+            baselines: Scorers in the final table, by name.
+            ceiling: Ground-truth scorer (`shapes`), the upper limit of agreement with the annotators.
+            ceiling_parts: Components of `ceiling.parts(images, prompts)` for additional comparisons.
+            published: Published accuracies in per cent, by name.
+            most_faults: Maximum skipped updates with NaN or infinity.
+            train_prompts: Number of training rankings, drawn with the seed; all by default.
+            encoder_lr: Learning rate of the encoder's tuned layers.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        if ceiling_parts and not hasattr(ceiling, "parts"):
+            raise ValueError(f"ceiling_parts={list(ceiling_parts)} needs a ceiling with parts.")
+        if not test_splits:
+            raise ValueError("test_splits is empty; give at least one split, such as test.")
+        if epochs < 1 or validations_per_epoch * epochs < 1:
+            raise ValueError(
+                f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
+                "one happens."
+            )
+        self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
+        self.splits = ("train", "validation", *test_splits)
+        self.data = partial(
+            RewardDataModule,
+            dataset,
+            grouping=grouping,
+            batch_size=batch_size,
+            splits=self.splits,
+            train_prompts=train_prompts,
+        )
+        self.encoder, self.head, self.optimizer, self.encoder_lr = encoder, head, optimizer, encoder_lr
+        self.epochs, self.validations_per_epoch, self.most_faults = epochs, validations_per_epoch, most_faults
+        self.baselines, self.published = dict(baselines or {}), dict(published or {})
+        self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
+
+    def run(
+        self,
+        run: RunFolder,
+        trainer: MakeTrainer,
+        logger: MakeLogger,
+        seed: int = 0,
+        resume: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Train, test the best state, export it, and write all results to the run's folder.
+
+        Args:
+            run: Run folder.
+            trainer: Builds the `lightning.Trainer`.
+            logger: Builds the logger from `run` and `config`.
+            seed: Random seed of the run.
+            resume: The run's folder, to continue from its last checkpoint.
+            config: The resolved configuration, for the records.
+
+        Returns:
+            Content of `summary.json`.
+
+        Raises:
+            ValueError: Data or settings are inconsistent.
+        """
+        refuse(self.head, "head", {"embedding_dim": "it is determined by the encoder"})
+        refuse(trainer, "trainer", SET_BY_THE_RUN)
+        trainer = on_usable_device(trainer)
+        if self.encoder.device == "auto":  # images are embedded on the head's device
+            self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
+        self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
+        with run.held() if first_process() else nullcontext(), true_float32():
+            return self._run(run, trainer, logger, seed, resume, dict(config or {}))
+
+    def _check_precision(self, precision: str) -> None:
+        """Check that tuned weights are not kept in half precision.
+
+        Raises:
+            ValueError: The trainer's precision would round them.
+        """
+        if self.encoder.trainable_layers and precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision={precision} keeps tuned layers in half precision, which rounds updates "
+                f"away; use {precision.replace('true', 'mixed')}"
+            )
+
+    def _run(
+        self,
+        run: RunFolder,
+        trainer: MakeTrainer,
+        logger: MakeLogger,
+        seed: int,
+        resume: Path | None,
+        config: dict[str, Any],
+    ) -> dict[str, Any]:
+        started = time.monotonic()
+        tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
+        data = self.data(feed=self.cache if tuned is None else PixelFeed(tuned), seed=seed)
+        tested = [ranked.prompt for split in self.splits[2:] for ranked in data.rankings(split)]
+        check_known(self.ceiling, tested, "algorithm.ceiling=null algorithm.ceiling_parts=[]")
+        data.prepare_data()
+        some = slice(0, 1)
+        width = data.encoded("train").images.gather(some).shape[1] if tuned is None else tuned.embedding_dim
+        seed_everything(
+            seed, workers=True, verbose=False
+        )  # here, because filling the cache may have used the generator
+        module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
+        metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
+        recorder = loggers.start(logger, run, config) if first_process() else False
+        steps = self.epochs * data.steps_per_epoch
+        every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
+        engine = make_engine(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
+        last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
+        engine.fit(module, data, ckpt_path=last, weights_only=True)
+        if not engine.is_global_zero:
+            return {}
+        best = torch.load(run.best_checkpoint, weights_only=True)
+        missing, unknown = module.load_state_dict(best["state_dict"], strict=False)
+        assert not unknown and all(name.startswith("encoder.") for name in missing), (missing, unknown)
+        module.eval()
+        embeddings = {s: embedded(module, data.encoded(s), engine.strategy.root_device) for s in self.splits[2:]}
+        head = module.cpu().head
+        judges = self.baselines, self.ceiling, self.ceiling_parts
+        verdicts = [RewardVerdict(data, s, head, pair, *judges, self.published, seed) for s, pair in embeddings.items()]
+        figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
+        learning_curves(run.metrics, run.path / "learning_curves.png")
+        verdicts[0].draw(run)
+        changed = tuned.tuned_state() if tuned is not None else {}
+        write_export(run.export, head, self.encoder, verdicts[0].card(), changed)
+        figures |= {
+            "best_step": best["global_step"],
+            "chosen_by": "accuracy",
+            "validation": validation_figures(read_metrics(run.metrics), best["global_step"]),
+            "skipped_updates": guard.skipped,
+            "overflowed_updates": guard.overflowed,
+            "seed": seed,
+            "precision": str(engine.precision),
+            "device": device_facts(engine.strategy.root_device),
+            "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
+            "encoder": self.encoder.fingerprint(),
+            "data": data.state_dict() | {"splits": data.hashes()},
+            "export": export_hash(run.export),
+        }
+        summary = run.write_summary(figures)
+        loggers.finish(recorder, verdicts[0].examples(), run, figures["validation"])
+        return summary

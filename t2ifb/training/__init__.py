@@ -1,0 +1,1 @@
+"""What both stages share: trainer, checkpoints, callbacks, metrics, loggers, run folder."""

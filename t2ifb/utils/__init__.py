@@ -1,0 +1,1 @@
+"""Files and locks, devices and precisions, random streams, fingerprints."""

@@ -1,0 +1,105 @@
+"""What a run is trained on is found once, recorded, and is no judge of itself."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2ifb.config.errors import ConfigError
+from t2ifb.config.reward_source import EXPORT, settle_reward
+
+RUN = Path("outputs/shapes/reward_mlp")
+
+
+class FakeParts:
+    """The values that are asked for and settled; no component is built."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = {"domain": "shapes", "judges": {}} | values
+        self.arguments: list[str] = []
+
+    def value(self, key: str) -> Any:
+        return self.values[key]
+
+    def settle(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+
+def finished_run(name: str, content: bytes = b"weights") -> str:
+    folder = RUN / name
+    (folder / EXPORT).parent.mkdir(parents=True)
+    (folder / EXPORT).write_bytes(content)
+    (folder / "summary.json").write_text("{}")
+    return str(folder.absolute())
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def settled(**values: Any) -> dict[str, Any]:
+    parts = FakeParts(**values)
+    settle_reward(parts, Path("reward.json"))  # type: ignore[arg-type]
+    return parts.values
+
+
+def test_the_newest_run_is_found_once() -> None:
+    first = finished_run("2026-01-01")
+    wish = {"_target_": "x", "source": "latest"}
+    assert settled(reward=wish)["reward"]["source"] == first
+    finished_run("2026-01-02")
+    assert settled(reward=wish)["reward"]["source"] == first
+    assert len(json.loads(Path("reward.json").read_text())["hashes"]) == 1
+
+
+def test_a_reward_that_changed_is_refused_on_resume() -> None:
+    folder = finished_run("2026-01-01")
+    settled(reward={"_target_": "x", "source": "latest"})
+    (Path(folder) / EXPORT).write_bytes(b"other")
+    for wrong in (r"2026-01-01 is not what the run was started with", r"2026-01-01, which is gone, is not what"):
+        with pytest.raises(ConfigError, match=wrong):
+            settled(reward={"_target_": "x", "source": "latest"})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_members_of_a_mix_are_found_too() -> None:
+    folder = finished_run("2026-01-01")
+    mix = {"_target_": "mix", "scorers": {"a": {"source": "latest"}, "b": {"source": "other"}}, "weights": {"a": 2}}
+    found = settled(reward=mix)["reward"]
+    assert found["scorers"] == {"a": {"source": folder}, "b": {"source": "other"}}
+    assert found["weights"] == {"a": 2}
+
+
+def test_no_run_is_said_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"reward: there is no finished reward run .* reward.source=<run folder>"):
+        settled(reward={"_target_": "x", "source": "latest"})
+    assert not Path("reward.json").exists()
+
+
+def test_what_it_is_trained_on_is_no_judge(capsys: pytest.CaptureFixture[str]) -> None:
+    clip, blip = {"_target_": "clip", "source": "c"}, {"_target_": "blip", "source": "b"}
+    assert settled(reward=dict(clip), judges={"clip": clip, "blip": blip, "none": None})["judges"] == {"blip": blip}
+    assert "judges.clip is what the run is trained on" in capsys.readouterr().err
+
+
+def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("t2ifb.config.reward_source.in_sweep", lambda: True)
+
+    def job(name: str) -> str:
+        parts = FakeParts(reward={"_target_": "x", "source": "latest"})
+        Path("sweep", name).mkdir(parents=True)
+        settle_reward(parts, Path("sweep", name, "reward.json"))  # type: ignore[arg-type]
+        return str(parts.values["reward"]["source"])
+
+    first = finished_run("2026-01-01")
+    assert job("a") == first and not capsys.readouterr().err
+    second = finished_run("2026-01-02")
+    assert job("b") == first and f"though {second} is newer" in capsys.readouterr().err
+    shutil.rmtree(first)
+    with pytest.raises(ConfigError, match=r"latest\.json\), which is gone; put it back"):
+        job("c")

@@ -1,0 +1,215 @@
+"""Figure 8: base and tuned models on the same prompts and noise, drawn once, scored once, told apart."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from t2ifb.data.prompts import PromptList, PromptSplits
+from t2ifb.diffusion.lora import LoRA, save_lora
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.evaluation import image_cache, lazy
+from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
+from t2ifb.evaluation.lazy import UnusableScorers
+from t2ifb.evaluation.metrics import diversity
+from t2ifb.evaluation.model_comparison import Figure8, picks
+from t2ifb.scorers.clip import CLIPSource
+from t2ifb.shapes.gold import GoldScore
+from t2ifb.shapes.weights import CLIP, PIPELINE
+from t2ifb.utils import fingerprints
+
+PROMPTS = ["a red circle on a white background", "<b>two & a half</b>", "a blue star on a gray background"]
+DIFFUSION = partial(DiffusionSource, str(PIPELINE), device="cpu")
+SAMPLING = partial(Sampler, 2, 1.0)
+
+
+class Redness(nn.Module):
+    """How much red a picture has."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+class Length(nn.Module):
+    """How long a prompt is, whatever the picture."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished fine-tuning run, as far as others read it."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    model = DIFFUSION().load()
+    for weight in LoRA().add(model.denoiser):
+        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    (folder / "export").mkdir(parents=True)
+    save_lora(model.denoiser, folder / "export", PIPELINE, "A test.")
+    (folder / "summary.json").write_text("{}")
+    return folder
+
+
+def make_figure(folder: Path, run: Path, **changes: Any) -> Figure8:
+    settings: dict[str, Any] = {
+        "prompts": PromptSplits(PromptList(["train"]), PromptList(["validation"]), PromptList(PROMPTS)),
+        "scorers": {"redness": partial(Redness), "length": partial(Length)},
+        "runs": str(run),
+        "trained_on": {str(run): ["redness"]},
+        "images_per_prompt": 2,
+        "batch_size": 4,
+        "device": "cpu",
+    }
+    return Figure8(DIFFUSION, SAMPLING, cache_folder=folder / "data", **(settings | changes))
+
+
+def test_it_tells_what_tuning_changed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    encoder = partial(CLIPSource, f"local-dir:{CLIP}", device="cpu")
+    figures = make_figure(tmp_path, run, encoder=encoder).run(tmp_path / "out")
+    assert figures["prompts"] == 3 and figures["models"] == {"one": str(run)}
+    rows = figures["figure8"]["one"]
+    assert list(rows) == ["redness", "length", "diversity"]
+    assert rows["redness"]["trained_on"] and not rows["length"]["trained_on"]
+    assert rows["redness"]["difference"]["mean"] == pytest.approx(rows["redness"]["tuned"] - rows["redness"]["base"])
+    assert abs(rows["redness"]["difference"]["mean"]) > 1e-3  # the adapters do something
+    assert rows["length"]["difference"]["mean"] == 0 and rows["length"]["win_rate"]["mean"] == 0.5
+    for name in ("figure8.png", "figure8.md", "figure8.tex", "figure8.json", "figure8.csv"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    for name in ("random", "best", "worst"):
+        assert Image.open(tmp_path / "out" / f"figure9_{name}.png").width > 200
+    assert [entry["prompt"] for entry in json.loads((tmp_path / "out" / "prompts.json").read_text())] == PROMPTS
+    assert "redness (trained on)" in capsys.readouterr().out
+
+
+def test_what_was_drawn_is_not_drawn_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = make_figure(tmp_path, run).run(tmp_path)
+    drawn = sorted((tmp_path / "data" / "generations").rglob("*.png"))
+    assert len(drawn) == 12
+    lost = drawn[5]
+    before = lost.read_bytes()
+    lost.unlink()
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(len(arguments[2]))
+        return generate(*arguments)
+
+    generate = image_cache.generate
+    monkeypatch.setattr(image_cache, "generate", counted)
+    second = make_figure(tmp_path, run).run(tmp_path)
+    assert sum(calls) in (2, 4) and len(calls) == 1  # the batch that lacked one
+    assert lost.read_bytes() == before
+    assert second["figure8"] == first["figure8"]
+
+
+def test_what_other_code_drew_is_drawn_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place() -> Path:
+        return Generations(tmp_path, DIFFUSION, SAMPLING, 4, "cpu").fill("one", run / "export", samples)[0].parent
+
+    samples = samples_of(PROMPTS[:1], 1)
+    places = {place(), place()}
+    assert len(places) == 1
+    versions = fingerprints.library_versions()
+    for library in ("torch", "diffusers", "transformers", "peft"):
+        monkeypatch.setattr(fingerprints, "version", {**versions, library: "0.0"}.get)
+        places.add(place())
+    for module in ("t2ifb.diffusion.lora", "t2ifb.evaluation.image_cache"):
+        monkeypatch.setattr(lazy, "code_hash", lambda name, other=module: "other" if name == other else "")
+        places.add(place())
+    assert len(places) == 7
+
+
+def test_an_images_noise_is_a_function_of_prompt_and_copy(tmp_path: Path) -> None:
+    def pixels(folder: str, samples: list[Sample], batch_size: int, seed: int = 0) -> dict[str, Any]:
+        made = Generations(tmp_path / folder, DIFFUSION, SAMPLING, batch_size, "cpu", seed).fill("base", None, samples)
+        return {file.stem: np.asarray(Image.open(file)).astype(int) for file in made}
+
+    some = samples_of(PROMPTS[:2], 2)
+    straight, turned = pixels("a", some, 4), pixels("b", some[::-1], 3)
+    assert all(np.abs(straight[name] - turned[name]).max() <= 1 for name in straight)
+    assert np.abs(straight[some[0].name] - straight[some[1].name]).max() > 10
+    other = pixels("c", some[:1], 1, seed=1)
+    assert np.abs(straight[some[0].name] - other[some[0].name]).max() > 10
+
+
+def test_diversity_is_the_mean_distance_of_a_prompts_images() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=2)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    expected = [sum(1 - float(prompt[i] @ prompt[j]) for i, j in pairs) / len(pairs) for prompt in vectors]
+    assert diversity(vectors).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("a/x", "b/x", "c/refl/2026-11-26_05-09-34_547353", "d/base")]
+    for place in places:
+        place.mkdir(parents=True)
+        for part in ("export", "summary.json"):
+            (place / part).symlink_to(run / part)
+    assert list(tuned_runs(places)) == ["a/x", "b/x", "refl", "d/base"]
+    with pytest.raises(ValueError, match="given twice"):
+        tuned_runs([run, run])
+    with pytest.raises(ValueError, match="not a finished fine-tuning run"):
+        tuned_runs([tmp_path])
+
+
+def test_several_runs_have_tables_of_their_own_names(run: Path, tmp_path: Path) -> None:
+    for name in ("a/x", "b/x"):
+        (tmp_path / name).mkdir(parents=True)
+        for part in ("export", "summary.json"):
+            (tmp_path / name / part).symlink_to(run / part)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    one = PromptSplits(PromptList(["train"]), PromptList(["validation"]), PromptList(PROMPTS), most=1)
+    runs = [str(tmp_path / "a/x"), str(tmp_path / "b/x")]
+    assert make_figure(tmp_path, run, runs=runs, prompts=one).run(folder)["prompts"] == 1
+    assert {file.name for file in folder.glob("*.md")} == {"figure8_1_a_x.md", "figure8_2_b_x.md"}
+
+
+def test_prompts_are_shown_by_what_they_gained() -> None:
+    gains = np.array([0.3, -0.2, 0.9, 0.1])
+    shown = picks(gains, 2, seed=0)
+    assert (shown["best"], shown["worst"]) == ([2, 0], [1, 3])
+    assert len(set(shown["random"])) == 2 and shown == picks(gains, 2, seed=0)
+    assert {tuple(picks(gains, 2, seed)["random"]) for seed in range(9)} > {tuple(shown["random"])}
+    assert {name: sorted(some) for name, some in picks(gains, 9, 0).items()} == dict.fromkeys(shown, [0, 1, 2, 3])
+
+
+def test_what_a_run_was_trained_on_chooses_no_prompts_unless_it_is_asked_to(run: Path, tmp_path: Path) -> None:
+    assert make_figure(tmp_path, run).judges == ["length"]
+    assert make_figure(tmp_path, run, trained_on={str(run): ["redness", "length"]}).judges == ["redness", "length"]
+    assert make_figure(tmp_path, run, judges=["redness"]).judges == ["redness"]
+
+
+def test_a_scorer_that_cannot_score_is_found_before_everything_is_drawn(run: Path, tmp_path: Path) -> None:
+    figure = make_figure(tmp_path, run, scorers={"gold": partial(GoldScore), "length": partial(Length)}, batch_size=2)
+    figure.prompts = PromptSplits(figure.prompts.train, figure.prompts.validation, PromptList(PROMPTS[1:]))
+    with pytest.raises(UnusableScorers, match="gold: .* is not a prompt of the shapes domain"):
+        figure.run(tmp_path)
+    assert len(list((tmp_path / "data" / "generations").glob("*/*.png"))) == 2
+
+
+def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_figure(tmp_path, run, judges=["blip_score", "length"]).judges == ["length"]
+    assert "ignored: judges names blip_score" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": []}, "set run=<folder>"),
+        ({"scorers": {}}, "no scorers; add one"),
+        ({"images_per_prompt": 0}, "images_per_prompt=0 must"),
+        ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(run: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_figure(tmp_path, run, **changes)

@@ -1,0 +1,402 @@
+"""A fine-tuning run raises its reward, tells the truth about it, and can be stopped at any moment."""
+
+import csv
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from t2ifb.data.prompts import PromptList, PromptSplits
+from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.evaluation.scoring import ScoreSheet
+from t2ifb.evaluation.statistics import Interval
+from t2ifb.finetuning.draft import DRaFT
+from t2ifb.finetuning.out_of_memory import explained_memory
+from t2ifb.finetuning.results import usual_guidance_sentence, verdict_sentence
+from t2ifb.scorers.mix import Mix
+from t2ifb.shapes.gold import GoldScore
+from t2ifb.shapes.weights import PIPELINE
+from t2ifb.training.metrics import read_metrics
+from tests.diffusion.parts import PROMPTS
+from tests.finetuning.tuning_worlds import Darkness, make_tuning, tune
+from tests.training.worlds import FailingLogger, KillAt, Killed, same
+
+
+def lora(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "export" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without interruption, which also compares at another guidance scale than its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "reward.json").write_text('{"hashes": {"/home/me/runs/mine": "abc"}}')
+    tune(make_tuning(usual_guidance_scale=3.0, truth=GoldScore()), folder)
+    return folder
+
+
+def test_the_run_leaves_what_it_promises(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["steps"] == 6 and summary["best_step"] in (2, 4, 6) and summary["skipped_updates"] == 0
+    assert summary["sentence"].startswith(f"Kept step {summary['best_step']}: reward ")
+    with (whole / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "2", "4", "6"]
+    assert float(rows[0]["val/kl"]) == 0 and float(rows[0]["val/judges"]) == 0
+    assert float(rows[-1]["val/kl"]) > float(rows[-1]["val/kl_without_last_two"]) > 0
+    assert summary["validation"].keys() >= {"kl", "kl_without_last_two"} <= summary["test_last"].keys()
+    assert summary["judge_weights"] == {"redness": 1.0}
+    assert float(rows[-1]["val/reward"]) > float(rows[0]["val/reward"])
+    for name in (
+        "table_kept.md",
+        "table_last.json",
+        "tuning_curves.png",
+        "samples/test.png",
+        "samples/step_000006.png",
+    ):
+        assert (whole / name).stat().st_size > 0
+    for row in rows:
+        with (whole / "samples" / f"step_{int(row['step']):06d}.csv").open() as file:
+            images = list(csv.DictReader(file))
+        assert [image["prompt"] for image in images] == [
+            "a green star on a white background",
+            "a blue square on a gray background",
+        ]
+        strip = Image.open(whole / "samples" / f"step_{int(row['step']):06d}_strip.png")
+        assert strip.size == (2 * 64, 64)  # the two prompts
+        for name in ("reward", "redness", "kl", "kl_without_last_two"):
+            mean = sum(float(image[name]) for image in images) / len(images)
+            assert mean == pytest.approx(float(row[f"val/{name}"]), abs=1e-5, rel=1e-5)
+    table = (whole / "table_kept.md").read_text()
+    assert "reward (trained on)" in table and "| redness |" in table
+    state = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in state)
+
+
+def test_the_end_compares_with_the_base_model_at_the_usual_guidance_scale(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    found, own = summary["test_usual_guidance"], summary["test_kept"]
+    assert found["guidance_scale"] == 3 and found["prompts"] == 2
+    assert {"reward", "redness", "gold", "kl", "kl_without_last_two"} <= found.keys()
+    assert found["redness"]["base"] != own["redness"]["base"]  # other images
+    assert found["reward"]["trained_on"] and not found["redness"]["trained_on"]
+    sheets = [ScoreSheet.read(whole / "samples" / f"test_usual_guidance_{name}.csv") for name in ("base", "kept")]
+    assert sheets[0].prompts == ScoreSheet.read(whole / "samples" / "test_base.csv").prompts
+    gained = sheets[1].columns["redness"] - sheets[0].columns["redness"]
+    assert found["redness"]["difference"]["mean"] == pytest.approx(gained.mean(), abs=1e-6)
+    assert (whole / "table_kept_usual_guidance.csv").stat().st_size > 0
+    assert (whole / "samples" / "test_usual_guidance.png").stat().st_size > 0
+    assert found["sentence"].startswith("At guidance 3 the tuned model is ") and "judges " in found["sentence"]
+    assert summary["sentence"].endswith(found["sentence"])
+    card = (whole / "export" / "README.md").read_text()
+    first = card.split("\n")[2]
+    assert first.startswith(
+        "Use these adapters at guidance scale 1: they were tuned at 1 and tested at 1. At guidance 3 "
+    )
+    assert card.count(found["sentence"]) == 2 and "redness (weight 1.00)" in card
+
+
+def test_at_one_guidance_scale_there_is_nothing_more_to_compare(tmp_path: Path) -> None:
+    tuning = make_tuning(usual_guidance_scale=1.0)
+    assert tuning.usual_sampling == tuning.sampling
+    with pytest.raises(ValueError, match="guidance_scale must be at least 1, not 0.5"):
+        make_tuning(usual_guidance_scale=0.5)
+
+
+@pytest.mark.parametrize(
+    ("gold", "verdict"),
+    [
+        (Interval(-0.116, -0.136, -0.096), "worse than the base model"),
+        (Interval(0.1, 0.05, 0.15), "better than the base model"),
+        (Interval(-0.01, -0.03, 0.01), "no different from the base model beyond chance"),
+    ],
+)
+def test_the_sentence_on_the_usual_guidance_scale_goes_by_its_first_figure(gold: Interval, verdict: str) -> None:
+    text = usual_guidance_sentence(4.0, {"gold": gold, "reward": Interval(0.5, 0.4, 0.6)}, 64)
+    figures = f"gold {gold.mean:+.3f} [{gold.low:+.3f}, {gold.high:+.3f}], reward +0.500 [+0.400, +0.600]"
+    assert text == f"At guidance 4 the tuned model is {verdict}: {figures} (64 test prompts)."
+
+
+def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_logger_did(
+    whole: Path, tmp_path: Path
+) -> None:
+    tune(make_tuning(), tmp_path, seed=1)
+    assert not same(lora(whole), lora(tmp_path))
+    tune(make_tuning(truth=GoldScore()), tmp_path, logger=lambda run, config: FailingLogger("log_metrics"))
+    assert same(lora(whole), lora(tmp_path)) and (tmp_path / "summary.json").exists()
+    assert "test_usual_guidance" not in json.loads((tmp_path / "summary.json").read_text())
+    assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2, 5])
+def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(whole: Path, tmp_path: Path, step: int) -> None:
+    with pytest.raises(Killed):
+        tune(make_tuning(truth=GoldScore()), tmp_path, callbacks=[KillAt(step)])
+    tune(make_tuning(truth=GoldScore()), tmp_path, resume=True)
+    assert same(lora(whole), lora(tmp_path))
+    with (whole / "metrics.csv").open() as one, (tmp_path / "metrics.csv").open() as other:
+        for straight, resumed in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
+            differing = {key for key in straight if straight[key] != resumed[key]}
+            assert differing <= {"wall_seconds"}
+
+
+class Breaks(nn.Module):
+    """Darkness that is NaN at some calls with gradient."""
+
+    def __init__(self, *calls: int) -> None:
+        super().__init__()
+        self.calls, self.count = calls, 0
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        score = Darkness()(images, prompts)
+        if torch.is_grad_enabled() and len(images) == 2:
+            self.count += 1
+            if self.count in self.calls or not self.calls:
+                score = score * float("nan")
+        return score
+
+
+def test_a_nan_costs_one_update(whole: Path, tmp_path: Path) -> None:
+    summary = tune(make_tuning(reward=Breaks(2)), tmp_path)
+    assert summary["skipped_updates"] == 1 and summary["steps"] == 6
+    assert not same(lora(whole), lora(tmp_path))
+
+
+def test_a_reward_that_is_always_nan_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 updates had a NaN .* first was the reward at step 1"):
+        tune(make_tuning(reward=Breaks(), most_faults=2), tmp_path)
+
+
+class Flat(nn.Module):
+    """A reward that is cut off from the image."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images.detach().mean((1, 2, 3))
+
+
+def test_a_reward_without_gradient_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the reward \\(Flat\\) has no gradient with respect to the images"):
+        tune(make_tuning(reward=Flat(), standardise=False), tmp_path)
+    assert not (tmp_path / "base.safetensors").exists()
+
+
+def test_a_truth_that_does_not_know_the_test_prompts_is_refused_before_the_run(tmp_path: Path) -> None:
+    prompts = PromptSplits(PromptList(["a bird"]), PromptList(PROMPTS), PromptList(["a dog", "a cat"]))
+    with pytest.raises(ValueError, match="does not support 2 of the prompts, .*'a dog'.*algorithm.truth=null"):
+        tune(make_tuning(truth=GoldScore(), prompts=prompts), tmp_path)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_every_member_of_a_mix_needs_a_gradient(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the reward \\(Flat\\) has no gradient with respect to the images"):
+        tune(make_tuning(reward=Mix({"dark": Darkness(), "flat": Flat()})), tmp_path)
+
+
+class NoOpinion(Darkness):
+    """Darkness that is NaN for one prompt."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        score = super().forward(images, prompts)
+        return torch.where(torch.tensor([prompt == PROMPTS[1] for prompt in prompts]), torch.nan, score)
+
+
+def test_a_reward_that_is_nan_for_one_prompt_costs_the_updates_with_it(tmp_path: Path) -> None:
+    summary = tune(make_tuning(reward=NoOpinion()), tmp_path)
+    assert summary["steps"] == 6 and summary["skipped_updates"] == 3  # once an epoch
+    assert all(weight.isfinite().all() for weight in lora(tmp_path).values())
+
+
+class TooLarge(Darkness):
+    """A reward that needs more memory than there is."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        if torch.is_grad_enabled() and len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return super().forward(images, prompts)
+
+
+@pytest.mark.parametrize(
+    ("message", "explained"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_libraries_without_memory_are_recognised(message: str, explained: bool) -> None:
+    expected = ValueError if explained else RuntimeError, "^out of memory: " if explained else f"^{message}"
+    with pytest.raises(expected[0], match=expected[1]), explained_memory(lambda: []):
+        raise RuntimeError(message)
+
+
+def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="Tried to allocate 20.00 MiB. Largest savings: .*`python -m t2ifb.plan`"
+    ) as told:
+        tune(make_tuning(reward=TooLarge()), tmp_path)
+    text = str(told.value)
+    assert "gradient_checkpointing=true, algorithm.micro_batch_size=1, diffusion.decoder_precision=bf16" in text
+    source = DiffusionSource(str(PIPELINE), gradient_checkpointing=True, precision="bf16", decoder_precision="bf16")
+    with pytest.raises(ValueError, match="out of memory") as told:
+        tune(make_tuning(reward=TooLarge(), diffusion=source, samples_per_batch=1), tmp_path / "less")
+    assert "Largest savings: algorithm.micro_batch_size=1. `python" in str(told.value)
+    with pytest.raises(ValueError, match="out of memory") as told:
+        tune(make_tuning(reward=TooLarge(), method=DRaFT(2)), tmp_path / "through")
+    assert "algorithm.method.last_steps=1" in str(told.value) and "t2ifb.plan" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judges": {"kl": Darkness()}}, "the judge name 'kl' is reserved"),
+        ({"judges": {"reward": Darkness()}}, "the judge name 'reward' is reserved"),
+        ({"judges": {"prompt": Darkness()}}, "the judge name 'prompt' is reserved"),
+        ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "for monitoring only"),
+        ({"reward": Mix({"sure": GoldScore()}), "truth": GoldScore()}, "for monitoring only"),
+        ({"judge_weights": {"rednes": 1.0}}, "expected one for each of the judges redness, none negative"),
+        ({"judge_weights": {"redness": 0.0}}, "expected one for each of the judges redness, none negative"),
+        ({"judge_weights": {"redness": -1.0}}, "expected one for each of the judges redness, none negative"),
+    ],
+)
+def test_neither_the_truth_nor_a_name_that_is_taken_is_a_judge(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_tuning(**changes)
+
+
+class Phases(lightning.Callback):
+    """Notes updates and validations."""
+
+    def __init__(self, phases: list[str]) -> None:
+        self.phases = phases
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.phases.append("update")
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        self.phases.append("validation")
+
+
+def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen weights in fp16 and trainer.precision=16-mixed, as in the recipe of sd15: both are bf16 on a CPU."""
+    phases: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: phases.append("freed"))
+    half = DiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True)
+    summary = tune(make_tuning(diffusion=half), tmp_path, callbacks=[Phases(phases)], precision="16-mixed")
+    first = phases.index("update")
+    assert phases[:first] == ["freed"] * 3  # before and after rounding was measured, and by Lightning
+    assert phases[first:] == ["update", "update", "freed", "validation", "freed"] * 3
+    assert summary["precision"] == "bf16-mixed" and summary["skipped_updates"] == 0
+    assert summary["device"] == {"name": "cpu", "tf32": False}
+    weights = lora(tmp_path)
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+    assert summary["rounding_floor_kl"] > 0
+
+
+def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
+    card = (whole / "export" / "README.md").read_text()
+    for text in ("| method | ReFL(", "alpha=1.0, beta=1e-06", "| base model |", "AdamW {'lr': 0.001}", "safety"):
+        assert text in card
+    assert "t2ifb/shapes/weights/pipeline" in card and "mine (SHA-256 abc)" in card
+    assert str(PIPELINE) not in card and "/home" not in card
+    assert "| redness |" in card and "(tuning_curves.png)" in card
+    assert (whole / "export" / "tuning_curves.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_of_another_rank_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
+    with pytest.raises(ValueError, match="another rank"):
+        tune(make_tuning(lora=LoRA(rank=2)), tmp_path, resume=True)
+
+
+def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
+    with pytest.raises(ValueError, match="batch_size was 2 and is 1"):
+        tune(make_tuning(batch_size=1), tmp_path, resume=True)
+
+
+class AnotherDarkness(Darkness):
+    """A judge that agrees with the reward; the reward itself is refused."""
+
+
+def test_the_checkpoint_that_the_judges_prefer_is_kept(tmp_path: Path) -> None:
+    judges = {"dark": AnotherDarkness(), "against": Brightness()}
+    summary = tune(make_tuning(judges=judges, judge_weights={"dark": 0.4, "against": 0.0}), tmp_path)
+    assert summary["best_step"] == 6 and summary["kept"] == "tuned"
+    assert summary["judge_weights"] == {"dark": 0.4, "against": 0.0}
+    assert summary["test_kept"].keys() >= {"dark", "against"}  # a judge without weight is still asked
+    assert {"val/dark", "val/against"} <= read_metrics(tmp_path / "metrics.csv")[0].keys()
+    assert "No checkpoint" not in (tmp_path / "export" / "README.md").read_text()
+
+
+def test_a_run_that_over_optimises_says_so(tmp_path: Path) -> None:
+    bright = [f"a {thing} on a white background" for thing in ("green star", "blue square", "red circle")]
+    prompts = PromptSplits(PromptList(PROMPTS), PromptList(bright), PromptList(["a cyan circle on a black background"]))
+    changes = {"prompts": prompts, "validation_prompts": 3, "optimizer": partial(torch.optim.AdamW, lr=5e-3)}
+    summary = tune(make_tuning(judges={"against": Brightness()}, **changes), tmp_path)
+    assert "From step 0 to 4: reward +" in summary["sentence"] and "over-optimisation" in summary["sentence"]
+
+
+class Brightness(nn.Module):
+    """What `Darkness` is against."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return images.mean((1, 2, 3))
+
+
+def test_a_run_whose_judges_do_not_rise_keeps_its_first_checkpoint_and_can_be_stopped(tmp_path: Path) -> None:
+    judges = {"against": Brightness()}
+    summary = tune(make_tuning(judges=judges, epochs=20, patience=2), tmp_path)
+    assert summary["steps"] == 2 + 2 * 2 and summary["best_step"] == 2
+    assert summary["kept"] == "base"
+    assert summary["sentence"].startswith("Kept the base model: no checkpoint is better by the held-out scorers.")
+    assert "The best one, step 2, is exported: reward +" in summary["sentence"]
+    card = (tmp_path / "export" / "README.md").read_text().split("\n")
+    assert card[2].startswith(
+        "**Keep the base model: no checkpoint of this run is better than it by the held-out scorers.**"
+    )
+    assert "the best one, step 2." in card[2] and lora(tmp_path)
+
+
+ROWS: list[dict[str, Any]] = [
+    {"step": 0, "val/reward": 0.0, "val/judges": 0.0, "val/gold": 0.5, "val/kl": 0.0, "val/kl_without_last_two": 0.0},
+    {"step": 10, "train/reward": 1.0},
+    {
+        "step": 20,
+        "val/reward": "1.0",
+        "val/judges": "0.4",
+        "val/gold": "0.6",
+        "val/kl": "2.0",
+        "val/kl_without_last_two": "0.5",
+    },
+    {"step": 40, "val/reward": 3.0, "val/judges": 0.1, "val/gold": 0.3, "val/kl": 9.0, "val/kl_without_last_two": 3.0},
+]
+
+
+def test_the_sentence_says_what_happened() -> None:
+    def fell(earlier: int, later: int) -> Interval:
+        assert (earlier, later) == (20, 40)
+        return Interval(-0.3, -0.5, -0.1)
+
+    assert verdict_sentence(ROWS, 20, fell) == (
+        "Kept step 20: reward +1.000, judges +0.400, gold +0.100; KL 2.00 nats, 0.50 without the last two steps. "
+        "From step 20 to 40: reward +2.000, judges -0.300, gold -0.300: over-optimisation."
+    )
+    assert verdict_sentence(ROWS, 20, lambda *_: Interval(-0.3, -0.7, 0.1)).endswith(
+        "without the last two steps."
+    )  # by chance
+    assert verdict_sentence(ROWS[:3], 20, fell).endswith("without the last two steps.")
+    assert verdict_sentence(ROWS[:2], 0, fell) == "No validation took place."

@@ -1,0 +1,261 @@
+"""The seams hold: algorithms and a model family written here, from outside, train together and resume exactly."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from t2ifb.data.datamodules import PromptBatch, PromptDataModule
+from t2ifb.diffusion.lora import LoRA, adapted_layers, adapter_state, merged, without_adapters
+from t2ifb.diffusion.path import add_noise, clean_and_noise, cps_variance
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.schedule import flow
+from t2ifb.finetuning.algorithm import Experience, Loss, mean_loss
+from t2ifb.finetuning.draft import DRaFT
+from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.policy import Policy
+from t2ifb.finetuning.refl import ReFL
+from t2ifb.finetuning.reward_weighted import RewardWeighted
+from tests.diffusion.parts import PROMPTS, shapes_model
+from tests.finetuning.tuning_worlds import Redness, make_tuning, tune
+
+
+@dataclass(frozen=True)
+class ClippedPolicyGradient:
+    """DDPO (arXiv 2305.13301) with two minibatches: -E min(A r, A clip(r, 1 - c, 1 + c)), r = (p / p_old)^(1/D)."""
+
+    data: ClassVar[Literal["prompts"]] = "prompts"
+    needs_gradient: ClassVar[bool] = False
+    updates_per_experience: ClassVar[int] = 2
+    clip: float = 1e-3
+
+    def check(self, steps: int) -> None: ...
+
+    def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
+        rollout, denoise = policy.start(batch)
+        rows: dict[str, list[Tensor]] = {"latents": [], "next": [], "old": [], "step": []}
+        for index in range(len(policy.schedule) - 1):  # the last step of a flow is deterministic
+            before, output = rollout.latents, denoise(rollout.latents, index)
+            rollout.take(output)
+            log_prob = policy.step(output, before, index).log_prob(rollout.latents)
+            found = before, rollout.latents, log_prob, torch.full((len(before),), index)
+            for name, value in zip(rows, found, strict=True):
+                rows[name].append(value)
+        reward = policy.score(rollout.to(len(policy.schedule), denoise), batch.prompts)
+        advantage = (reward - reward.mean()).repeat(len(policy.schedule) - 1)
+        tensors = {name: torch.cat(values) for name, values in rows.items()}
+        return Experience(batch.prompts * (len(policy.schedule) - 1), tensors | {"advantage": advantage})
+
+    def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
+        steps = experience["step"].tolist()
+        yield from (experience.rows([n for n, step in enumerate(steps) if step % 2 == half]) for half in (0, 1))
+
+    def loss(self, policy: Policy, part: Experience) -> Loss:
+        output = policy.denoiser(part.prompts)(part["latents"], part.step)
+        log_prob = policy.step(output, part["latents"], part.step).log_prob(part["next"])
+        ratio = ((log_prob - part["old"]) / output[0].numel()).exp()
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        return mean_loss(-torch.minimum(part["advantage"] * ratio, part["advantage"] * clipped), part, ratio=ratio)
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Diffusion-DPO (arXiv 2311.12908): -log σ(-beta (Δ_better - Δ_worse)), Δ the policy's error minus the base's."""
+
+    data: ClassVar[Literal["preference_pairs"]] = "preference_pairs"
+    needs_gradient: ClassVar[bool] = False
+    updates_per_experience: ClassVar[int] = 1
+    beta_dpo: float = 100.0
+
+    def check(self, steps: int) -> None: ...
+
+    def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
+        images = torch.stack([torch.stack(pair) for pair in batch.pairs])
+        latents = policy.model.encode_images(images.flatten(0, 1).to(policy.device)).unflatten(0, (-1, 2))
+        draws = [torch.Generator().manual_seed(hash((policy.seed, batch.position, n))) for n in batch.numbers]
+        noise = torch.stack([torch.randn(latents.shape[2:], generator=draw) for draw in draws])
+        steps = torch.stack([torch.randint(len(policy.schedule), (), generator=draw) for draw in draws])
+        return Experience(batch.prompts, {"latents": latents, "noise": noise.to(policy.device), "step": steps})
+
+    def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
+        yield experience
+
+    def loss(self, policy: Policy, part: Experience) -> Loss:
+        denoise, noise, moved = policy.denoiser(part.prompts, guided=False), part["noise"], []
+        level = policy.schedule.level(part.step, noise)
+        for latents in part["latents"].unbind(1):
+            noisy = add_noise(latents, noise, *level)
+            with policy.reference():
+                outputs = [denoise(noisy, part.step)]
+            outputs.append(denoise(noisy, part.step))
+            predicted = (clean_and_noise(each, noisy, *level, policy.schedule.prediction)[1] for each in outputs)
+            base, tuned = ((each - noise).square().flatten(1).mean(1) for each in predicted)
+            moved.append(tuned - base)
+        margin = -self.beta_dpo * (moved[0] - moved[1])
+        return mean_loss(-logsigmoid(margin), part, accuracy=(margin > 0).float())
+
+
+class ToyFlow(nn.Module):
+    """A rectified flow with random weights: a tiny transformer of SD3's kind, letters as tokens, pixels as latents."""
+
+    scheduler_config: ClassVar[dict[str, Any]] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    latent_shape = (4, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.denoiser: Any = SD3Transformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
+            pos_embed_max_size=8,
+        )  # fmt: skip
+        self.letters = nn.Embedding(128, 16)
+        self.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.letters.weight.device
+
+    def encode_prompts(self, prompts: list[str], guided: bool = False) -> Tensor:
+        texts = [*([""] * len(prompts) if guided else []), *prompts]
+        return self.letters(torch.tensor([[ord(c) % 128 for c in text.ljust(8)[:8]] for text in texts]))
+
+    def predict(self, latents: Tensor, time: Any, states: Tensor, scale: float = 1.0, rule: str = "grad") -> Tensor:
+        guided = len(states) == 2 * len(latents)
+        times = torch.as_tensor(time, dtype=torch.float32).reshape(-1).expand(len(latents))
+        times = times.repeat(len(states) // len(latents))
+        output = self.denoiser(
+            torch.cat([latents, latents]) if guided else latents, states, states.mean(1), times, return_dict=False
+        )[0].float()
+        if not guided:
+            return output
+        without, conditional = output.chunk(2)
+        return scale * conditional + (1 - scale) * (without.detach() if rule == "detached" else without)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return (latents[:, :3] / 4 + 0.5).clamp(0, 1)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        return torch.cat([4 * (images - 0.5), torch.zeros_like(images[:, :1])], 1)
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        with without_adapters(adapted_layers(self.denoiser)):
+            yield
+
+    @contextmanager
+    def untrained(self) -> Iterator[None]:
+        with merged(adapted_layers(self.denoiser)):
+            yield
+
+
+FAMILIES: dict[str, Any] = {
+    "stable diffusion": (shapes_model, Sampler(4, 2.0)),
+    "flow": (ToyFlow, Sampler(4, 2.0, partial(flow, variance=partial(cps_variance, level=0.5)))),
+}
+ALGORITHMS: dict[str, Any] = {
+    "refl": ReFL([1, 2], 2, alpha=1.0, beta=1e-3),
+    "draft": DRaFT(2, alpha=1.0, beta=1e-3),
+    "reward_weighted": RewardWeighted(alpha=1.0, beta=1e-3),
+    "clipped": ClippedPolicyGradient(),
+    "dpo": DPO(),
+}
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+class Watch(lightning.Callback):
+    """Notes each update's figures; saves and ends after the update `kill`, or before the first one with `stop`."""
+
+    def __init__(self, folder: Path, kill: int | None, stop: bool) -> None:
+        self.folder, self.kill, self.stop, self.noted = folder, kill, stop, []  # type: ignore[var-annotated]
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        if self.stop:
+            trainer.save_checkpoint(self.folder / "killed.ckpt")
+            raise Killed
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *_: Any) -> None:
+        self.noted.append({name: term.clone() for name, term in module.terms.items()})
+        if trainer.global_step == self.kill:
+            trainer.save_checkpoint(self.folder / "killed.ckpt")
+            raise Killed
+
+
+def train(
+    folder: Path,
+    family: str,
+    name: str,
+    kill: int | None = None,
+    resume: bool = False,
+    stop: bool = False,
+    micro_batch_size: int = 2,
+) -> tuple[dict[str, Tensor], Watch]:
+    make, sampler = FAMILIES[family]
+    algorithm, model = ALGORITHMS[name], make()
+    policy = Policy(model, LoRA(targets=["to_q", "to_v"]), Redness(), sampler)
+    module = FineTuningModule(policy, algorithm, partial(torch.optim.AdamW, lr=1e-2), micro_batch_size=micro_batch_size)
+    side = model.decode(torch.zeros(1, *model.latent_shape)).shape[-1]
+    pairs = [(torch.full((3, side, side), 0.8), torch.full((3, side, side), 0.2)) for _ in range(4)]
+    data = PromptDataModule(
+        [*PROMPTS, *PROMPTS], batch_size=2, updates_per_batch=algorithm.updates_per_experience,
+        pairs=pairs if algorithm.data == "preference_pairs" else None,
+    )  # fmt: skip
+    watch = Watch(folder, kill, stop)
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=4, max_epochs=-1, logger=False, enable_checkpointing=False, limit_val_batches=0,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=[watch],
+        log_every_n_steps=1, default_root_dir=folder,
+    )  # fmt: skip
+    with suppress(Killed):
+        trainer.fit(module, data, ckpt_path=folder / "killed.ckpt" if resume else None, weights_only=True)
+    return {key: value.clone() for key, value in adapter_state(model.denoiser).items()}, watch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path, family: str, name: str) -> None:
+    whole, watch = train(tmp_path, family, name)
+    assert len(watch.noted) == 4
+    assert all(bool(weight.isfinite().all()) for weight in whole.values())
+    assert any(float(weight.abs().max()) > 1e-3 for key, weight in whole.items() if "lora_B" in key)
+    train(tmp_path, family, name, kill=3)  # of two updates an experience, inside the second
+    train(tmp_path, family, name, resume=True, stop=True)  # stopped again before the next update
+    resumed, rest = train(tmp_path, family, name, resume=True)
+    assert len(rest.noted) == 1
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> None:
+    summary = tune(make_tuning(method=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
+    assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
+    with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
+        make_tuning(method=DPO())
+    with pytest.raises(ValueError, match="gradient_norms needs a KL term"):
+        make_tuning(method=ClippedPolicyGradient(), gradient_norms=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_policys_ratio_is_one_before_the_first_update_and_moves_then(tmp_path: Path, family: str) -> None:
+    watch = train(tmp_path, family, "clipped")[1]
+    first, second = (each["ratio"] for each in watch.noted[:2])
+    assert torch.equal(first, torch.ones_like(first))
+    assert not torch.equal(second, torch.ones_like(second))
+
+
+def test_preference_pairs_are_learned(tmp_path: Path) -> None:
+    watch = train(tmp_path, "flow", "dpo")[1]
+    assert float(watch.noted[0]["loss"].mean()) == pytest.approx(math.log(2))
+    assert float(watch.noted[-1]["accuracy"].mean()) == 1.0

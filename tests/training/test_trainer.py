@@ -1,0 +1,48 @@
+"""What runs that Lightning drives have in common."""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+
+from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.training.loggers import no_logger
+from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.trainer import ProgressBar, named_gpu, on_usable_device
+from tests.finetuning.tuning_worlds import make_tuning
+from tests.training.worlds import make_training
+
+
+def test_the_bar_of_a_resumed_run_is_as_long_as_the_whole_run() -> None:
+    bar = ProgressBar()
+    bar._trainer = SimpleNamespace(max_epochs=-1, max_steps=120, global_step=60, num_training_batches=float("inf"))  # type: ignore[assignment]
+    assert bar.total_train_batches == 120
+
+
+def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = on_usable_device(partial(lightning.Trainer, accelerator="auto", devices=1))
+    assert chosen.keywords == {"accelerator": "cpu", "devices": 1}  # type: ignore[attr-defined]
+    assert on_usable_device(lightning.Trainer) is lightning.Trainer
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("t2ifb.utils.devices.gpu_fault", lambda index: "the GPU P100 is too old.")
+    trainer = partial(lightning.Trainer, accelerator="gpu")
+    for training in (make_tuning(diffusion=DiffusionSource("no/model")), make_training(tmp_path)):
+        with pytest.raises(ValueError, match="accelerator=gpu: the GPU P100 is too old"):
+            training.run(RunFolder(tmp_path / "run"), trainer, no_logger)
+
+
+def test_a_trainer_that_names_its_gpus_decides_where_images_are_embedded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    named = {"gpu": [2, 5], "cuda": [3], "cpu": [2, 5]}
+    found = {wish: named_gpu(partial(lightning.Trainer, accelerator=wish, devices=d)) for wish, d in named.items()}
+    assert found == {"gpu": "cuda:5", "cuda": "cuda:3", "cpu": None}
+    assert named_gpu(partial(lightning.Trainer, accelerator="gpu", devices=2)) is named_gpu(lightning.Trainer) is None
+    training = make_training(tmp_path)
+    monkeypatch.setattr("t2ifb.reward_learning.run.named_gpu", lambda trainer: "cuda:7")
+    with pytest.raises(ValueError, match="device=cuda:7 is not on this machine"):
+        training.run(RunFolder(tmp_path / "run"), partial(lightning.Trainer, accelerator="cpu"), no_logger)
