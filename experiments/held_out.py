@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.runs import Run
 from t2ifb.evaluation.scoring import ScoreSheet
-from t2ifb.evaluation.selection import guarded, rise
+from t2ifb.evaluation.selection import normalized_gain, selection_score
 from t2ifb.evaluation.statistics import paired_difference
 from t2ifb.training.metrics import read_metrics
 
@@ -59,7 +59,9 @@ class Course:
         noted = {int(row["step"]): row.get("val/diversity") for row in rows}
         diversity = [float(noted.get(step) or "nan") for step in steps]
         base = sheets[0].columns
-        rises = [{name: rise(base[name], column) for name, column in sheet.columns.items()} for sheet in sheets]
+        rises = [
+            {name: normalized_gain(base[name], column) for name, column in sheet.columns.items()} for sheet in sheets
+        ]
         scores, seconds = [sheet.by_prompt for sheet in sheets], float(rows[-1]["wall_seconds"])
         weights = run.summary.get("judge_weights", {}) if run.finished else {}
         return cls(steps, scores, rises, diversity, pace(run), seconds, weights)
@@ -73,7 +75,9 @@ class Course:
     def judges(self) -> list[float]:
         """Selection score at each step."""
         weights = [self.weights.get(name, 1.0) for name in self.judged_by]
-        return [float(guarded([rises[name] for name in self.judged_by], weights=weights)) for rises in self.rises]
+        return [
+            float(selection_score([rises[name] for name in self.judged_by], weights=weights)) for rises in self.rises
+        ]
 
 
 def courses(runs: Sequence[Run]) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from omegaconf import OmegaConf
 from t2ifb.config.command import command
 from t2ifb.config.compose import flatten
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.instantiate import Parts, unbuilt
+from t2ifb.config.instantiate import Components, lazy
 from t2ifb.config.resume import changes
 from t2ifb.config.reward_source import absolute, find_latest, rewards_of
 from t2ifb.prepare import ready_dataset
 
 
-def evaluate(parts: Parts) -> None:
+def evaluate(parts: Components) -> None:
     """Make the data if need be, then evaluate into the run's folder."""
     from t2ifb.evaluation.lazy import UnusableScorers
     from t2ifb.training.run_folder import RunFolder
@@ -26,8 +26,8 @@ def evaluate(parts: Parts) -> None:
     scorers = _scorers(parts)
     make = parts.build("evaluation")
     offered = {"trained_on": _add_rewards(parts, scorers)}
-    offered |= {name: unbuilt(parts.value(name)) for name in ("diffusion", "sampling", "encoder")}
-    offered |= {"scorers": {name: unbuilt(node) for name, node in scorers.items()}}
+    offered |= {name: lazy(parts.value(name)) for name in ("diffusion", "sampling", "encoder")}
+    offered |= {"scorers": {name: lazy(node) for name, node in scorers.items()}}
     takes = inspect.signature(make).parameters
     try:
         evaluation = make(**{name: value for name, value in offered.items() if name in takes})
@@ -40,14 +40,14 @@ def evaluate(parts: Parts) -> None:
         try:
             figures = evaluation.run(run.path)
         except UnusableScorers as error:
-            faults = [f"scorers.{key}: {fault} (without it: ~scorers.{key})" for key, fault in error.faults.items()]
-            raise ConfigError(faults) from error
+            errors = [f"scorers.{key}: {text} (without it: ~scorers.{key})" for key, text in error.errors.items()]
+            raise ConfigError(errors) from error
         sources = {name: node["source"] for name, node in scorers.items() if isinstance(node.get("source"), str)}
         run.write_summary(figures | {"sources": sources})
     print(f"tables and pictures: {run.path}")
 
 
-def _scorers(parts: Parts) -> dict[str, dict[str, Any]]:
+def _scorers(parts: Components) -> dict[str, dict[str, Any]]:
     """The wished scorers by name; without those that are null, or a reward model that is not there yet."""
     wished = {name: node for name, node in parts.value("scorers").items() if node is not None}
     found, notes = find_latest(wished, "scorers", parts.value("domain"), parts.arguments)
@@ -56,7 +56,7 @@ def _scorers(parts: Parts) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _tell_what_differs(parts: Parts) -> None:
+def _tell_what_differs(parts: Components) -> None:
     """Say where the base model and the sampling of the runs in `run` are not those of this evaluation."""
     here = {key: absolute(parts.value(key)) for key in ("diffusion", "sampling")} if parts.value("run") else {}
     for run in _runs(parts):
@@ -68,12 +68,12 @@ def _tell_what_differs(parts: Parts) -> None:
             print(f"{run}: when it was tuned, {'; '.join(other)}", file=sys.stderr)
 
 
-def _runs(parts: Parts) -> list[str]:
+def _runs(parts: Components) -> list[str]:
     wish = parts.value("run")
     return [wish] if isinstance(wish, str) else list(wish)
 
 
-def _add_rewards(parts: Parts, scorers: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+def _add_rewards(parts: Components, scorers: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     """Put what the runs in `run` were trained on among the scorers; gives the names of each run's."""
     trained_on: dict[str, list[str]] = {}
     for run in _runs(parts):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.instantiate import Parts
+from t2ifb.config.instantiate import Components
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ SHEET = 24
 """Prompts in the picture."""
 
 
-def generate(parts: Parts) -> None:
+def generate(parts: Components) -> None:
     """Draw every image twice, by the base model and with the adapters if there are some; write files and one sheet."""
     from t2ifb.evaluation.tuning_plots import progress_sheet
 
@@ -37,7 +37,7 @@ def generate(parts: Parts) -> None:
     print(f"{sum(map(len, drawn.values()))} images, prompts.json and sheet.png: {folder}")
 
 
-def _prompts(parts: Parts) -> list[str]:
+def _prompts(parts: Components) -> list[str]:
     """Texts from the command line, a file, or a split of the domain's prompts.
 
     Raises:
@@ -53,12 +53,12 @@ def _prompts(parts: Parts) -> list[str]:
     if split and split not in ("train", "validation", "test"):
         raise ConfigError([f"split={split}: expected train, validation or test"])
     found: list[str] = texts or (
-        PromptFile(file, parts.value("on_fault")).prompts() if file else parts.build("prompts").of(split)
+        PromptFile(file, parts.value("on_error")).prompts() if file else parts.build("prompts").of(split)
     )
     return found[: parts.value("most")]
 
 
-def _draw(parts: Parts, prompts: list[str]) -> "dict[str, Tensor]":
+def _draw(parts: Components, prompts: list[str]) -> "dict[str, Tensor]":
     """Images (N, 3, H, W) uint8 by model, `base` and, with adapters, `tuned`."""
     import torch
     from rich.progress import track

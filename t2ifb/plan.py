@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.instantiate import Parts, unbuilt
+from t2ifb.config.instantiate import Components, lazy
 from t2ifb.config.reward_source import judges_of
 from t2ifb.config.signatures import RESERVED
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from t2ifb.finetuning.run import FineTuning
-    from t2ifb.profiling.cost import Tuning
+    from t2ifb.profiling.cost import RunSpec
     from t2ifb.profiling.meta_mode import Attention
     from t2ifb.profiling.report import Memory
     from t2ifb.scorers.clip import CLIPSource
@@ -30,7 +30,7 @@ KEPT: "tuple[tuple[str, bool, Attention | None], ...]" = (
 PRECISIONS = {"32-true": None, "32": None, "16-mixed": "fp16", "bf16-mixed": "bf16"}
 
 
-def plan(parts: Parts) -> None:
+def plan(parts: Components) -> None:
     """Measure the run without weights, and say what it needs, whether it fits, and what would make it fit.
 
     Raises:
@@ -46,14 +46,14 @@ def plan(parts: Parts) -> None:
         raise ConfigError([str(error)]) from error
 
 
-def _measure(parts: Parts) -> None:
+def _measure(parts: Components) -> None:
     from t2ifb.profiling.cost import UNET
-    from t2ifb.profiling.flops import Arithmetic, Length
+    from t2ifb.profiling.flops import FlopEstimate, Length
     from t2ifb.profiling.geometry import geometry_of
     from t2ifb.profiling.report import show
-    from t2ifb.profiling.savings import Measured, savings
+    from t2ifb.profiling.savings import MemoryEstimate, savings
     from t2ifb.profiling.update_cost import kept_by_unet
-    from t2ifb.utils.devices import gpu_fault
+    from t2ifb.utils.devices import gpu_error
 
     on_cpu = parts.value("trainer").get("accelerator") == "cpu"
     memory = _memory(parts.value("memory_gb"), on_cpu)
@@ -65,32 +65,32 @@ def _measure(parts: Parts) -> None:
     except (ValueError, OSError):
         what = "the training prompts are not here to be counted"
         notes.append(f"{what}; {prompts:,} are taken, as in ImageReward's list")
-    if not on_cpu and (fault := gpu_fault()):
-        notes.append(fault)
-    run = Measured.of(tuning, min(training.validation_prompts, most) * training.images_per_prompt)
+    if not on_cpu and (error := gpu_error()):
+        notes.append(error)
+    run = MemoryEstimate.of(tuning, min(training.validation_prompts, most) * training.images_per_prompt)
     kept = {}
     for how, checkpointing, attention in KEPT:
         source = replace(tuning.diffusion, gradient_checkpointing=checkpointing)
         other = replace(tuning, diffusion=source, attention=attention or tuning.attention)
         kept[how] = (run.update.parts[UNET].saved or 0) if other == tuning else kept_by_unet(other)
-    counted = Arithmetic.of(run, Length(prompts, most, training.epochs, training.validate_every))
+    counted = FlopEstimate.of(run, Length(prompts, most, training.epochs, training.validate_every))
     found = savings(run, memory.limit) if memory is not None else []
     show(run, counted, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
 
 
-def _training(parts: Parts) -> "tuple[FineTuning, list[str]]":
+def _training(parts: Components) -> "tuple[FineTuning, list[str]]":
     """The run as it is configured, its scorers without weights, and notes on those that are not counted."""
     import torch
 
     from t2ifb.finetuning.run import FineTuning
-    from t2ifb.profiling.meta_mode import DryRun
-    from t2ifb.scorers.meta import CLIPOutline, NoOutline, outline
+    from t2ifb.profiling.meta_mode import MetaMode
+    from t2ifb.scorers.meta import MetaCLIP, NoMetaModel, on_meta
     from t2ifb.scorers.reward_model import RewardModel
 
     encoder, head = parts.build("encoder"), parts.build("head")
 
     def untrained(source: "CLIPSource | None" = None) -> RewardModel:
-        built = CLIPOutline.of(source or encoder).load()
+        built = MetaCLIP.of(source or encoder).load()
         with torch.device("meta"):
             return RewardModel(built, head(built.embedding_dim))
 
@@ -102,31 +102,31 @@ def _training(parts: Parts) -> "tuple[FineTuning, list[str]]":
     trained_on, named = given.pop("reward"), given.pop("judges", None) or {}
     judges: dict[str, nn.Module] = {}
     notes = []
-    with DryRun():
+    with MetaMode():
         try:
-            reward = outline(unbuilt(trained_on), untrained)
-        except NoOutline as error:
+            reward = on_meta(lazy(trained_on), untrained)
+        except NoMetaModel as error:
             notes.append(f"the reward is taken to be as large as a reward model: {error}")
             reward = untrained()
         for name, node in judges_of(trained_on, named).items():
             try:
-                judges[name] = outline(unbuilt(node), untrained)
-            except NoOutline as error:
+                judges[name] = on_meta(lazy(node), untrained)
+            except NoMetaModel as error:
                 notes.append(f"judges.{name} is not counted: {error}")
     built = {name: parts.build(f"algorithm.{name}") if isinstance(v, dict) else v for name, v in given.items()}
     return FineTuning(**built, reward=reward, judges=judges), notes
 
 
-def _tuning(parts: Parts, training: "FineTuning", on_cpu: bool) -> "Tuning":
+def _tuning(parts: Components, training: "FineTuning", on_cpu: bool) -> "RunSpec":
     """What is measured of a run.
 
     Raises:
         ConfigError: Precision or attention are none that there are.
     """
     from t2ifb.finetuning.refl import ReFL
-    from t2ifb.profiling.cost import Tuning
-    from t2ifb.profiling.meta_mode import DryRun
-    from t2ifb.scorers.meta import CLIPOutline
+    from t2ifb.profiling.cost import RunSpec
+    from t2ifb.profiling.meta_mode import MetaMode
+    from t2ifb.scorers.meta import MetaCLIP
     from t2ifb.utils.devices import dtype_of
 
     mixed, wish = str(parts.value("trainer").get("precision", "32-true")), parts.value("attention")
@@ -135,12 +135,12 @@ def _tuning(parts: Parts, training: "FineTuning", on_cpu: bool) -> "Tuning":
     if wish not in ("auto", "fused", "plain"):
         raise ConfigError([f"attention={wish}: expected auto, fused or plain"])
     precision = "bf16" if on_cpu and mixed == "16-mixed" else PRECISIONS[mixed]  # as Lightning does
-    with DryRun():
+    with MetaMode():
         embeds = training.diversity is not None and training.images_per_prompt > 1
-        encoder = CLIPOutline.of(training.diversity).load() if embeds else None
+        encoder = MetaCLIP.of(training.diversity).load() if embeds else None
     settings, method = training.settings, training.method
     assert isinstance(method, ReFL)
-    return Tuning(
+    return RunSpec(
         diffusion=training.diffusion,
         lora=training.lora,
         optimizer=_unfused(training.optimizer),

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2ifb.config.command import command
-from t2ifb.config.instantiate import Parts
+from t2ifb.config.instantiate import Components
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from t2ifb.data.rankings import Fault, PreferenceDataset, RankedPrompt
+    from t2ifb.data.rankings import BadRecord, PreferenceDataset, RankedPrompt
 
 
-def prepare(parts: Parts) -> None:
+def prepare(parts: Components) -> None:
     """Make the data of the wished splits ready and report what they hold."""
     from t2ifb.evaluation.tables import show
 
@@ -21,15 +21,15 @@ def prepare(parts: Parts) -> None:
     splits: list[str] = parts.value("splits") or ["train", "validation", *own]
     dataset = ready_dataset(parts, splits, download=True)
     rankings = {split: dataset.rankings(split) for split in splits}  # checks every image
-    faults: dict[str, list[Fault]] = getattr(dataset, "faults", {})
-    show(_table(rankings, {split: len(faults.get(split, [])) for split in splits}))
+    errors: dict[str, list[BadRecord]] = getattr(dataset, "errors", {})
+    show(_table(rankings, {split: len(errors.get(split, [])) for split in splits}))
     if ties := [split for split, ranked in rankings.items() if not any(each.comparisons() for each in ranked)]:
         print(f"nothing can be learned from {', '.join(ties)}: all images of a prompt have the same rank")
     if parts.value("embed"):
         _embed(parts, [ranked for split in splits for ranked in rankings[split]])
 
 
-def ready_dataset(parts: Parts, splits: Sequence[str], *, download: bool = False) -> "PreferenceDataset":
+def ready_dataset(parts: Components, splits: Sequence[str], *, download: bool = False) -> "PreferenceDataset":
     """The data set with the wished splits on this machine.
 
     Args:
@@ -55,25 +55,25 @@ def ready_dataset(parts: Parts, splits: Sequence[str], *, download: bool = False
     return dataset
 
 
-def _table(rankings: "dict[str, list[RankedPrompt]]", faults: dict[str, int]) -> "Table":
+def _table(rankings: "dict[str, list[RankedPrompt]]", errors: dict[str, int]) -> "Table":
     """The counts of each split for the screen."""
     from rich.table import Table
 
     from t2ifb.evaluation.tables import NUMBERS, TEXT
 
     table = Table(title="rankings")
-    for column in ("split", "prompts", "images", "comparisons", "ties", "faults"):
+    for column in ("split", "prompts", "images", "comparisons", "ties", "errors"):
         table.add_column(column, **(TEXT if column == "split" else NUMBERS))
     for split, ranked in rankings.items():
         images = [len(each.images) for each in ranked]
         comparisons = sum(len(each.comparisons()) for each in ranked)
         ties = sum(k * (k - 1) // 2 for k in images) - comparisons
-        counts = (len(ranked), sum(images), comparisons, ties, faults[split])
+        counts = (len(ranked), sum(images), comparisons, ties, errors[split])
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 
 
-def _embed(parts: Parts, rankings: "list[RankedPrompt]") -> None:
+def _embed(parts: Components, rankings: "list[RankedPrompt]") -> None:
     """Fill the embedding cache with every image and prompt."""
     from t2ifb.data.embeddings import EmbeddingCache, report_cut
 

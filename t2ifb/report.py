@@ -17,7 +17,7 @@ Examples
   python -m t2ifb.report sweeps/a sweeps/b --title "beta and learning rate"
 
 The page opens from disk, in any browser, and fetches nothing; it can be sent as it is. Runs that are not finished
-are shown as far as they are. T2IFB_TRACEBACK=1 shows the traceback of a fault.
+are shown as far as they are. T2IFB_TRACEBACK=1 shows the traceback of an error.
 """
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError, missing_file
-from t2ifb.config.instantiate import Parts
+from t2ifb.config.instantiate import Components
 from t2ifb.config.reward_source import find_latest
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMATS = (".csv", ".json")
 
 
-def score(parts: Parts) -> None:
+def score(parts: Components) -> None:
     """Score the wished images and show or write `image, prompt, score`."""
     output = Path(parts.value("output")) if parts.value("output") else None
     if output and output.suffix not in FORMATS:
@@ -39,7 +39,7 @@ def score(parts: Parts) -> None:
         print(f"{len(rows)} scores in {output}")
 
 
-def _pairs(parts: Parts) -> "list[tuple[Image, str]]":
+def _pairs(parts: Components) -> "list[tuple[Image, str]]":
     """What to score: images with one prompt, a table, or a split of the data set.
 
     Raises:
@@ -64,23 +64,23 @@ def _pairs(parts: Parts) -> "list[tuple[Image, str]]":
 
 def _read_pairs(path: Path) -> "list[tuple[Image, str]]":
     """Rows of a table with the columns `image` and `prompt`; relative images lie beside it."""
-    from t2ifb.data.errors import Fault, listing
+    from t2ifb.data.errors import BadRecord, listing
     from t2ifb.data.tables import locate, read_table
 
     if not path.is_file():
         raise ConfigError([f"pairs: {missing_file(path)}"])
     try:
         rows = read_table(path, ("image", "prompt"))
-        images, faults = locate(rows, path.parent)
-        faults += [Fault(row.place, "empty prompt") for row in rows if not row.text("prompt")]
-        if faults:
-            raise ValueError(f"{path} has faults:\n{listing(faults)}")
+        images, errors = locate(rows, path.parent)
+        errors += [BadRecord(row.place, "empty prompt") for row in rows if not row.text("prompt")]
+        if errors:
+            raise ValueError(f"{path} has errors:\n{listing(errors)}")
     except ValueError as error:
         raise ConfigError([f"pairs: {error}"]) from error
     return [(image, row.text("prompt")) for image, row in zip(images, rows, strict=True) if image is not None]
 
 
-def _scores(parts: Parts, pairs: "list[tuple[Image, str]]") -> list[float]:
+def _scores(parts: Components, pairs: "list[tuple[Image, str]]") -> list[float]:
     """One score per pair, in batches of images of one size."""
     import torch
 

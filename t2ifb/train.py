@@ -4,22 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from t2ifb.config.command import command
-from t2ifb.config.instantiate import Parts
-from t2ifb.config.judge_weights import settle_judge_weights
+from t2ifb.config.instantiate import Components
+from t2ifb.config.judge_weights import resolve_judge_weights
 from t2ifb.config.processes import check_processes
-from t2ifb.config.reward_source import settle_reward
-from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, settle_job
+from t2ifb.config.reward_source import resolve_reward
+from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, resolve_job
 from t2ifb.prepare import ready_dataset
 
 
-def train(parts: Parts) -> Any:
+def train(parts: Components) -> Any:
     """Make the data if need be, then run the algorithm in the run's folder.
 
     Returns:
         What a sweeper goes by, see `objective`.
     """
     if in_sweep():
-        settle_job(parts.run_folder, parts.written())
+        resolve_job(parts.run_folder, parts.written())
     check_processes(parts.value("trainer"))
     if in_sweep() and (known := known_figures(parts.run_folder)) is not None:
         return objectives(known, parts.value("objective"))
@@ -28,10 +28,10 @@ def train(parts: Parts) -> Any:
     run = RunFolder(parts.run_folder)
     resume = parts.value("resume") or (begun(run.path) if in_sweep() else None)
     if "reward" in parts.value("algorithm"):
-        settle_reward(parts, run.path / "reward.json")
+        resolve_reward(parts, run.path / "reward.json")
         from t2ifb.evaluation.selection import weights_on_rankings
 
-        settle_judge_weights(parts, run.path / "judge_weights.json", weights_on_rankings)
+        resolve_judge_weights(parts, run.path / "judge_weights.json", weights_on_rankings)
     algorithm = parts.build("algorithm")
     if algorithm.splits:
         ready_dataset(parts, algorithm.splits)

@@ -196,7 +196,7 @@ def _warm_table() -> list[float]:
 
     from t2ifb.data.datasets.imagereward_db import ImageRewardDB
     from t2ifb.data.datasets.imagereward_writer import Record, write_imagereward_db
-    from t2ifb.evaluation.scorer_benchmark import Table1
+    from t2ifb.evaluation.scorer_benchmark import ScorerBenchmark
     from t2ifb.scorers import AestheticScore, BLIPScore, CLIPScore, ImageReward
     from t2ifb.shapes.training.loop import rendered
     from t2ifb.shapes.weights import AESTHETIC, BLIP, IMAGE_REWARD
@@ -219,7 +219,7 @@ def _warm_table() -> list[float]:
     with tempfile.TemporaryDirectory() as name, redirect_stdout(io.StringIO()):
         folder = Path(name)
         write_imagereward_db(folder / "data", "test", records)
-        table = Table1(ImageRewardDB(folder / "data"), scorers, folder / "scores", device="cpu")
+        table = ScorerBenchmark(ImageRewardDB(folder / "data"), scorers, folder / "scores", device="cpu")
 
         def read() -> None:
             rankings = table.dataset.rankings("test")

@@ -11,7 +11,7 @@ import lightning
 from lightning.pytorch.callbacks import Timer
 
 from t2ifb.training.metrics import MetricsCSV
-from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import ProgressBar
 
@@ -23,7 +23,7 @@ def fit_seconds(module: lightning.LightningModule, batches: Any, steps: int) -> 
         trainer = lightning.Trainer(
             max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False, enable_model_summary=False,
             limit_val_batches=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=folder,
-            callbacks=[MetricsCSV(RunFolder(folder)), FaultGuard(), ProgressBar(), timer],
+            callbacks=[MetricsCSV(RunFolder(folder)), NanGuard(), ProgressBar(), timer],
         )  # fmt: skip
         trainer.fit(module, train_dataloaders=batches)
     return timer.time_elapsed("train")

@@ -14,9 +14,9 @@ from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import ReFLModule, fast_attention
 from t2ifb.finetuning.policy import Policy
-from t2ifb.profiling.cost import DECODER, UNET, Tuning
+from t2ifb.profiling.cost import DECODER, UNET, RunSpec
 from t2ifb.profiling.geometry import SD15_IDS, TAESD_ID
-from t2ifb.profiling.meta_mode import DryRun
+from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.profiling.update_cost import update_cost
 from t2ifb.scorers import CLIPScore, ImageReward
 from t2ifb.scorers.clip import CLIPSource
@@ -88,13 +88,13 @@ def saved_rows() -> Iterator[tuple[str, str, list[float], str]]:
 
     Frozen weights and autocast in fp16, decoder and adapters in fp32, fused attention, one prompt.
     """
-    with DryRun():
-        reward = CLIPScore.outline(CLIPSource(f"local-dir:{CLIP}", device="cpu")).to("meta")
+    with MetaMode():
+        reward = CLIPScore.on_meta(CLIPSource(f"local-dir:{CLIP}", device="cpu")).to("meta")
     source = DiffusionSource(SD15_IDS[0], precision="fp16")
     sampler = Sampler(STEPS)
-    usual = Tuning(source, LoRA(), torch.optim.AdamW, reward, sampler, sampler, {}, autocast=torch.float16)
+    usual = RunSpec(source, LoRA(), torch.optim.AdamW, reward, sampler, sampler, {}, autocast=torch.float16)
     kept = update_cost(usual).parts
-    options: dict[str, tuple[str, Tuning]] = {
+    options: dict[str, tuple[str, RunSpec]] = {
         "with plain attention": (UNET, replace(usual, attention="plain")),
         "with gradient checkpointing": (UNET, replace(usual, diffusion=replace(source, gradient_checkpointing=True))),
         "in bf16": (DECODER, replace(usual, diffusion=replace(source, decoder_precision="bf16"))),

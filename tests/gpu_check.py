@@ -39,14 +39,14 @@ from t2ifb.finetuning.module import FineTuningModule, fast_attention
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.run import FineTuning
-from t2ifb.profiling.cost import LOOK, UNET, Tuning
+from t2ifb.profiling.cost import LOOK, UNET, RunSpec
 from t2ifb.profiling.gpu_memory import CONTEXT, GB, WORKSPACE
-from t2ifb.profiling.meta_mode import DryRun
-from t2ifb.profiling.savings import Measured
+from t2ifb.profiling.meta_mode import MetaMode
+from t2ifb.profiling.savings import MemoryEstimate
 from t2ifb.scorers import CLIPScore, RewardModel
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
-from t2ifb.scorers.meta import CLIPOutline
+from t2ifb.scorers.meta import MetaCLIP
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.training.loggers import no_logger
 from t2ifb.training.run_folder import RunFolder
@@ -319,7 +319,7 @@ def judges(world: World, on_meta: bool = False) -> dict[str, nn.Module]:
     """CLIP Score, and what is as large as ImageReward."""
     with torch.device("meta") if on_meta else nullcontext():
         ballast = Ballast(1 if world.small else IMAGE_REWARD)
-    return {"clip_score": CLIPScore.outline(world.clip) if on_meta else CLIPScore(world.clip), "ballast": ballast}
+    return {"clip_score": CLIPScore.on_meta(world.clip) if on_meta else CLIPScore(world.clip), "ballast": ballast}
 
 
 def run(world: World, name: str, stop: int | None = None, resume: bool = False) -> Clock:
@@ -365,14 +365,14 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
     return clock
 
 
-def planned(world: World) -> Measured:
+def planned(world: World) -> MemoryEstimate:
     """What `t2ifb.plan` says of the same run."""
-    with DryRun():
-        encoder = CLIPOutline.of(world.clip).load()
+    with MetaMode():
+        encoder = MetaCLIP.of(world.clip).load()
         with torch.device("meta"):
             reward = RewardModel(encoder, MLPHead(encoder.embedding_dim)).requires_grad_(False)
         others = {name: judge.to("meta") for name, judge in judges(world, on_meta=True).items()}
-    tuning = Tuning(
+    tuning = RunSpec(
         diffusion=world.source(),
         lora=LoRA(),
         optimizer=partial(torch.optim.AdamW, lr=1e-5),
@@ -386,10 +386,10 @@ def planned(world: World) -> Measured:
         attention="fused" if world.cuda else "plain",
         on_gpu=world.cuda,
     )
-    return Measured.of(tuning, 4)
+    return MemoryEstimate.of(tuning, 4)
 
 
-def memory(report: Report, clock: Clock, plan: Measured) -> None:
+def memory(report: Report, clock: Clock, plan: MemoryEstimate) -> None:
     """Peaks by phase, and what the allocator reserved, against the plan; what is above it are kernels' workspaces."""
     optimiser, total = plan.update.parts[UNET].optimiser, accumulate(size for _, size in plan.judging.phases[LOOK])
     peaks = {"update": plan.update.peak, "validation": plan.weights + optimiser + max(total)}
@@ -405,7 +405,7 @@ def memory(report: Report, clock: Clock, plan: Measured) -> None:
     report.figure("CUDA context", measured_gb=round(context / GB, 2), planned_gb=CONTEXT / GB)
 
 
-def in_little_memory(world: World, report: Report, plan: Measured) -> None:
+def in_little_memory(world: World, report: Report, plan: MemoryEstimate) -> None:
     """The same run where the allocator may have no more than the plan says, and no more than on a card of 16 GB."""
     total = torch.cuda.get_device_properties(0).total_memory
     for name, limit in (("planned pool", plan.pool + WORKSPACE), ("card of 16 GB", CARD - CONTEXT)):
@@ -413,13 +413,13 @@ def in_little_memory(world: World, report: Report, plan: Measured) -> None:
         torch.cuda.reset_peak_memory_stats()
         try:
             run(world, f"in the {name}")
-            fault = None
+            problem = None
         except (ValueError, RuntimeError) as error:
-            fault = str(error)[:300]
+            problem = str(error)[:300]
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         gb = {"limit_gb": round(limit / GB, 2), "reserved_gb": round(torch.cuda.max_memory_reserved() / GB, 2)}
-        report.check(f"runs in the {name}", fault is None, **gb, fault=fault)
+        report.check(f"runs in the {name}", problem is None, **gb, problem=problem)
 
 
 def repeated(world: World, report: Report) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2ifb.config.command import command
-from t2ifb.config.instantiate import Parts
-from t2ifb.finetuning.baseline_cache import BaseAnswers
-from t2ifb.finetuning.evaluator import ask, look_at_base
+from t2ifb.config.instantiate import Components
+from t2ifb.finetuning.baseline_cache import BaselineCache
+from t2ifb.finetuning.evaluator import evaluate, evaluate_base
 from t2ifb.finetuning.run import FineTuning
 from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.diffusion import MIN_SNR_GAMMA
@@ -60,7 +60,7 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
     )  # fmt: skip
 
 
-def supervised(parts: Parts) -> None:
+def supervised(parts: Components) -> None:
     """Tune, evaluate base and tuned model as in a fine-tuning run, and write the scores in the same format."""
     started = time.monotonic()
     tuning: FineTuning = parts.build("algorithm")
@@ -69,12 +69,12 @@ def supervised(parts: Parts) -> None:
     adapters = tuning.lora.add(model.denoiser, seed)
     tune(model, adapters, run.path, seed)
     seconds = time.monotonic() - started
-    base = BaseAnswers(tuning.cache_folder, parts.value("algorithm"))
-    exam, size = tuning.exam("validation", seed), tuning.samples_per_batch
+    base = BaselineCache(tuning.cache_folder, parts.value("algorithm"))
+    evaluator, size = tuning.evaluator("validation", seed), tuning.samples_per_batch
     unit = tuning.reward if tuning.standardise else None
-    look_at_base(run, exam, model.device, lambda: base.of(exam, model, size), standardised=unit)
-    test = tuning.exam("test", seed)
-    answers = {"base": base.of(test, model, size), "kept": ask(test, model, size, "the tuned model")}
+    evaluate_base(run, evaluator, model.device, lambda: base.of(evaluator, model, size), standardised=unit)
+    test = tuning.evaluator("test", seed)
+    answers = {"base": base.of(test, model, size), "kept": evaluate(test, model, size, "the tuned model")}
     for name, found in answers.items():
         found.sheet(test.prompts).write(run.samples / f"test_{name}.csv")
     run.write_summary({"steps": STEPS, "wall_seconds": round(seconds, 1), "seed": seed})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from experiments.held_out import JUDGES, Course
 from experiments.runs import Run
-from t2ifb.evaluation.selection import guarded
+from t2ifb.evaluation.selection import selection_score
 from t2ifb.evaluation.statistics import bootstrap_interval
 
 Rule = Callable[[Course], int]
@@ -36,7 +36,7 @@ def highest(*names: str) -> Rule:
 
 def near_the_worst(margin: float) -> Rule:
     """Select the validation with the highest mean of the judges, capped at the worst judge plus a margin."""
-    return lambda course: best(guarded(rises(course, *course.judged_by), margin))
+    return lambda course: best(selection_score(rises(course, *course.judged_by), margin))
 
 
 def before_the_first_fall(course: Course) -> int:

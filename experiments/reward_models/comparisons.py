@@ -1,6 +1,6 @@
 """Test sets for reward models: the annotators' comparisons, and damaged images ordered by gold.
 
-The damage resembles faults of an over-optimised generator.
+The damage resembles errors of an over-optimised generator.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from t2ifb.config import ray_launcher, schema
 from t2ifb.config.compose import Composed, compose_all, groups_in, searched_folders
 from t2ifb.config.errors import ConfigError, missing_file
-from t2ifb.config.instantiate import Parts, check
+from t2ifb.config.instantiate import Components, check
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.resume import continue_run, wished_run
 from t2ifb.config.sweeps import in_sweep, one_job
@@ -50,12 +50,12 @@ AfterSweep = Callable[[Path, float], int]
 """Takes a sweep's folder and when it was started, in seconds since the epoch; gives how many of its jobs are left."""
 
 
-def command(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None = None) -> Callable[[], None]:
+def command(name: str, task: Callable[[Components], Any], after_sweep: AfterSweep | None = None) -> Callable[[], None]:
     """Make `main` of `python -m t2ifb.<name>`.
 
     Exit status: 0 when done; 2 when the input is wrong (an argument, a file that is not there), found before any
     weight is loaded; 1 when the run failed for a reason outside the software; 130 on Ctrl-C. None of them shows a
-    traceback unless `T2IFB_TRACEBACK=1`; a fault of the software itself does.
+    traceback unless `T2IFB_TRACEBACK=1`; an error of the software itself does.
 
     Args:
         name: The primary configuration, `conf/<name>.yaml`.
@@ -69,10 +69,10 @@ def command(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | N
     return main
 
 
-def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None = None) -> int:
+def run(name: str, task: Callable[[Components], Any], after_sweep: AfterSweep | None = None) -> int:
     """Run the command on `sys.argv` and give its exit status."""
 
-    def advised(parts: Parts) -> Any:
+    def advised(parts: Components) -> Any:
         try:
             return task(parts)
         except BadRecords as error:
@@ -80,7 +80,7 @@ def run(name: str, task: Callable[[Parts], Any], after_sweep: AfterSweep | None 
 
     def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not
-        parts = Parts(config)
+        parts = Components(config)
         if in_sweep():
             with one_job(parts.run_folder):
                 return advised(parts)
@@ -157,9 +157,9 @@ def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list
             raise ConfigError(["resume: one run at a time goes on; leave -m out"])
         overrides = continue_run(name, wish, overrides, options.config_dir)
     composed = compose_all(name, overrides, multirun=options.multirun, config_dir=options.config_dir)
-    faults = [fault for each in composed for fault in (each.faults if only_shows else _faults(each))]
-    if faults:
-        raise ConfigError(faults)
+    errors = [error for each in composed for error in (each.errors if only_shows else _errors(each))]
+    if errors:
+        raise ConfigError(errors)
     if options.help:
         print(help_text(composed[0].config), flush=True)
         return None
@@ -188,11 +188,11 @@ def _without_where(arguments: list[str]) -> tuple[list[str], str]:
     return rest, key
 
 
-def _faults(composed: Composed) -> tuple[str, ...]:
+def _errors(composed: Composed) -> tuple[str, ...]:
     try:
         check(composed)
     except ConfigError as error:
-        return error.faults
+        return error.errors
     return ()
 
 
@@ -202,8 +202,8 @@ def _report(name: str, error: Exception) -> int:
         traceback.print_exception(error)
     wrong = isinstance(error, (ConfigError, HydraException, OmegaConfBaseException, FileNotFoundError))
     if isinstance(error, ConfigError):
-        text = "\n".join(("  " if len(error.faults) > 1 else "") + fault for fault in error.faults)
-        text = f"{len(error.faults)} faults\n{text}" if len(error.faults) > 1 else text
+        text = "\n".join(("  " if len(error.errors) > 1 else "") + line for line in error.errors)
+        text = f"{len(error.errors)} errors\n{text}" if len(error.errors) > 1 else text
     elif isinstance(error, FileNotFoundError) and isinstance(error.filename, (str, Path)):
         text = missing_file(Path(error.filename))
     else:

@@ -1,4 +1,4 @@
-"""Composition with every fault collected, before Hydra itself starts: no part is imported here."""
+"""Composition with every error collected, before Hydra itself starts: no part is imported here."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -27,7 +27,7 @@ class Composed:
     """One composed configuration and what was wrong with the arguments that it was composed from."""
 
     config: DictConfig
-    faults: tuple[str, ...]
+    errors: tuple[str, ...]
     choices_hold: bool = True
     """False when a group's option was refused: `config` is then not what the user meant."""
 
@@ -120,10 +120,10 @@ def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
         config = compose(command, return_hydra_config=True)
     except _COMPOSITION_ERRORS as error:
         raise ConfigError([explain_override(f"conf/{command}.yaml", error, [], groups)]) from error
-    if foreign := [fault for override in overrides if (fault := _belongs_elsewhere(command, override))]:
+    if foreign := [text for override in overrides if (text := _belongs_elsewhere(command, override))]:
         return Composed(config, tuple(foreign), choices_hold=False)  # then the others are that command's too
     accepted: list[str] = []
-    faults: list[str] = []
+    errors: list[str] = []
     choices_hold = True
     first = {"hydra.searchpath", *groups}
     for override in sorted(overrides, key=lambda text: _chosen_group(text) not in first):
@@ -133,9 +133,9 @@ def _compose_stepwise(command: str, overrides: Sequence[str]) -> Composed:
             config = compose(command, overrides=[*accepted, override], return_hydra_config=True)
             accepted.append(override)
         except _COMPOSITION_ERRORS as error:
-            faults.append(explain_override(override, error, _keys(config), groups))
+            errors.append(explain_override(override, error, _keys(config), groups))
             choices_hold = choices_hold and _chosen_group(override) not in groups
-    return Composed(config, (*faults, *_unknown_keys(command, config)), choices_hold)
+    return Composed(config, (*errors, *_unknown_keys(command, config)), choices_hold)
 
 
 def _belongs_elsewhere(command: str, override: str) -> str | None:

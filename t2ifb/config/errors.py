@@ -22,16 +22,16 @@ class ConfigError(ValueError):
     """Everything that is wrong with a configuration; the command ends with exit status 2.
 
     Attributes:
-        faults: One line per fault, each naming a key, an argument or a file.
+        errors: One line per error, each naming a key, an argument or a file.
     """
 
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(dict.fromkeys(faults))
-        super().__init__("\n".join(self.faults))
+    def __init__(self, errors: Sequence[str]) -> None:
+        self.errors = tuple(dict.fromkeys(errors))
+        super().__init__("\n".join(self.errors))
 
     def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
         """How it comes out of another process."""
-        return type(self), (self.faults,)
+        return type(self), (self.errors,)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -14,10 +14,10 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from t2ifb.config.compose import Composed, flatten, searched_folders
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_faults, locate
+from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_errors, locate
 from t2ifb.config.where import settings
 
-ON_FAULT = "on_fault"
+ON_ERROR = "on_error"
 NOT_PARTS = ("baselines", "judges", "scorers")
 """Keys of the schema that hold a mapping from names to components, not a component."""
 
@@ -29,14 +29,14 @@ def check(composed: Composed) -> None:
     lead nowhere, and every component's `_target_` and arguments.
 
     Raises:
-        ConfigError: With all faults.
+        ConfigError: With all errors.
     """
     config = composed.config
-    faults = list(composed.faults)
-    refused = bool(faults)  # then a refused argument may be the one that would have given a missing value
+    errors = list(composed.errors)
+    refused = bool(errors)  # then a refused argument may be the one that would have given a missing value
     for key, raw in _raw(config).items() if composed.choices_hold else ():
         if not refused:
-            faults += [
+            errors += [
                 f"{name}: a value is needed, give {name}=…"
                 for name, value in flatten(raw, key).items()
                 if value == "???"
@@ -45,19 +45,19 @@ def check(composed: Composed) -> None:
             node = _own(raw, _plain(config, key))
         except OmegaConfBaseException as error:
             if not isinstance(error, InterpolationToMissingValueError):  # reported where it is missing
-                faults.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
+                errors.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
             continue
         if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
-            faults.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+            errors.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
         for name, child in node.items() if isinstance(node, dict) and key in NOT_PARTS else ():
             if child is not None and child is not ELSEWHERE and not (isinstance(child, dict) and "_target_" in child):
-                faults.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
-        faults += [_with_file(fault, config) for fault in component_faults(node, key)]
-    if faults:
-        raise ConfigError(faults)
+                errors.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
+        errors += [_with_file(error, config) for error in component_errors(node, key)]
+    if errors:
+        raise ConfigError(errors)
 
 
-class Parts:
+class Components:
     """The values and the components of one run, each built when it is asked for.
 
     Args:
@@ -98,7 +98,7 @@ class Parts:
         return " and ".join(found)
 
     def _skips(self, key: str, raw: Any, place: str) -> Iterator[str]:
-        if key == ON_FAULT and raw != "skip" and _reads(self.value("file"), place):
+        if key == ON_ERROR and raw != "skip" and _reads(self.value("file"), place):
             yield key
         elif isinstance(raw, dict):
             yield from _skip_keys(_own(raw, self.value(key)), key, place)
@@ -126,7 +126,7 @@ class Parts:
         return Path(HydraConfig.get().runtime.output_dir)
 
 
-def unbuilt(node: Any) -> Any:
+def lazy(node: Any) -> Any:
     """A component as a `partial` that makes it when called, and so are the components among its arguments.
 
     What gets it can tell what would be built without building it. A component that the configuration already gives as
@@ -138,25 +138,25 @@ def unbuilt(node: Any) -> Any:
     if isinstance(node, dict) and "_target_" in node:
         target = locate(str(node["_target_"]))
         assert callable(target), target
-        arguments = {name: unbuilt(value) for name, value in node.items() if name not in RESERVED}
-        positional = [unbuilt(value) for value in node.get("_args_", ())]
+        arguments = {name: lazy(value) for name, value in node.items() if name not in RESERVED}
+        positional = [lazy(value) for value in node.get("_args_", ())]
         if node.get("_partial_"):
             return partial(partial, target, *positional, **arguments)
         return partial(target, *positional, **arguments)
     if isinstance(node, dict):
-        return {name: unbuilt(value) for name, value in node.items()}
-    return [unbuilt(value) for value in node] if isinstance(node, list) else node
+        return {name: lazy(value) for name, value in node.items()}
+    return [lazy(value) for value in node] if isinstance(node, list) else node
 
 
 def _skip_keys(node: Any, key: str, place: str) -> Iterator[str]:
-    """`on_fault` of each component in a node that reads `place`, with a + where no file sets it."""
+    """`on_error` of each component in a node that reads `place`, with a + where no file sets it."""
     if not isinstance(node, dict):
         return
     reads_it = any(_reads(value, place) for name, value in node.items() if name not in RESERVED)
-    if "_target_" in node and reads_it and node.get(ON_FAULT) != "skip":
+    if "_target_" in node and reads_it and node.get(ON_ERROR) != "skip":
         target = locate(str(node["_target_"]))
-        if callable(target) and ON_FAULT in signature(target).parameters:
-            yield f"{'' if ON_FAULT in node else '+'}{key}.{ON_FAULT}"
+        if callable(target) and ON_ERROR in signature(target).parameters:
+            yield f"{'' if ON_ERROR in node else '+'}{key}.{ON_ERROR}"
     for name, child in node.items():
         yield from _skip_keys(child, f"{key}.{name}", place)
 
@@ -183,16 +183,16 @@ def _raw(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items() if key != "hydra"}
 
 
-def _with_file(fault: str, config: DictConfig) -> str:
+def _with_file(error: str, config: DictConfig) -> str:
     """Name the file that set the key, when it is one of the chosen files and not the command line."""
-    key, _, text = fault.partition(": ")
+    key, _, text = error.partition(": ")
     last = next(iter(settings(key, config)[-1:]), None)
     if (
         last is None
         or last.file is None
         or not any(last.file.is_relative_to(path) for path in searched_folders(config))
     ):
-        return fault
+        return error
     return f"{key} (conf/{last.file.parent.name}/{last.file.name}): {text}"
 
 

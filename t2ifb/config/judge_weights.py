@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ifb.config.instantiate import Parts, unbuilt
+from t2ifb.config.instantiate import Components, lazy
 from t2ifb.utils.files import atomic_write, file_lock
 
 
-def settle_judge_weights(parts: Parts, record: Path, on_rankings: Callable[..., dict[str, Any]]) -> None:
+def resolve_judge_weights(parts: Components, record: Path, on_rankings: Callable[..., dict[str, Any]]) -> None:
     """Set `algorithm.judge_weights` by the judges' preference accuracy on the validation rankings, unless it is given.
 
     Nothing is downloaded or built for it. Judges count equally where the rankings are not on this machine, and where
@@ -36,14 +36,14 @@ def settle_judge_weights(parts: Parts, record: Path, on_rankings: Callable[..., 
     parts.settle("algorithm.judge_weights", known["weights"])
 
 
-def _found(parts: Parts, judges: Mapping[str, Any], on_rankings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def _found(parts: Components, judges: Mapping[str, Any], on_rankings: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Weights by judge, with what they were found by or why they are equal."""
     equal = {"weights": dict.fromkeys(judges, 1.0)}
     if len(judges) == 1:
         return equal | {"equal_because": "there is one judge"}
     if str(parts.value("prompts").get("validation", {}).get("_target_")).endswith(".PromptFile"):
         return equal | {"equal_because": "the validation prompts are a file of your own"}
-    scorers = {name: unbuilt(node) for name, node in judges.items()}
+    scorers = {name: lazy(node) for name, node in judges.items()}
     cache = Path(parts.value("data_folder")) / "scores"
     return on_rankings(parts.build("dataset"), scorers, cache, _device(parts.value("trainer")))
 

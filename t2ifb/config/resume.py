@@ -71,8 +71,8 @@ def _composed(command: str, overrides: Sequence[str], config_dir: str | None) ->
     composed = compose_all(command, overrides, config_dir=config_dir)
     if len(composed) > 1:
         raise ConfigError(["resume: one run at a time goes on; leave the sweep out"])
-    if composed[0].faults:
-        raise ConfigError(composed[0].faults)
+    if composed[0].errors:
+        raise ConfigError(composed[0].errors)
     return composed[0].config
 
 

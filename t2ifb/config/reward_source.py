@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.instantiate import Parts
+from t2ifb.config.instantiate import Components
 from t2ifb.config.sweeps import in_sweep
 from t2ifb.utils.files import atomic_write, file_lock, sha256_file
 
@@ -69,7 +69,7 @@ def find_latest(
     return {name: node for name, node in scorers.items() if name not in wanting}, sorted(notes.values())
 
 
-def settle_reward(parts: Parts, record: Path) -> None:
+def resolve_reward(parts: Components, record: Path) -> None:
     """Find out what a run is trained on, once, and leave it out of the judges.
 
     Args:
@@ -137,8 +137,8 @@ def _of_earlier_jobs(run: Path, newest: Path | None, note: Path) -> Path:
         ConfigError: It is gone.
     """
     if not (run / EXPORT).is_file():
-        fault = f"reward: the jobs of this sweep go by {run} ({note}), which is gone"
-        raise ConfigError([f"{fault}; put it back, or give another hydra.sweep.dir"])
+        error = f"reward: the jobs of this sweep go by {run} ({note}), which is gone"
+        raise ConfigError([f"{error}; put it back, or give another hydra.sweep.dir"])
     if newest not in (None, run):
         print(
             f"reward: {run}, as the other jobs of this sweep, though {newest} is newer; for that one give another "

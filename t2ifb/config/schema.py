@@ -97,7 +97,7 @@ class GenerateConfig:
     data_folder: str = "${data_folder:}"
     prompt: list[str] = field(default_factory=list)
     file: str | None = None
-    on_fault: str = "error"
+    on_error: str = "error"
     split: str | None = None
     most: int = 24
     images_per_prompt: int = 1

@@ -23,21 +23,21 @@ _SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterab
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
-def component_faults(node: Any, key: str) -> list[str]:
+def component_errors(node: Any, key: str) -> list[str]:
     """What is wrong with a component and the components inside it; importing their modules is all that it does.
 
     Args:
         node: Plain containers, interpolations resolved.
         key: Where the node is in the configuration, such as `algorithm.dataset`.
     """
-    faults: list[str] = []
+    errors: list[str] = []
     if isinstance(node, dict) and "_target_" in node:
         target = locate(str(node["_target_"]))
-        faults += [f"{key}._target_: {target}"] if isinstance(target, str) else _argument_faults(node, key, target)
+        errors += [f"{key}._target_: {target}"] if isinstance(target, str) else _argument_errors(node, key, target)
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for name, child in children:
-        faults += component_faults(child, f"{key}.{name}")
-    return faults
+        errors += component_errors(child, f"{key}.{name}")
+    return errors
 
 
 def locate(path: str) -> Callable[..., Any] | str:
@@ -60,7 +60,7 @@ def locate(path: str) -> Callable[..., Any] | str:
     return found if callable(found) else f"'{path}' is not callable"
 
 
-def _argument_faults(node: Mapping[str, Any], key: str, target: Callable[..., Any]) -> list[str]:
+def _argument_errors(node: Mapping[str, Any], key: str, target: Callable[..., Any]) -> list[str]:
     """Unknown, missing and wrongly typed arguments of one component."""
     try:
         parameters = inspect.signature(target).parameters
@@ -71,21 +71,21 @@ def _argument_faults(node: Mapping[str, Any], key: str, target: Callable[..., An
     given = {argument: value for argument, value in node.items() if argument not in RESERVED}
     keyword = {n: p for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    faults: list[str] = []
+    errors: list[str] = []
     for argument, value in given.items():
         if argument in keyword:
             default = keyword[argument].default
             hint = hints.get(argument, Any)
             if not (value is None and default is None) and not matches(value, hint):
-                faults.append(
+                errors.append(
                     f"{key}.{argument}: expected {_describe(hint)}, got {_shorten(value)}{_choice(value, hint)}"
                 )
         elif not takes_any:
-            faults.append(f"{key}.{argument}: {name} takes no argument '{argument}'{nearest(argument, keyword)}")
+            errors.append(f"{key}.{argument}: {name} takes no argument '{argument}'{nearest(argument, keyword)}")
     if not node.get("_partial_") and "_args_" not in node:
         required = [n for n, p in keyword.items() if p.default is p.empty and n not in given]
-        faults += [f"{key}.{argument}: {name} needs this argument, give {key}.{argument}=…" for argument in required]
-    return faults
+        errors += [f"{key}.{argument}: {name} needs this argument, give {key}.{argument}=…" for argument in required]
+    return errors
 
 
 def matches(value: Any, hint: Any) -> bool:

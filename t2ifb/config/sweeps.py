@@ -59,7 +59,7 @@ def one_job(folder: Path) -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def settle_job(folder: Path, settings: Mapping[str, Any]) -> None:
+def resolve_job(folder: Path, settings: Mapping[str, Any]) -> None:
     """Hold a job of a sweep to the settings that it was begun with: its arguments alone do not say all.
 
     Args:

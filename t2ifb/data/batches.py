@@ -71,7 +71,7 @@ def rankings_hash(rankings: Sequence[RankedPrompt]) -> str:
     return hashlib.sha256(repr(records).encode()).hexdigest()[:16]
 
 
-class Gathered(Protocol):
+class FeatureTable(Protocol):
     """Features of N items, read when gathered."""
 
     def __len__(self) -> int: ...
@@ -81,8 +81,8 @@ class Gathered(Protocol):
         ...
 
 
-class Feed(Protocol):
-    """Source of a model's inputs for images and prompts: `EmbeddingCache` or `PixelFeed`."""
+class FeatureSource(Protocol):
+    """Source of a model's inputs for images and prompts: `EmbeddingCache` or `PixelFeatures`."""
 
     @property
     def embeddings_of(self) -> str | None:
@@ -93,11 +93,11 @@ class Feed(Protocol):
         """Compute missing features."""
         ...
 
-    def images(self, images: Sequence[Image]) -> Gathered:
+    def images(self, images: Sequence[Image]) -> FeatureTable:
         """Features of N images, in order."""
         ...
 
-    def prompts(self, prompts: Sequence[str]) -> Gathered:
+    def prompts(self, prompts: Sequence[str]) -> FeatureTable:
         """Features of N texts, in order."""
         ...
 
@@ -147,8 +147,8 @@ class EncodedRankings:
         prompt_of_comparison: (C,) int64.
     """
 
-    images: Gathered
-    prompts: Gathered
+    images: FeatureTable
+    prompts: FeatureTable
     prompt_ids: tuple[str, ...]
     ranks: Tensor
     better: Tensor
@@ -157,7 +157,7 @@ class EncodedRankings:
     prompt_of_comparison: Tensor
 
     @classmethod
-    def build(cls, rankings: Sequence[RankedPrompt], feed: Feed) -> Self:
+    def build(cls, rankings: Sequence[RankedPrompt], feed: FeatureSource) -> Self:
         """Index rankings. The feed must hold their images and prompts.
 
         Raises:

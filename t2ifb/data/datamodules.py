@@ -10,10 +10,10 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from t2ifb.data.batches import EncodedRankings, Feed, Index, RewardBatch, RewardBatches, rankings_hash
+from t2ifb.data.batches import EncodedRankings, FeatureSource, Index, RewardBatch, RewardBatches, rankings_hash
 from t2ifb.data.embeddings import report_cut
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from t2ifb.data.samplers import EndlessBatches, Part, TrainingOrder, TrainingPosition, cuts, drawn_units
+from t2ifb.data.samplers import EndlessBatches, TrainingOrder, TrainingPosition, WeightedUnits, cuts, drawn_units
 
 __all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
 
@@ -32,7 +32,7 @@ class RewardDataModule(LightningDataModule):
     def __init__(
         self,
         dataset: PreferenceDataset,
-        feed: Feed,
+        feed: FeatureSource,
         grouping: Grouping = "prompt",
         batch_size: int = 256,
         seed: int = 0,
@@ -198,14 +198,14 @@ class RewardDataModule(LightningDataModule):
             self._order = TrainingOrder(weights, self.batch_size, self.seed, self._parts(ranking))
         return self._order
 
-    def _parts(self, ranking: Index) -> list[Part] | None:
+    def _parts(self, ranking: Index) -> list[WeightedUnits] | None:
         """Multiplicities of the units if the data set has them (`Mixture`). `ranking` (U,) is each unit's ranking."""
         if not hasattr(self.dataset, "multiplicities"):
             return None
         blocks = self.dataset.multiplicities(self.splits[0])
         block = np.repeat(np.arange(len(blocks)), [count for count, _ in blocks])[ranking]
         members = [np.flatnonzero(block == number) for number in range(len(blocks))]
-        return [Part.of(units, times) for units, (_, times) in zip(members, blocks, strict=True) if len(units)]
+        return [WeightedUnits.of(units, times) for units, (_, times) in zip(members, blocks, strict=True) if len(units)]
 
 
 @dataclass

@@ -8,13 +8,13 @@ from typing import Any, Literal, TypeAlias, TypeVar
 logger = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
-OnFault: TypeAlias = Literal["error", "skip"]
-SHOWN_FAULTS = 20
-"""Number of distinct faults that a message lists; the rest is counted."""
+OnError: TypeAlias = Literal["error", "skip"]
+SHOWN_ERRORS = 20
+"""Number of distinct errors that a message lists; the rest is counted."""
 
 
 @dataclass(frozen=True)
-class Fault:
+class BadRecord:
     """One error in the data: its place and description."""
 
     place: str
@@ -31,13 +31,13 @@ def brief(text: str, most: int = 80) -> str:
 
 
 class BadRecords(ValueError):
-    """Some records are bad and `on_fault` is `error`.
+    """Some records are bad and `on_error` is `error`.
 
     Attributes:
         place: Source of the records.
     """
 
-    def __init__(self, place: str, count: str, noun: str, lines: str, skip: str = "on_fault=skip") -> None:
+    def __init__(self, place: str, count: str, noun: str, lines: str, skip: str = "on_error=skip") -> None:
         """Compose the message. `skip` is the setting that drops bad records, empty if they cannot be dropped."""
         self.place = place
         self._rest = count, noun, lines
@@ -53,63 +53,63 @@ class BadRecords(ValueError):
         return type(self)(self.place, *self._rest, skip)
 
 
-def settle(
-    faults: Sequence[Fault], on_fault: OnFault, place: str, dropped: int, total: int, noun: str = "rankings"
+def raise_or_skip(
+    errors: Sequence[BadRecord], on_error: OnError, place: str, dropped: int, total: int, noun: str = "rankings"
 ) -> None:
-    """Raise an error or report the number of dropped records, as `on_fault` says. No effect without faults.
+    """Raise an error or report the number of dropped records, as `on_error` says. No effect without errors.
 
     Args:
-        faults: All faults found.
-        on_fault: `error` or `skip`.
+        errors: All errors found.
+        on_error: `error` or `skip`.
         place: Source of the records.
-        dropped: Number of records with faults.
+        dropped: Number of records with errors.
         total: Number of records.
         noun: Plural noun for a record.
 
     Raises:
-        BadRecords: Faults were found and `on_fault` is `error`.
-        ValueError: `on_fault` is neither `error` nor `skip`.
+        BadRecords: Errors were found and `on_error` is `error`.
+        ValueError: `on_error` is neither `error` nor `skip`.
     """
-    if on_fault not in ("error", "skip"):
-        raise ValueError(f"on_fault must be error or skip, not {on_fault!r}")
-    if not faults:
+    if on_error not in ("error", "skip"):
+        raise ValueError(f"on_error must be error or skip, not {on_error!r}")
+    if not errors:
         return
-    count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-    if on_fault == "error":
-        raise BadRecords(place, f"{count} in {dropped} of {total} {noun}", noun, listing(faults))
-    logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing(faults))
+    count = f"{len(errors)} error{'s' * (len(errors) > 1)}"
+    if on_error == "error":
+        raise BadRecords(place, f"{count} in {dropped} of {total} {noun}", noun, listing(errors))
+    logger.warning("%s: dropped %d of %d %s for %s:\n%s", place, dropped, total, noun, count, listing(errors))
 
 
-def listing(faults: Sequence[Fault]) -> str:
-    """One line per kind of fault: first place, number of further places, description."""
+def listing(errors: Sequence[BadRecord]) -> str:
+    """One line per kind of error: first place, number of further places, description."""
     places: dict[str, list[str]] = {}
-    for fault in faults:
-        places.setdefault(fault.what, []).append(fault.place)
+    for error in errors:
+        places.setdefault(error.what, []).append(error.place)
     lines = []
     for what, found in places.items():
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         lines.append(f"  {found[0]}{more}: {what}")
-    if left := sum(map(len, list(places.values())[SHOWN_FAULTS:])):
-        lines[SHOWN_FAULTS:] = [f"  and {left} more"]
+    if left := sum(map(len, list(places.values())[SHOWN_ERRORS:])):
+        lines[SHOWN_ERRORS:] = [f"  and {left} more"]
     return "\n".join(lines)
 
 
 def parse_entries(
     entries: Iterable[tuple[int, Any]], parse: Callable[[int, dict[str, Any]], Record], place: str
-) -> tuple[list[Record], list[Fault]]:
+) -> tuple[list[Record], list[BadRecord]]:
     """Parse the objects of a JSON list into records.
 
     Args:
         entries: Pairs of index and entry.
         parse: Makes a record from an entry's index and content. It raises `TypeError`, `ValueError` or `KeyError` with
-            the description of a fault.
+            the description of an error.
         place: Source of the entries.
 
     Returns:
-        The parsed records, and the faults of the other entries.
+        The parsed records, and the errors of the other entries.
     """
     records: list[Record] = []
-    faults: list[Fault] = []
+    errors: list[BadRecord] = []
     for number, entry in entries:
         try:
             if not isinstance(entry, dict):
@@ -117,8 +117,8 @@ def parse_entries(
             records.append(parse(number, entry))
         except (TypeError, ValueError, KeyError) as error:
             what = f"no key {error}" if isinstance(error, KeyError) else str(error)
-            faults.append(Fault(f"{place}, entry {number}", what))
-    return records, faults
+            errors.append(BadRecord(f"{place}, entry {number}", what))
+    return records, errors
 
 
 def check_text(value: Any, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from t2ifb.data.errors import Fault, OnFault, settle
+from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.utils.files import read_json_list, read_text
 
@@ -20,7 +20,7 @@ def spelled_alike(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFC", prompt.replace("\ufeff", "")).split()).casefold()
 
 
-def position(prompt: str, seed: int) -> float:
+def hash_fraction(prompt: str, seed: int) -> float:
     """Map a prompt to a uniform hash value in [0, 1). Equal normalised prompts give equal values."""
     digest = hashlib.sha256(f"{seed}\0{spelled_alike(prompt)}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
@@ -77,7 +77,7 @@ class PromptSplits:
     def _some(self, prompts: list[str]) -> list[str]:
         """At most `most` prompts: each position has a random number, and the smallest are taken."""
         drawn = np.random.default_rng(self.seed).random(len(prompts))
-        return [prompts[position] for position in sorted(np.argsort(drawn, kind="stable")[: self.most])]
+        return [prompts[hash_fraction] for hash_fraction in sorted(np.argsort(drawn, kind="stable")[: self.most])]
 
     def _source(self, split: str) -> PromptSource:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
@@ -98,22 +98,22 @@ class PromptList:
 class PromptFile:
     """Prompts in a file: text with one per line, or JSON such as ImageReward's `refl_data.json`."""
 
-    def __init__(self, path: str | Path, on_fault: OnFault = "error") -> None:
+    def __init__(self, path: str | Path, on_error: OnError = "error") -> None:
         """Store the path. Nothing is read yet.
 
         Args:
             path: `.json` contains a list of texts or of `{"text": ...}`; any other file is text with one prompt per
                 line, and blank lines are skipped.
-            on_fault: Handling of entries that are empty or not a prompt: `error` or `skip`.
+            on_error: Handling of entries that are empty or not a prompt: `error` or `skip`.
         """
         self.path = Path(path).expanduser()
-        self.on_fault = on_fault
+        self.on_error = on_error
 
     def prompts(self) -> list[str]:
         """All prompts in the file's order, repetitions included.
 
         Raises:
-            ValueError: The file is missing, has no prompts, or has faults and `on_fault` is `error`.
+            ValueError: The file is missing, has no prompts, or has errors and `on_error` is `error`.
         """
         prompts = self._from_json() if self.path.suffix.lower() == ".json" else self._from_text()
         if not prompts:
@@ -131,7 +131,7 @@ class PromptFile:
             known = "ImageReward's is data/refl_data.json of github.com/THUDM/ImageReward"
             raise ValueError(f"{self.path} does not exist; expected a JSON file of prompts ({known})")
         prompts: list[str] = []
-        faults: list[Fault] = []
+        errors: list[BadRecord] = []
         entries = read_json_list(self.path)
         for number, entry in enumerate(entries):
             text = entry.get("text") if isinstance(entry, dict) else entry
@@ -139,8 +139,8 @@ class PromptFile:
                 prompts.append(text)
             else:
                 what = "empty prompt" if isinstance(text, str) else 'expected a text or {"text": ...}'
-                faults.append(Fault(f"{self.path}, entry {number}", what))
-        settle(faults, self.on_fault, str(self.path), len(faults), len(entries), noun="entries")
+                errors.append(BadRecord(f"{self.path}, entry {number}", what))
+        raise_or_skip(errors, self.on_error, str(self.path), len(errors), len(entries), noun="entries")
         return prompts
 
 

@@ -14,11 +14,20 @@ from PIL import UnidentifiedImageError
 from rich.progress import track
 
 from t2ifb.data.decoding import to_rgb, too_large
-from t2ifb.data.errors import Fault, OnFault, brief, check_numbers, check_paths, check_text, parse_entries, settle
+from t2ifb.data.errors import (
+    BadRecord,
+    OnError,
+    brief,
+    check_numbers,
+    check_paths,
+    check_text,
+    parse_entries,
+    raise_or_skip,
+)
 from t2ifb.utils.files import read_json_list
 
 __all__ = [
-    "Fault",
+    "BadRecord",
     "Image",
     "ImageSource",
     "PreferenceDataset",
@@ -117,12 +126,12 @@ def open_image(image: Image) -> PILImage.Image:
         raise ValueError(f"cannot read the image {image}: {error or type(error).__name__}") from error
 
 
-def image_fault(image: Image) -> str | None:
-    """Decode an image and describe its fault; None if it has none.
+def image_error(image: Image) -> str | None:
+    """Decode an image and describe its error; None if it has none.
 
     Raises:
         ValueError: The machine cannot read the file (no permission, a broken disk, too many open files). This is not a
-            fault of the data and may be temporary.
+            error of the data and may be temporary.
     """
     if isinstance(image, Path):
         if not image.is_file():
@@ -140,45 +149,47 @@ def image_fault(image: Image) -> str | None:
 
 
 def check_rankings(
-    rankings: Iterable[RankedPrompt], on_fault: OnFault, decode: bool, place: str
-) -> tuple[list[RankedPrompt], list[Fault]]:
-    """Find every fault: empty prompt, duplicate id, one image only, ranks that do not match, bad images.
+    rankings: Iterable[RankedPrompt], on_error: OnError, decode: bool, place: str
+) -> tuple[list[RankedPrompt], list[BadRecord]]:
+    """Find every error: empty prompt, duplicate id, one image only, ranks that do not match, bad images.
 
     Args:
         rankings: The rankings to check.
-        on_fault: `error` raises on any fault, `skip` drops the affected rankings.
+        on_error: `error` raises on any error, `skip` drops the affected rankings.
         decode: Also decode every image, to find missing, empty and damaged ones.
-        place: Source of the rankings, the first part of every fault's place.
+        place: Source of the rankings, the first part of every error's place.
 
     Returns:
-        The rankings without faults, and the faults.
+        The rankings without errors, and the errors.
 
     Raises:
-        ValueError: Faults were found and `on_fault` is `error`; the message lists them.
+        ValueError: Errors were found and `on_error` is `error`; the message lists them.
     """
     rankings = list(rankings)
-    good, faults = find_faults(rankings, decode, place)
-    settle(faults, on_fault, place, len(rankings) - len(good), len(rankings))
-    return good, faults
+    good, errors = find_bad_records(rankings, decode, place)
+    raise_or_skip(errors, on_error, place, len(rankings) - len(good), len(rankings))
+    return good, errors
 
 
-def find_faults(rankings: list[RankedPrompt], decode: bool, place: str) -> tuple[list[RankedPrompt], list[Fault]]:
-    """The rankings without faults, and the faults of the others; see `check_rankings`."""
+def find_bad_records(
+    rankings: list[RankedPrompt], decode: bool, place: str
+) -> tuple[list[RankedPrompt], list[BadRecord]]:
+    """The rankings without errors, and the errors of the others; see `check_rankings`."""
     good: list[RankedPrompt] = []
-    faults: list[Fault] = []
+    errors: list[BadRecord] = []
     seen: set[str] = set()
     for number, (ranking, broken) in enumerate(zip(rankings, _broken_images(rankings, decode), strict=True)):
         where = f"{place}, ranking {number} (id {brief(ranking.prompt_id)})"
-        found = [Fault(where, what) for what in _structure_faults(ranking, seen)]
-        found += [Fault(f"{where}, image {index}", what) for index, what in broken]
+        found = [BadRecord(where, what) for what in _structure_errors(ranking, seen)]
+        found += [BadRecord(f"{where}, image {index}", what) for index, what in broken]
         seen.add(ranking.prompt_id)
-        faults += found
+        errors += found
         if not found:
             good.append(ranking)
-    return good, faults
+    return good, errors
 
 
-def _structure_faults(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
+def _structure_errors(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
     if ranking.prompt_id in seen:
         yield "duplicate id"
     if not ranking.prompt.strip():
@@ -192,37 +203,37 @@ def _structure_faults(ranking: RankedPrompt, seen: set[str]) -> Iterator[str]:
 
 
 def _broken_images(rankings: list[RankedPrompt], decode: bool) -> Iterator[list[tuple[int, str]]]:
-    """Index and fault of the broken images of each ranking. Repeated images are decoded once."""
+    """Index and error of the broken images of each ranking. Repeated images are decoded once."""
     if not decode:
         yield from ([] for _ in rankings)
         return
     distinct = list(dict.fromkeys(image for ranking in rankings for image in ranking.images))
     chunks = [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(_faults_of, chunks)
+        found = pool.map(_errors_of, chunks)
         shown = track(found, "checking images", total=len(chunks)) if len(distinct) >= ANNOUNCED else found
-        faults = dict(zip(distinct, (what for chunk in shown for what in chunk), strict=True))
+        errors = dict(zip(distinct, (what for chunk in shown for what in chunk), strict=True))
     for ranking in rankings:
-        whats = (faults[image] for image in ranking.images)
+        whats = (errors[image] for image in ranking.images)
         yield [(index, what) for index, what in enumerate(whats) if what]
 
 
-def _faults_of(images: list[Image]) -> list[str | None]:
-    return [image_fault(image) for image in images]
+def _errors_of(images: list[Image]) -> list[str | None]:
+    return [image_error(image) for image in images]
 
 
 def load_rankings(
-    path: str | Path, image_root: str | Path | None = None, on_fault: OnFault = "error"
+    path: str | Path, image_root: str | Path | None = None, on_error: OnError = "error"
 ) -> list[RankedPrompt]:
     """Read rankings in the format of ImageReward's `test.json` (arXiv 2304.05977). Images are not opened.
 
     Args:
         path: JSON, a list of `{"id", "prompt", "generations": [relative paths], "ranking": [ints, 1 is best]}`.
         image_root: Root of the image paths; the JSON file's folder by default.
-        on_fault: `error` or `skip`, see `check_rankings`.
+        on_error: `error` or `skip`, see `check_rankings`.
 
     Raises:
-        ValueError: The file is missing or has another format, or has faults and `on_fault` is `error`.
+        ValueError: The file is missing or has another format, or has errors and `on_error` is `error`.
     """
     path = Path(path)
     root = Path(image_root) if image_root is not None else path.parent
@@ -233,7 +244,7 @@ def load_rankings(
         ranks = tuple(check_numbers(entry["ranking"], "ranking"))
         return RankedPrompt(str(entry["id"]), check_text(entry["prompt"], "prompt"), images, ranks)
 
-    rankings, faults = parse_entries(enumerate(entries), parse, str(path))
-    good, more = find_faults(rankings, decode=False, place=str(path))
-    settle(faults + more, on_fault, str(path), len(entries) - len(good), len(entries))
+    rankings, errors = parse_entries(enumerate(entries), parse, str(path))
+    good, more = find_bad_records(rankings, decode=False, place=str(path))
+    raise_or_skip(errors + more, on_error, str(path), len(entries) - len(good), len(entries))
     return good

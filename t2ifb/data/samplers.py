@@ -19,7 +19,7 @@ FEWER_STREAM = 0x0DE0
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedUnits:
     """Units that appear more or less often than once per epoch.
 
     Attributes:
@@ -32,7 +32,7 @@ class Part:
     draws: int
 
     @classmethod
-    def of(cls, units: NDArray[np.int64], multiplicity: float) -> "Part":
+    def of(cls, units: NDArray[np.int64], multiplicity: float) -> "WeightedUnits":
         """Units that appear `multiplicity` times per epoch on average. Draws are rounded, with a minimum of 1."""
         return cls(units, max(1, round(multiplicity * len(units))))
 
@@ -76,7 +76,7 @@ class TrainingOrder:
     """
 
     def __init__(
-        self, weights: NDArray[np.int64], batch_size: int, seed: int, parts: Sequence[Part] | None = None
+        self, weights: NDArray[np.int64], batch_size: int, seed: int, parts: Sequence[WeightedUnits] | None = None
     ) -> None:
         """Compute the batch boundaries.
 

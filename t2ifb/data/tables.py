@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from t2ifb.data.errors import Fault, brief
+from t2ifb.data.errors import BadRecord, brief
 from t2ifb.utils.files import read_json_list, read_text
 
 SEPARATORS = ",;\t"
@@ -190,7 +190,7 @@ COMMON = {
 }
 
 
-def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[Fault]]:
+def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[BadRecord]]:
     """Find the image files of rows.
 
     Args:
@@ -198,7 +198,7 @@ def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[Fau
         root: Root of the image names.
 
     Returns:
-        The image files, None for missing ones, and the faults: one for all images that are missing for the same reason.
+        The image files, None for missing ones, and the errors: one for all images that are missing for the same reason.
     """
     _names.cache_clear()
     paths: list[Path | None] = []
@@ -208,17 +208,17 @@ def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[Fau
         paths.append(path)
         if path is None:
             absent.setdefault(reason, []).append((row, hint))
-    faults = []
+    errors = []
     for reason, found in absent.items():
         share = f"{len(found)} of {len(rows)} image names"
         named = [(row.place, brief(row.text("image")) + hint) for row, hint in found]
         if reason == "missing" and len(found) <= SHOWN:
-            faults += [Fault(place, f"image {name} is missing") for place, name in named]
+            errors += [BadRecord(place, f"image {name} is missing") for place, name in named]
         elif reason == "empty":
-            faults += [Fault(place, "no image") for place, _ in named]
+            errors += [BadRecord(place, "no image") for place, _ in named]
         else:
-            faults.append(Fault(named[0][0], COMMON[reason].format(share=share, first=named[0][1])))
-    return paths, faults
+            errors.append(BadRecord(named[0][0], COMMON[reason].format(share=share, first=named[0][1])))
+    return paths, errors
 
 
 def _find(name: str, root: Path) -> tuple[Path | None, str, str]:

@@ -8,24 +8,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 from t2ifb.data.decoding import DECODING
-from t2ifb.data.errors import Fault
-from t2ifb.data.rankings import RankedPrompt, find_faults
+from t2ifb.data.errors import BadRecord
+from t2ifb.data.rankings import RankedPrompt, find_bad_records
 from t2ifb.utils.files import atomic_write
 
 
 def check_once(
     rankings: list[RankedPrompt], place: str, files: Iterable[Path], memory: Path
-) -> tuple[list[RankedPrompt], list[Fault]]:
-    """Run `find_faults` with decoding. The stored result is reused while rankings and files stay the same.
+) -> tuple[list[RankedPrompt], list[BadRecord]]:
+    """Run `find_bad_records` with decoding. The stored result is reused while rankings and files stay the same.
 
     Args:
         rankings: The rankings to check.
-        place: Source of the rankings, the first part of every fault's place.
+        place: Source of the rankings, the first part of every error's place.
         files: Files that hold the images: archives or the images themselves. Files may be missing.
         memory: File for the result. In a read-only folder every run checks again.
 
     Returns:
-        The rankings without fault, and the faults.
+        The rankings without error, and the errors.
     """
     key = _key(rankings, files)
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -33,14 +33,14 @@ def check_once(
         if known["key"] == key:
             bad = set(known["bad"])
             good = [ranking for number, ranking in enumerate(rankings) if number not in bad]
-            return good, [Fault(**fault) for fault in known["faults"]]
-    good, faults = find_faults(rankings, decode=True, place=place)
+            return good, [BadRecord(**error) for error in known["errors"]]
+    good, errors = find_bad_records(rankings, decode=True, place=place)
     kept = set(map(id, good))
     bad_numbers = [number for number, ranking in enumerate(rankings) if id(ranking) not in kept]
-    content = {"key": key, "bad": bad_numbers, "faults": [asdict(fault) for fault in faults]}
+    content = {"key": key, "bad": bad_numbers, "errors": [asdict(error) for error in errors]}
     with suppress(OSError), atomic_write(memory) as file:
         file.write(json.dumps(content, indent=2).encode())
-    return good, faults
+    return good, errors
 
 
 def memory_file(folder: Path, source: str | Path, *parts: str) -> Path:

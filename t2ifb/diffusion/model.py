@@ -130,7 +130,7 @@ class DiffusionModel(nn.Module):
         return output
 
     @contextmanager
-    def exact(self) -> Iterator[None]:
+    def weights_in_fp32(self) -> Iterator[None]:
         """The same U-Net computing in fp32, not in TF32: weights in half precision are fp32 while this lasts."""
         rounded = [(weight, weight.dtype) for weight in self.denoiser.parameters() if weight.dtype != torch.float32]
         try:

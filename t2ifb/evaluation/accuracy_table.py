@@ -14,7 +14,7 @@ from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import CEILING, RANDOM, REFERENCE, Row
 
 
-class Scoreboard:
+class AccuracyTable:
     """Several scorers on the rankings of one split.
 
     Attributes:

@@ -25,16 +25,16 @@ class UnusableScorers(ValueError):
     """Scorers that cannot be built or fail.
 
     Attributes:
-        faults: Error message of each scorer, by name.
+        errors: Error message of each scorer, by name.
     """
 
-    def __init__(self, faults: Mapping[str, str]) -> None:
-        self.faults = dict(faults)
-        super().__init__("\n".join(f"{name}: {fault}" for name, fault in faults.items()))
+    def __init__(self, errors: Mapping[str, str]) -> None:
+        self.errors = dict(errors)
+        super().__init__("\n".join(f"{name}: {error}" for name, error in errors.items()))
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, str]]]:
         """Make the exception picklable."""
-        return type(self), (self.faults,)
+        return type(self), (self.errors,)
 
 
 def build(part: Any) -> Any:

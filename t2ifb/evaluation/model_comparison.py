@@ -26,7 +26,7 @@ SHOWN = 8
 """Number of prompts in each grid."""
 
 
-class Figure8:
+class ModelComparison:
     """Sample test prompts with the base model and tuned ones from the same noise, and score all images.
 
     Attributes:

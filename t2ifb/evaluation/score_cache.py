@@ -179,11 +179,11 @@ class ScoreCache:
             pairs = wanted.setdefault(image_key, (image, []))[1]
             if (pair, prompt) not in pairs:
                 pairs.append((pair, prompt))
-        stores, faults = self._stores(scorers)
+        stores, errors = self._stores(scorers)
         unscored = [name for name, store in stores.items() if store.missing(wanted)]
-        if len(unscored) > 1 or faults:  # a single scorer fails at once anyway
-            faults |= self._try_out({name: scorers[name] for name in unscored}, images[0], prompts[0])
-        _refuse(faults, scorers)
+        if len(unscored) > 1 or errors:  # a single scorer fails at once anyway
+            errors |= self._try_out({name: scorers[name] for name in unscored}, images[0], prompts[0])
+        _refuse(errors, scorers)
         for name in unscored:
             with file_lock(stores[name].folder / "lock"):
                 if left := stores[name].missing(wanted):
@@ -198,29 +198,29 @@ class ScoreCache:
         """
         (image_key,) = self._image_keys([image])
         wanted: Wanted = {image_key: (image, [(hashlib.sha256(image_key + prompt_key(prompt)).digest(), prompt)])}
-        stores, faults = self._stores(scorers)
+        stores, errors = self._stores(scorers)
         unscored = {name: scorers[name] for name, store in stores.items() if store.missing(wanted)}
-        _refuse(faults | self._try_out(unscored, image, prompt), scorers)
+        _refuse(errors | self._try_out(unscored, image, prompt), scorers)
 
     def _stores(self, scorers: Mapping[str, Unbuilt]) -> tuple[dict[str, ScoreStore], dict[str, str]]:
-        """Each scorer's store, and the faults of scorers whose files are missing."""
-        stores, faults = {}, {}
+        """Each scorer's store, and the errors of scorers whose files are missing."""
+        stores, errors = {}, {}
         for name, part in scorers.items():
             try:
                 stores[name] = ScoreStore(self.root, self._identities(part))
             except UNUSABLE as error:
-                faults[name] = str(error) or type(error).__name__
-        return stores, faults
+                errors[name] = str(error) or type(error).__name__
+        return stores, errors
 
     def _try_out(self, scorers: Mapping[str, Unbuilt], image: Image, prompt: str) -> dict[str, str]:
         """Build each scorer and score one image, so that missing files fail early."""
-        faults: dict[str, str] = {}
+        errors: dict[str, str] = {}
         for name, part in track(scorers.items(), "testing the scorers", transient=True):
             try:
                 self._built(name, part, image, prompt)
             except UnusableScorers as error:
-                faults |= error.faults
-        return faults
+                errors |= error.errors
+        return errors
 
     def _built(self, name: str, part: Unbuilt, image: Image, prompt: str) -> Scorer:
         """Build the scorer on the device and score one image, so that lazy parts are loaded."""
@@ -291,8 +291,8 @@ class ScoreCache:
         try:
             return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
         except ValueError as error:
-            fault = f"{error}; the first prompt of the batch is {prompts[0]!r}"
-            raise UnusableScorers({name: fault}) from error
+            text = f"{error}; the first prompt of the batch is {prompts[0]!r}"
+            raise UnusableScorers({name: text}) from error
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"{name}: {self._device_name} is out of memory with batch_size={self.batch_size}; use a smaller one"
@@ -303,9 +303,9 @@ class ScoreCache:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
 
 
-def _refuse(faults: Mapping[str, str], scorers: Mapping[str, Unbuilt]) -> None:
-    if faults:
-        raise UnusableScorers({name: faults[name] for name in scorers if name in faults})
+def _refuse(errors: Mapping[str, str], scorers: Mapping[str, Unbuilt]) -> None:
+    if errors:
+        raise UnusableScorers({name: errors[name] for name in scorers if name in errors})
 
 
 def _checked(scores: Tensor, count: int) -> Tensor:

@@ -7,14 +7,14 @@ from typing import Any
 
 from t2ifb.data.batches import ComparisonIndex, rankings_hash
 from t2ifb.data.rankings import PreferenceDataset
-from t2ifb.evaluation.accuracy_table import Scoreboard, display_names
+from t2ifb.evaluation.accuracy_table import AccuracyTable, display_names
 from t2ifb.evaluation.lazy import Unbuilt, owner
 from t2ifb.evaluation.plots import accuracy_bars, agreement_map
 from t2ifb.evaluation.score_cache import ScoreCache, Scores
 from t2ifb.evaluation.tables import CEILING, REFERENCE, order_table, screen_table, show, write_matrix, write_table
 
 
-class Table1:
+class ScorerBenchmark:
     """Score the rankings of a split with every scorer and compare each with the annotators.
 
     Attributes:
@@ -79,7 +79,7 @@ class Table1:
         prompts = [ranking.prompt for ranking in rankings for _ in ranking.images]
         scores = self.cache.fill(self.scorers, images, prompts)
         scored = {name: scores.of(key) for key, name in self.names.items()}
-        board = Scoreboard(ComparisonIndex.build(rankings), scored, self.published, self.seed)
+        board = AccuracyTable(ComparisonIndex.build(rankings), scored, self.published, self.seed)
         self._write(board, scores, folder)
         return {
             "split": self.split,
@@ -95,7 +95,7 @@ class Table1:
             "wall_seconds": round(time.monotonic() - started, 1),
         }
 
-    def _write(self, board: Scoreboard, scores: Scores, folder: Path) -> None:
+    def _write(self, board: AccuracyTable, scores: Scores, folder: Path) -> None:
         measured = {name: speed.per_second for key, name in self.names.items() if (speed := scores.speed(key))}
         rows = board.rows(with_tau=True, speeds=measured)
         names, matrix = board.agreement()

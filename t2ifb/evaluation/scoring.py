@@ -57,7 +57,7 @@ class ScoreSheet:
 BATCH = 64
 
 
-class Judges(nn.Module):
+class ScorerSet(nn.Module):
     """Several scorers and an optional ground-truth scorer with components.
 
     Attributes:

@@ -19,7 +19,7 @@ MARGIN = 0.5
 """Maximum distance of the selection score above the worst judge, in standard deviations."""
 
 
-def rise(before: ArrayLike, after: ArrayLike) -> float:
+def normalized_gain(before: ArrayLike, after: ArrayLike) -> float:
     """Gain of a scorer's mean over the base model, in standard deviations of its base scores.
 
     Args:
@@ -31,7 +31,9 @@ def rise(before: ArrayLike, after: ArrayLike) -> float:
     return float(known.mean() / _deviation(one)) if len(known) else float("nan")
 
 
-def guarded(rises: ArrayLike, margin: float = MARGIN, weights: Sequence[float] | None = None) -> NDArray[np.float64]:
+def selection_score(
+    rises: ArrayLike, margin: float = MARGIN, weights: Sequence[float] | None = None
+) -> NDArray[np.float64]:
     """Weighted mean of the judges' gains, capped at the worst gain plus a margin.
 
     A judge with weight 0 is ignored in both.
@@ -79,7 +81,7 @@ def change(
 
     def changed(means: NDArray[np.float64]) -> NDArray[np.float64]:
         old, new = np.split(means, 2, axis=1)
-        return guarded(new, weights=weights) - guarded(old, weights=weights)
+        return selection_score(new, weights=weights) - selection_score(old, weights=weights)
 
     return bootstrap_function(np.stack(gains, 1), changed, seed, level)
 

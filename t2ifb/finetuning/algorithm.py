@@ -134,7 +134,7 @@ def check_weights(alpha: float, beta: float) -> None:
 def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:
     """The loss of rows (B,) of a part, with what is logged of them.
 
-    A loss that is not finite makes the whole gradient NaN, also where the gradient of the faulty term would be finite:
+    A loss that is not finite makes the whole gradient NaN, also where the gradient of the broken term would be finite:
     then the update is skipped, under a GradScaler too.
     """
     total = rows.sum() / part.total

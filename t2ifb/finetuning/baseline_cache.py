@@ -14,14 +14,14 @@ from torch import nn
 
 import t2ifb
 from t2ifb.diffusion.model import DiffusionModel
-from t2ifb.finetuning.evaluator import REWARD, Answers, Exam, ask, together
+from t2ifb.finetuning.evaluator import REWARD, EvalSamples, Evaluator, evaluate, in_process_group
 from t2ifb.scorers.mix import Mix
 from t2ifb.utils.devices import device_facts
 from t2ifb.utils.files import file_lock, make_folder
 from t2ifb.utils.fingerprints import library_versions
 
 
-class BaseAnswers:
+class BaselineCache:
     """Cache keyed by everything that the samples depend on. Jobs that need the same entry wait for the first."""
 
     def __init__(self, folder: str | Path | None, depends_on: Mapping[str, Any]) -> None:
@@ -34,35 +34,35 @@ class BaseAnswers:
         self.folder = None if folder is None else Path(folder).expanduser()
         self.known = None if folder is None else fingerprint(depends_on)
 
-    def of(self, exam: Exam, model: DiffusionModel, samples_per_batch: int) -> Answers:
+    def of(self, evaluator: Evaluator, model: DiffusionModel, samples_per_batch: int) -> EvalSamples:
         """The base model's samples, computed if not cached. All processes of a run must call this together."""
         if self.folder is None:
-            return ask(exam, model, samples_per_batch, "the base model", base=True)
-        path = make_folder(self.folder) / f"{self._key(exam, model)}.safetensors"
-        if together():  # all processes sample, so none may wait for another here
+            return evaluate(evaluator, model, samples_per_batch, "the base model", base=True)
+        path = make_folder(self.folder) / f"{self._key(evaluator, model)}.safetensors"
+        if in_process_group():  # all processes sample, so none may wait for another here
             known = [path.exists()]
             dist.broadcast_object_list(known)
             if not known[0]:
-                answers = ask(exam, model, samples_per_batch, "the base model", base=True)
+                answers = evaluate(evaluator, model, samples_per_batch, "the base model", base=True)
                 if dist.get_rank() == 0:
                     answers.save(path)
                 return answers
-            found = [Answers.read(path) if dist.get_rank() == 0 else None]
+            found = [EvalSamples.read(path) if dist.get_rank() == 0 else None]
             dist.broadcast_object_list(found)
             assert found[0] is not None
             return found[0]
         with file_lock(path.with_suffix(".lock")):
             if not path.exists():
-                ask(exam, model, samples_per_batch, "the base model", base=True).save(path)
-            return Answers.read(path)
+                evaluate(evaluator, model, samples_per_batch, "the base model", base=True).save(path)
+            return EvalSamples.read(path)
 
-    def _key(self, exam: Exam, model: DiffusionModel) -> str:
-        reward = dict(exam.judges.scorers.items()).get(REWARD)
+    def _key(self, evaluator: Evaluator, model: DiffusionModel) -> str:
+        reward = dict(evaluator.judges.scorers.items()).get(REWARD)
         asked = {
-            "stream": exam.stream,
-            "seed": exam.seed,
-            "prompts": exam.prompts,
-            "sampler": [exam.sampler.num_inference_steps, exam.sampler.guidance_scale],
+            "stream": evaluator.stream,
+            "seed": evaluator.seed,
+            "prompts": evaluator.prompts,
+            "sampler": [evaluator.sampler.num_inference_steps, evaluator.sampler.guidance_scale],
             "settings": self.known,
             "unit": [reward.means.tolist(), reward.deviations.tolist()] if isinstance(reward, Mix) else None,
             "code": package_hash(),

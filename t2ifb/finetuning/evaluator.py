@@ -20,8 +20,8 @@ from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.sampling import Rollout, Sampler, to_bytes
 from t2ifb.evaluation.metrics import diversity
-from t2ifb.evaluation.scoring import Judges, ScoreSheet
-from t2ifb.evaluation.selection import guarded, rise
+from t2ifb.evaluation.scoring import ScorerSet, ScoreSheet
+from t2ifb.evaluation.selection import normalized_gain, selection_score
 from t2ifb.scorers.mix import Mix
 from t2ifb.training.losses import kl_sums
 from t2ifb.training.run_folder import RunFolder
@@ -36,16 +36,16 @@ FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 
 
 TENSORS = ("images", "kl", "kl_without_last_two", "diversity")
-"""Tensor fields of `Answers`."""
+"""Tensor fields of `EvalSamples`."""
 
 
-def together() -> bool:
+def in_process_group() -> bool:
     """Whether this process is part of an initialised process group."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @dataclass(frozen=True)
-class Answers:
+class EvalSamples:
     """Evaluation samples of a model: N samples, `images_per_prompt` consecutive ones per prompt.
 
     Attributes:
@@ -71,19 +71,19 @@ class Answers:
             file.write(save(tensors | {f"scores/{name}": score for name, score in self.scores.items()}, order))
 
     def sheet(self, prompts: Sequence[str]) -> ScoreSheet:
-        """Scores and KL divergence of each image, in the exam's order."""
+        """Scores and KL divergence of each image, in the evaluator's order."""
         columns = {**self.scores, "kl": self.kl, "kl_without_last_two": self.kl_without_last_two}
         return ScoreSheet(prompts, {name: column.double().numpy() for name, column in columns.items()})
 
     @classmethod
-    def read(cls, path: Path) -> "Answers":
+    def read(cls, path: Path) -> "EvalSamples":
         """Read a file written by `save`."""
         with safe_open(path, "pt") as file:
             scores = {name: file.get_tensor(f"scores/{name}") for name in json.loads(file.metadata()["scores"])}
             return cls(scores=scores, **{name: file.get_tensor(name) for name in TENSORS})
 
 
-class Exam(nn.Module):
+class Evaluator(nn.Module):
     """Evaluates a policy on the same samples every time, on this module's device.
 
     Attributes:
@@ -96,7 +96,7 @@ class Exam(nn.Module):
         self,
         prompts: Sequence[str],
         sampler: Sampler,
-        judges: Judges,
+        judges: ScorerSet,
         images_per_prompt: int = 1,
         seed: int = 0,
         split: str = "validation",
@@ -119,8 +119,8 @@ class Exam(nn.Module):
         self.prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         self.sampler, self.judges, self.images_per_prompt = sampler, judges, images_per_prompt
         self.stream, self.seed, self.encoder, self.chosen_by = STREAMS[split], seed, encoder, dict(chosen_by or {})
-        self.base: Answers | None = None
-        self.last: Answers | None = None
+        self.base: EvalSamples | None = None
+        self.last: EvalSamples | None = None
         self._found: dict[int, tuple[Tensor, Tensor]] = {}
         self._place: Tensor
         self.register_buffer("_place", torch.empty(0), persistent=False)
@@ -129,7 +129,7 @@ class Exam(nn.Module):
         return len(self.prompts)
 
     @torch.no_grad()
-    def look(self, model: DiffusionModel, numbers: Sequence[int], with_kl: bool = True) -> None:
+    def sample(self, model: DiffusionModel, numbers: Sequence[int], with_kl: bool = True) -> None:
         """Sample the images with the given indices and record images and KL divergence.
 
         Everything is computed outside autocast: in bf16 the rounding of the two U-Net calls alone may exceed the
@@ -163,30 +163,32 @@ class Exam(nn.Module):
 
     def gather(self) -> None:
         """Share the samples of all processes. No effect with one process."""
-        if not together():
+        if not in_process_group():
             return
         found: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(found, self._found)
         self._found = {number: sample for some in found for number, sample in some.items()}
 
     @torch.no_grad()
-    def answers(self) -> Answers:
+    def answers(self) -> EvalSamples:
         """Score the samples since the last call.
 
         Raises:
             ValueError: Samples are missing.
         """
         if missing := set(range(len(self))) - self._found.keys():
-            raise ValueError(f"{len(missing)} samples of the exam are missing")
+            raise ValueError(f"{len(missing)} samples of the evaluator are missing")
         found = [self._found[number] for number in range(len(self))]
         self._found = {}
         images = torch.stack([image for image, _ in found])
         scores = self.judges(images, self.prompts, self._place.device)
         kl, kl_without_last_two = torch.stack([sums for _, sums in found]).unbind(1)
-        self.last = Answers(images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images))
+        self.last = EvalSamples(
+            images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images)
+        )
         return self.last
 
-    def figures(self, answers: Answers) -> dict[str, float]:
+    def figures(self, answers: EvalSamples) -> dict[str, float]:
         """Means over the samples: each scorer, both KL sums, `diversity`, and the selection score `judges`."""
         figures = {name: float(score.nanmean()) for name, score in answers.scores.items()}
         figures |= self.kl_figures(answers)
@@ -194,12 +196,12 @@ class Exam(nn.Module):
             figures["diversity"] = float(answers.diversity.mean())
         if self.base is not None and self.chosen_by:
             before = self.base.scores
-            rises = [rise(before[name].numpy(), answers.scores[name].numpy()) for name in self.chosen_by]
-            figures["judges"] = float(guarded(rises, weights=list(self.chosen_by.values())))
+            rises = [normalized_gain(before[name].numpy(), answers.scores[name].numpy()) for name in self.chosen_by]
+            figures["judges"] = float(selection_score(rises, weights=list(self.chosen_by.values())))
         return figures
 
     @staticmethod
-    def kl_figures(answers: Answers) -> dict[str, float]:
+    def kl_figures(answers: EvalSamples) -> dict[str, float]:
         """Means over the samples of both KL sums, in nats."""
         return {name: float(getattr(answers, name).mean()) for name in ("kl", "kl_without_last_two")}
 
@@ -221,14 +223,18 @@ FLOOR_SAMPLES = 4
 """Number of samples in the rounding measurement."""
 
 
-def look_at_base(
-    run: RunFolder, exam: Exam, device: torch.device, answers: Callable[[], Answers], standardised: nn.Module | None
-) -> Answers:
+def evaluate_base(
+    run: RunFolder,
+    evaluator: Evaluator,
+    device: torch.device,
+    answers: Callable[[], EvalSamples],
+    standardised: nn.Module | None,
+) -> EvalSamples:
     """Evaluate the base model once, store the samples in the run's folder, and standardise the reward with them.
 
     Args:
         run: Run folder; its file `BASE` stores the samples.
-        exam: The evaluation.
+        evaluator: The evaluation.
         device: Device of the scorers.
         answers: Computes the samples.
         standardised: The reward, if it is standardised on the base model's images; None otherwise.
@@ -240,18 +246,18 @@ def look_at_base(
     with file_lock(run.path / ".base.lock"):  # one of several processes that start together does it
         if not path.exists():
             answers().save(path)
-    found = Answers.read(path)
+    found = EvalSamples.read(path)
     if isinstance(standardised, Mix):
-        scores = Judges(dict(standardised.scorers.items()))(found.images, exam.prompts, device)
+        scores = ScorerSet(dict(standardised.scorers.items()))(found.images, evaluator.prompts, device)
         standardised.standardise(scores)
-        together = torch.stack([scores[name] for name in standardised.scorers])
-        found.scores[REWARD] = standardised.combine(together.to(device)).cpu()
+        in_process_group = torch.stack([scores[name] for name in standardised.scorers])
+        found.scores[REWARD] = standardised.combine(in_process_group.to(device)).cpu()
     return found
 
 
-def ask_states(
-    run: RunFolder, exam: Exam, model: DiffusionModel, samples_per_batch: int, base: Answers
-) -> tuple[dict[str, Answers], int]:
+def evaluate_checkpoints(
+    run: RunFolder, evaluator: Evaluator, model: DiffusionModel, samples_per_batch: int, base: EvalSamples
+) -> tuple[dict[str, EvalSamples], int]:
     """Samples of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
 
     Afterwards the model has the kept checkpoint's adapters.
@@ -260,39 +266,46 @@ def ask_states(
     best, last = (torch.load(file, map_location="cpu", weights_only=True) for file in files)
     answers = {"base": base}
     load_adapter_state(model.denoiser, last["state_dict"])
-    answers["last"] = ask(exam, model, samples_per_batch, "the last checkpoint")
+    answers["last"] = evaluate(evaluator, model, samples_per_batch, "the last checkpoint")
     same = best["global_step"] == last["global_step"]
     load_adapter_state(model.denoiser, best["state_dict"])
-    answers["kept"] = answers["last"] if same else ask(exam, model, samples_per_batch, "the kept checkpoint")
+    answers["kept"] = answers["last"] if same else evaluate(evaluator, model, samples_per_batch, "the kept checkpoint")
     return answers, int(best["global_step"])
 
 
-def ask(exam: Exam, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False) -> Answers:
-    """Sample and score all images of an exam. Processes of one group share the sampling.
+def evaluate(
+    evaluator: Evaluator, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False
+) -> EvalSamples:
+    """Sample and score all images of an evaluator. Processes of one group share the sampling.
 
     Args:
-        exam: The evaluation, on the model's device.
+        evaluator: The evaluation, on the model's device.
         model: The policy.
         samples_per_batch: Samples per batch.
         whom: Name of the model for the progress bar.
         base: Evaluate the base model instead.
     """
-    share = range(len(exam))[dist.get_rank() :: dist.get_world_size()] if together() else range(len(exam))
+    share = (
+        range(len(evaluator))[dist.get_rank() :: dist.get_world_size()] if in_process_group() else range(len(evaluator))
+    )
     starts = range(0, len(share), samples_per_batch)
     for start in track(starts, f"sampling images of {whom}", disable=not first_process()):
         numbers = share[start : start + samples_per_batch]
         if base:
             with model.base():
-                exam.look(model, numbers, with_kl=False)
+                evaluator.sample(model, numbers, with_kl=False)
         else:
-            exam.look(model, numbers)
-    exam.gather()
-    return exam.answers()
+            evaluator.sample(model, numbers)
+    evaluator.gather()
+    return evaluator.answers()
 
 
 @torch.no_grad()
 def rounding_floor(
-    exam: Exam, sampler: Sampler, model: DiffusionModel, training_context: Callable[[], AbstractContextManager[None]]
+    evaluator: Evaluator,
+    sampler: Sampler,
+    model: DiffusionModel,
+    training_context: Callable[[], AbstractContextManager[None]],
 ) -> Tensor:
     """KL divergence (T,) of the base model to itself from training precision alone, in nats per sample.
 
@@ -301,17 +314,17 @@ def rounding_floor(
     that round alike; in validations it is computed outside autocast, in the frozen weights' precision.
 
     Args:
-        exam: The evaluation; its first prompts and their noise are used.
+        evaluator: The evaluation; its first prompts and their noise are used.
         sampler: Sampler of training rollouts.
         model: Model with the policy's adapters, which are disabled here.
         training_context: Context of U-Net calls in training.
     """
     schedule = sampler.schedule_of(model)
     found = []
-    for number, prompt in enumerate(exam.prompts[:FLOOR_SAMPLES]):
-        rollout = Rollout(schedule, [(exam.stream, exam.seed, number)], model.latent_shape, model.device)
+    for number, prompt in enumerate(evaluator.prompts[:FLOOR_SAMPLES]):
+        rollout = Rollout(schedule, [(evaluator.stream, evaluator.seed, number)], model.latent_shape, model.device)
         seen: list[tuple[Tensor, Tensor]] = []
-        with model.exact(), model.base():
+        with model.weights_in_fp32(), model.base():
             denoise = sampler.denoiser(model, schedule, [prompt])
             for step in range(len(schedule)):
                 seen.append((rollout.latents, denoise(rollout.latents, step)))

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import adapter_state, load_adapter_state
 from t2ifb.finetuning.algorithm import Algorithm, Experience
-from t2ifb.finetuning.evaluator import Exam
+from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 
@@ -41,7 +41,7 @@ class FineTuningModule(LightningModule):
         policy: Policy,
         algorithm: Algorithm,
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-        exam: Exam | None = None,
+        evaluator: Evaluator | None = None,
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
     ) -> None:
@@ -51,7 +51,7 @@ class FineTuningModule(LightningModule):
             policy: What is trained.
             algorithm: What is minimised.
             optimizer: Makes the optimiser from the adapters' weights.
-            exam: What a validation looks at.
+            evaluator: What a validation looks at.
             micro_batch_size: Rows of an experience that are in memory together in a backward pass; by default as many
                 as there are prompts in a batch. It does not change an update.
             gradient_clip_norm: Largest norm of an update's gradient; None for no limit.
@@ -65,7 +65,7 @@ class FineTuningModule(LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the adapters alone; `on_load_checkpoint` is strict about them
         algorithm.check(len(policy.schedule))
-        self.policy, self.algorithm, self.exam = policy, algorithm, exam
+        self.policy, self.algorithm, self.evaluator = policy, algorithm, evaluator
         self.micro_batch_size, self.gradient_clip_norm = micro_batch_size, gradient_clip_norm
         self.make_optimizer = optimizer
         self.terms: dict[str, Tensor] = {}
@@ -176,14 +176,14 @@ class FineTuningModule(LightningModule):
 
     def validation_step(self, batch: list[int], index: int) -> None:
         """Draw some held-out samples from the policy and judge them."""
-        assert self.exam is not None
-        self.exam.look(self.policy.model, batch)
+        assert self.evaluator is not None
+        self.evaluator.sample(self.policy.model, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was found."""
-        assert self.exam is not None
-        self.exam.gather()
-        for name, value in self.exam.figures(self.exam.answers()).items():
+        assert self.evaluator is not None
+        self.evaluator.gather()
+        for name, value in self.evaluator.figures(self.evaluator.answers()).items():
             self.log(f"val/{name}", value, prog_bar=name in ("reward", "kl"))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

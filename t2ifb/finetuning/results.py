@@ -12,7 +12,7 @@ from t2ifb.evaluation.selection import change
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import escape_markdown, markdown, screen, show
 from t2ifb.evaluation.tuning_plots import progress_sheet, tuning_curves
-from t2ifb.finetuning.evaluator import Answers, Exam
+from t2ifb.finetuning.evaluator import EvalSamples, Evaluator
 from t2ifb.training.metrics import validation_figures
 from t2ifb.training.run_folder import RunFolder
 
@@ -28,42 +28,42 @@ class UsualGuidance:
     usual one.
 
     Attributes:
-        exam: Evaluation with the usual scale.
+        evaluator: Evaluation with the usual scale.
         answers: Samples of `base` and `kept`.
         trained_on: Names of the scorers that the run is trained on.
         seed: Seed of the bootstrap.
     """
 
-    exam: Exam
-    answers: Mapping[str, Answers]
+    evaluator: Evaluator
+    answers: Mapping[str, EvalSamples]
     trained_on: tuple[str, ...]
     seed: int
 
     @property
     def scale(self) -> float:
         """The guidance scale."""
-        return self.exam.sampler.guidance_scale
+        return self.evaluator.sampler.guidance_scale
 
     @property
     def gains(self) -> list[Gain]:
         """Gain by each scorer."""
         base, kept = (self.answers[name].scores for name in ("base", "kept"))
-        return gains(base, kept, self.exam.images_per_prompt, self.trained_on, self.seed)
+        return gains(base, kept, self.evaluator.images_per_prompt, self.trained_on, self.seed)
 
     @property
     def sentence(self) -> str:
         """Whether the tuned model is better or worse than the base model, by gold or, without gold, by the judges."""
-        base, kept = (self.answers[name].sheet(self.exam.prompts) for name in ("base", "kept"))
+        base, kept = (self.answers[name].sheet(self.evaluator.prompts) for name in ("base", "kept"))
         of_scorer = {row.name: row.difference for row in self.gains}
         found = {"gold": of_scorer["gold"]} if "gold" in of_scorer else {}
-        if not self.exam.chosen_by.keys() <= set(self.trained_on):
-            found["judges"] = change(base, base, kept, self.exam.chosen_by, self.seed)
+        if not self.evaluator.chosen_by.keys() <= set(self.trained_on):
+            found["judges"] = change(base, base, kept, self.evaluator.chosen_by, self.seed)
         found |= {name: of_scorer[name] for name in self.trained_on}
-        return usual_guidance_sentence(self.scale, found, len(set(self.exam.prompts)))
+        return usual_guidance_sentence(self.scale, found, len(set(self.evaluator.prompts)))
 
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save everything; return the metrics for `summary.json`."""
-        prompts = self.exam.prompts
+        prompts = self.evaluator.prompts
         title = f"kept checkpoint at guidance {self.scale:g}, {len(set(prompts))} test prompts, same noise"
         show(screen(title, HEADINGS, [row.cells() for row in self.gains]))
         print(self.sentence)
@@ -77,7 +77,7 @@ class UsualGuidance:
             "guidance_scale": self.scale,
             "prompts": len(set(prompts)),
             "sentence": self.sentence,
-            **self.exam.kl_figures(self.answers["kept"]),
+            **self.evaluator.kl_figures(self.answers["kept"]),
             **{row.name: asdict(row) for row in self.gains},
         }
 
@@ -105,14 +105,14 @@ def usual_guidance_sentence(scale: float, changes: Mapping[str, Interval], promp
     return f"At guidance {scale:g} the tuned model is {verdict}: {figures} ({prompts} test prompts)."
 
 
-class TuningVerdict:
+class TuningResults:
     """Comparison of the base model with the kept and the last checkpoint, on test prompts with the same noise."""
 
     def __init__(
         self,
         run: RunFolder,
-        exam: Exam,
-        answers: Mapping[str, Answers],
+        evaluator: Evaluator,
+        answers: Mapping[str, EvalSamples],
         rows: Sequence[Mapping[str, Any]],
         trained_on: Sequence[str],
         kept: int,
@@ -121,10 +121,10 @@ class TuningVerdict:
     ) -> None:
         """Compare the samples of `base`, `kept` and `last`. `rows` are those of `metrics.csv`."""
         self.run, self.seed, self.usual = run, seed, usual
-        self.chosen_by = "the reward" if exam.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
-        self.exam, self.answers, self.rows, self.kept = exam, answers, rows, kept
+        self.chosen_by = "the reward" if evaluator.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
+        self.evaluator, self.answers, self.rows, self.kept = evaluator, answers, rows, kept
         self.gains: dict[str, list[Gain]] = {
-            name: gains(answers["base"].scores, answers[name].scores, exam.images_per_prompt, trained_on, seed)
+            name: gains(answers["base"].scores, answers[name].scores, evaluator.images_per_prompt, trained_on, seed)
             for name in ("kept", "last")
         }
         self.sentence = verdict_sentence(rows, kept, self._change, self.chosen_by)
@@ -139,16 +139,16 @@ class TuningVerdict:
         same = self.answers["kept"] is self.answers["last"]
         for name, rows in self.gains.items():
             if not (same and name == "last"):
-                title = f"{name} checkpoint, {len(self.exam.prompts)} test prompts, same noise"
+                title = f"{name} checkpoint, {len(self.evaluator.prompts)} test prompts, same noise"
                 show(screen(title, HEADINGS, [row.cells() for row in rows]))
             write_gains(rows, run.path, f"table_{name}")
             figures[f"test_{name}"] = {row.name: asdict(row) for row in rows}
-            figures[f"test_{name}"] |= self.exam.kl_figures(self.answers[name])
+            figures[f"test_{name}"] |= self.evaluator.kl_figures(self.answers[name])
         for name, answers in self.answers.items():
-            answers.sheet(self.exam.prompts).write(run.samples / f"test_{name}.csv")
+            answers.sheet(self.evaluator.prompts).write(run.samples / f"test_{name}.csv")
         print(self.sentence)
-        figures["judge_weights"] = self.exam.chosen_by
-        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.exam.chosen_by.items())
+        figures["judge_weights"] = self.evaluator.chosen_by
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.evaluator.chosen_by.items())
         print(f"weights in checkpoint selection: {weights}")
         if self.usual is not None:
             figures["test_usual_guidance"] = self.usual.write(run)
@@ -158,7 +158,7 @@ class TuningVerdict:
         if same:
             del columns["last"]
         sheet = {column: self.answers[name].images[some] for name, column in columns.items()}
-        progress_sheet(self.exam.prompts[some], sheet, run.samples / "test.png")
+        progress_sheet(self.evaluator.prompts[some], sheet, run.samples / "test.png")
         tuning_curves(self.rows, run.path / "tuning_curves.png")
         return figures
 
@@ -166,7 +166,7 @@ class TuningVerdict:
         """Settings, results and curves for the model card."""
         lines = [row.cells() for row in self.gains["kept"]]
         shown = [[name, escape_markdown(str(value))] for name, value in recipe.items()]
-        figures = f"On {len(self.exam.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
+        figures = f"On {len(self.evaluator.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
         curves = "![Reward, judges and KL divergence over the updates](tuning_curves.png)"
         usual = [] if self.usual is None else [self.usual.card()]
         return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, *usual, curves])
@@ -177,7 +177,7 @@ class TuningVerdict:
         Args:
             tuned_at: Guidance scale of the training rollouts.
         """
-        tested_at = self.exam.sampler.guidance_scale
+        tested_at = self.evaluator.sampler.guidance_scale
         lines = [
             f"Use these adapters at guidance scale {tested_at:g}: "
             f"they were tuned at {tuned_at:g} and tested at {tested_at:g}."
@@ -191,17 +191,17 @@ class TuningVerdict:
         """Change of the selection score between two validations. One is the best of all, which widens the interval."""
         validations = sum(row.get("val/judges") not in ("", None) for row in self.rows)
         base, old, new = (ScoreSheet.read(self.run.step(step, ".csv")) for step in (0, earlier, later))
-        return change(base, old, new, self.exam.chosen_by, self.seed, 1 - 0.05 / validations)
+        return change(base, old, new, self.evaluator.chosen_by, self.seed, 1 - 0.05 / validations)
 
     def examples(self) -> list[dict[str, Any]]:
         """Example test prompts, one row per image."""
         return [
             {
-                "prompt": self.exam.prompts[n],
+                "prompt": self.evaluator.prompts[n],
                 "image": Image.fromarray(a.images[n].permute(1, 2, 0).numpy()),
                 "model": name,
             }
-            for n in range(min(SHOWN, len(self.exam.prompts)))
+            for n in range(min(SHOWN, len(self.evaluator.prompts)))
             for name, a in self.answers.items()
         ]
 

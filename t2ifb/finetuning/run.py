@@ -19,22 +19,31 @@ from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.evaluation.scoring import Judges
+from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
-from t2ifb.finetuning.baseline_cache import BaseAnswers, fingerprint
-from t2ifb.finetuning.evaluator import BASE, FIGURES, REWARD, Exam, ask, ask_states, look_at_base, rounding_floor
+from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
+from t2ifb.finetuning.evaluator import (
+    BASE,
+    FIGURES,
+    REWARD,
+    Evaluator,
+    evaluate,
+    evaluate_base,
+    evaluate_checkpoints,
+    rounding_floor,
+)
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.out_of_memory import explained_memory
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.finetuning.results import TuningVerdict, UsualGuidance
+from t2ifb.finetuning.results import TuningResults, UsualGuidance
 from t2ifb.finetuning.term_gradients import TermGradients
-from t2ifb.finetuning.validation import TuningWatch
+from t2ifb.finetuning.validation import ValidationCallback
 from t2ifb.scorers.mix import Mix
 from t2ifb.training import loggers
 from t2ifb.training.losses import kl_sums
 from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
-from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.reward_checks import check_differentiable, check_known
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import (
@@ -42,9 +51,9 @@ from t2ifb.training.trainer import (
     MakeLogger,
     MakeTrainer,
     first_process,
-    make_engine,
+    make_trainer,
     on_usable_device,
-    refuse,
+    reject_reserved,
 )
 from t2ifb.utils.devices import device_facts, has_bf16, true_float32
 from t2ifb.utils.files import make_folder, public_name, sha256_file
@@ -81,7 +90,7 @@ class FineTuning:
         samples_per_batch: int = 32,
         diversity: Any = None,
         patience: int | None = None,
-        most_faults: int = 10,
+        max_skipped_updates: int = 10,
         gradient_norms: bool = False,
         cache_folder: str | Path | None = None,
     ) -> None:
@@ -117,7 +126,7 @@ class FineTuning:
             samples_per_batch: Images per sampling batch.
             diversity: A `CLIPSource` for the diversity of a prompt's images.
             patience: Stop after this many validations without improvement; never by default.
-            most_faults: Maximum skipped updates with NaN or infinity.
+            max_skipped_updates: Maximum skipped updates with NaN or infinity.
             gradient_norms: Log the gradient norms of reward and KL, see `TermGradients`.
             cache_folder: Folder of the cache of base model samples.
 
@@ -164,7 +173,7 @@ class FineTuning:
         self.batch_size, self.epochs, self.validate_every = batch_size, epochs, validate_every
         self.validation_prompts, self.images_per_prompt = validation_prompts, images_per_prompt
         self.samples_per_batch, self.diversity = samples_per_batch, diversity
-        self.patience, self.most_faults, self.cache_folder = patience, most_faults, cache_folder
+        self.patience, self.max_skipped_updates, self.cache_folder = patience, max_skipped_updates, cache_folder
         self.gradient_norms = gradient_norms
 
     def _asks(self) -> dict[str, Any]:
@@ -208,7 +217,7 @@ class FineTuning:
         Raises:
             ValueError: The reward has no gradient, the settings are inconsistent, or memory is too small.
         """
-        refuse(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
+        reject_reserved(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
         trainer = on_usable_device(trainer)
         precision = str(getattr(trainer, "keywords", {}).get("precision"))
         if precision in ("16-true", "bf16-true"):
@@ -235,40 +244,44 @@ class FineTuning:
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
         check_known(self.truth, asked, "algorithm.truth=null")
-        exam = self.exam("validation", seed)
+        evaluator = self.evaluator("validation", seed)
         each = self.method.updates_per_experience
-        data = PromptDataModule(texts["train"], self.batch_size, seed, len(exam), self.samples_per_batch, each)
+        data = PromptDataModule(texts["train"], self.batch_size, seed, len(evaluator), self.samples_per_batch, each)
         model = replace(self.diffusion, device="cpu").load()
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
             print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         policy = Policy(model, self.lora, self.reward, self.rollout, seed)
-        module = FineTuningModule(policy, self.method, self.optimizer, exam, **self.settings)
-        metrics, guard, watch = MetricsCSV(run), FaultGuard(self.most_faults), TuningWatch(run, exam, self.patience)
+        module = FineTuningModule(policy, self.method, self.optimizer, evaluator, **self.settings)
+        metrics, guard, watch = (
+            MetricsCSV(run),
+            NanGuard(self.max_skipped_updates),
+            ValidationCallback(run, evaluator, self.patience),
+        )
         recorder = loggers.start(logger, run, config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is validated and saved
         watchers = [watch, *([TermGradients()] if self.gradient_norms else [])]
-        engine = make_engine(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
-        if min(self.batch_size, len(exam)) < engine.world_size:
+        engine = make_trainer(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
+        if min(self.batch_size, len(evaluator)) < engine.world_size:
             raise ValueError(
                 f"{engine.world_size} processes need at least as many prompts per update and images per validation; "
-                f"algorithm.batch_size={self.batch_size}, and {len(exam)} images"
+                f"algorithm.batch_size={self.batch_size}, and {len(evaluator)} images"
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             _to_bf16(model.denoiser, model.text_encoder)
         engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does at the start of training
         module.to(engine.strategy.root_device)
-        base = BaseAnswers(self.cache_folder, self._asks())
+        base = BaselineCache(self.cache_folder, self._asks())
         unit = self.reward if self.standardise else None
-        exam.base = look_at_base(
-            run, exam, model.device, lambda: base.of(exam, model, self.samples_per_batch), standardised=unit
+        evaluator.base = evaluate_base(
+            run, evaluator, model.device, lambda: base.of(evaluator, model, self.samples_per_batch), standardised=unit
         )
-        metrics.start = {f"val/{name}": value for name, value in exam.figures(exam.base).items()}
+        metrics.start = {f"val/{name}": value for name, value in evaluator.figures(evaluator.base).items()}
         torch.cuda.empty_cache()  # `gpu_memory.LIFE` lists the phases between which this happens
-        floors = kl_sums(rounding_floor(exam, self.rollout, model, engine.precision_plugin.forward_context))
+        floors = kl_sums(rounding_floor(evaluator, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
@@ -277,14 +290,14 @@ class FineTuning:
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # wait until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
-        test = self.exam("test", seed).to(engine.strategy.root_device)
+        test = self.evaluator("test", seed).to(engine.strategy.root_device)
         of_base = base.of(test, model, self.samples_per_batch)
-        answers, best_step = ask_states(run, test, model, self.samples_per_batch, of_base)
+        answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
         usual = self._at_usual_guidance(model, base, seed, engine.strategy.root_device)
         if not engine.is_global_zero:
             return {}
         rows = read_metrics(run.metrics)
-        verdict = TuningVerdict(run, test, answers, rows, [REWARD], best_step, seed, usual)
+        verdict = TuningResults(run, test, answers, rows, [REWARD], best_step, seed, usual)
         figures = verdict.write() | {
             "best_step": best_step,
             "chosen_by": "judges",
@@ -309,17 +322,19 @@ class FineTuning:
         return summary
 
     def _at_usual_guidance(
-        self, model: DiffusionModel, base: BaseAnswers, seed: int, device: torch.device
+        self, model: DiffusionModel, base: BaselineCache, seed: int, device: torch.device
     ) -> UsualGuidance | None:
         """Compare the base model with the loaded adapters at the usual guidance scale, if that differs."""
         if self.usual_sampling == self.sampling:
             return None
-        exam = self.exam("test", seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
+        evaluator = self.evaluator("test", seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
         answers = {
-            "base": base.of(exam, model, self.samples_per_batch),
-            "kept": ask(exam, model, self.samples_per_batch, f"guidance {self.usual_sampling.guidance_scale:g}"),
+            "base": base.of(evaluator, model, self.samples_per_batch),
+            "kept": evaluate(
+                evaluator, model, self.samples_per_batch, f"guidance {self.usual_sampling.guidance_scale:g}"
+            ),
         }
-        return UsualGuidance(exam, answers, (REWARD,), seed)
+        return UsualGuidance(evaluator, answers, (REWARD,), seed)
 
     def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
         """Settings of the run, for the model card."""
@@ -359,7 +374,7 @@ class FineTuning:
         }
         return [setting for setting, is_so in least.items() if not is_so]
 
-    def exam(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Exam:
+    def evaluator(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
 
         All scorers are applied. The reward is one of them but has no weight in the selection.
@@ -373,11 +388,11 @@ class FineTuning:
         prompts, images_per_prompt = self.prompts.of(split)[:most], 1
         if split == "validation":
             prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
-        judges = Judges({REWARD: self.reward, **self.judges}, self.truth)
+        judges = ScorerSet({REWARD: self.reward, **self.judges}, self.truth)
         embeds = self.diversity is not None and images_per_prompt > 1
         encoder = replace(self.diversity, device="cpu").load() if embeds else None
         chosen_by = {name: self.judge_weights[name] for name in self.judges} or {REWARD: 1.0}
-        return Exam(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
+        return Evaluator(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
 
 
 def _to_bf16(*networks: nn.Module) -> None:

@@ -21,7 +21,7 @@ UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 
 @dataclass(frozen=True)
-class Tuning:
+class RunSpec:
     """A run with the arguments of `FineTuning` and `FineTuningModule`. Its scorers are on the `meta` device.
 
     Attributes:
@@ -78,7 +78,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Part:
+class ModulePart:
     """Costs of one network, or of the trained weights.
 
     Attributes:
@@ -115,5 +115,5 @@ class Cost:
     at_peak: dict[str, int]
     denoising: Operations
     sample: Operations
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, ModulePart] = field(default_factory=dict)
     phases: dict[str, list[Event]] = field(default_factory=dict)

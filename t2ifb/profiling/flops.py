@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.profiling.memory_tracker import Operations
-from t2ifb.profiling.savings import Measured
+from t2ifb.profiling.savings import MemoryEstimate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class FlopEstimate:
     """Floating point operations by precision.
 
     Attributes:
@@ -62,7 +62,7 @@ class Arithmetic:
         return self.training + self.judging
 
     @classmethod
-    def of(cls, run: Measured, length: Length) -> "Arithmetic":
+    def of(cls, run: MemoryEstimate, length: Length) -> "FlopEstimate":
         """Count the operations of a run of a given length.
 
         The base model's images are sampled without the KL divergence, hence with half the calls. The report evaluates

@@ -52,7 +52,7 @@ class Operations:
     __rmul__ = __mul__
 
 
-class Ledger(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Context that counts the memory of live tensors and the operations.
 
     Only tensor memory is counted, not the rounding and fragmentation of an allocator or a kernel's own workspace.
@@ -160,7 +160,7 @@ class Ledger(TorchDispatchMode):
             self.peak, self.at_peak = self.total, dict(self.live)
 
 
-class SavedBytes:
+class ActivationBytes:
     """Context that counts the memory saved for a backward pass, each block once.
 
     Nothing is saved, so results computed in it cannot be back-propagated.
@@ -176,7 +176,7 @@ class SavedBytes:
         self._kept: dict[int, torch.UntypedStorage] = {}
         self._hooks = saved_tensors_hooks(self._pack, lambda nothing: nothing)
 
-    def __enter__(self) -> "SavedBytes":
+    def __enter__(self) -> "ActivationBytes":
         self._hooks.__enter__()
         return self
 

@@ -21,7 +21,7 @@ checkpointing in the backward pass also sees the replacements, whereas it would 
 """
 
 
-class DryRun:
+class MetaMode:
     """Context in which code for a GPU runs on `meta` tensors as on the GPU.
 
     `meta` has no values, no autocast and no fused attention. Code that reads a number gets 1 or True, and zeros when it

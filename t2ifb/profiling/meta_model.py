@@ -12,7 +12,7 @@ from t2ifb.utils.devices import dtype_of
 
 
 @dataclass(frozen=True)
-class Outline(DiffusionSource):
+class MetaModel(DiffusionSource):
     """A source whose `load` builds the networks on the `meta` device: shapes and types, no weights.
 
     It differs from `DiffusionSource` only in the source of the networks; `load` assembles them as for a run.
@@ -20,7 +20,7 @@ class Outline(DiffusionSource):
 
     @classmethod
     def of(cls, source: DiffusionSource) -> Self:
-        """The outline of a source."""
+        """The meta model of a source."""
         return cls(**vars(source) | {"device": "meta"})
 
     def pipeline(self) -> Any:

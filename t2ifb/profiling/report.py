@@ -10,11 +10,11 @@ from rich.text import Text
 
 from t2ifb.evaluation.tables import NUMBERS, TEXT
 from t2ifb.evaluation.tables import show as show_table
-from t2ifb.profiling.cost import JUDGES, OPTIMISER, UNET, Part
-from t2ifb.profiling.flops import Arithmetic
+from t2ifb.profiling.cost import JUDGES, OPTIMISER, UNET, ModulePart
+from t2ifb.profiling.flops import FlopEstimate
 from t2ifb.profiling.gpu_memory import CONTEXT, LIBRARIES, SPARE, WORKSPACE
 from t2ifb.profiling.memory_tracker import WORK, Operations
-from t2ifb.profiling.savings import Measured, Saving
+from t2ifb.profiling.savings import MemoryEstimate, Suggestion
 
 TERA = 1e12
 ACHIEVED_HALF, ACHIEVED_SINGLE = 0.4, 0.7
@@ -92,11 +92,11 @@ class Memory:
 
 
 def show(
-    run: Measured,
-    counted: Arithmetic,
+    run: MemoryEstimate,
+    counted: FlopEstimate,
     kept: Mapping[str, int],
     memory: Memory | None,
-    found: Sequence[Saving],
+    found: Sequence[Suggestion],
     notes: Sequence[str],
 ) -> None:
     """Print tables and verdict.
@@ -126,7 +126,7 @@ def show(
         console.print(Text(_outcome(found[-1].run, memory)))
 
 
-def _heading(run: Measured) -> str:
+def _heading(run: MemoryEstimate) -> str:
     tuning, source = run.tuning, run.tuning.diffusion
     mixed = "" if tuning.autocast is None else f", mixed precision in {str(tuning.autocast).removeprefix('torch.')}"
     checkpointing = "with" if source.gradient_checkpointing else "without"
@@ -141,7 +141,7 @@ def _heading(run: Measured) -> str:
     )
 
 
-def verdict(run: Measured, memory: Memory | None) -> str:
+def verdict(run: MemoryEstimate, memory: Memory | None) -> str:
     """Whether a run fits, is tight or does not fit, in a sentence or two."""
     phase = "an update" if run.update.peak >= run.judging.peak else "a validation"
     needs = f"The run needs {size_text(run.needed)}; its peak is in {phase}"
@@ -160,12 +160,12 @@ def verdict(run: Measured, memory: Memory | None) -> str:
     return f"{needs}. It does not fit into {whole}: {size_text(-left)} are missing."
 
 
-def fits(run: Measured, memory: Memory) -> bool:
+def fits(run: MemoryEstimate, memory: Memory) -> bool:
     """Whether a run fits and leaves `SPARE` free."""
     return run.pool <= memory.limit
 
 
-def _outcome(run: Measured, memory: Memory) -> str:
+def _outcome(run: MemoryEstimate, memory: Memory) -> str:
     if fits(run, memory):
         return "With these settings the run fits. Each includes those above it and was measured."
     judges = run.update.parts.get(JUDGES)
@@ -183,7 +183,7 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def _parts(run: Measured) -> Table:
+def _parts(run: MemoryEstimate) -> Table:
     """Parameters and bytes by part, and live bytes at the two peaks."""
     peaks = ("update\npeak", "valida-\ntion\npeak")
     sizes = ("param-\neters", "trained", "weights", "saved\nactiva-\ntions", "opti-\nmiser", *peaks)  # for 80 columns
@@ -200,7 +200,7 @@ def _parts(run: Measured) -> Table:
     return table
 
 
-def _counts(parts: Collection[Part]) -> list[str]:
+def _counts(parts: Collection[ModulePart]) -> list[str]:
     """Cells from `parameters` to `optimiser` for a group of parts; zeros are left blank."""
     trained = sum(part.trained for part in parts)
     sizes = (sum(part.saved or 0 for part in parts), sum(part.optimiser for part in parts))
@@ -212,7 +212,7 @@ def _counts(parts: Collection[Part]) -> list[str]:
     ]
 
 
-def _operations(run: Measured, counted: Arithmetic) -> Table:
+def _operations(run: MemoryEstimate, counted: FlopEstimate) -> Table:
     tuning = run.tuning
     title = "Arithmetic (one addition and one multiplication are two operations)"
     table = _table(title, "of", right=["in half precision", "in float32"])
@@ -231,7 +231,7 @@ def _operations(run: Measured, counted: Arithmetic) -> Table:
     return table
 
 
-def _seconds(run: Measured, counted: Arithmetic, memory: Memory | None) -> Table:
+def _seconds(run: MemoryEstimate, counted: FlopEstimate, memory: Memory | None) -> Table:
     """Estimated times by precision, on this machine's GPU or on common ones."""
     title = f"Estimated time, at {ACHIEVED_HALF:.0%} (half precision) and {ACHIEVED_SINGLE:.0%} of published rates"
     parts = ["update, half precision", "update, float32", "validation", "the run"]
@@ -244,7 +244,7 @@ def _seconds(run: Measured, counted: Arithmetic, memory: Memory | None) -> Table
     return table
 
 
-def _needed(run: Measured) -> Table:
+def _needed(run: MemoryEstimate) -> Table:
     """Required GPU memory, item by item."""
     table = _table("GPU memory of the run", "what", right=["bytes"])
     table.add_row("live tensors at the peak", size_text(run.peak))
@@ -256,7 +256,7 @@ def _needed(run: Measured) -> Table:
     return table
 
 
-def _savings(found: Sequence[Saving], memory: Memory) -> Table:
+def _savings(found: Sequence[Suggestion], memory: Memory) -> Table:
     title = "Settings that save memory, cheapest first"
     table = _table(title, "setting", "costs", right=["update\npeak", "validation\npeak"])
     for saving in found:

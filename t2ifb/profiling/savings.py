@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from t2ifb.profiling.cost import UNET, Cost, Tuning
+from t2ifb.profiling.cost import UNET, Cost, RunSpec
 from t2ifb.profiling.geometry import SD15, TAESD_ID, geometry_of
 from t2ifb.profiling.gpu_memory import LIBRARIES, pool_size
 from t2ifb.profiling.update_cost import judging_cost, update_cost
@@ -17,7 +17,7 @@ AGAIN = "U-Net and decoder are computed twice for each gradient"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MemoryEstimate:
     """A run and its costs.
 
     Attributes:
@@ -27,13 +27,15 @@ class Measured:
         judging: Cost of a validation.
     """
 
-    tuning: Tuning
+    tuning: RunSpec
     images: int
     update: Cost
     judging: Cost
 
     @classmethod
-    def of(cls, tuning: Tuning, images: int, update: Cost | None = None, judging: Cost | None = None) -> "Measured":
+    def of(
+        cls, tuning: RunSpec, images: int, update: Cost | None = None, judging: Cost | None = None
+    ) -> "MemoryEstimate":
         """Measure the costs that are not given."""
         update = update or update_cost(tuning)
         return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[UNET].optimiser))
@@ -68,7 +70,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Saving:
+class Suggestion:
     """A setting, and the run with it and all settings proposed before.
 
     Attributes:
@@ -79,10 +81,10 @@ class Saving:
 
     argument: str
     price: str
-    run: Measured
+    run: MemoryEstimate
 
 
-def savings(run: Measured, limit: float) -> list[Saving]:
+def savings(run: MemoryEstimate, limit: float) -> list[Suggestion]:
     """Settings that make a run fit, cheapest first. Each is applied on top of the previous ones.
 
     Settings without effect are omitted. The last run is the best one found, whether it fits or not.
@@ -91,7 +93,7 @@ def savings(run: Measured, limit: float) -> list[Saving]:
         run: The run as configured.
         limit: Maximum bytes of the pool.
     """
-    found: list[Saving] = []
+    found: list[Suggestion] = []
     for candidate in CANDIDATES:
         saving = candidate(run, limit) if run.excess(limit) else None
         if saving is not None and run.excess(limit) - saving.run.excess(limit) > WORTH * limit:
@@ -100,7 +102,7 @@ def savings(run: Measured, limit: float) -> list[Saving]:
     return found
 
 
-def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
+def _fewer(setting: str, run: MemoryEstimate, limit: float) -> Suggestion | None:
     """Largest number of samples at a time that keeps one phase within the limit, or 1.
 
     Memory beyond the weights grows with the number, so few values must be tried.
@@ -112,27 +114,29 @@ def _fewer(setting: str, run: Measured, limit: float) -> Saving | None:
     while count > 1 and (pool := changed.pool_of(changed.update if of_update else changed.judging)) > limit:
         count = max(1, min(count - 1, int(count * (limit - run.weights) / (pool - run.weights))))
         changes: dict[str, Any] = {setting: count}
-        changed = Measured.of(replace(run.tuning, **changes), run.images, **known)
-    return None if changed is run else Saving(f"algorithm.{setting}={count}", "smaller batches in memory", changed)
+        changed = MemoryEstimate.of(replace(run.tuning, **changes), run.images, **known)
+    return None if changed is run else Suggestion(f"algorithm.{setting}={count}", "smaller batches in memory", changed)
 
 
-def _no_diversity(run: Measured, limit: float) -> Saving | None:
+def _no_diversity(run: MemoryEstimate, limit: float) -> Suggestion | None:
     if run.tuning.encoder is None:
         return None
-    changed = Measured.of(replace(run.tuning, encoder=None), run.images)
-    return Saving("algorithm.diversity=null", "validations do not measure diversity", changed)
+    changed = MemoryEstimate.of(replace(run.tuning, encoder=None), run.images)
+    return Suggestion("algorithm.diversity=null", "validations do not measure diversity", changed)
 
 
-def _other_model(setting: str, usual: Any, value: Any, price: str, run: Measured, limit: float) -> Saving | None:
+def _other_model(
+    setting: str, usual: Any, value: Any, price: str, run: MemoryEstimate, limit: float
+) -> Suggestion | None:
     """Change a setting of the diffusion model that has its default value."""
     source = run.tuning.diffusion
     if getattr(source, setting) != usual or (value == "bf16" and not has_bf16()):
         return None
-    changed = Measured.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
-    return Saving(f"diffusion.{setting}={str(value).lower()}", price, changed)
+    changed = MemoryEstimate.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
+    return Suggestion(f"diffusion.{setting}={str(value).lower()}", price, changed)
 
 
-def _tiny_decoder(run: Measured, limit: float) -> Saving | None:
+def _tiny_decoder(run: MemoryEstimate, limit: float) -> Suggestion | None:
     """Use TAESD, which supports only the latents of Stable Diffusion's first versions."""
     scale = SD15.vae["scaling_factor"]
     if geometry_of(run.tuning.diffusion).vae.get("scaling_factor", scale) != scale:
@@ -140,7 +144,7 @@ def _tiny_decoder(run: Measured, limit: float) -> Saving | None:
     return _other_model("tiny_decoder", None, TAESD_ID, "the reward is computed on coarser images", run, limit)
 
 
-CANDIDATES: tuple[Callable[[Measured, float], Saving | None], ...] = (
+CANDIDATES: tuple[Callable[[MemoryEstimate, float], Suggestion | None], ...] = (
     partial(_fewer, "samples_per_batch"),
     partial(_other_model, "gradient_checkpointing", False, True, AGAIN),
     partial(_fewer, "micro_batch_size"),

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.model import DiffusionModel
-from t2ifb.evaluation.scoring import BATCH, Judges
-from t2ifb.finetuning.evaluator import Exam, rounding_floor
+from t2ifb.evaluation.scoring import BATCH, ScorerSet
+from t2ifb.finetuning.evaluator import Evaluator, rounding_floor
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.profiling.cost import (
@@ -30,18 +30,18 @@ from t2ifb.profiling.cost import (
     UPDATE,
     WEIGHTS,
     Cost,
-    Part,
-    Tuning,
+    ModulePart,
+    RunSpec,
 )
-from t2ifb.profiling.memory_tracker import Event, Ledger, SavedBytes, bytes_of, tensors_of
-from t2ifb.profiling.meta_mode import DryRun
-from t2ifb.profiling.meta_model import Outline
+from t2ifb.profiling.memory_tracker import ActivationBytes, Event, MemoryTracker, bytes_of, tensors_of
+from t2ifb.profiling.meta_mode import MetaMode
+from t2ifb.profiling.meta_model import MetaModel
 
 STEPS = 2
 """Number of simulated gradients per update. The third costs as much as the second."""
 
 
-def update_cost(tuning: Tuning) -> Cost:
+def update_cost(tuning: RunSpec) -> Cost:
     """Cost of an update: runs `FineTuningModule.training_step` at the first steps of the schedule.
 
     Raises:
@@ -57,45 +57,45 @@ def update_cost(tuning: Tuning) -> Cost:
         optimizer = _attach(module)
         denoise = tuning.rollout.denoiser(model, policy.schedule, prompts[:some])
         networks = _networks(tuning, model)
-        with _ledger(networks) as ledger:
-            weights = list(ledger.events)
-            with SavedBytes(tensors_of(module)) as saved:
+        with _ledger(networks) as tracker:
+            weights = list(tracker.events)
+            with ActivationBytes(tensors_of(module)) as saved:
                 denoise(_noise(model, some), 0)
-            denoising = ledger.operations * (1 / some)
+            denoising = tracker.operations * (1 / some)
             kept = {UNET: saved.total, **_kept_behind(tuning, module, prompts[:some])}
-            ledger.restart()
+            tracker.restart()
             for weight in policy.adapters:
                 weight.grad = torch.zeros_like(weight)
-            with ledger.within(OPTIMISER):
+            with tracker.within(OPTIMISER):
                 optimizer.step()
             optimizer.zero_grad()
-            phases = {OPTIMISER: ledger.events}
-            ledger.restart()
-            with ledger.watching(_called(networks)):
+            phases = {OPTIMISER: tracker.events}
+            tracker.restart()
+            with tracker.watching(_called(networks)):
                 module.training_step(PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)), 0)
         state = [value for values in optimizer.state.values() for value in values.values()]
         held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
         parts = _parts(networks, kept)
         parts[UNET] = replace(parts[UNET], optimiser=bytes_of(policy.adapters) + held)
-        phases |= {WEIGHTS: weights, UPDATE: ledger.events}
+        phases |= {WEIGHTS: weights, UPDATE: tracker.events}
         between = denoising * ((m - 1) * len(prompts))  # rollouts' steps between the gradients, which are counted apart
-        gradient = (ledger.operations - between) * (1 / (m * len(prompts)))
-        return Cost(ledger.peak, _activations(ledger), denoising, gradient, parts, phases)
+        gradient = (tracker.operations - between) * (1 / (m * len(prompts)))
+        return Cost(tracker.peak, _activations(tracker), denoising, gradient, parts, phases)
 
 
-def kept_by_unet(tuning: Tuning) -> int:
+def kept_by_unet(tuning: RunSpec) -> int:
     """Bytes that the U-Net saves for the backward pass, for all prompts in memory together."""
     with _model(tuning) as model:
         tuning.lora.add(model.denoiser)
         schedule = tuning.rollout.schedule_of(model)
         denoise = tuning.rollout.denoiser(model, schedule, _prompts(tuning.together))
-        with SavedBytes(tensors_of(model)) as saved:
+        with ActivationBytes(tensors_of(model)) as saved:
             denoise(_noise(model, tuning.together), 0)
         return saved.total
 
 
-def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
-    """Cost of an evaluation: runs `Exam.look` and the judges on the shortest schedule.
+def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
+    """Cost of an evaluation: runs `Evaluator.look` and the judges on the shortest schedule.
 
     Everything is computed outside autocast, as in a run. If the rounding measurement before training (frozen weights in
     fp32) needs more, its peak is returned.
@@ -109,26 +109,30 @@ def judging_cost(tuning: Tuning, images: int, optimiser: int = 0) -> Cost:
     sampler = replace(tuning.sampling, num_inference_steps=2)
     with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
         tuning.lora.add(model.denoiser)
-        exam = Exam(_prompts(drawn), sampler, Judges({REWARD: tuning.reward, **tuning.judges})).to("meta")
-        sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes the prompts, which happens once
+        evaluator = Evaluator(_prompts(drawn), sampler, ScorerSet({REWARD: tuning.reward, **tuning.judges})).to("meta")
+        sampler.denoiser(
+            model, sampler.schedule_of(model), evaluator.prompts
+        )  # encodes the prompts, which happens once
         networks = _networks(tuning, model)
-        with _ledger(networks) as ledger:
+        with _ledger(networks) as tracker:
             pixels = torch.empty(seen, *model.decode(_noise(model, 1)).shape[1:], dtype=torch.uint8, device="meta")
-            decoding = ledger.operations
-            rounding = _rounding(ledger, networks, tuning, model)
-            with ledger.within(OPTIMISER):
+            decoding = tracker.operations
+            rounding = _rounding(tracker, networks, tuning, model)
+            with tracker.within(OPTIMISER):
                 held = torch.empty(optimiser, dtype=torch.uint8, device="meta")
-            ledger.restart()
-            with ledger.watching(_called(networks)):
-                exam.look(model, range(drawn), with_kl=False)  # the base model's calls cost the same as the policy's
-                before = ledger.operations
+            tracker.restart()
+            with tracker.watching(_called(networks)):
+                evaluator.sample(
+                    model, range(drawn), with_kl=False
+                )  # the base model's calls cost the same as the policy's
+                before = tracker.operations
                 denoising = (before * (1 / drawn) - decoding) * (1 / sampler.num_inference_steps)
-                exam.judges(pixels, exam.prompts[:1] * seen, "meta")
+                evaluator.judges(pixels, evaluator.prompts[:1] * seen, "meta")
                 if tuning.encoder is not None:
                     tuning.encoder.encode_images(pixels.float() / 255)
-            looking = (ledger.operations - before) * (1 / seen)
-            looked = ledger.peak, _activations(ledger)
-            phases = {ROUNDING: rounding.events, LOOK: ledger.events}
+            looking = (tracker.operations - before) * (1 / seen)
+            looked = tracker.peak, _activations(tracker)
+            phases = {ROUNDING: rounding.events, LOOK: tracker.events}
             del held  # counted until here
         worst = max(looked, (rounding.peak, rounding.at_peak), key=itemgetter(0))
         return Cost(*worst, denoising, decoding + looking, phases=phases)
@@ -140,31 +144,36 @@ class _Rounding(NamedTuple):
     events: list[Event]
 
 
-def _rounding(ledger: Ledger, networks: Mapping[str, list[Any]], tuning: Tuning, model: DiffusionModel) -> _Rounding:
+def _rounding(
+    tracker: MemoryTracker, networks: Mapping[str, list[Any]], tuning: RunSpec, model: DiffusionModel
+) -> _Rounding:
     """Cost of the rounding measurement of one sample. The fp32 copy of the U-Net's weights belongs to the U-Net."""
-    exam, sampler = Exam(_prompts(1), tuning.sampling, Judges({})), replace(tuning.rollout, num_inference_steps=2)
-    sampler.denoiser(model, sampler.schedule_of(model), exam.prompts)  # encodes the prompts, which happens once
-    weights = ledger.live[WEIGHTS]
+    evaluator, sampler = (
+        Evaluator(_prompts(1), tuning.sampling, ScorerSet({})),
+        replace(tuning.rollout, num_inference_steps=2),
+    )
+    sampler.denoiser(model, sampler.schedule_of(model), evaluator.prompts)  # encodes the prompts, which happens once
+    weights = tracker.live[WEIGHTS]
     with ExitStack() as stack:
-        ledger.restart()
-        with ledger.within(WEIGHTS):
-            stack.enter_context(model.exact())
-        with ledger.watching(_called(networks)):
-            rounding_floor(exam, sampler, model, nullcontext)
-        alive = Counter(_activations(ledger)) + Counter({UNET: ledger.at_peak[WEIGHTS] - weights})
-        peak = ledger.peak
-        with ledger.within(WEIGHTS):
+        tracker.restart()
+        with tracker.within(WEIGHTS):
+            stack.enter_context(model.weights_in_fp32())
+        with tracker.watching(_called(networks)):
+            rounding_floor(evaluator, sampler, model, nullcontext)
+        alive = Counter(_activations(tracker)) + Counter({UNET: tracker.at_peak[WEIGHTS] - weights})
+        peak = tracker.peak
+        with tracker.within(WEIGHTS):
             stack.close()
-    return _Rounding(peak, dict(alive), ledger.events)
+    return _Rounding(peak, dict(alive), tracker.events)
 
 
 @contextmanager
-def _model(tuning: Tuning) -> Iterator[DiffusionModel]:
-    with DryRun(tuning.attention, tuning.autocast):
-        yield Outline.of(tuning.diffusion).load()
+def _model(tuning: RunSpec) -> Iterator[DiffusionModel]:
+    with MetaMode(tuning.attention, tuning.autocast):
+        yield MetaModel.of(tuning.diffusion).load()
 
 
-def _networks(tuning: Tuning, model: DiffusionModel) -> dict[str, list[Any]]:
+def _networks(tuning: RunSpec, model: DiffusionModel) -> dict[str, list[Any]]:
     """Networks by part."""
     return {
         TEXT: [model.text_encoder],
@@ -182,12 +191,12 @@ def _called(networks: Mapping[str, list[Any]]) -> dict[str, list[nn.Module]]:
 
 
 @contextmanager
-def _ledger(networks: Mapping[str, list[Any]]) -> Iterator[Ledger]:
+def _ledger(networks: Mapping[str, list[Any]]) -> Iterator[MemoryTracker]:
     """Create a ledger that includes the weights."""
-    with Ledger() as ledger:
+    with MemoryTracker() as tracker:
         for some in networks.values():
-            ledger.adopt(WEIGHTS, tensors_of(*some))
-        yield ledger
+            tracker.adopt(WEIGHTS, tensors_of(*some))
+        yield tracker
 
 
 def _attach(module: Any) -> torch.optim.Optimizer:
@@ -201,13 +210,13 @@ def _attach(module: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _kept_behind(tuning: Tuning, module: FineTuningModule, prompts: list[str]) -> dict[str, int]:
+def _kept_behind(tuning: RunSpec, module: FineTuningModule, prompts: list[str]) -> dict[str, int]:
     """Bytes that decoder and reward each save for the backward pass."""
     weights, noisy = tensors_of(module), _noise(module.policy.model, len(prompts)).requires_grad_()
     with torch.autocast("meta", enabled=False):
-        with SavedBytes(weights) as decoder:
+        with ActivationBytes(weights) as decoder:
             images = module.policy.model.decode(noisy)
-        with SavedBytes(weights) as reward:
+        with ActivationBytes(weights) as reward:
             tuning.reward(images.detach().requires_grad_(), prompts)
     return {DECODER: decoder.total, REWARD: reward.total}
 
@@ -220,14 +229,14 @@ def _prompts(count: int) -> list[str]:
     return [f"prompt {number}" for number in range(count)]
 
 
-def _activations(ledger: Ledger) -> dict[str, int]:
+def _activations(tracker: MemoryTracker) -> dict[str, int]:
     """Live bytes at the peak, without weights."""
-    return {part: size for part, size in ledger.at_peak.items() if size and part != WEIGHTS}
+    return {part: size for part, size in tracker.at_peak.items() if size and part != WEIGHTS}
 
 
-def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, Part]:
+def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[str, ModulePart]:
     """Parts by name. Shared weights count for the first part."""
-    parts: dict[str, Part] = {}
+    parts: dict[str, ModulePart] = {}
     known: dict[int, Tensor] = {}
     for name, some in networks.items():
         every = {id(tensor): tensor for tensor in tensors_of(*some)}
@@ -237,5 +246,5 @@ def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         count = sum(weight.numel() for weight in weights) - trained
         if every:
-            parts[name] = Part(count, trained, bytes_of(tensors.values()), saved.get(name))
+            parts[name] = ModulePart(count, trained, bytes_of(tensors.values()), saved.get(name))
     return parts

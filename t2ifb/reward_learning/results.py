@@ -12,7 +12,7 @@ from t2ifb.data.datamodules import RewardDataModule
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import open_image
 from t2ifb.evaluation import plots
-from t2ifb.evaluation.accuracy_table import Scoreboard, display_names
+from t2ifb.evaluation.accuracy_table import AccuracyTable, display_names
 from t2ifb.evaluation.metrics import calibration, evaluate_preference, ordered_pairs
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import CEILING, REFERENCE, parts_table, screen_table, show, write_table
@@ -30,7 +30,7 @@ BATCH = 64
 """Images per scorer call."""
 
 
-class RewardVerdict:
+class RewardResults:
     """Scores of one split's rankings by the trained head, the baselines and the ceiling.
 
     Attributes:
@@ -67,7 +67,7 @@ class RewardVerdict:
         if ceiling is not None:
             scores[CEILING] = self._from_pixels(ceiling)
         index = ComparisonIndex.build(self.rankings)
-        self.board = Scoreboard(index, {name: score.numpy() for name, score in scores.items()}, published, seed)
+        self.board = AccuracyTable(index, {name: score.numpy() for name, score in scores.items()}, published, seed)
         self.results = self.board.results
         self.by_part = {part: self._judge_by(ceiling, part) for part in ceiling_parts}
         self.calibration = calibration(self.rewards.numpy(), index.better, index.worse, seed=seed)

@@ -14,16 +14,16 @@ from torch import nn
 
 from t2ifb.data.datamodules import RewardDataModule
 from t2ifb.data.embeddings import EmbeddingCache
-from t2ifb.data.pixel_feed import PixelFeed
+from t2ifb.data.pixel_features import PixelFeatures
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.plots import learning_curves
 from t2ifb.reward_learning.module import RewardModule
-from t2ifb.reward_learning.results import RewardVerdict, embedded
+from t2ifb.reward_learning.results import RewardResults, embedded
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.reward_model import export_hash, write_export
 from t2ifb.training import loggers
 from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
-from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.reward_checks import check_known
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import (
@@ -31,10 +31,10 @@ from t2ifb.training.trainer import (
     MakeLogger,
     MakeTrainer,
     first_process,
-    make_engine,
+    make_trainer,
     named_gpu,
     on_usable_device,
-    refuse,
+    reject_reserved,
 )
 from t2ifb.utils.devices import device_facts, true_float32
 
@@ -64,7 +64,7 @@ class RewardTraining:
         ceiling: nn.Module | None = None,
         ceiling_parts: Sequence[str] = (),
         published: Mapping[str, float] | None = None,
-        most_faults: int = 10,
+        max_skipped_updates: int = 10,
         train_prompts: int | None = None,
         encoder_lr: float = 1e-5,
     ) -> None:
@@ -87,7 +87,7 @@ class RewardTraining:
             ceiling: Ground-truth scorer (`shapes`), the upper limit of agreement with the annotators.
             ceiling_parts: Components of `ceiling.parts(images, prompts)` for additional comparisons.
             published: Published accuracies in per cent, by name.
-            most_faults: Maximum skipped updates with NaN or infinity.
+            max_skipped_updates: Maximum skipped updates with NaN or infinity.
             train_prompts: Number of training rankings, drawn with the seed; all by default.
             encoder_lr: Learning rate of the encoder's tuned layers.
 
@@ -114,7 +114,11 @@ class RewardTraining:
             train_prompts=train_prompts,
         )
         self.encoder, self.head, self.optimizer, self.encoder_lr = encoder, head, optimizer, encoder_lr
-        self.epochs, self.validations_per_epoch, self.most_faults = epochs, validations_per_epoch, most_faults
+        self.epochs, self.validations_per_epoch, self.max_skipped_updates = (
+            epochs,
+            validations_per_epoch,
+            max_skipped_updates,
+        )
         self.baselines, self.published = dict(baselines or {}), dict(published or {})
         self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
 
@@ -143,8 +147,8 @@ class RewardTraining:
         Raises:
             ValueError: Data or settings are inconsistent.
         """
-        refuse(self.head, "head", {"embedding_dim": "it is determined by the encoder"})
-        refuse(trainer, "trainer", SET_BY_THE_RUN)
+        reject_reserved(self.head, "head", {"embedding_dim": "it is determined by the encoder"})
+        reject_reserved(trainer, "trainer", SET_BY_THE_RUN)
         trainer = on_usable_device(trainer)
         if self.encoder.device == "auto":  # images are embedded on the head's device
             self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
@@ -175,7 +179,7 @@ class RewardTraining:
     ) -> dict[str, Any]:
         started = time.monotonic()
         tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
-        data = self.data(feed=self.cache if tuned is None else PixelFeed(tuned), seed=seed)
+        data = self.data(feed=self.cache if tuned is None else PixelFeatures(tuned), seed=seed)
         tested = [ranked.prompt for split in self.splits[2:] for ranked in data.rankings(split)]
         check_known(self.ceiling, tested, "algorithm.ceiling=null algorithm.ceiling_parts=[]")
         data.prepare_data()
@@ -185,11 +189,11 @@ class RewardTraining:
             seed, workers=True, verbose=False
         )  # here, because filling the cache may have used the generator
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
-        metrics, guard = MetricsCSV(run), FaultGuard(self.most_faults)
+        metrics, guard = MetricsCSV(run), NanGuard(self.max_skipped_updates)
         recorder = loggers.start(logger, run, config) if first_process() else False
         steps = self.epochs * data.steps_per_epoch
         every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
-        engine = make_engine(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
+        engine = make_trainer(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
         last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         if not engine.is_global_zero:
@@ -201,7 +205,7 @@ class RewardTraining:
         embeddings = {s: embedded(module, data.encoded(s), engine.strategy.root_device) for s in self.splits[2:]}
         head = module.cpu().head
         judges = self.baselines, self.ceiling, self.ceiling_parts
-        verdicts = [RewardVerdict(data, s, head, pair, *judges, self.published, seed) for s, pair in embeddings.items()]
+        verdicts = [RewardResults(data, s, head, pair, *judges, self.published, seed) for s, pair in embeddings.items()]
         figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
         learning_curves(run.metrics, run.path / "learning_curves.png")
         verdicts[0].draw(run)

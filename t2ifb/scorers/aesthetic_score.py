@@ -110,11 +110,11 @@ class AestheticScore(nn.Module):
         return cls(encoder if isinstance(encoder, CLIPEncoder) else replace(encoder, device="cpu").load(), head)
 
     @classmethod
-    def outline(cls, source: str | Path = ADDRESS, encoder: CLIPSource | None = None) -> "AestheticScore":
-        """Build the scorer without weights; see `scorers.outline`."""
-        from t2ifb.scorers.meta import CLIPOutline
+    def on_meta(cls, source: str | Path = ADDRESS, encoder: CLIPSource | None = None) -> "AestheticScore":
+        """Build the scorer without weights; see `scorers.meta`."""
+        from t2ifb.scorers.meta import MetaCLIP
 
-        built = CLIPOutline.of(encoder or PUBLISHED).load()
+        built = MetaCLIP.of(encoder or PUBLISHED).load()
         with torch.device("meta"):
             return cls(built, AestheticHead(built.embedding_dim))
 

@@ -200,7 +200,7 @@ class BLIP(nn.Module):
         return blip.eval().requires_grad_(False)
 
     @classmethod
-    def outline(
+    def on_meta(
         cls, source: str | Path, names: Sequence[str], select: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
     ) -> Self:
         """Build BLIP without weights, with the sizes of a local checkpoint, else the published ones.

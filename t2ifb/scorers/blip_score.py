@@ -77,13 +77,13 @@ class BLIPScore(nn.Module):
         return cls(blip.to(dtype), BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
 
     @classmethod
-    def outline(
+    def on_meta(
         cls, source: str | Path = ADDRESS, vocabulary: str | Path | None = None, precision: str = "fp32"
     ) -> Self:
-        """Build the scorer without weights; see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.meta`."""
         from t2ifb.scorers.meta import blank_tokens
 
-        blip = BLIP.outline(source, FILES, _towers)
+        blip = BLIP.on_meta(source, FILES, _towers)
         return cls(blip.to(dtype_of(precision)), BertPrompts(VOCABULARY, 0, blank_tokens))
 
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -54,13 +54,13 @@ class CLIPScore(nn.Module):
         return cls(CLIPSource(model, pretrained))
 
     @classmethod
-    def outline(cls, source: CLIPSource | str | Path, pretrained: str | None = None) -> "CLIPScore":
-        """Build the scorer without weights; see `scorers.outline`."""
-        from t2ifb.scorers.meta import CLIPOutline
+    def on_meta(cls, source: CLIPSource | str | Path, pretrained: str | None = None) -> "CLIPScore":
+        """Build the scorer without weights; see `scorers.meta`."""
+        from t2ifb.scorers.meta import MetaCLIP
 
         named = cls.from_pretrained(source, pretrained).source
         assert isinstance(named, CLIPSource)
-        return cls(CLIPOutline.of(named).load())
+        return cls(MetaCLIP.of(named).load())
 
     @property
     def encoder(self) -> Encoder:

@@ -79,7 +79,7 @@ class Ensemble(nn.Module):
         return cls(members, k, offsets).eval()
 
     @classmethod
-    def outline(
+    def on_meta(
         cls,
         sources: Sequence[str | Path],
         k: float = 1.0,
@@ -88,8 +88,8 @@ class Ensemble(nn.Module):
         *,
         untrained: Callable[[CLIPSource | None], RewardModel],
     ) -> Self:
-        """Build the ensemble without encoder weights; see `scorers.outline` and `RewardModel.outline`."""
-        members: list[Any] = [RewardModel.outline(source, encoder, untrained=untrained) for source in sources]
+        """Build the ensemble without encoder weights; see `scorers.meta` and `RewardModel.on_meta`."""
+        members: list[Any] = [RewardModel.on_meta(source, encoder, untrained=untrained) for source in sources]
         shared = {member.encoder.source: member.encoder for member in members}
         for member in members:
             if not member.encoder.source.trainable_layers:

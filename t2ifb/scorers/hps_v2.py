@@ -55,14 +55,14 @@ class HPSv2(nn.Module):
         return cls(CLIPScore(CLIPSource(model, str(path), precision, quick_gelu=False)))
 
     @classmethod
-    def outline(
+    def on_meta(
         cls,
         source: str | Path = HUB_ID,
         model: str = "ViT-H-14",
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> Self:
-        """Build the scorer without weights; see `scorers.outline`."""
-        return cls(CLIPScore.outline(CLIPSource(model, str(source), precision, quick_gelu=False)))
+        """Build the scorer without weights; see `scorers.meta`."""
+        return cls(CLIPScore.on_meta(CLIPSource(model, str(source), precision, quick_gelu=False)))
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.

@@ -87,13 +87,13 @@ class ImageReward(nn.Module):
         return cls(blip.to(dtype), head, BertPrompts.near(path, vocabulary, blip.text)).eval().requires_grad_(False)
 
     @classmethod
-    def outline(
+    def on_meta(
         cls, source: str | Path = HUB_ID, vocabulary: str | Path | None = None, precision: str = "fp32"
     ) -> Self:
-        """Build the scorer without weights; see `scorers.outline`."""
+        """Build the scorer without weights; see `scorers.meta`."""
         from t2ifb.scorers.meta import blank_tokens
 
-        blip = BLIP.outline(source, FILES, _towers).to(dtype_of(precision))
+        blip = BLIP.on_meta(source, FILES, _towers).to(dtype_of(precision))
         with torch.device("meta"):
             head = linear_stack(blip.text_proj.in_features)
         return cls(blip, head, BertPrompts(VOCABULARY, 0, blank_tokens))

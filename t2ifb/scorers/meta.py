@@ -1,7 +1,7 @@
 """Scorers without weights: their networks on the `meta` device, from configuration or from the shapes in a file.
 
-A scorer's class defines how it is built without weights: `outline` takes the arguments of its `from_pretrained`. The
-result has the scorer's own class and can be called on `meta` tensors within a `DryRun`, with the same costs as the
+A scorer's class defines how it is built without weights: `on_meta` takes the arguments of its `from_pretrained`. The
+result has the scorer's own class and can be called on `meta` tensors within a `MetaMode`, with the same costs as the
 real scorer. Nothing is downloaded, and only names and shapes are read from large local files.
 """
 
@@ -21,48 +21,48 @@ from torch import Tensor, nn
 from t2ifb.scorers.clip import CLIPSource, check_folder
 
 
-class NoOutline(ValueError):
+class NoMetaModel(ValueError):
     """A scorer's class does not define how to build it without weights."""
 
 
-def outline(part: Any, untrained: Callable[[CLIPSource | None], nn.Module]) -> Any:
+def on_meta(part: Any, untrained: Callable[[CLIPSource | None], nn.Module]) -> Any:
     """Build a scorer's frozen network without weights.
 
     Args:
         part: A `partial` that would build the scorer. Partials among its arguments are built first, scorers as
-            outlines. Any other value is returned unchanged.
+            meta models. Any other value is returned unchanged.
         untrained: Builds a stand-in for a reward model that is missing on this machine, on a given or the default
-            encoder. It is passed to every `outline` that accepts it beside the arguments of `from_pretrained`.
+            encoder. It is passed to every `on_meta` that accepts it beside the arguments of `from_pretrained`.
 
     Raises:
-        NoOutline: The scorer, or one inside it, has no `outline`.
+        NoMetaModel: The scorer, or one inside it, has no `on_meta`.
         ValueError: The encoder does not exist.
     """
     if isinstance(part, dict):
-        return {name: outline(value, untrained) for name, value in part.items()}
+        return {name: on_meta(value, untrained) for name, value in part.items()}
     if isinstance(part, list):
-        return [outline(value, untrained) for value in part]
+        return [on_meta(value, untrained) for value in part]
     if not isinstance(part, partial):
         return part
-    arguments = {name: outline(value, untrained) for name, value in part.keywords.items()}
+    arguments = {name: on_meta(value, untrained) for name, value in part.keywords.items()}
     if hasattr(part.func, "fingerprint"):  # an encoder source, which is cheap to build
         return part.func(*part.args, **arguments)
     kind = getattr(part.func, "__self__", part.func)
-    if not hasattr(kind, "outline"):
-        raise NoOutline(f"{kind.__qualname__} has no `outline`")
-    if "untrained" in signature(kind.outline).parameters:
+    if not hasattr(kind, "on_meta"):
+        raise NoMetaModel(f"{kind.__qualname__} has no `on_meta`")
+    if "untrained" in signature(kind.on_meta).parameters:
         arguments["untrained"] = untrained
-    network: nn.Module = kind.outline(*part.args, **arguments)
+    network: nn.Module = kind.on_meta(*part.args, **arguments)
     return network.to("meta").requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
-class CLIPOutline(CLIPSource):
+class MetaCLIP(CLIPSource):
     """A source that loads the network on the `meta` device, without weights."""
 
     @classmethod
     def of(cls, source: CLIPSource) -> Self:
-        """The outline of a source."""
+        """The meta model of a source."""
         return cls(**vars(source) | {"device": "meta"})
 
     def create(self) -> tuple[nn.Module, Any]:
@@ -77,11 +77,11 @@ class CLIPOutline(CLIPSource):
             return self._create(None, load_weights=False, device="meta")
 
     def _shared_as(self) -> str:
-        """Sharing key: equal for outlines of equal sources. No file is read or needed."""
+        """Sharing key: equal for meta models of equal sources. No file is read or needed."""
         model = self.model if self.folder is None else str(self.folder.resolve())
         file = Path(self.pretrained or "").expanduser()
         weights = str(file.resolve()) if file.is_file() else self.pretrained
-        return f"outline of {(model, weights, self.precision, self.quick_gelu)}"
+        return f"meta model of {(model, weights, self.precision, self.quick_gelu)}"
 
 
 def blank_tokens(prompts: list[str], max_length: int, **options: Any) -> dict[str, Tensor]:

@@ -48,8 +48,8 @@ class Mix(nn.Module):
         self.register_buffer("deviations", torch.ones(len(scorers)))
 
     @classmethod
-    def outline(cls, scorers: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> "Mix":
-        """Build a mix of scorers without weights; see `scorers.outline`."""
+    def on_meta(cls, scorers: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> "Mix":
+        """Build a mix of scorers without weights; see `scorers.meta`."""
         return cls(scorers, weights)
 
     def parts(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:

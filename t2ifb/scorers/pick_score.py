@@ -98,8 +98,8 @@ class PickScore(nn.Module):
         return scorer.eval().requires_grad_(False)
 
     @classmethod
-    def outline(cls, source: str | Path = HUB_ID, processor: str | Path | None = None, precision: str = "fp32") -> Self:
-        """Build the scorer without weights; see `scorers.outline`."""
+    def on_meta(cls, source: str | Path = HUB_ID, processor: str | Path | None = None, precision: str = "fp32") -> Self:
+        """Build the scorer without weights; see `scorers.meta`."""
         from transformers import CLIPConfig, CLIPModel
 
         from t2ifb.scorers.meta import blank_tokens

@@ -254,20 +254,20 @@ class RewardModel(nn.Module):
         return cls(built, head).eval().requires_grad_(False)
 
     @classmethod
-    def outline(
+    def on_meta(
         cls,
         source: str | Path,
         encoder: CLIPSource | None = None,
         *,
         untrained: "Callable[[CLIPSource | None], RewardModel]",
     ) -> "RewardModel":
-        """Build the model without encoder weights, see `scorers.outline`; `untrained` if the export is missing."""
-        from t2ifb.scorers.meta import CLIPOutline
+        """Build the model without encoder weights, see `scorers.meta`; `untrained` if the export is missing."""
+        from t2ifb.scorers.meta import MetaCLIP
 
         if not Path(source).expanduser().exists():
             return untrained(encoder)
         export = read_export(source)
-        return cls(CLIPOutline.of(encoder or export.encoder).load(), export.build_head())
+        return cls(MetaCLIP.of(encoder or export.encoder).load(), export.build_head())
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write `reward.safetensors`, `config.json` and a model card; only tuned layers of the encoder are included.

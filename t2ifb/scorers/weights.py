@@ -80,13 +80,13 @@ def check_names(found: set[str], expected: set[str], path: Path, what: str) -> N
     Raises:
         ValueError: Tensors are missing or unknown; the message names some.
     """
-    faults = [
+    errors = [
         f"{word} {', '.join(sorted(names)[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         for word, names in (("it lacks", expected - found), ("it has unknown", found - expected))
         if names
     ]
-    if faults:
-        raise ValueError(f"{path} is not a checkpoint of {what}: {'; '.join(faults)}")
+    if errors:
+        raise ValueError(f"{path} is not a checkpoint of {what}: {'; '.join(errors)}")
 
 
 def _from_hub(hub_id: str, filename: str) -> Path:

@@ -13,7 +13,7 @@ SMALLEST_SCALE = 2.0**-8
 """Minimum loss scale. Below it gradients vanish in fp16: error 0.8 % at 2^-8, two thirds at 2^-16."""
 
 
-class FaultGuard(Callback):
+class NanGuard(Callback):
     """Skips updates whose loss or gradients are not finite.
 
     The gradients are dropped, so that the optimiser leaves weights and momenta unchanged. Under a GradScaler a
@@ -31,12 +31,12 @@ class FaultGuard(Callback):
         self.most, self.skipped = most, 0
         self.overflowed = self.in_a_row = 0
         self.first: str | None = None
-        self._faulty_loss: str | None = None
-        self._is_faulty, self._scale = False, 0.0
+        self._broken_loss: str | None = None
+        self._is_broken, self._scale = False, 0.0
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Record the loss scale before the update."""
-        self._is_faulty, scaler = False, _scaler(trainer)
+        self._is_broken, scaler = False, _scaler(trainer)
         self._scale = 0.0 if scaler is None else scaler.get_scale()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
@@ -49,7 +49,7 @@ class FaultGuard(Callback):
             return
         scale = scaler.get_scale()
         module.log("train/loss_scale", scale, batch_size=1)
-        if self._is_faulty:
+        if self._is_broken:
             return
         self.in_a_row = self.in_a_row + 1 if scale < self._scale else 0
         if not self.in_a_row:
@@ -69,9 +69,9 @@ class FaultGuard(Callback):
 
     def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: torch.Tensor) -> None:
         """Check the loss."""
-        if self._faulty_loss is None and not loss.isfinite():
+        if self._broken_loss is None and not loss.isfinite():
             terms: dict[str, torch.Tensor] = getattr(module, "terms", {})
-            self._faulty_loss = next((name for name, term in terms.items() if not term.isfinite().all()), "loss")
+            self._broken_loss = next((name for name, term in terms.items() if not term.isfinite().all()), "loss")
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Check the gradients after they are summed over all processes.
@@ -80,16 +80,16 @@ class FaultGuard(Callback):
             ValueError: Too many updates were skipped.
         """
         scaled = _scaler(trainer) is not None
-        faulty, self._faulty_loss = self._faulty_loss, None
-        if faulty is None and not scaled:
-            faulty = _faulty_gradient(module, optimizer)
+        broken, self._broken_loss = self._broken_loss, None
+        if broken is None and not scaled:
+            broken = _bad_gradient(module, optimizer)
         if trainer.world_size > 1:  # all processes count alike, so that they stop together
-            told = trainer.strategy.reduce_boolean_decision(faulty is not None, all=False)
-            faulty = faulty or ("loss of another process" if told else None)
-        if faulty is None:
+            told = trainer.strategy.reduce_boolean_decision(broken is not None, all=False)
+            broken = broken or ("loss of another process" if told else None)
+        if broken is None:
             return
-        self.skipped, self._is_faulty = self.skipped + 1, True
-        self.first = self.first or f"the {faulty} at step {trainer.global_step}"
+        self.skipped, self._is_broken = self.skipped + 1, True
+        self.first = self.first or f"the {broken} at step {trainer.global_step}"
         if not scaled:
             for parameter in module.parameters():
                 parameter.grad = None
@@ -115,7 +115,7 @@ def _scaler(trainer: Trainer) -> torch.amp.GradScaler | None:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def _faulty_gradient(module: LightningModule, optimizer: Optimizer) -> str | None:
+def _bad_gradient(module: LightningModule, optimizer: Optimizer) -> str | None:
     """The first gradient with NaN or infinity. A sum over all gradients is a cheap first check."""
     updated = (parameter for group in optimizer.param_groups for parameter in group["params"])
     sums = [parameter.grad.sum() for parameter in updated if parameter.grad is not None]

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 
 from t2ifb.training.metrics import MetricsCSV
-from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.signals import StopOnSignal
 from t2ifb.utils.devices import accelerator_of, local_rank
@@ -91,7 +91,7 @@ class ProgressBar(RichProgressBar):
         return "training"
 
 
-def make_engine(
+def make_trainer(
     trainer: MakeTrainer,
     run: RunFolder,
     logger: Logger | Literal[False],
@@ -99,7 +99,7 @@ def make_engine(
     validate_every: int,
     best_by: str,
     metrics: MetricsCSV,
-    guard: FaultGuard,
+    guard: NanGuard,
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """Build the trainer of a run with its length, checkpoints and callbacks.
@@ -165,12 +165,12 @@ def first_process() -> bool:
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
-def refuse(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:
+def reject_reserved(part: Callable[..., Any], name: str, reasons: Mapping[str, str]) -> None:
     """Raise an error for arguments that the run sets itself.
 
     Raises:
         ValueError: Such an argument is given.
     """
     given = getattr(part, "keywords", {})
-    if faults := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:
-        raise ValueError(" ".join(faults))
+    if errors := [f"{name}.{key} is set by the run: {why}." for key, why in reasons.items() if key in given]:
+        raise ValueError(" ".join(errors))

@@ -28,12 +28,12 @@ def device_of(wish: str) -> torch.device:
         return torch.device("cuda", own_gpu()) if accelerator_of("auto") == "cuda" else torch.device("cpu")
     try:
         device = torch.device(wish)
-        fault = gpu_fault(device.index or 0) if device.type == "cuda" else None
-        if fault is None:
+        problem = gpu_error(device.index or 0) if device.type == "cuda" else None
+        if problem is None:
             return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={wish} is not on this machine; use auto, cpu or cuda [{error}]") from error
-    raise ValueError(f"device={wish}: {fault}")
+    raise ValueError(f"device={wish}: {problem}")
 
 
 def accelerator_of(wish: str) -> str:
@@ -44,15 +44,15 @@ def accelerator_of(wish: str) -> str:
     Raises:
         ValueError: This PyTorch build cannot use the requested GPU.
     """
-    fault = gpu_fault(own_gpu()) if wish in ("auto", "gpu", "cuda") and torch.cuda.is_available() else None
+    problem = gpu_error(own_gpu()) if wish in ("auto", "gpu", "cuda") and torch.cuda.is_available() else None
     if wish != "auto":
-        if fault is not None:
-            raise ValueError(f"accelerator={wish}: {fault}")
+        if problem is not None:
+            raise ValueError(f"accelerator={wish}: {problem}")
         return wish
-    if torch.cuda.is_available() and fault is None:
+    if torch.cuda.is_available() and problem is None:
         return "cuda"
-    if fault is not None:
-        _say(f"{fault} The CPU is used.")
+    if problem is not None:
+        _say(f"{problem} The CPU is used.")
     elif torch.backends.mps.is_available():
         _say(
             "the Apple GPU (MPS) is not used, because nothing was tested on one; give trainer.accelerator=mps "
@@ -71,7 +71,7 @@ def local_rank() -> int:
     return next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 0)
 
 
-def gpu_fault(index: int = 0) -> str | None:
+def gpu_error(index: int = 0) -> str | None:
     """Why this PyTorch build cannot use the NVIDIA GPU; None if it can."""
     built_for = torch.cuda.get_arch_list()
     if not torch.cuda.is_available() or torch.version.hip or not built_for:

@@ -47,8 +47,8 @@ def cases() -> list[tuple[str, ...]]:
 def resolved(command: str, *overrides: str) -> dict[str, Any]:
     """The configuration with every interpolation resolved, the folder of the checkout left out."""
     (composed,) = compose_all(command, overrides)
-    if composed.faults:
-        raise ValueError(f"{command} {overrides}: {composed.faults}")
+    if composed.errors:
+        raise ValueError(f"{command} {overrides}: {composed.errors}")
     values: dict[str, Any] = {}
     for key in composed.config:
         if key == "hydra":

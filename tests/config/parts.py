@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from t2ifb.config.command import command
-from t2ifb.config.instantiate import Parts
-from t2ifb.config.sweeps import in_sweep, known_figures, settle_job
+from t2ifb.config.instantiate import Components
+from t2ifb.config.sweeps import in_sweep, known_figures, resolve_job
 from t2ifb.train import after_sweep
 from t2ifb.training.run_folder import RunFolder
 
@@ -64,20 +64,20 @@ class Loop:
         return {"lr": self.optimizer([1]).lr, "width": float(self.head(3).width), "epochs": self.epochs}
 
 
-def go(parts: Parts) -> None:
+def go(parts: Components) -> None:
     """Write what a run was built with into its folder; `fail.txt` in the working folder says how it fails.
 
     With `fail_seed.txt` only the run with that seed does.
     """
     if in_sweep():
-        settle_job(parts.run_folder, parts.written())
+        resolve_job(parts.run_folder, parts.written())
         if known_figures(parts.run_folder) is not None:
             return
     with RunFolder(parts.run_folder).held():
         work(parts)
 
 
-def work(parts: Parts) -> None:
+def work(parts: Components) -> None:
     kind, _, text = Path("fail.txt").read_text().partition(":") if Path("fail.txt").exists() else ("", "", "")
     only = Path("fail_seed.txt").read_text() if Path("fail_seed.txt").exists() else str(parts.value("seed"))
     if kind and only == str(parts.value("seed")):

@@ -25,7 +25,7 @@ def test_wrong_input_ends_with_2_and_makes_no_folder(run_module: Command, tmp_pa
     done = run_module(*TINY, "sede=3", "+optimizer.lrr=1", "algorithm.batch_size=many")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("t2ifb.train: 3 faults\n")
+    assert done.stderr.startswith("t2ifb.train: 3 errors\n")
     assert len(done.stderr.splitlines()) == 4
     for words in ("did you mean 'seed'", "did you mean 'lr'", "expected int, got 'many'"):
         assert words in done.stderr
@@ -44,7 +44,7 @@ def test_a_key_outside_the_schema_is_refused_even_by_cfg(run_module: Command, ov
     ("fails", "status", "message"),
     [("value:too bad", 1, "t2ifb.train: too bad"), ("os:disk full", 1, "t2ifb.train: disk full"), ("stop", 130, "")],
 )
-def test_faults_at_run_time(run_module: Command, tmp_path: Path, fails: str, status: int, message: str) -> None:
+def test_errors_at_run_time(run_module: Command, tmp_path: Path, fails: str, status: int, message: str) -> None:
     (tmp_path / "fail.txt").write_text(fails)
     done = run_module(*TINY)
     assert done.returncode == status
@@ -52,7 +52,7 @@ def test_faults_at_run_time(run_module: Command, tmp_path: Path, fails: str, sta
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_traceback_is_there_for_who_asks_and_for_our_own_faults(run_module: Command, tmp_path: Path) -> None:
+def test_the_traceback_is_there_for_who_asks_and_for_our_own_errors(run_module: Command, tmp_path: Path) -> None:
     (tmp_path / "fail.txt").write_text("value:too bad")
     assert "Traceback" in run_module(*TINY, T2IFB_TRACEBACK="1").stderr
     (tmp_path / "fail.txt").write_text("bug:oops")

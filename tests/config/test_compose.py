@@ -10,9 +10,9 @@ from t2ifb.config.compose import compose_all, flatten
 CONF = str(Path(__file__).parent / "conf")
 
 
-def faults(*overrides: str, command: str = "train", multirun: bool = False) -> list[str]:
+def errors(*overrides: str, command: str = "train", multirun: bool = False) -> list[str]:
     composed = compose_all(command, overrides, multirun=multirun, config_dir=CONF)
-    return [fault for each in composed for fault in each.faults]
+    return [error for each in composed for error in each.errors]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def faults(*overrides: str, command: str = "train", multirun: bool = False) -> l
     ],
 )
 def test_a_wrong_argument_is_one_line_with_the_right_name(override: str, words: list[str]) -> None:
-    found = faults(override)
+    found = errors(override)
     assert len(found) == 1
     assert "\n" not in found[0]
     assert all(word in found[0] for word in words), found[0]
@@ -55,9 +55,9 @@ def test_a_wrong_argument_is_one_line_with_the_right_name(override: str, words: 
     reason="the extra `sweeps` is installed",
 )
 def test_a_launcher_that_an_extra_brings_names_the_extra() -> None:
-    (fault,) = faults("hydra/launcher=joblib")
-    assert fault.startswith("hydra/launcher=joblib: there is no 'joblib'")
-    assert "'.[sweeps]'" in fault
+    (error,) = errors("hydra/launcher=joblib")
+    assert error.startswith("hydra/launcher=joblib: there is no 'joblib'")
+    assert "'.[sweeps]'" in error
 
 
 @pytest.mark.parametrize(
@@ -68,42 +68,42 @@ def test_a_launcher_that_an_extra_brings_names_the_extra() -> None:
         ("wrong_type", ["conf/experiment/wrong_type.yaml", "seed", "'many'"]),
     ],
 )
-def test_a_fault_in_an_experiment_file_names_the_file(experiment: str, words: list[str]) -> None:
-    found = faults(f"+experiment={experiment}")
+def test_a_error_in_an_experiment_file_names_the_file(experiment: str, words: list[str]) -> None:
+    found = errors(f"+experiment={experiment}")
     assert len(found) == 1
     assert all(word in found[0] for word in words), found[0]
 
 
-def test_all_faults_are_told_at_once() -> None:
-    found = faults("sede=1", "seed=x", "+alhpa=3", "optimizer.lrr=1", "epochs")
+def test_all_errors_are_told_at_once() -> None:
+    found = errors("sede=1", "seed=x", "+alhpa=3", "optimizer.lrr=1", "epochs")
     assert len(found) == 5
 
 
 def test_a_refused_choice_does_not_blame_the_arguments_that_belong_to_it() -> None:
-    found = faults("algorithm.alpha=3", "+experiment=tinny")
+    found = errors("algorithm.alpha=3", "+experiment=tinny")
     assert len(found) == 1
     assert "did you mean 'tiny'" in found[0]
 
 
-def test_right_arguments_have_no_faults() -> None:
-    assert not faults()
-    assert not faults("+experiment=tiny", "seed=3", "optimizer.lr=1", "+encoder.scale=2")
-    assert not faults("split=test", command="score")
-    assert not faults("splits=[test]", command="prepare")
+def test_right_arguments_have_no_errors() -> None:
+    assert not errors()
+    assert not errors("+experiment=tiny", "seed=3", "optimizer.lr=1", "+encoder.scale=2")
+    assert not errors("split=test", command="score")
+    assert not errors("splits=[test]", command="prepare")
 
 
 def test_every_value_of_a_sweep_is_looked_at() -> None:
-    assert not faults("seed=1,2", "optimizer.lr=0.1,0.2", multirun=True)
-    found = faults("seed=1,2,x", "optimizer=adam,adma", multirun=True)
-    assert any("seed=x" in fault for fault in found)
-    assert any("did you mean 'adam'" in fault for fault in found)
+    assert not errors("seed=1,2", "optimizer.lr=0.1,0.2", multirun=True)
+    found = errors("seed=1,2,x", "optimizer=adam,adma", multirun=True)
+    assert any("seed=x" in error for error in found)
+    assert any("did you mean 'adam'" in error for error in found)
 
 
 def test_a_sweep_file_makes_a_sweep_with_and_without_m() -> None:
     for multirun in (False, True):
         composed = compose_all("train", ["+experiment=tiny", "+sweep=tiny"], multirun=multirun, config_dir=CONF)
         assert [each.config.optimizer.lr for each in composed] == [0.1, 0.3]
-        assert not any(each.faults for each in composed)
+        assert not any(each.errors for each in composed)
 
 
 def test_the_command_line_wins_over_recipe_and_experiment() -> None:
@@ -136,5 +136,5 @@ def test_flatten_keeps_inner_nodes_and_empty_ones() -> None:
 )
 def test_an_experiment_of_another_command_names_that_command(command: str, experiment: str, right: str) -> None:
     others = ("split=test", "optimizer.lr=1", "batch_size=3")  # right or not, they belong to the other command
-    (fault,) = faults(f"+experiment={experiment}", *others, command=command)
-    assert fault == f"+experiment={experiment}: this is not for t2ifb.{command}; run {right}"
+    (error,) = errors(f"+experiment={experiment}", *others, command=command)
+    assert error == f"+experiment={experiment}: this is not for t2ifb.{command}; run {right}"

@@ -188,7 +188,7 @@ def test_every_sweep_names_keys_that_exist() -> None:
         (experiment,) = re.findall(r"\+experiment=(\w+)", file.read_text())  # the call that its comment shows
         composed = compose_all("train", [f"+experiment={experiment}", f"+sweep={file.stem}"])
         assert len(composed) > 1
-        assert not any(each.faults for each in composed)
+        assert not any(each.errors for each in composed)
 
 
 def test_the_run_folder_is_domain_experiment_time() -> None:

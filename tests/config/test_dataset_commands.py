@@ -9,7 +9,7 @@ import pytest
 
 from t2ifb.config.command import run
 from t2ifb.data.datasets.imagereward_writer import write_imagereward_db
-from t2ifb.data.prompts import position
+from t2ifb.data.prompts import hash_fraction
 from t2ifb.prepare import prepare
 from t2ifb.train import train
 from tests.data import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic
@@ -69,7 +69,7 @@ def mixture(folder: Path) -> list[str]:
     [
         (pickapic, ["7", "14", "6", "1", "0"], 6),
         (hpdv2, None, 44),
-        (own, None, 3 * sum(position(row["prompt"], 0) < 0.8 for row in test_own_rankings.rows(40, 1))),
+        (own, None, 3 * sum(hash_fraction(row["prompt"], 0) < 0.8 for row in test_own_rankings.rows(40, 1))),
         (mixture, ["11", "25", "15", "3", "0"], 15),
     ],
 )

@@ -135,7 +135,7 @@ def test_all_that_is_missing_is_told_at_once(go: Go, tmp_path: Path, capsys: pyt
     clip = ("+scorer@scorers.other=clip_score", "scorers.other.source=./neither", "+scorers.other.pretrained=openai")
     assert go(*mine, *clip, gold=True) == 2
     message = capsys.readouterr().err
-    assert "t2ifb.evaluate: 3 faults" in message
+    assert "t2ifb.evaluate: 3 errors" in message
     for words in (
         "scorers.mine: ./nowhere does not exist",
         "scorers.other: ",

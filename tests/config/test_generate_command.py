@@ -69,8 +69,8 @@ def test_bad_prompts_are_skipped_by_the_setting_that_the_message_names(
 ) -> None:
     (tmp_path / "prompts.json").write_text('["a red circle", ""]')
     assert go("file=prompts.json") == 1
-    assert "or set on_fault=skip to drop these entries" in capsys.readouterr().err
-    assert go("file=prompts.json", "on_fault=skip") == 0
+    assert "or set on_error=skip to drop these entries" in capsys.readouterr().err
+    assert go("file=prompts.json", "on_error=skip") == 0
     assert "1 images" in capsys.readouterr().out
 
 

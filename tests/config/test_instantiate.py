@@ -6,22 +6,22 @@ import pytest
 
 from t2ifb.config.compose import compose_all
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.instantiate import Parts, check
+from t2ifb.config.instantiate import Components, check
 from tests.config.parts import Data, Loop, Source
 
 CONF = str(Path(__file__).parent / "conf")
 
 
-def faults(*overrides: str) -> tuple[str, ...]:
+def errors(*overrides: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         check(compose_all("train", ["+experiment=tiny", *overrides], config_dir=CONF)[0])
-    return caught.value.faults
+    return caught.value.errors
 
 
 def test_a_right_configuration_is_built() -> None:
     composed = compose_all("train", ["+experiment=tiny", "+dataset.subset=large"], config_dir=CONF)[0]
     check(composed)
-    parts = Parts(composed.config)
+    parts = Components(composed.config)
     loop = parts.build("algorithm")
     assert isinstance(loop, Loop)
     assert loop.dataset == Data("here", subset="large")
@@ -34,38 +34,38 @@ def test_a_right_configuration_is_built() -> None:
 
 
 def test_an_argument_that_the_component_does_not_take() -> None:
-    assert faults("+optimizer.lrr=1") == ("optimizer.lrr: Step takes no argument 'lrr'; did you mean 'lr'?",)
+    assert errors("+optimizer.lrr=1") == ("optimizer.lrr: Step takes no argument 'lrr'; did you mean 'lr'?",)
 
 
-def test_a_fault_is_told_once_where_it_stands_and_with_its_file() -> None:
+def test_a_error_is_told_once_where_it_stands_and_with_its_file() -> None:
     with pytest.raises(ConfigError) as caught:
         check(compose_all("train", ["+experiment=wrong_argument"], config_dir=CONF)[0])
-    (fault,) = caught.value.faults
-    assert fault.startswith("algorithm.btach_size (conf/experiment/wrong_argument.yaml): Loop takes no argument")
-    assert "did you mean 'batch_size'" in fault
+    (error,) = caught.value.errors
+    assert error.startswith("algorithm.btach_size (conf/experiment/wrong_argument.yaml): Loop takes no argument")
+    assert "did you mean 'batch_size'" in error
 
 
-def test_faults_of_arguments_and_components_come_together() -> None:
-    found = faults("sede=1", "algorithm.batch_size=many", "+dataset.subset=smal", "head.hidden=3", "encoder.model=???")
+def test_errors_of_arguments_and_components_come_together() -> None:
+    found = errors("sede=1", "algorithm.batch_size=many", "+dataset.subset=smal", "head.hidden=3", "encoder.model=???")
     assert len(found) == 4  # what is missing is not told while an argument is refused
-    assert len(faults("algorithm.batch_size=many", "encoder.model=???")) == 2
+    assert len(errors("algorithm.batch_size=many", "encoder.model=???")) == 2
 
 
 def test_missing_values_and_broken_references() -> None:
-    assert faults("encoder.model=???") == ("encoder.model: a value is needed, give encoder.model=…",)
-    (fault,) = faults("encoder.model=${nope}")
-    assert "encoder.model" in fault
-    assert "nope" in fault
+    assert errors("encoder.model=???") == ("encoder.model: a value is needed, give encoder.model=…",)
+    (error,) = errors("encoder.model=${nope}")
+    assert "encoder.model" in error
+    assert "nope" in error
 
 
 def test_a_component_without_target() -> None:
-    assert any("head" in fault and "_target_" in fault for fault in faults("~head._target_"))
+    assert any("head" in error and "_target_" in error for error in errors("~head._target_"))
 
 
 def test_a_value_that_the_component_refuses() -> None:
     config = compose_all("train", ["+experiment=tiny", "+encoder.scale=-1"], config_dir=CONF)[0].config
     with pytest.raises(ConfigError, match="encoder: scale has to be positive, got -1"):
-        Parts(config).build("encoder")
+        Components(config).build("encoder")
 
 
 OWN = ["dataset=own_rankings", 'dataset.source="~/mine/"']
@@ -77,23 +77,23 @@ PIXELS = ["+dataset@dataset.datasets.b=ranking_files", "+dataset.datasets.b.file
 @pytest.mark.parametrize(
     ("command", "arguments", "place", "skip"),
     [
-        ("prepare", OWN, f"{Path('~/mine').expanduser()}/rankings.csv, train", "dataset.on_fault=skip"),
-        ("score", OWN, f"{Path('~/mine').expanduser()}/rankings.csv, train", "dataset.on_fault=skip"),
+        ("prepare", OWN, f"{Path('~/mine').expanduser()}/rankings.csv, train", "dataset.on_error=skip"),
+        ("score", OWN, f"{Path('~/mine').expanduser()}/rankings.csv, train", "dataset.on_error=skip"),
         ("score", OWN, "pairs.csv", ""),
-        ("prepare", [*OWN, "dataset.source=."], "rankings.csv, train", "dataset.on_fault=skip"),
-        ("prepare", ["dataset.source=here"], "here, train", "dataset.on_fault=skip"),
-        ("prepare", [*MIXTURE, *PIXELS], "mine/train.csv", "dataset.datasets.a.on_fault=skip"),
-        ("train", [*MIXTURE, *PIXELS], "b.json", "dataset.datasets.b.on_fault=skip"),
-        ("train", ["+experiment=refl", *FILES], "test.json", "prompts.test.on_fault=skip"),
-        ("generate", ["file=a.json"], "a.json", "on_fault=skip"),
-        ("generate", ["file=a.json", "on_fault=skip"], "a.json", ""),
+        ("prepare", [*OWN, "dataset.source=."], "rankings.csv, train", "dataset.on_error=skip"),
+        ("prepare", ["dataset.source=here"], "here, train", "dataset.on_error=skip"),
+        ("prepare", [*MIXTURE, *PIXELS], "mine/train.csv", "dataset.datasets.a.on_error=skip"),
+        ("train", [*MIXTURE, *PIXELS], "b.json", "dataset.datasets.b.on_error=skip"),
+        ("train", ["+experiment=refl", *FILES], "test.json", "prompts.test.on_error=skip"),
+        ("generate", ["file=a.json"], "a.json", "on_error=skip"),
+        ("generate", ["file=a.json", "on_error=skip"], "a.json", ""),
     ],
 )
 def test_the_setting_that_skips_bad_records_is_named_and_exists(
     command: str, arguments: list[str], place: str, skip: str
 ) -> None:
     (composed,) = compose_all(command, arguments)
-    assert Parts(composed.config).skipping(place) == skip
+    assert Components(composed.config).skipping(place) == skip
     if skip:
         check(compose_all(command, [*arguments, skip])[0])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from t2ifb.config.judge_weights import settle_judge_weights
+from t2ifb.config.judge_weights import resolve_judge_weights
 from t2ifb.evaluation.selection import weights_on_rankings
 from tests.data.parts import FolderDataset
 from tests.evaluation.parts import weights
@@ -42,7 +42,7 @@ class FakeParts:
 
 
 def settled(parts: FakeParts, folder: Path) -> Any:
-    settle_judge_weights(parts, folder / "judge_weights.json", weights_on_rankings)  # type: ignore[arg-type]
+    resolve_judge_weights(parts, folder / "judge_weights.json", weights_on_rankings)  # type: ignore[arg-type]
     return parts.values.get("algorithm.judge_weights")
 
 

@@ -87,7 +87,7 @@ def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixt
     assert table["960 updates"]  # 0.4 of 4,800 prompts, and none of them missing
     assert table["48 validations of 20 images, and the report"]  # of 64 prompts, `most` leaves ten
     assert "note: the training" not in out
-    assert "note: judges.truth is not counted: GoldScore has no `outline`" in out
+    assert "note: judges.truth is not counted: GoldScore has no `on_meta`" in out
     assert "the RAM of this machine" in out
     assert "CUDA" not in out
 
@@ -95,7 +95,7 @@ def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixt
 def test_the_groups_are_those_of_train() -> None:
     overrides = ["+experiment=refl", "domain=sd15", "algorithm.batch_size=2", "scheduler=ddpm", "seed=3"]
     train, plan = (compose_all(command, overrides)[0] for command in ("train", "plan"))
-    assert not plan.faults
+    assert not plan.errors
     choices = [dict(each.config.hydra.runtime.choices) for each in (train, plan)]
     for each in choices:
         for name in [name for name in each if name.startswith("hydra/")]:
@@ -154,7 +154,7 @@ def test_units() -> None:
 def test_a_gpu_that_pytorch_cannot_use_is_named(
     go: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t2ifb.utils.devices.gpu_fault", lambda: "the GPU P100 is too old.")
+    monkeypatch.setattr("t2ifb.utils.devices.gpu_error", lambda: "the GPU P100 is too old.")
     changes = ("algorithm.batch_size=1", "algorithm.method.gradients_per_rollout=1", "prompts.most=1")
     assert go("memory_gb=8", *changes) == 0
     assert "note: the GPU P100 is too old." in capsys.readouterr().out

@@ -49,9 +49,9 @@ def test_other_values_are_refused_by_name() -> None:
     folder = start("1", "seed=3")
     with pytest.raises(ConfigError) as caught:
         resume(folder, "seed=4", "optimizer.lr=9")
-    assert len(caught.value.faults) == 2
-    assert any("seed was 3, now it is 4" in fault for fault in caught.value.faults)
-    assert any("optimizer.lr was 0.2, now it is 9" in fault for fault in caught.value.faults)
+    assert len(caught.value.errors) == 2
+    assert any("seed was 3, now it is 4" in error for error in caught.value.errors)
+    assert any("optimizer.lr was 0.2, now it is 9" in error for error in caught.value.errors)
     assert resume(folder, "seed=3")
     assert resume(folder, "logger=csv")  # changes no weight
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.reward_source import EXPORT, settle_reward
+from t2ifb.config.reward_source import EXPORT, resolve_reward
 
 RUN = Path("outputs/shapes/reward_mlp")
 
@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settled(**values: Any) -> dict[str, Any]:
     parts = FakeParts(**values)
-    settle_reward(parts, Path("reward.json"))  # type: ignore[arg-type]
+    resolve_reward(parts, Path("reward.json"))  # type: ignore[arg-type]
     return parts.values
 
 
@@ -93,7 +93,7 @@ def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_g
     def job(name: str) -> str:
         parts = FakeParts(reward={"_target_": "x", "source": "latest"})
         Path("sweep", name).mkdir(parents=True)
-        settle_reward(parts, Path("sweep", name, "reward.json"))  # type: ignore[arg-type]
+        resolve_reward(parts, Path("sweep", name, "reward.json"))  # type: ignore[arg-type]
         return str(parts.values["reward"]["source"])
 
     first = finished_run("2026-01-01")

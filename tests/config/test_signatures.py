@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2ifb.config.signatures import ELSEWHERE, component_faults, locate, matches
+from t2ifb.config.signatures import ELSEWHERE, component_errors, locate, matches
 from tests.config.parts import Data, Source
 
 PARTS = "tests.config.parts"
@@ -78,15 +78,15 @@ def test_what_has_no_known_type_is_accepted(value: Any) -> None:
     ],
 )
 def test_a_wrong_component(node: Any, words: list[str]) -> None:
-    faults = "\n".join(component_faults(node, "x"))
-    assert all(word in faults for word in words), faults
+    errors = "\n".join(component_errors(node, "x"))
+    assert all(word in errors for word in words), errors
 
 
 def test_right_components() -> None:
-    assert component_faults({"_target_": f"{PARTS}.Data", "source": "a", "limit": None}, "x") == []
-    assert component_faults(LAYERS, "x") == []
-    assert component_faults({"_target_": f"{PARTS}.Source.from_name", "model": "a"}, "x") == []
-    assert component_faults({"_target_": "builtins.dict", "anything": 3}, "x") == []
+    assert component_errors({"_target_": f"{PARTS}.Data", "source": "a", "limit": None}, "x") == []
+    assert component_errors(LAYERS, "x") == []
+    assert component_errors({"_target_": f"{PARTS}.Source.from_name", "model": "a"}, "x") == []
+    assert component_errors({"_target_": "builtins.dict", "anything": 3}, "x") == []
 
 
 def test_locate_imports_submodules_and_attributes() -> None:
@@ -96,6 +96,6 @@ def test_locate_imports_submodules_and_attributes() -> None:
 
 
 def test_a_word_for_the_learning_rate_of_a_torch_optimizer_is_refused() -> None:
-    faults = component_faults({"_target_": "torch.optim.Adam", "_partial_": True, "lr": "fast"}, "optimizer")
-    assert len(faults) == 1
-    assert "optimizer.lr" in faults[0]
+    errors = component_errors({"_target_": "torch.optim.Adam", "_partial_": True, "lr": "fast"}, "optimizer")
+    assert len(errors) == 1
+    assert "optimizer.lr" in errors[0]

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from t2ifb.data import checked_images, content_keys
 from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.images import load_image
-from t2ifb.data.rankings import RankedPrompt, image_fault, open_image
+from t2ifb.data.rankings import RankedPrompt, image_error, open_image
 from t2ifb.data.validation import check_once
 from tests.data.parts import picture
 
@@ -125,7 +125,7 @@ def test_too_many_pixels_are_one_clear_message(tmp_path: Path) -> None:
         path.write_bytes(buffer.getvalue())
         with pytest.raises(ValueError, match=rf"{name}.png: it has more than 89,478,485 pixels; save it smaller$"):
             open_image(path)
-        assert "more than 89,478,485 pixels" in str(image_fault(path))
+        assert "more than 89,478,485 pixels" in str(image_error(path))
 
 
 def test_what_older_decoding_left_in_caches_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,14 +68,14 @@ def test_json_has_texts_or_objects(tmp_path: Path) -> None:
     assert PromptFile(path).prompts() == ["a cat", "a dog"]
 
 
-def test_faults_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps(["a cat", " ", {"prompt": "a dog"}]))
-    with pytest.raises(ValueError, match="2 faults in 2 of 3 entries") as raised:
+    with pytest.raises(ValueError, match="2 errors in 2 of 3 entries") as raised:
         PromptFile(path).prompts()
     assert "entry 1: empty prompt" in str(raised.value)
     assert "entry 2: expected a text" in str(raised.value)
-    assert PromptFile(path, on_fault="skip").prompts() == ["a cat"]
+    assert PromptFile(path, on_error="skip").prompts() == ["a cat"]
     assert "dropped 2 of 3 entries" in caplog.text
 
 

@@ -55,7 +55,7 @@ def test_paths_are_relative_to_the_json_or_to_the_image_root(tmp_path: Path) -> 
     assert load_rankings(path, tmp_path / "root")[0].images[1] == tmp_path / "root" / "b.png"
 
 
-FAULTY = {
+ERRORY = {
     1: (entry(1, prompt="  "), "empty prompt"),
     2: (entry(0), "duplicate id"),
     3: (entry(3, ranking=[1, 2, 3]), "3 ranks for 2 images"),
@@ -64,11 +64,11 @@ FAULTY = {
 }
 
 
-def test_every_fault_is_listed_with_its_place_in_one_message(tmp_path: Path) -> None:
-    path = write(tmp_path / "test.json", [entry(0), *(fault for fault, _ in FAULTY.values())])
-    with pytest.raises(ValueError, match="5 faults in 5 of 6 rankings") as raised:
+def test_every_error_is_listed_with_its_place_in_one_message(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.json", [entry(0), *(error for error, _ in ERRORY.values())])
+    with pytest.raises(ValueError, match="5 errors in 5 of 6 rankings") as raised:
         load_rankings(path)
-    for number, (_, what) in FAULTY.items():
+    for number, (_, what) in ERRORY.items():
         line = next(line for line in str(raised.value).splitlines() if f"ranking {number} " in line)
         assert str(path) in line
         assert what in line
@@ -76,7 +76,7 @@ def test_every_fault_is_listed_with_its_place_in_one_message(tmp_path: Path) -> 
 
 def test_entries_of_another_form_are_listed(tmp_path: Path) -> None:
     wrong = [{"id": 1}, "text", entry(2, ranking=["1", "2"]), entry(3, generations="a.png")]
-    with pytest.raises(ValueError, match="4 faults") as raised:
+    with pytest.raises(ValueError, match="4 errors") as raised:
         load_rankings(write(tmp_path / "test.json", wrong))
     for number, what in enumerate(["no key 'generations'", "expected an object", "integers", "relative paths"]):
         assert f"entry {number}: " in str(raised.value)
@@ -84,9 +84,9 @@ def test_entries_of_another_form_are_listed(tmp_path: Path) -> None:
 
 
 def test_skipping_leaves_out_and_reports(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write(tmp_path / "test.json", [entry(0), "text", *(fault for fault, _ in FAULTY.values())])
-    assert [r.prompt_id for r in load_rankings(path, on_fault="skip")] == ["id-0"]
-    assert "dropped 6 of 7 rankings for 6 faults" in caplog.text
+    path = write(tmp_path / "test.json", [entry(0), "text", *(error for error, _ in ERRORY.values())])
+    assert [r.prompt_id for r in load_rankings(path, on_error="skip")] == ["id-0"]
+    assert "dropped 6 of 7 rankings for 6 errors" in caplog.text
 
 
 def test_broken_images_are_found_by_decoding(tmp_path: Path) -> None:
@@ -97,16 +97,16 @@ def test_broken_images_are_found_by_decoding(tmp_path: Path) -> None:
     text.write_text("no image")
     torn.write_bytes(torn.read_bytes()[:60])
     assert len(check_rankings(rankings, "error", decode=False, place="here")[0]) == 2
-    good, faults = check_rankings(rankings, "skip", decode=True, place="here")
+    good, errors = check_rankings(rankings, "skip", decode=True, place="here")
     assert good == rankings[1:]
-    assert [fault.place for fault in faults] == [f"here, ranking 0 (id test-0), image {i}" for i in range(4)]
-    for fault, what in zip(faults, ("missing", "empty", "cannot be decoded", "cannot be decoded"), strict=True):
-        assert what in fault.what
-    with pytest.raises(ValueError, match="4 faults in 1 of 2"):
+    assert [error.place for error in errors] == [f"here, ranking 0 (id test-0), image {i}" for i in range(4)]
+    for error, what in zip(errors, ("missing", "empty", "cannot be decoded", "cannot be decoded"), strict=True):
+        assert what in error.what
+    with pytest.raises(ValueError, match="4 errors in 1 of 2"):
         check_rankings(rankings, "error", decode=True, place="here")
 
 
-def test_what_the_machine_would_not_read_is_no_fault_of_the_data(tmp_path: Path) -> None:
+def test_what_the_machine_would_not_read_is_no_error_of_the_data(tmp_path: Path) -> None:
     class Unreadable:
         def open(self) -> Image.Image:
             raise OSError(errno.EIO, "Input/output error")
@@ -117,7 +117,7 @@ def test_what_the_machine_would_not_read_is_no_fault_of_the_data(tmp_path: Path)
         check_rankings(rankings, "skip", decode=True, place="here")
 
 
-def test_unknown_on_fault_is_refused() -> None:
+def test_unknown_on_error_is_refused() -> None:
     with pytest.raises(ValueError, match="error or skip, not 'ignore'"):
         check_rankings([], "ignore", decode=False, place="here")  # type: ignore[arg-type]
 

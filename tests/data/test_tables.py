@@ -207,12 +207,12 @@ def test_what_the_missing_images_have_in_common_is_said(folder: Path, case: str)
 def test_many_missing_images_are_one_line(folder: Path) -> None:
     rows = [(f"prompt {n // 2}", f"imgs/{n}.png", 1 + n % 2, "train") for n in range(600)]
     (folder / "rankings.csv").write_text(text([COLUMNS, *rows]))
-    with pytest.raises(ValueError, match="1 fault in 300 of 300 rankings") as raised:
+    with pytest.raises(ValueError, match="1 error in 300 of 300 rankings") as raised:
         OwnRankings(folder).rankings("train")
     assert "line 2: 600 of 600 image names name no file, such as imgs/0.png" in str(raised.value)
 
 
-def test_many_equal_faults_are_one_line(folder: Path) -> None:
+def test_many_equal_errors_are_one_line(folder: Path) -> None:
     (folder / "rankings.csv").write_text(text(table(prompts=("",) * 4)))
     with pytest.raises(ValueError, match="rankings.csv, line 2 and 3 more: empty prompt$"):
         OwnRankings(folder).rankings("train")

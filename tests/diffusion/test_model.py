@@ -7,7 +7,7 @@ from torch import Tensor
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.model import DiffusionModel, Unconditional
 from t2ifb.diffusion.sampling import Rollout, Sampler
-from t2ifb.profiling.memory_tracker import SavedBytes, tensors_of
+from t2ifb.profiling.memory_tracker import ActivationBytes, tensors_of
 from t2ifb.shapes.training.loop import rendered
 from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
 
@@ -70,7 +70,7 @@ def test_the_detached_gradient_is_that_of_the_conditional_branch_times_the_scale
 def test_only_the_conditional_branch_is_kept_for_the_backward_pass(model: DiffusionModel) -> None:
     latents, kept = torch.randn(2, *model.latent_shape), {}
     for rule in ("grad", "detached"):
-        with SavedBytes(tensors_of(model)) as saved:
+        with ActivationBytes(tensors_of(model)) as saved:
             denoise(model, rule, latents)  # type: ignore[arg-type]
         kept[rule] = saved.total
     assert 0.45 < kept["detached"] / kept["grad"] < 0.55

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2ifb.data.batches import ComparisonIndex
-from t2ifb.evaluation.accuracy_table import Scoreboard, display_names, random_scores
+from t2ifb.evaluation.accuracy_table import AccuracyTable, display_names, random_scores
 from t2ifb.evaluation.statistics import paired_difference
 from tests.data.parts import RANKS, make_split
 
@@ -22,7 +22,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> ComparisonIndex:
 def test_figures_are_those_of_plain_loops(index: ComparisonIndex) -> None:
     rng = np.random.default_rng(0)
     clip, mine = rng.integers(0, 3, (2, len(index.ranks))).astype(np.float32)
-    rows = {r.name: r for r in Scoreboard(index, {"CLIP Score": clip, "mine": mine}).rows(with_tau=True)}
+    rows = {r.name: r for r in AccuracyTable(index, {"CLIP Score": clip, "mine": mine}).rows(with_tau=True)}
     right = {name: [] for name in ("CLIP Score", "mine")}
     ties, start = 0, 0
     for ranks in RANKS:
@@ -46,7 +46,7 @@ def test_figures_are_those_of_plain_loops(index: ComparisonIndex) -> None:
 
 def test_published_figures_stand_beside_ours_or_alone(index: ComparisonIndex) -> None:
     scores = {"CLIP Score": np.zeros(len(index.ranks))}
-    rows = Scoreboard(index, scores, {"CLIP Score": 54.82, "ImageReward": 65.14}).rows(speeds={"CLIP Score": 7.0})
+    rows = AccuracyTable(index, scores, {"CLIP Score": 54.82, "ImageReward": 65.14}).rows(speeds={"CLIP Score": 7.0})
     assert [(row.name, row.published) for row in rows] == [
         ("random", None), ("CLIP Score", 54.82), ("ImageReward", 65.14)
     ]  # fmt: skip
@@ -56,7 +56,7 @@ def test_published_figures_stand_beside_ours_or_alone(index: ComparisonIndex) ->
 
 
 def test_random_is_a_row_and_no_scorer_of_the_agreement(index: ComparisonIndex) -> None:
-    board = Scoreboard(index, {"a": -index.ranks, "b": index.ranks}, seed=3)
+    board = AccuracyTable(index, {"a": -index.ranks, "b": index.ranks}, seed=3)
     np.testing.assert_array_equal(board.scores["random"], random_scores(len(index.ranks), 3))
     names, matrix = board.agreement()
     assert names == ["a", "b"]
@@ -81,7 +81,7 @@ def test_intervals_do_not_shrink_when_a_prompt_is_asked_again_and_again(tmp_path
     rng = np.random.default_rng(0)
     scores = [rng.integers(0, 3, len(ranking.images)) for ranking in once]
     rows = [
-        {row.name: row for row in Scoreboard(ComparisonIndex.build(rankings), {"mine": values}).rows(with_tau=True)}
+        {row.name: row for row in AccuracyTable(ComparisonIndex.build(rankings), {"mine": values}).rows(with_tau=True)}
         for rankings, values in (
             (once, np.concatenate(scores)),
             (often, np.concatenate([each for each in scores for _ in range(20)])),

@@ -19,7 +19,7 @@ from t2ifb.evaluation import image_cache, lazy
 from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
 from t2ifb.evaluation.lazy import UnusableScorers
 from t2ifb.evaluation.metrics import diversity
-from t2ifb.evaluation.model_comparison import Figure8, picks
+from t2ifb.evaluation.model_comparison import ModelComparison, picks
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_figure(folder: Path, run: Path, **changes: Any) -> Figure8:
+def make_figure(folder: Path, run: Path, **changes: Any) -> ModelComparison:
     settings: dict[str, Any] = {
         "prompts": PromptSplits(PromptList(["train"]), PromptList(["validation"]), PromptList(PROMPTS)),
         "scorers": {"redness": partial(Redness), "length": partial(Length)},
@@ -67,7 +67,7 @@ def make_figure(folder: Path, run: Path, **changes: Any) -> Figure8:
         "batch_size": 4,
         "device": "cpu",
     }
-    return Figure8(DIFFUSION, SAMPLING, cache_folder=folder / "data", **(settings | changes))
+    return ModelComparison(DIFFUSION, SAMPLING, cache_folder=folder / "data", **(settings | changes))
 
 
 def test_it_tells_what_tuning_changed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,7 +191,7 @@ def test_all_scorers_that_cannot_be_built_are_told_before_anything_is_scored(
     }
     with pytest.raises(UnusableScorers) as caught:
         cache(tmp_path).fill(scorers, images, prompts)
-    assert list(caught.value.faults) == ["no file", "no clip", "nan", "shape"]
+    assert list(caught.value.errors) == ["no file", "no clip", "nan", "shape"]
     assert not list(tmp_path.glob("scores/*/scores.npy"))
     with pytest.raises(UnusableScorers, match=r"no file: .*nowhere.json"):
         cache(tmp_path).fill({"no file": scorers["no file"]}, images, prompts)

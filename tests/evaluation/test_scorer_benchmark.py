@@ -12,7 +12,7 @@ import torch
 from t2ifb.data.datasets.ranking_files import RankingFiles
 from t2ifb.data.images import load_image
 from t2ifb.evaluation import score_cache
-from t2ifb.evaluation.scorer_benchmark import Table1
+from t2ifb.evaluation.scorer_benchmark import ScorerBenchmark
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
 from t2ifb.scorers.reward_model import RewardModel
@@ -27,14 +27,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, run_training(make_training(folder, epochs=2), folder / "run")
 
 
-def table(folder: Path, cache: Path, **changes: Any) -> Table1:
+def table(folder: Path, cache: Path, **changes: Any) -> ScorerBenchmark:
     scorers = {
         "clip_score": partial(CLIPScore.from_pretrained, source=CLIPSource(f"local-dir:{folder / 'clip'}")),
         "gold": partial(Brightness, weights=weights(folder / "gold.json")),
         "reward_model": partial(RewardModel.from_pretrained, source=str(folder / "run")),
     }
     settings = {"dataset": make_training(folder).data(feed=None).dataset, "scorers": scorers, "cache_folder": cache}
-    return Table1(**(settings | {"device": "cpu", "ceiling": "gold"} | changes))
+    return ScorerBenchmark(**(settings | {"device": "cpu", "ceiling": "gold"} | changes))
 
 
 def test_it_writes_what_it_promises(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_any_layout_of_rankings_and_any_split_will_do(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps(entries))
     dataset = RankingFiles({"mine": tmp_path / "mine.json"})
     scorers = {"bright": partial(Brightness, weights=weights(tmp_path / "w.json"))}
-    judged = Table1(dataset, scorers, tmp_path / "scores", split="mine", device="cpu")
+    judged = ScorerBenchmark(dataset, scorers, tmp_path / "scores", split="mine", device="cpu")
     assert judged.splits == ("mine",)
     summary = judged.run(tmp_path / "out")
     right = [

@@ -14,39 +14,39 @@ from PIL import Image
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.evaluation.score_cache import ScoreCache
 from t2ifb.evaluation.scoring import ScoreSheet
-from t2ifb.evaluation.selection import accuracies, change, guarded, rise, weights_of
+from t2ifb.evaluation.selection import accuracies, change, normalized_gain, selection_score, weights_of
 from tests.evaluation.parts import Brightness, weights
 
 RISES = st.lists(st.floats(-9, 9), min_size=1, max_size=6)
 
 
 def test_one_judge_cannot_carry_the_others() -> None:
-    assert guarded([2.0, -1.0, -0.9, -0.1]) == pytest.approx(-0.5)  # their mean is 0
-    assert guarded([0.3, -0.1]) == pytest.approx(0.1)  # no judge is far from the others: their mean
-    assert np.isnan(guarded([0.3, math.nan]))
+    assert selection_score([2.0, -1.0, -0.9, -0.1]) == pytest.approx(-0.5)  # their mean is 0
+    assert selection_score([0.3, -0.1]) == pytest.approx(0.1)  # no judge is far from the others: their mean
+    assert np.isnan(selection_score([0.3, math.nan]))
 
 
 def test_judges_count_by_their_weight() -> None:
-    assert guarded([0.4, 0.0], weights=[3.0, 1.0]) == pytest.approx(0.3)
-    assert guarded([2.0, -1.0], weights=[9.0, 1.0]) == pytest.approx(-0.5)  # the worst still limits it
-    assert guarded([0.4, -9.0, math.nan], weights=[0.2, 0.0, 0.0]) == pytest.approx(0.4)  # no weight: no say
-    np.testing.assert_allclose(guarded([[0.4, 0.0], [0.0, 0.4]], weights=[3.0, 1.0]), [0.3, 0.1])
+    assert selection_score([0.4, 0.0], weights=[3.0, 1.0]) == pytest.approx(0.3)
+    assert selection_score([2.0, -1.0], weights=[9.0, 1.0]) == pytest.approx(-0.5)  # the worst still limits it
+    assert selection_score([0.4, -9.0, math.nan], weights=[0.2, 0.0, 0.0]) == pytest.approx(0.4)  # no weight: no say
+    np.testing.assert_allclose(selection_score([[0.4, 0.0], [0.0, 0.4]], weights=[3.0, 1.0]), [0.3, 0.1])
 
 
 @given(RISES)
 def test_it_lies_between_the_worst_judge_and_the_mean(rises: list[float]) -> None:
     mean = sum(rises) / len(rises)
-    assert min(rises) - 1e-9 <= guarded(rises) <= mean + 1e-9
-    assert guarded(rises, math.inf) == pytest.approx(mean)
-    assert guarded(rises, 0.0) == pytest.approx(min(rises), abs=1e-9)
+    assert min(rises) - 1e-9 <= selection_score(rises) <= mean + 1e-9
+    assert selection_score(rises, math.inf) == pytest.approx(mean)
+    assert selection_score(rises, 0.0) == pytest.approx(min(rises), abs=1e-9)
 
 
 def test_a_rise_is_in_standard_deviations_of_the_base_models_scores() -> None:
     before = np.array([1.0, 2.0, 3.0, 4.0])
-    assert rise(before, before + 2) == pytest.approx(2 / np.std(before, ddof=1))
-    assert rise([1.0, np.nan, 3.0], [2.0, 9.0, np.nan]) == pytest.approx(1 / 2**0.5)
-    assert rise(before[:1], before[:1] + 2) == 2  # one image has no deviation
-    assert np.isnan(rise([np.nan], [1.0]))
+    assert normalized_gain(before, before + 2) == pytest.approx(2 / np.std(before, ddof=1))
+    assert normalized_gain([1.0, np.nan, 3.0], [2.0, 9.0, np.nan]) == pytest.approx(1 / 2**0.5)
+    assert normalized_gain(before[:1], before[:1] + 2) == 2  # one image has no deviation
+    assert np.isnan(normalized_gain([np.nan], [1.0]))
 
 
 def sheet(**columns: ArrayLike) -> ScoreSheet:

@@ -15,9 +15,9 @@ from t2ifb.diffusion.schedule import ddim
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation import code_hash
 from t2ifb.finetuning import baseline_cache
-from t2ifb.finetuning.baseline_cache import BaseAnswers, fingerprint
+from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
 from t2ifb.finetuning.draft import DRaFT
-from t2ifb.finetuning.evaluator import Answers, Exam
+from t2ifb.finetuning.evaluator import EvalSamples, Evaluator
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
@@ -26,27 +26,31 @@ from tests.finetuning.tuning_worlds import Darkness, Redness, make_tuning, tune
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Exam]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Evaluator]:
     """The exams that were really put to the base model."""
-    found: list[Exam] = []
+    found: list[Evaluator] = []
 
-    def counted(exam: Exam, *arguments: Any, **options: Any) -> Answers:
-        found.append(exam)
-        return ask(exam, *arguments, **options)
+    def counted(evaluator: Evaluator, *arguments: Any, **options: Any) -> EvalSamples:
+        found.append(evaluator)
+        return ask(evaluator, *arguments, **options)
 
     ask = baseline_cache.ask
     monkeypatch.setattr(baseline_cache, "ask", counted)
     return found
 
 
-def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_question_is_asked_once(
+    tmp_path: Path, drawn: list[Evaluator], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tuning = make_tuning()
     model = tuning.diffusion.load()
     (tmp_path / "weights").write_text("one")
     settings: dict[str, Any] = {"diffusion": {"source": str(tmp_path / "weights")}, "samples_per_batch": 2}
 
-    def answers(split: str = "validation", seed: int = 0, sampler: Sampler | None = None, **changes: Any) -> Answers:
-        return BaseAnswers(tmp_path / "kept", settings | changes).of(tuning.exam(split, seed, sampler), model, 2)
+    def answers(
+        split: str = "validation", seed: int = 0, sampler: Sampler | None = None, **changes: Any
+    ) -> EvalSamples:
+        return BaselineCache(tmp_path / "kept", settings | changes).of(tuning.evaluator(split, seed, sampler), model, 2)
 
     first = answers()
     again = answers()
@@ -82,11 +86,11 @@ def test_the_same_question_is_asked_once(tmp_path: Path, drawn: list[Exam], monk
     assert len(drawn) == 11
 
 
-def test_without_a_folder_nothing_is_kept(tmp_path: Path, drawn: list[Exam]) -> None:
+def test_without_a_folder_nothing_is_kept(tmp_path: Path, drawn: list[Evaluator]) -> None:
     tuning = make_tuning()
     model = tuning.diffusion.load()
     for _ in range(2):
-        BaseAnswers(None, {"diffusion": tuning.diffusion}).of(tuning.exam("test", 0), model, 2)
+        BaselineCache(None, {"diffusion": tuning.diffusion}).of(tuning.evaluator("test", 0), model, 2)
     assert len(drawn) == 2 and not list(tmp_path.iterdir())
 
 

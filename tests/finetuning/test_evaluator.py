@@ -1,4 +1,4 @@
-"""An exam asks the same questions every time, and counts what a policy has moved."""
+"""An evaluator asks the same questions every time, and counts what a policy has moved."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,8 +9,8 @@ import torch
 
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler, generate
-from t2ifb.evaluation.scoring import Judges
-from t2ifb.finetuning.evaluator import Answers, Exam, ask, rounding_floor
+from t2ifb.evaluation.scoring import ScorerSet
+from t2ifb.finetuning.evaluator import EvalSamples, Evaluator, evaluate, rounding_floor
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP
@@ -20,46 +20,46 @@ from tests.finetuning.tuning_worlds import Darkness
 SAMPLER = Sampler(4, 2.0)
 
 
-def make_exam(images_per_prompt: int = 1, split: str = "validation") -> Exam:
+def make_exam(images_per_prompt: int = 1, split: str = "validation") -> Evaluator:
     encoder = CLIPEncoder(CLIPSource(f"local-dir:{CLIP}", device="cpu"))
-    judges = Judges({"dark": Darkness()}, GoldScore())
-    return Exam(PROMPTS, SAMPLER, judges, images_per_prompt, 3, split, encoder, {"dark": 1.0})
+    judges = ScorerSet({"dark": Darkness()}, GoldScore())
+    return Evaluator(PROMPTS, SAMPLER, judges, images_per_prompt, 3, split, encoder, {"dark": 1.0})
 
 
 def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> None:
-    model, exam = shapes_model(), make_exam()
+    model, evaluator = shapes_model(), make_exam()
     LoRA().add(model.denoiser)
-    answers = ask(exam, model, 2, "the policy")
+    answers = evaluate(evaluator, model, 2, "the policy")
     assert not answers.kl.any() and not answers.kl_without_last_two.any()
-    drawn = torch.cat(list(generate(model, SAMPLER, PROMPTS, [(exam.stream, 3, 0), (exam.stream, 3, 1)])))
+    drawn = torch.cat(list(generate(model, SAMPLER, PROMPTS, [(evaluator.stream, 3, 0), (evaluator.stream, 3, 1)])))
     assert torch.equal(answers.images, drawn)
     assert answers.scores.keys() == {"dark", "gold", "gold/alignment", "gold/fidelity", "gold/strict"}
     torch.testing.assert_close(answers.scores["dark"], Darkness()(drawn.float() / 255, PROMPTS))
 
 
 def test_a_policy_that_moved_has_a_kl_and_a_gain_in_the_base_models_units() -> None:
-    model, exam = shapes_model(), make_exam()
+    model, evaluator = shapes_model(), make_exam()
     weights = LoRA().add(model.denoiser)
-    exam.base = ask(exam, model, 2, "the base model", base=True)
+    evaluator.base = evaluate(evaluator, model, 2, "the base model", base=True)
     for weight in weights:
         weight.data = torch.full_like(weight, 0.03)
-    answers = ask(exam, model, 2, "the policy")
+    answers = evaluate(evaluator, model, 2, "the policy")
     assert (answers.kl_without_last_two > 0).all() and (answers.kl_without_last_two < answers.kl).all()
-    figures = exam.figures(answers)
-    before, after = exam.base.scores["dark"], answers.scores["dark"]
+    figures = evaluator.figures(answers)
+    before, after = evaluator.base.scores["dark"], answers.scores["dark"]
     assert figures["judges"] == pytest.approx(float((after - before).mean() / before.std()), rel=1e-4)
     assert figures["kl"] == pytest.approx(float(answers.kl.mean()))
     assert figures["kl_without_last_two"] == pytest.approx(float(answers.kl_without_last_two.mean()))
-    assert {"kl", "kl_without_last_two"} <= answers.sheet(exam.prompts).columns.keys()
-    again = ask(exam, model, 1, "the base model", base=True)
-    assert (again.images.int() - exam.base.images.int()).abs().max() <= 1
+    assert {"kl", "kl_without_last_two"} <= answers.sheet(evaluator.prompts).columns.keys()
+    again = evaluate(evaluator, model, 1, "the base model", base=True)
+    assert (again.images.int() - evaluator.base.images.int()).abs().max() <= 1
 
 
 def test_diversity_is_the_distance_between_images_of_a_prompt() -> None:
-    model, exam = shapes_model(), make_exam(images_per_prompt=3)
-    answers = ask(exam, model, 3, "the policy")
-    assert exam.encoder is not None
-    embedded = exam.encoder.encode_images(answers.images[:3].float() / 255)
+    model, evaluator = shapes_model(), make_exam(images_per_prompt=3)
+    answers = evaluate(evaluator, model, 3, "the policy")
+    assert evaluator.encoder is not None
+    embedded = evaluator.encoder.encode_images(answers.images[:3].float() / 255)
     distances = [1 - float(embedded[i] @ embedded[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert float(answers.diversity[0]) == pytest.approx(sum(distances) / 3, abs=1e-5)
     assert len(answers.diversity) == 2
@@ -67,15 +67,15 @@ def test_diversity_is_the_distance_between_images_of_a_prompt() -> None:
 
 def test_splits_have_their_own_noise() -> None:
     model = shapes_model()
-    one, other = (ask(make_exam(split=split), model, 2, split) for split in ("validation", "test"))
+    one, other = (evaluate(make_exam(split=split), model, 2, split) for split in ("validation", "test"))
     assert not torch.equal(one.images, other.images)
 
 
 def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
     images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    answers = Answers(images, {"a/b": torch.rand(2)}, torch.rand(2), torch.rand(2), torch.rand(0))
+    answers = EvalSamples(images, {"a/b": torch.rand(2)}, torch.rand(2), torch.rand(2), torch.rand(0))
     answers.save(tmp_path / "answers.safetensors")
-    back = Answers.read(tmp_path / "answers.safetensors")
+    back = EvalSamples.read(tmp_path / "answers.safetensors")
     assert torch.equal(back.scores["a/b"], answers.scores["a/b"])
     assert torch.equal(back.kl, answers.kl)
     assert torch.equal(back.kl_without_last_two, answers.kl_without_last_two)
@@ -83,36 +83,36 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
 
 
 def test_an_exam_that_was_not_finished_has_no_answers() -> None:
-    exam = make_exam()
-    exam.look(shapes_model(), [0])
-    with pytest.raises(ValueError, match="1 samples of the exam are missing"):
-        exam.answers()
+    evaluator = make_exam()
+    evaluator.sample(shapes_model(), [0])
+    with pytest.raises(ValueError, match="1 samples of the evaluator are missing"):
+        evaluator.answers()
 
 
 def test_a_judge_without_an_opinion_does_not_silence_the_others() -> None:
-    exam, one = make_exam(), torch.tensor([1.0, torch.nan])
+    evaluator, one = make_exam(), torch.tensor([1.0, torch.nan])
     images, kl, none = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), torch.zeros(0)
-    exam.base = Answers(images, {"dark": torch.tensor([0.0, 1.0])}, kl, kl, none)
-    assert exam.figures(Answers(images, {"dark": one}, kl, kl, none))["judges"] == pytest.approx(2**0.5)
+    evaluator.base = EvalSamples(images, {"dark": torch.tensor([0.0, 1.0])}, kl, kl, none)
+    assert evaluator.figures(EvalSamples(images, {"dark": one}, kl, kl, none))["judges"] == pytest.approx(2**0.5)
 
 
 def test_judges_count_by_their_weight() -> None:
-    exam = make_exam()
-    exam.chosen_by = {"dark": 0.6, "gold": 0.2, "gold/strict": 0.0}
+    evaluator = make_exam()
+    evaluator.chosen_by = {"dark": 0.6, "gold": 0.2, "gold/strict": 0.0}
     images, zero, none = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), torch.zeros(0)
     before, unit = torch.tensor([-0.5, 0.5]), 0.5**0.5  # the standard deviation
-    exam.base = Answers(images, dict.fromkeys(exam.chosen_by, before), zero, zero, none)
+    evaluator.base = EvalSamples(images, dict.fromkeys(evaluator.chosen_by, before), zero, zero, none)
     rises = {"dark": 0.3, "gold": 0.1, "gold/strict": -9.0}
-    after = {name: before + unit * rise for name, rise in rises.items()}
-    assert exam.figures(Answers(images, after, zero, zero, none))["judges"] == pytest.approx(0.25)
+    after = {name: before + unit * normalized_gain for name, normalized_gain in rises.items()}
+    assert evaluator.figures(EvalSamples(images, after, zero, zero, none))["judges"] == pytest.approx(0.25)
 
 
 def test_the_rounding_of_a_precision_is_measured() -> None:
-    model, exam = shapes_model(), make_exam()
+    model, evaluator = shapes_model(), make_exam()
 
     def floor(dtype: torch.dtype | None) -> float:
         context = torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-        steps = rounding_floor(exam, SAMPLER, model, lambda: context)
+        steps = rounding_floor(evaluator, SAMPLER, model, lambda: context)
         assert steps.shape == (4,)
         return float(steps.sum())
 
@@ -127,17 +127,17 @@ def test_the_rounding_of_a_precision_is_measured() -> None:
 
 def test_one_image_alone_gives_the_guard_a_figure() -> None:
     """It has no deviation that a gain could be told in: then it is told as it is."""
-    model, exam = shapes_model(), make_exam()
-    before = ask(exam, model, 2, "the base model", base=True)
+    model, evaluator = shapes_model(), make_exam()
+    before = evaluate(evaluator, model, 2, "the base model", base=True)
     one = {name: score[:1] for name, score in before.scores.items()}
     rest = before.kl[:1], before.kl_without_last_two[:1], torch.zeros(0)
-    exam.base = Answers(before.images[:1], one, *rest)
-    after = Answers(before.images[:1], {name: score + 0.25 for name, score in one.items()}, *rest)
-    assert exam.figures(after)["judges"] == pytest.approx(0.25, abs=1e-6)
+    evaluator.base = EvalSamples(before.images[:1], one, *rest)
+    after = EvalSamples(before.images[:1], {name: score + 0.25 for name, score in one.items()}, *rest)
+    assert evaluator.figures(after)["judges"] == pytest.approx(0.25, abs=1e-6)
 
 
 def test_float32_is_not_rounded_to_tf32_where_rounding_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, exam = shapes_model("bf16"), make_exam()
+    model, evaluator = shapes_model("bf16"), make_exam()
     seen: list[tuple[torch.dtype, str]] = []
     predict = model.predict
 
@@ -146,8 +146,8 @@ def test_float32_is_not_rounded_to_tf32_where_rounding_is_measured(monkeypatch: 
         return predict(*arguments, **options)
 
     monkeypatch.setattr(model, "predict", watched)
-    exam.look(model, [0])
+    evaluator.sample(model, [0])
     assert set(seen) == {(torch.bfloat16, "ieee")}
     seen.clear()
-    rounding_floor(exam, Sampler(2), model, nullcontext)
+    rounding_floor(evaluator, Sampler(2), model, nullcontext)
     assert set(seen) == {(torch.float32, "ieee"), (torch.bfloat16, "tf32")}

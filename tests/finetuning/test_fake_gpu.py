@@ -20,21 +20,21 @@ from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.model import DiffusionModel
 from t2ifb.diffusion.sampling import Rollout, Sampler
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.evaluation.scoring import Judges
+from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
 from t2ifb.finetuning.draft import DRaFT
-from t2ifb.finetuning.evaluator import Exam
+from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
-from t2ifb.profiling.cost import Tuning
+from t2ifb.profiling.cost import RunSpec
 from t2ifb.profiling.geometry import SD15_IDS
-from t2ifb.profiling.memory_tracker import Ledger, tensors_of
-from t2ifb.profiling.meta_mode import DryRun
-from t2ifb.profiling.meta_model import Outline
+from t2ifb.profiling.memory_tracker import MemoryTracker, tensors_of
+from t2ifb.profiling.meta_mode import MetaMode
+from t2ifb.profiling.meta_model import MetaModel
 from t2ifb.profiling.update_cost import update_cost
-from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.nan_guard import NanGuard
 from t2ifb.utils.random_streams import gaussian
 from tests.finetuning.fake_gpu import Watch, fake_gpu, to_gpu, zero_gradients
 from tests.profiling.test_savings import small_run
@@ -49,7 +49,7 @@ SD15 = DiffusionSource(SD15_IDS[0], precision="fp16", gradient_checkpointing=Tru
 SAMPLER = Sampler(2, 4.0, unconditional="detached")
 
 
-def tuning(**changes: Any) -> Tuning:
+def tuning(**changes: Any) -> RunSpec:
     """The embedded domain's networks in the precisions of the `sd15` recipe."""
     made = small_run(
         rollout=SAMPLER, sampling=replace(SAMPLER, unconditional="grad"), autocast=torch.float16, attention="fused",
@@ -62,11 +62,11 @@ def tuning(**changes: Any) -> Tuning:
 class FakeRun:
     """A module on the fake GPU beside what Lightning gives it: `16-mixed`, a loss scale, a fused optimiser."""
 
-    def __init__(self, of: Tuning, algorithm: Algorithm) -> None:
+    def __init__(self, of: RunSpec, algorithm: Algorithm) -> None:
         """Build everything on `meta`; entering puts it on the fake GPU."""
-        self.of, self.guard = of, FaultGuard()
-        with DryRun():
-            self.model = Outline.of(of.diffusion).load()
+        self.of, self.guard = of, NanGuard()
+        with MetaMode():
+            self.model = MetaModel.of(of.diffusion).load()
             reward, optimizer = copy.deepcopy(of.reward), partial(torch.optim.AdamW, fused=True)
             policy = Policy(self.model, of.lora, reward, of.rollout)
             self.module: Any = FineTuningModule(policy, algorithm, optimizer, gradient_clip_norm=None).to("meta")
@@ -146,8 +146,8 @@ def test_an_update(name: str) -> None:
     assert dict(watch.uploads) == {ENCODING: 3, START: 1, TIMES: 1, FILTER: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
     assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
     assert dict(watch.answers) == {
-        "learning/fault_guard.py: if self._faulty_loss is None and not loss.isfinite():": 1,
-        "learning/fault_guard.py: scale = scaler.get_scale()": 1,
+        "learning/error_guard.py: if self._broken_loss is None and not loss.isfinite():": 1,
+        "learning/error_guard.py: scale = scaler.get_scale()": 1,
     }
 
 
@@ -165,22 +165,24 @@ def test_a_validation() -> None:
     of = tuning()
     with FakeRun(of, ReFL()) as run:
         reward = run.module.policy.reward
-        exam = to_gpu(Exam(PROMPTS[:1], of.sampling, Judges({"reward": reward}), 2, encoder=reward.encoder))
+        evaluator = to_gpu(
+            Evaluator(PROMPTS[:1], of.sampling, ScorerSet({"reward": reward}), 2, encoder=reward.encoder)
+        )
         with Watch() as watch:
-            exam.look(run.model, [0, 1])
-            exam.answers()
+            evaluator.sample(run.model, [0, 1])
+            evaluator.answers()
     steps = {TIMES: 1, NOISE: 2}
     pixels = {
         "evaluation/judges.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
-        "learning/exam.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
+        "learning/evaluator.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
     }
     assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, FILTER: 4, MEAN: 4, TOKENS: 1} | steps | pixels
     assert dict(watch.downloads) == {
         "diffusion/model.py: return states.cpu()": 2,
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,
-        "learning/exam.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
+        "learning/evaluator.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
         "evaluation/judges.py: found.setdefault(name, []).append(score.float().cpu())": 1,
-        "learning/exam.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
+        "learning/evaluator.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
     }
     assert dict(watch.answers) == {}
 
@@ -193,10 +195,10 @@ def test_the_peak_is_the_plans(sd15: bool, monkeypatch: pytest.MonkeyPatch) -> N
         patch.setattr(torch.autograd, "grad", zero_gradients)
         patch.setattr(Tensor, "backward", lambda loss: None)
         planned = update_cost(of).peak
-    with FakeRun(of, ReFL(window=(0, 0))) as run, Ledger("cuda") as ledger, Watch():
-        ledger.adopt("weights", tensors_of(run.module))
+    with FakeRun(of, ReFL(window=(0, 0))) as run, MemoryTracker("cuda") as tracker, Watch():
+        tracker.adopt("weights", tensors_of(run.module))
         run.update()
-    assert ledger.peak == pytest.approx(planned, rel=0.01)
+    assert tracker.peak == pytest.approx(planned, rel=0.01)
 
 
 KERNELS = {"training": 2165, "validation": 1499, "base": 731}
@@ -239,7 +241,7 @@ def test_latents_that_stay_in_float32_are_found(monkeypatch: pytest.MonkeyPatch)
         DiffusionModel, "_call", lambda self, latents, time, states: self.denoiser(latents, time, states)[0]
     )
     with FakeRun(of, ReFL()) as run, Watch(), pytest.raises(RuntimeError, match="dtype|type"):
-        to_gpu(Exam(PROMPTS, of.sampling, Judges({}))).look(run.model, [0, 1])
+        to_gpu(Evaluator(PROMPTS, of.sampling, ScorerSet({}))).sample(run.model, [0, 1])
 
 
 def test_nothing_of_the_fake_gpu_is_left() -> None:

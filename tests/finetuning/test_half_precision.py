@@ -25,9 +25,9 @@ from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes import weights
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.training.metrics import MetricsCSV
-from t2ifb.training.nan_guard import MOST_IN_A_ROW, FaultGuard
+from t2ifb.training.nan_guard import MOST_IN_A_ROW, NanGuard
 from t2ifb.training.run_folder import RunFolder
-from t2ifb.training.trainer import FIRST_SCALE, make_engine
+from t2ifb.training.trainer import FIRST_SCALE, make_trainer
 from tests.diffusion.parts import PROMPTS
 from tests.finetuning.tuning_worlds import Darkness, make_tuning, tune
 from tests.training.worlds import KillAt, Killed, same
@@ -177,7 +177,7 @@ def test_what_counts_as_dropped() -> None:
     scaler = SimpleNamespace(get_scale=lambda: scale)
     trainer: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler), global_step=1, world_size=1)
     module: Any = SimpleNamespace(log=lambda *_, **__: None)
-    guard, scale = FaultGuard(), 2.0**20
+    guard, scale = NanGuard(), 2.0**20
 
     def update(factor: float, loss: float = 1.0) -> None:
         nonlocal scale
@@ -195,7 +195,7 @@ def test_what_counts_as_dropped() -> None:
     for _ in range(MOST_IN_A_ROW - 1):
         update(0.5)
     update(1)
-    again = FaultGuard()
+    again = NanGuard()
     again.load_state_dict(guard.state_dict())
     assert (again.skipped, again.overflowed, again.in_a_row) == (1, MOST_IN_A_ROW, 0)
     scale = 2.0**30
@@ -213,7 +213,7 @@ def test_the_first_scale_is_the_frameworks_unless_a_plugin_is_given(tmp_path: Pa
 
     run = RunFolder(tmp_path)
     for given, scale in ((partial(trainer, precision="16-mixed"), FIRST_SCALE), (trainer, 2.0**16)):
-        engine: Any = make_engine(given, run, False, 1, 1, "val/judges", MetricsCSV(run), FaultGuard())
+        engine: Any = make_trainer(given, run, False, 1, 1, "val/judges", MetricsCSV(run), NanGuard())
         assert engine.precision_plugin.scaler.get_scale() == scale
 
 

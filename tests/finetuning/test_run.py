@@ -172,7 +172,7 @@ def test_a_nan_costs_one_update(whole: Path, tmp_path: Path) -> None:
 
 def test_a_reward_that_is_always_nan_stops_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 updates had a NaN .* first was the reward at step 1"):
-        tune(make_tuning(reward=Breaks(), most_faults=2), tmp_path)
+        tune(make_tuning(reward=Breaks(), max_skipped_updates=2), tmp_path)
 
 
 class Flat(nn.Module):

@@ -1,4 +1,4 @@
-"""Sizes without weights: Stable Diffusion v1.5 as published, folders as they are, outlines like the real thing."""
+"""Sizes without weights: Stable Diffusion v1.5 as published, folders as they are, models on the `meta` device."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,8 @@ from torch import nn
 
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.profiling.geometry import SD15, SD15_IDS, TAESD_ID, Geometry, geometry_of
-from t2ifb.profiling.meta_mode import DryRun
-from t2ifb.profiling.meta_model import Outline
+from t2ifb.profiling.meta_mode import MetaMode
+from t2ifb.profiling.meta_model import MetaModel
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
 from tests.diffusion.parts import PROMPTS, shapes_model
@@ -24,8 +24,8 @@ def count(network: nn.Module) -> int:
 
 def test_stable_diffusion_as_published() -> None:
     source = DiffusionSource(SD15_IDS[0], precision="fp16", tiny_decoder=TAESD_ID)
-    with DryRun():
-        model = Outline.of(source).load()
+    with MetaMode():
+        model = MetaModel.of(source).load()
         assert model.encode_prompts(["a", "b"]).shape == (2, 77, 768)
     assert count(model.denoiser) == 859_520_964
     assert count(model.vae) == 83_653_863
@@ -38,21 +38,21 @@ def test_stable_diffusion_as_published() -> None:
 
 def test_an_outline_is_the_model_without_its_weights() -> None:
     real = shapes_model()
-    with DryRun():
-        outline = Outline.of(DiffusionSource(str(PIPELINE))).load()
-        latents = torch.empty(2, *outline.latent_shape, device="meta")
-        assert outline.encode_prompts(PROMPTS).shape == real.encode_prompts(PROMPTS).shape
-        assert outline.decode(latents).shape == (2, 3, 64, 64)
-    shapes = [{n: (t.shape, t.dtype) for n, t in each.state_dict().items()} for each in (real, outline)]
+    with MetaMode():
+        on_meta = MetaModel.of(DiffusionSource(str(PIPELINE))).load()
+        latents = torch.empty(2, *on_meta.latent_shape, device="meta")
+        assert on_meta.encode_prompts(PROMPTS).shape == real.encode_prompts(PROMPTS).shape
+        assert on_meta.decode(latents).shape == (2, 3, 64, 64)
+    shapes = [{n: (t.shape, t.dtype) for n, t in each.state_dict().items()} for each in (real, on_meta)]
     assert shapes[0] == shapes[1]
-    assert all(weight.device.type == "meta" for weight in outline.parameters())
-    assert outline.scheduler_config["beta_schedule"] == real.scheduler_config["beta_schedule"]
+    assert all(weight.device.type == "meta" for weight in on_meta.parameters())
+    assert on_meta.scheduler_config["beta_schedule"] == real.scheduler_config["beta_schedule"]
 
 
 def test_settings_of_a_source_are_those_of_its_outline() -> None:
     source = DiffusionSource(str(PIPELINE), precision="bf16", decoder_precision="bf16", gradient_checkpointing=True)
-    with DryRun():
-        model = Outline.of(source).load()
+    with MetaMode():
+        model = MetaModel.of(source).load()
     assert (model.denoiser.dtype, model.vae.dtype) == (torch.bfloat16, torch.bfloat16)
     assert model.denoiser.is_gradient_checkpointing
 

@@ -12,7 +12,7 @@ import torch
 
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.finetuning import run as finetuning_run
-from t2ifb.finetuning.evaluator import Exam
+from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.profiling import gpu_memory
@@ -20,7 +20,7 @@ from t2ifb.profiling.cost import LOOK, OPTIMISER, ROUNDING, UPDATE, WEIGHTS, Cos
 from t2ifb.profiling.gpu_memory import MIB, TOLERANCE, CachingAllocator, PoolExhausted, pool_size, smallest_capacity
 from t2ifb.profiling.memory_tracker import Operations
 from t2ifb.profiling.report import GPUS, Memory, Rates, known, verdict
-from t2ifb.profiling.savings import Measured
+from t2ifb.profiling.savings import MemoryEstimate
 from tests.finetuning.tuning_worlds import make_tuning, tune
 from tests.profiling.test_savings import small_run
 
@@ -185,7 +185,7 @@ def test_weights_that_are_replaced_are_not_counted_twice() -> None:
 
 
 def test_the_pool_of_a_run_is_larger_than_its_peak_and_not_by_much() -> None:
-    run = Measured.of(small_run(samples_per_batch=2, on_gpu=True), 2)
+    run = MemoryEstimate.of(small_run(samples_per_batch=2, on_gpu=True), 2)
     assert run.peak <= run.pool < 1.25 * run.peak  # 2 MB and 20 MB segments are much for so small a run
     assert run.needed == run.pool + gpu_memory.LIBRARIES
     on_cpu = replace(run, tuning=replace(run.tuning, on_gpu=False))
@@ -225,7 +225,7 @@ def test_a_run_has_these_phases_in_this_order(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(owner, name, noted)
 
     noting(torch.cuda, "empty_cache", "")
-    noting(Exam, "look", LOOK)
+    noting(Evaluator, "sample", LOOK)
     noting(finetuning_run, "rounding_floor", ROUNDING)
     noting(FineTuningModule, "training_step", UPDATE)
     short = {"rollout": Sampler(2), "sampling": Sampler(2), "method": ReFL([0, 1])}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from t2ifb.profiling.memory_tracker import WORK, Ledger, Operations, SavedBytes, bytes_of, tensors_of
+from t2ifb.profiling.memory_tracker import WORK, ActivationBytes, MemoryTracker, Operations, bytes_of, tensors_of
 
 KB = 1000
 
@@ -17,50 +17,50 @@ def block(device: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_the_peak_is_that_of_living_tensors(device: str) -> None:
-    with Ledger(device) as ledger:
+    with MemoryTracker(device) as tracker:
         first = block(device)
         second = first + first
-        assert ledger.total == 2 * KB
+        assert tracker.total == 2 * KB
         del first
-        assert ledger.total == KB
+        assert tracker.total == KB
         third = second * 2
         third.mul_(3)  # in place, and a view: nothing new
         view = third.view(10, 25)
-        assert ledger.total == 2 * KB
+        assert tracker.total == 2 * KB
         del second, third, view
-        assert ledger.total == 0
-    assert ledger.peak == 2 * KB
-    assert ledger.at_peak == {WORK: 2 * KB}
-    assert ledger.events == [(0, KB), (1, KB), (0, -KB), (2, KB), (1, -KB), (2, -KB)]
+        assert tracker.total == 0
+    assert tracker.peak == 2 * KB
+    assert tracker.at_peak == {WORK: 2 * KB}
+    assert tracker.events == [(0, KB), (1, KB), (0, -KB), (2, KB), (1, -KB), (2, -KB)]
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_activations_are_freed_by_the_backward_pass(device: str) -> None:
     network = nn.Sequential(*[nn.Sequential(nn.Linear(250, 250), nn.Tanh()) for _ in range(4)]).to(device)
-    with Ledger(device) as ledger:
-        ledger.adopt("weights", tensors_of(network))
-        weights = ledger.total
+    with MemoryTracker(device) as tracker:
+        tracker.adopt("weights", tensors_of(network))
+        weights = tracker.total
         loss = network(block(device)).sum()
-        held = ledger.total - weights
+        held = tracker.total - weights
         loss.backward()
     assert weights == bytes_of(tensors_of(network)) == 4 * 251 * KB
     assert 4 * KB <= held <= 5 * KB + 100
-    assert ledger.live["weights"] == weights
-    assert ledger.total - 2 * weights <= 100  # the gradients are as large; the loss is left
-    assert 2 * weights <= ledger.peak <= 2 * weights + 10 * KB
+    assert tracker.live["weights"] == weights
+    assert tracker.total - 2 * weights <= 100  # the gradients are as large; the loss is left
+    assert 2 * weights <= tracker.peak <= 2 * weights + 10 * KB
 
 
 def test_what_a_network_allocates_is_its_part() -> None:
     one, other = nn.Linear(250, 250, device="meta"), nn.Linear(250, 500, device="meta")
-    with torch.no_grad(), Ledger() as ledger, ledger.watching({"one": [one], "other": [other]}):
-        ledger.adopt("weights", tensors_of(one, other))
-        with ledger.within("input"):
+    with torch.no_grad(), MemoryTracker() as tracker, tracker.watching({"one": [one], "other": [other]}):
+        tracker.adopt("weights", tensors_of(one, other))
+        with tracker.within("input"):
             values = block("meta")
         found = [one(values), other(values)]
-        assert (ledger.live["input"], ledger.live["one"], ledger.live["other"]) == (KB, KB, 2 * KB)
-        assert WORK not in ledger.live
-        ledger.restart()
-        assert (ledger.operations.total, ledger.events, ledger.peak) == (0, [], ledger.total)
+        assert (tracker.live["input"], tracker.live["one"], tracker.live["other"]) == (KB, KB, 2 * KB)
+        assert WORK not in tracker.live
+        tracker.restart()
+        assert (tracker.operations.total, tracker.events, tracker.peak) == (0, [], tracker.total)
         del found
     assert not one._forward_hooks
     assert not one._forward_pre_hooks
@@ -72,11 +72,11 @@ def test_operations_are_counted_as_torch_counts_them() -> None:
     network(images)
     with FlopCounterMode(display=False) as theirs:
         network(images).sum().backward()
-    with Ledger("cpu") as ours:
+    with MemoryTracker("cpu") as ours:
         network(images).sum().backward()
     assert ours.operations == Operations(single=theirs.get_total_flops())
     assert ours.operations.total > 0
-    with Ledger() as half:
+    with MemoryTracker() as half:
         torch.ones(2, 3, dtype=torch.bfloat16, device="meta") @ torch.ones(3, 4, dtype=torch.bfloat16, device="meta")
     assert half.operations == Operations(half=2 * 2 * 3 * 4)
 
@@ -84,11 +84,11 @@ def test_operations_are_counted_as_torch_counts_them() -> None:
 def test_what_is_kept_is_counted_once_and_not_kept() -> None:
     network = nn.Sequential(nn.Linear(250, 250), nn.Tanh()).requires_grad_(False)
     values = torch.ones(1, 250, requires_grad=True)
-    with Ledger("cpu") as ledger:
-        ledger.adopt("weights", tensors_of(network))
-        with SavedBytes(tensors_of(network)) as saved:
+    with MemoryTracker("cpu") as tracker:
+        tracker.adopt("weights", tensors_of(network))
+        with ActivationBytes(tensors_of(network)) as saved:
             result = network(values)
             both = result * result  # the same memory as the result of tanh
         assert saved.total == KB
         del result, both
-        assert ledger.live[WORK] == 0
+        assert tracker.live[WORK] == 0

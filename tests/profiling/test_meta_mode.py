@@ -10,8 +10,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from t2ifb.profiling.memory_tracker import SavedBytes, tensors_of
-from t2ifb.profiling.meta_mode import LOWER, UPPER, DryRun
+from t2ifb.profiling.memory_tracker import ActivationBytes, tensors_of
+from t2ifb.profiling.meta_mode import LOWER, UPPER, MetaMode
 from tests.diffusion.geometries import small_geometry
 
 
@@ -29,7 +29,7 @@ def kept_by_unet(device: str, dtype: torch.dtype) -> tuple[int, torch.dtype]:
             shape = layer.to_q.weight.shape
             layer.to_q.weight = nn.Parameter(torch.empty(shape, device=device))
     latents, states = (torch.empty(shape, dtype=dtype, device=device) for shape in ((2, 4, 8, 8), (2, 77, 32)))
-    with SavedBytes(tensors_of(unet)) as saved:
+    with ActivationBytes(tensors_of(unet)) as saved:
         output = unet(latents, 1, states).sample
     return saved.total, output.dtype
 
@@ -55,15 +55,15 @@ def test_mixed_precision_keeps_what_it_keeps_on_a_gpu(dtype: torch.dtype) -> Non
             pytest.skip(f"no tensor can claim to be on a GPU: {error!r}")
         with autocast_without_gpu():
             expected = kept_by_unet("cuda", dtype)
-    with DryRun("plain", torch.float16):
+    with MetaMode("plain", torch.float16):
         assert kept_by_unet("meta", dtype) == expected
-    with DryRun("plain"):
+    with MetaMode("plain"):
         assert kept_by_unet("meta", dtype)[0] != expected[0]
 
 
 def test_attention_keeps_no_probabilities_when_it_is_fused() -> None:
     def kept(*options: Any) -> int:
-        with DryRun(*options), SavedBytes([]) as saved:
+        with MetaMode(*options), ActivationBytes([]) as saved:
             query = torch.empty(1, 2, 100, 8, device="meta", requires_grad=True)
             mask = torch.zeros(100, 100, device="meta")
             F.scaled_dot_product_attention(query, query, query, attn_mask=mask)
@@ -76,7 +76,7 @@ def test_attention_keeps_no_probabilities_when_it_is_fused() -> None:
 
 
 def test_code_that_asks_for_numbers_goes_on() -> None:
-    with DryRun():
+    with MetaMode():
         value = torch.empty((), device="meta")
         assert bool(value > 0)
         assert float(value.exp()) == 1.0
@@ -91,7 +91,7 @@ def test_code_that_asks_for_numbers_goes_on() -> None:
 def test_nothing_is_left_behind() -> None:
     names = [(torch, "autocast"), (F, "scaled_dot_product_attention"), *LOWER, *UPPER]
     before = [getattr(module, name) for module, name in names]
-    with pytest.raises(ValueError, match="within"), DryRun("fused", torch.float16):
+    with pytest.raises(ValueError, match="within"), MetaMode("fused", torch.float16):
         weight = torch.empty(2, 2, device="meta")
         assert F.linear(weight, weight).dtype == torch.float16
         with torch.autocast("meta", enabled=False):

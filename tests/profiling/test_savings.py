@@ -18,15 +18,15 @@ from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.profiling.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, Tuning
-from t2ifb.profiling.flops import Arithmetic, Length
-from t2ifb.profiling.memory_tracker import WORK, SavedBytes, bytes_of, tensors_of
-from t2ifb.profiling.meta_mode import DryRun
-from t2ifb.profiling.savings import CANDIDATES, Measured, savings
+from t2ifb.profiling.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, RunSpec
+from t2ifb.profiling.flops import FlopEstimate, Length
+from t2ifb.profiling.memory_tracker import WORK, ActivationBytes, bytes_of, tensors_of
+from t2ifb.profiling.meta_mode import MetaMode
+from t2ifb.profiling.savings import CANDIDATES, MemoryEstimate, savings
 from t2ifb.profiling.update_cost import judging_cost, kept_by_unet, update_cost
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip import CLIPSource
-from t2ifb.scorers.meta import CLIPOutline
+from t2ifb.scorers.meta import MetaCLIP
 from t2ifb.shapes import weights
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
@@ -36,19 +36,19 @@ CLIP = CLIPSource(f"local-dir:{Path(weights.__file__).parent / 'clip'}", device=
 MB = 1e6
 
 
-def small_run(pipeline: Path = PIPELINE, **changes: Any) -> Tuning:
+def small_run(pipeline: Path = PIPELINE, **changes: Any) -> RunSpec:
     """A run on a CPU, whose reward is the embedded world's CLIP Score."""
-    with DryRun():
-        reward = CLIPScore.outline(CLIP).to("meta")
+    with MetaMode():
+        reward = CLIPScore.on_meta(CLIP).to("meta")
     settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain", "on_gpu": False}
     source, optimizer = DiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
-    return Tuning(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
+    return RunSpec(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
 
 
 class Real:
     """The same run with weights, on the CPU."""
 
-    def __init__(self, tuning: Tuning) -> None:
+    def __init__(self, tuning: RunSpec) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
         self.reward = CLIPScore(CLIP.load())
         algorithm = replace(tuning.method, window=(0, tuning.method.gradients_per_rollout - 1))
@@ -123,13 +123,13 @@ def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
     denoise = tuning.rollout.denoiser(real.model, real.module.policy.schedule, real.prompts)
     kept = {}
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        with SavedBytes(tensors_of(real.module)) as saved:
+        with ActivationBytes(tensors_of(real.module)) as saved:
             denoise(latents, 0)
         kept[UNET] = saved.total
-        with SavedBytes(tensors_of(real.module)) as saved:
+        with ActivationBytes(tensors_of(real.module)) as saved:
             images = real.model.decode(latents.requires_grad_())
         kept[DECODER] = saved.total
-        with SavedBytes(tensors_of(real.module)) as saved:
+        with ActivationBytes(tensors_of(real.module)) as saved:
             real.reward(images.detach().requires_grad_(), real.prompts)
         kept[REWARD] = saved.total
     assert {name: cost.parts[name].saved for name in (UNET, DECODER)} == {name: kept[name] for name in (UNET, DECODER)}
@@ -149,8 +149,8 @@ def test_parts_add_up() -> None:
 
 def test_an_encoder_that_several_scorers_share_is_counted_once() -> None:
     alone = small_run()
-    with DryRun():
-        judge, encoder = CLIPScore.outline(CLIP), CLIPOutline.of(CLIP).load()
+    with MetaMode():
+        judge, encoder = CLIPScore.on_meta(CLIP), MetaCLIP.of(CLIP).load()
     run = replace(alone, judges={"clip_score": judge}, encoder=encoder)
     costs = [update_cost(tuning) for tuning in (alone, run)]
     assert costs[0].peak == costs[1].peak
@@ -188,8 +188,8 @@ def test_a_run_is_as_long_as_its_settings_say() -> None:
     tuning = small_run(rollout=Sampler(40), batch_size=2)
     assert tuning.steps_to_window == 34.5
     assert replace(tuning, method=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
-    run = Measured.of(tuning, 4)
-    counted = Arithmetic.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
+    run = MemoryEstimate.of(tuning, 4)
+    counted = FlopEstimate.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation
     assert counted.gradient == run.update.sample + 34.5 * run.update.denoising
     assert counted.training == 15 * counted.update == 15 * 2 * counted.gradient
@@ -209,14 +209,14 @@ def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -
     plain, mixed = (judging_cost(small_run(samples_per_batch=1, autocast=dtype), 64) for dtype in (None, torch.float16))
     assert mixed.peak == plain.peak  # that of 64 images before the judges
     assert plain.at_peak.keys() == {REWARD, WORK}
-    run = Measured.of(small_run(samples_per_batch=1), 64)
+    run = MemoryEstimate.of(small_run(samples_per_batch=1), 64)
     assert run.judging.peak - plain.peak == run.update.parts[UNET].optimiser == run.judging.at_peak[OPTIMISER]
 
 
 def test_half_precision_weights_are_counted_once_while_rounding_is_measured() -> None:
     usual = small_run(samples_per_batch=1)
     sources = [replace(usual.diffusion, precision=precision) for precision in ("fp32", "bf16")]
-    exact, half = (Measured.of(replace(usual, diffusion=source), 1) for source in sources)
+    exact, half = (MemoryEstimate.of(replace(usual, diffusion=source), 1) for source in sources)
     for run in (exact, half):
         assert run.judging.peak == pytest.approx(run.weights + sum(run.judging.at_peak.values()), rel=0.001)
     rounded = exact.update.parts[UNET].weights - half.update.parts[UNET].weights
@@ -225,16 +225,16 @@ def test_half_precision_weights_are_counted_once_while_rounding_is_measured() ->
 
 @pytest.mark.slow
 def test_settings_that_make_it_fit() -> None:
-    with DryRun():
-        encoder = CLIPOutline.of(CLIP).load()
-    run = Measured.of(small_run(batch_size=4, samples_per_batch=8, encoder=encoder), 8)
+    with MetaMode():
+        encoder = MetaCLIP.of(CLIP).load()
+    run = MemoryEstimate.of(small_run(batch_size=4, samples_per_batch=8, encoder=encoder), 8)
     assert savings(run, run.peak) == []
     limit = run.weights + 0.4 * (run.update.peak - run.weights)
     found = savings(run, limit)
     assert [saving.argument for saving in found][:1] == ["diffusion.gradient_checkpointing=true"]
     last = found[-1]
     assert last.run.peak <= limit < run.peak
-    again = Measured.of(last.run.tuning, 8)
+    again = MemoryEstimate.of(last.run.tuning, 8)
     assert (again.update.peak, again.judging.peak) == (last.run.update.peak, last.run.judging.peak)
     peaks = [run.update.peak, *(saving.run.update.peak for saving in found)]
     assert peaks == sorted(peaks, reverse=True)
@@ -242,9 +242,9 @@ def test_settings_that_make_it_fit() -> None:
 
 @pytest.mark.slow
 def test_even_all_settings_may_not_do() -> None:
-    with DryRun():
-        encoder = CLIPOutline.of(replace(CLIP, precision="bf16")).load()  # not the reward's
-    run = Measured.of(small_run(batch_size=4, samples_per_batch=8, encoder=encoder), 8)
+    with MetaMode():
+        encoder = MetaCLIP.of(replace(CLIP, precision="bf16")).load()  # not the reward's
+    run = MemoryEstimate.of(small_run(batch_size=4, samples_per_batch=8, encoder=encoder), 8)
     found = savings(run, 20 * MB)
     arguments = [saving.argument.partition("=")[0].rpartition(".")[2] for saving in found]
     expected = ["samples_per_batch", "gradient_checkpointing", "micro_batch_size", "decoder_precision", "diversity"]

@@ -9,17 +9,17 @@ import torch
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.profiling.geometry import SD15_IDS
-from t2ifb.profiling.memory_tracker import Ledger, SavedBytes, tensors_of
-from t2ifb.profiling.meta_mode import Attention, DryRun
-from t2ifb.profiling.meta_model import Outline
+from t2ifb.profiling.memory_tracker import ActivationBytes, MemoryTracker, tensors_of
+from t2ifb.profiling.meta_mode import Attention, MetaMode
+from t2ifb.profiling.meta_model import MetaModel
 
 GB, TFLOP = 1e9, 1e12
 
 
 @pytest.fixture(scope="module")
 def unet() -> Iterator[Any]:
-    with DryRun():
-        unet = Outline.of(DiffusionSource(SD15_IDS[0], precision="fp16")).load().denoiser
+    with MetaMode():
+        unet = MetaModel.of(DiffusionSource(SD15_IDS[0], precision="fp16")).load().denoiser
         LoRA(rank=4).add(unet)
     yield unet
 
@@ -27,7 +27,7 @@ def unet() -> Iterator[Any]:
 def kept(unet: Any, attention: Attention, batch: int = 1) -> float:
     """GB that the U-Net keeps for the backward pass."""
     latents, states = _inputs(batch)
-    with DryRun(attention), SavedBytes(tensors_of(unet)) as saved:
+    with MetaMode(attention), ActivationBytes(tensors_of(unet)) as saved:
         unet(latents, 1, states)
     return saved.total / GB
 
@@ -46,9 +46,9 @@ def test_parameters(unet: Any) -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_operations_of_a_forward_pass(unet: Any, batch: int) -> None:
     latents, states = _inputs(batch)
-    with DryRun(), torch.no_grad(), Ledger() as ledger:
+    with MetaMode(), torch.no_grad(), MemoryTracker() as tracker:
         unet(latents, 1, states)
-    assert ledger.operations.total / TFLOP == pytest.approx(0.804 * batch, rel=0.01)
+    assert tracker.operations.total / TFLOP == pytest.approx(0.804 * batch, rel=0.01)
 
 
 def test_saved_activations(unet: Any) -> None:

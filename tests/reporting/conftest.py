@@ -29,17 +29,17 @@ class Visit:
 
     Attributes:
         page: Playwright's.
-        faults: Errors on the console and in scripts.
+        errors: Errors on the console and in scripts.
         requests: What was asked for beside data inside the page.
     """
 
     def __init__(self, browser: Any, file: Path, **context: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}, **context})
         self.page = self.context.new_page()
-        self.faults: list[str] = []
+        self.errors: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", self._note)
         self.page.goto(file.as_uri())
 
@@ -76,6 +76,6 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
     yield of
     for one in visits:
-        assert one.faults == []
+        assert one.errors == []
         assert len(one.requests) == 1
         one.context.close()

@@ -87,7 +87,7 @@ def write_evaluations(folder: Path) -> Path:
     """A Table 1 and a figure 8 below a folder."""
     for name in ("table1", "figure8"):
         (folder / name).mkdir(parents=True)
-        target = {"table1": "Table1", "figure8": "Figure8"}[name]
+        target = {"table1": "ScorerBenchmark", "figure8": "ModelComparison"}[name]
         write_config(folder / name, {"evaluation": {"_target_": f"t2ifb.evaluation.{name}.{target}"}, "seed": 0})
     (folder / "table1" / "table1.json").write_text(json.dumps([row("CLIP Score", 0.67), row(EVIL, None)]))
     (folder / "table1" / "summary.json").write_text(json.dumps({"split": "test", "table": {"CLIP Score": 0.67}}))

@@ -116,7 +116,7 @@ def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
     assert run.val.columns == {"kl": [0, None], "gold": [0.5, 0.7]}
     assert run.notes[0].startswith(".hydra/config.yaml: is missing")
     assert run.notes[1].startswith("metrics.csv: 1 of its lines have another number of cells")
-    assert run.notes[2].endswith("skipped (val/gold, val/kl)")  # NaN is no fault
+    assert run.notes[2].endswith("skipped (val/gold, val/kl)")  # NaN is no error
 
 
 @pytest.mark.parametrize(("count", "most"), [(0, 3), (2, 3), (10, 3), (10, 1), (10, 10)])

@@ -17,7 +17,7 @@ from t2ifb.scorers import RewardModel
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.training.loggers import no_logger
-from t2ifb.training.nan_guard import FaultGuard
+from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.files import StorageError
 from tests.training.worlds import KillAt, Killed, make_training, run_training, same, weights
@@ -131,16 +131,16 @@ def test_an_infinite_gradient_is_skipped_and_counted(whole: tuple[Path, dict[str
     assert all(value.isfinite().all() for value in weights(folder / "poisoned").values())
 
 
-def test_too_many_faults_stop_the_run_and_say_what_was_first(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_too_many_errors_stop_the_run_and_say_what_was_first(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = whole
-    training = make_training(folder, most_faults=2)
+    training = make_training(folder, max_skipped_updates=2)
     with pytest.raises(ValueError, match=r"3 updates .* the first was the gradient of head\.\S+ at step 10"):
         run_training(training, folder / "broken", callbacks=[Poison(set(range(10, 20)))])
     assert (folder / "broken" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_faults_are_counted_on_after_a_resume() -> None:
-    guard = FaultGuard()
+def test_errors_are_counted_on_after_a_resume() -> None:
+    guard = NanGuard()
     counted = {"skipped": 3, "first": "the loss at step 1", "overflowed": 2, "in_a_row": 1}
     guard.load_state_dict(counted)
     assert guard.state_dict() == counted

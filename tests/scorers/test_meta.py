@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from t2ifb import scorers
-from t2ifb.profiling.meta_mode import DryRun
+from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.scorers import AestheticScore, BLIPScore, CLIPScore, Ensemble, ImageReward, Mix, RewardModel
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import LinearHead, MLPHead
-from t2ifb.scorers.meta import CLIPOutline, NoOutline, outline
+from t2ifb.scorers.meta import MetaCLIP, NoMetaModel, on_meta
 from t2ifb.shapes import weights
 from t2ifb.shapes.gold import GoldScore
 from tests.scorers.parts import tiny_clip
@@ -36,19 +36,19 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def untrained(source: CLIPSource | None) -> RewardModel:
-    built = CLIPOutline.of(source or CLIPSource("ViT-L-14-quickgelu", "openai")).load()
+    built = MetaCLIP.of(source or CLIPSource("ViT-L-14-quickgelu", "openai")).load()
     return RewardModel(built, MLPHead(built.embedding_dim))
 
 
 def made(scorer: Any, **arguments: Any) -> Any:
-    with DryRun():
-        return outline(partial(scorer, **arguments), untrained)
+    with MetaMode():
+        return on_meta(partial(scorer, **arguments), untrained)
 
 
 @pytest.mark.parametrize("kind", MILLIONS)
 def test_published_scorers_without_a_download(kind: str) -> None:
     scorer = made(getattr(scorers, kind).from_pretrained, **ARGUMENTS.get(kind, {"source": "an/id"}))
-    with DryRun():
+    with MetaMode():
         images = torch.empty(2, 3, 512, 512, device="meta", requires_grad=True)
         scores = scorer(images, ["a", "b"])
         (gradient,) = torch.autograd.grad(scores.sum(), images)
@@ -104,13 +104,13 @@ def test_what_has_no_outline_is_refused_within_a_mix_too() -> None:
     small = partial(CLIPScore.from_pretrained, source=SMALL)
     assert list(made(Mix, scorers={"a": small, "b": small}, weights={"b": 2.0}).scorers) == ["a", "b"]
     for scorer in (partial(GoldScore), partial(Mix, scorers={"a": small, "b": partial(GoldScore)})):
-        with pytest.raises(NoOutline, match="GoldScore has no `outline`"):
+        with pytest.raises(NoMetaModel, match="GoldScore has no `on_meta`"):
             made(scorer)
 
 
 def test_an_encoder_that_does_not_exist(tmp_path: Path) -> None:
-    with DryRun():
+    with MetaMode():
         with pytest.raises(ValueError, match="open_clip has no model 'ViT-L-15'"):
-            CLIPOutline("ViT-L-15").load()
+            MetaCLIP("ViT-L-15").load()
         with pytest.raises(ValueError, match="has no open_clip_config.json"):
-            CLIPOutline(f"local-dir:{tmp_path}").load()
+            MetaCLIP(f"local-dir:{tmp_path}").load()

@@ -27,7 +27,7 @@ def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest
     assert chosen.keywords == {"accelerator": "cpu", "devices": 1}  # type: ignore[attr-defined]
     assert on_usable_device(lightning.Trainer) is lightning.Trainer
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("t2ifb.utils.devices.gpu_fault", lambda index: "the GPU P100 is too old.")
+    monkeypatch.setattr("t2ifb.utils.devices.gpu_error", lambda index: "the GPU P100 is too old.")
     trainer = partial(lightning.Trainer, accelerator="gpu")
     for training in (make_tuning(diffusion=DiffusionSource("no/model")), make_training(tmp_path)):
         with pytest.raises(ValueError, match="accelerator=gpu: the GPU P100 is too old"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.data import devices
-from t2ifb.utils.devices import accelerator_of, computed_in, device_facts, device_of, gpu_fault, has_bf16, true_float32
+from t2ifb.utils.devices import accelerator_of, computed_in, device_facts, device_of, gpu_error, has_bf16, true_float32
 
 GPUs = Callable[..., None]
 BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -73,7 +73,7 @@ def test_which_gpus_a_build_of_pytorch_can_use(
     gpus: GPUs, capability: tuple[int, int], built_for: list[str], usable: bool
 ) -> None:
     gpus(capability, built_for=built_for)
-    assert (gpu_fault() is None) == usable
+    assert (gpu_error() is None) == usable
 
 
 def test_a_gpu_that_cannot_be_used_is_named(gpus: GPUs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ def test_any_path_reaches_the_configuration_unchanged(name: str) -> None:
     (typed_argument,) = shlex.split(typed("dataset.source", name))
     assert typed_argument == argument("dataset.source", name)
     (composed,) = compose_all("prepare", ["dataset=own_rankings", typed_argument])
-    assert not composed.faults
+    assert not composed.errors
     assert OmegaConf.select(composed.config, "dataset.source") == name
 
 

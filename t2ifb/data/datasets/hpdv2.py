@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from t2ifb.data.errors import Fault, OnFault, check_numbers, check_paths, check_text, parse_entries, settle
-from t2ifb.data.prompts import position
+from t2ifb.data.errors import BadRecord, OnError, check_numbers, check_paths, check_text, parse_entries, raise_or_skip
+from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.storage.archives import leaves_folder, unpack_once
 from t2ifb.data.storage.hub import FolderFiles, files_of
@@ -32,7 +32,7 @@ class HPDv2:
     HPDv2 has no validation split. A share of the training prompts, chosen by a hash, becomes one.
 
     Attributes:
-        faults: Faults per split; filled by `rankings`.
+        errors: Errors per split; filled by `rankings`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class HPDv2:
         validation_share: float = 0.05,
         seed: int = 0,
         cache_folder: str | Path | None = None,
-        on_fault: OnFault = "error",
+        on_error: OnError = "error",
     ) -> None:
         """Store the settings. Nothing is read or downloaded yet.
 
@@ -51,7 +51,7 @@ class HPDv2:
             seed: Seed of that choice. With the same seed and share, a prompt is always in the same split.
             cache_folder: Folder for downloads, unpacked images and the results of image checks. By default the archives
                 of a local folder are unpacked into it.
-            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
+            on_error: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
             ValueError: `validation_share` is out of range.
@@ -61,8 +61,8 @@ class HPDv2:
         self.source = source
         self.validation_share = validation_share
         self.seed = seed
-        self.on_fault = on_fault
-        self.faults: dict[str, list[Fault]] = {}
+        self.on_error = on_error
+        self.errors: dict[str, list[BadRecord]] = {}
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)
 
@@ -103,7 +103,7 @@ class HPDv2:
         """The split's rankings in the order of the annotations. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is missing, or has faults and `on_fault` is `error`.
+            ValueError: The split is missing, or has errors and `on_error` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
@@ -124,12 +124,12 @@ class HPDv2:
 
         entries = self._entries(annotations, split)
         place = f"{self._files}, {split}"
-        parsed, faults = parse_entries(entries, parse, str(annotations))
+        parsed, errors = parse_entries(entries, parse, str(annotations))
         images = sorted({image for ranking in parsed for image in ranking.images if isinstance(image, Path)})
         memory = memory_file(self.cache_folder or self._files.home, self.source, split)
         good, more = check_once(parsed, place, images, memory)
-        self.faults[split] = [*refused, *faults, *more]
-        settle(self.faults[split], self.on_fault, place, len(entries) - len(good), len(entries))
+        self.errors[split] = [*refused, *errors, *more]
+        raise_or_skip(self.errors[split], self.on_error, place, len(entries) - len(good), len(entries))
         return good
 
     def _entries(self, annotations: Path, split: str) -> list[tuple[int, Any]]:
@@ -141,9 +141,9 @@ class HPDv2:
 
     def _is_validation(self, entry: Any) -> bool:
         prompt = entry.get("prompt") if isinstance(entry, dict) else None
-        return isinstance(prompt, str) and position(prompt, self.seed) < self.validation_share
+        return isinstance(prompt, str) and hash_fraction(prompt, self.seed) < self.validation_share
 
-    def _image_folder(self, part: str) -> tuple[Path, list[Fault]]:
+    def _image_folder(self, part: str) -> tuple[Path, list[BadRecord]]:
         """Root folder of a part's paths, unpacked if needed, and the archive members that were rejected."""
         if (folder := self._files.find(part)) is not None:
             return folder, []

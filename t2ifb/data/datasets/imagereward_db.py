@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from t2ifb.data.datasets.imagereward_writer import Record, write_imagereward_db
-from t2ifb.data.errors import Fault, OnFault, settle
+from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
 from t2ifb.data.rankings import Image, RankedPrompt
 from t2ifb.data.storage.archives import ArchiveImage, archive_members, leaves_folder
 from t2ifb.data.storage.hub import FolderFiles, files_of
@@ -33,7 +33,7 @@ class ImageRewardDB:
         source: str | Path,
         subset: str = "8k",
         cache_folder: str | Path | None = None,
-        on_fault: OnFault = "error",
+        on_error: OnError = "error",
         test_splits: Sequence[str] = ("test",),
         published: Mapping[str, float] | None = None,
         ceiling: Any = None,
@@ -45,7 +45,7 @@ class ImageRewardDB:
             source: A folder, or a hub id such as `zai-org/ImageRewardDB`.
             subset: `1k`, `2k`, `4k` or `8k`: the part of the training split to read.
             cache_folder: Folder for downloads and the results of image checks.
-            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
+            on_error: `error` stops on bad data, `skip` drops the affected rankings.
             test_splits: Splits that a reward model is tested on, the main one first.
             published: Published preference accuracies on the first of them in per cent, by name.
             ceiling: A scorer that knows the truth, so that no scorer can agree better with the annotators.
@@ -58,10 +58,10 @@ class ImageRewardDB:
             raise ValueError(f"ImageRewardDB has no subset {subset!r}; its subsets are {', '.join(SUBSETS)}")
         self.source = source
         self.subset = subset
-        self.on_fault = on_fault
+        self.on_error = on_error
         self.test_splits, self.published = tuple(test_splits), dict(published or {})
         self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
-        self.faults: dict[str, list[Fault]] = {}
+        self.errors: dict[str, list[BadRecord]] = {}
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)
 
@@ -96,21 +96,21 @@ class ImageRewardDB:
         """The split's rankings, in the order of the metadata. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is missing, or has faults and `on_fault` is `error`.
+            ValueError: The split is missing, or has errors and `on_error` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
         place = f"{self._files}, {split}"
         metadata = self._metadata(split)
-        rankings, faults = self._group(metadata, place)
+        rankings, errors = self._group(metadata, place)
         archives = sorted(path for name in self._archive_names(metadata) if (path := self._holder(name)) is not None)
-        stray = [fault for path in archives if path.suffix == ".zip" for fault in _stray_members(path)]
-        flawed = {fault.place for fault in faults}
+        stray = [error for path in archives if path.suffix == ".zip" for error in _stray_members(path)]
+        flawed = {error.place for error in errors}
         candidates = [r for r in rankings if f"{place}, ranking {r.prompt_id}" not in flawed]
         memory = memory_file(self.cache_folder or self._files.home, self.source, split, self.subset)
         good, more = check_once(candidates, place, archives, memory)
-        self.faults[split] = [*stray, *faults, *more]
-        settle(self.faults[split], self.on_fault, place, len(rankings) - len(good), len(rankings))
+        self.errors[split] = [*stray, *errors, *more]
+        raise_or_skip(self.errors[split], self.on_error, place, len(rankings) - len(good), len(rankings))
         return good
 
     def _metadata(self, split: str) -> dict[str, list[Any]]:
@@ -138,32 +138,32 @@ class ImageRewardDB:
         """Path of the archive, or of the folder it was extracted to."""
         return self._files.find(f"{name}.zip") or self._files.find(name)
 
-    def _group(self, metadata: dict[str, list[Any]], place: str) -> tuple[list[RankedPrompt], list[Fault]]:
-        """Group rows into rankings by id. Also returns faults in the metadata and the archives' directories."""
+    def _group(self, metadata: dict[str, list[Any]], place: str) -> tuple[list[RankedPrompt], list[BadRecord]]:
+        """Group rows into rankings by id. Also returns errors in the metadata and the archives' directories."""
         rows: dict[str, list[tuple[str, str, int]]] = {}
         for name, prompt_id, prompt, rank in zip(*(metadata[key] for key in COLUMNS), strict=True):
             rows.setdefault(str(prompt_id), []).append((name, prompt or "", int(rank or 0)))
         holders: dict[str, tuple[Path, dict[str, int]]] = {}
-        rankings, faults = [], []
+        rankings, errors = [], []
         for prompt_id, entries in rows.items():
             where = f"{place}, ranking {prompt_id}"
             names = [name for name, _, _ in entries]
             if len(set(names)) < len(names):
-                faults.append(Fault(where, "the same image twice"))
+                errors.append(BadRecord(where, "the same image twice"))
             if len({prompt for _, prompt, _ in entries}) > 1:
-                faults.append(Fault(where, "different prompts under one id"))
+                errors.append(BadRecord(where, "different prompts under one id"))
             images: list[Image] = []
             for name in names:
                 image, what = self._locate(name, holders)
                 images.append(image)
                 if what is not None:
-                    faults.append(Fault(where, f"image {name} {what}"))
+                    errors.append(BadRecord(where, f"image {name} {what}"))
             ranks = tuple(rank for _, _, rank in entries)
             rankings.append(RankedPrompt(prompt_id, entries[0][1], tuple(images), ranks))
-        return rankings, faults
+        return rankings, errors
 
     def _locate(self, name: str, holders: dict[str, tuple[Path, dict[str, int]]]) -> tuple[Image, str | None]:
-        """The image of an `image_path`, and its fault as far as the archive's directory shows it.
+        """The image of an `image_path`, and its error as far as the archive's directory shows it.
 
         Args:
             name: Such as `images/train/train_1/<uuid>.webp`.
@@ -195,8 +195,8 @@ def _number(image_path: str) -> int:
     return int(number) if number.isdecimal() else 0
 
 
-def _stray_members(archive: Path) -> Iterator[Fault]:
+def _stray_members(archive: Path) -> Iterator[BadRecord]:
     """Members with paths outside the archive's folder. They are never read, but are reported."""
     for name in archive_members(archive):
         if leaves_folder(name):
-            yield Fault(str(archive), f"member {name!r} leaves the folder; it is not read")
+            yield BadRecord(str(archive), f"member {name!r} leaves the folder; it is not read")

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from t2ifb.data.errors import Fault
+from t2ifb.data.errors import BadRecord
 from t2ifb.data.prompts import spelled_alike
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
 
@@ -67,12 +67,12 @@ class Mixture:
         self._counts: dict[str, dict[str, int]] = {}
 
     @property
-    def faults(self) -> dict[str, list[Fault]]:
-        """Faults of all sets, per split."""
-        found: dict[str, list[Fault]] = {}
+    def errors(self) -> dict[str, list[BadRecord]]:
+        """Errors of all sets, per split."""
+        found: dict[str, list[BadRecord]] = {}
         for dataset in self.datasets.values():
-            for split, faults in getattr(dataset, "faults", {}).items():
-                found.setdefault(split, []).extend(faults)
+            for split, errors in getattr(dataset, "errors", {}).items():
+                found.setdefault(split, []).extend(errors)
         return found
 
     @property
@@ -105,7 +105,7 @@ class Mixture:
         """The rankings of all sets, set by set, each once. Weights have no effect here.
 
         Raises:
-            ValueError: A set lacks the split, or has faults and its `on_fault` is `error`.
+            ValueError: A set lacks the split, or has errors and its `on_error` is `error`.
         """
         by_set = {name: self._rankings(name, split) for name in self._names(split)}
         if split == self.training_split:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from os.path import normpath
 from pathlib import Path
 
-from t2ifb.data.errors import Fault, OnFault, brief, settle
-from t2ifb.data.prompts import position
+from t2ifb.data.errors import BadRecord, OnError, brief, raise_or_skip
+from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.tables import READERS, Row, locate, read_table
 from t2ifb.data.validation import check_once, memory_file
@@ -15,7 +15,7 @@ NEEDED = ("prompt", "image", "rank")
 OPTIONAL = ("prompt_id", "split")
 
 
-def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], list[Fault], int]:
+def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], list[BadRecord], int]:
     """Group rows into rankings by `prompt_id` or, without that column, by `prompt`.
 
     Args:
@@ -23,22 +23,22 @@ def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], lis
         root: Root of the image paths.
 
     Returns:
-        The rankings without faults, in the order of their first rows; the faults; the total number of rankings.
+        The rankings without errors, in the order of their first rows; the errors; the total number of rankings.
     """
-    paths, faults = locate(rows, root)
+    paths, errors = locate(rows, root)
     images = {row.place: path for row, path in zip(rows, paths, strict=True)}
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(group_name(row), []).append(row)
     rankings: list[RankedPrompt] = []
     for name, group in groups.items():
-        found = list(_group_faults(group))
-        faults += found
+        found = list(_group_errors(group))
+        errors += found
         there = [path for row in group if (path := images[row.place]) is not None]
         if not found and len(there) == len(group):
             ranks = tuple(rank for row in group if (rank := _rank(row)) is not None)
             rankings.append(RankedPrompt(name, group[0].text("prompt"), tuple(there), ranks))
-    return rankings, faults, len(groups)
+    return rankings, errors, len(groups)
 
 
 def group_name(row: Row) -> str:
@@ -46,21 +46,21 @@ def group_name(row: Row) -> str:
     return row.text("prompt_id") or row.text("prompt") or row.place
 
 
-def _group_faults(group: Sequence[Row]) -> Iterable[Fault]:
+def _group_errors(group: Sequence[Row]) -> Iterable[BadRecord]:
     for row in group:
         if _rank(row) is None:
-            yield Fault(row.place, f"rank must be an integer of at least 1, found {brief(row.text('rank'))!r}")
+            yield BadRecord(row.place, f"rank must be an integer of at least 1, found {brief(row.text('rank'))!r}")
         if not row.text("prompt"):
-            yield Fault(row.place, "empty prompt")
+            yield BadRecord(row.place, "empty prompt")
     first = group[0]
     for column in ("prompt", "split"):
         if len({row.text(column) for row in group}) > 1:
             name = brief(group_name(first))
-            yield Fault(first.place, f"the rows of ranking {name!r} have different values in {column}")
+            yield BadRecord(first.place, f"the rows of ranking {name!r} have different values in {column}")
     names = [normpath(image.replace("\\", "/")) for row in group if (image := row.text("image"))]
     if len(set(names)) < len(names):
         people = "" if first.text("prompt_id") else "; if several people ranked it, give each its own prompt_id"
-        yield Fault(first.place, f"the ranking has the same image twice{people}")
+        yield BadRecord(first.place, f"the ranking has the same image twice{people}")
 
 
 def _rank(row: Row) -> int | None:
@@ -86,7 +86,7 @@ class OwnRankings:
     are split by a hash, so a prompt stays in its split when others are added. `read_table` lists the file formats.
 
     Attributes:
-        faults: Faults per split; filled by `rankings`.
+        errors: Errors per split; filled by `rankings`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class OwnRankings:
         shares: Mapping[str, float] | None = None,
         seed: int = 0,
         cache_folder: str | Path | None = None,
-        on_fault: OnFault = "error",
+        on_error: OnError = "error",
     ) -> None:
         """Store the settings. Nothing is read yet.
 
@@ -105,7 +105,7 @@ class OwnRankings:
                 default 0.8 `train`, 0.1 `validation` and 0.1 `test`.
             seed: Seed of the split by hash.
             cache_folder: Folder for the results of image checks; `source` by default.
-            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
+            on_error: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
             ValueError: The shares do not add up to 1.
@@ -115,9 +115,9 @@ class OwnRankings:
             raise ValueError(f"shares must be positive and add up to 1, got {self.shares}")
         self.source = Path(source).expanduser()
         self.seed = seed
-        self.on_fault = on_fault
+        self.on_error = on_error
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
-        self.faults: dict[str, list[Fault]] = {}
+        self.errors: dict[str, list[BadRecord]] = {}
         self._tables: dict[Path, list[Row]] = {}
         self._told = False
 
@@ -150,7 +150,7 @@ class OwnRankings:
         """The split's rankings in the order of the table. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is missing, a table cannot be read, or faults were found and `on_fault` is `error`.
+            ValueError: The split is missing, a table cannot be read, or errors were found and `on_error` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
@@ -163,13 +163,13 @@ class OwnRankings:
         path = own or whole
         assert path is not None
         rows = self._part(path, split) if own is None else self._rows(path)
-        parsed, faults, total = group_rows(rows, path.parent)
+        parsed, errors, total = group_rows(rows, path.parent)
         place = f"{path}, {split}"
         images = [image for ranking in parsed for image in ranking.images if isinstance(image, Path)]
         memory = memory_file(self.cache_folder or self.source, self.source, split)
         good, more = check_once(parsed, place, images, memory)
-        self.faults[split] = [*faults, *more]
-        settle(self.faults[split], self.on_fault, place, total - len(good), total)
+        self.errors[split] = [*errors, *more]
+        raise_or_skip(self.errors[split], self.on_error, place, total - len(good), total)
         return good
 
     def _file(self, stem: str) -> Path | None:
@@ -200,7 +200,7 @@ class OwnRankings:
             splits = [self._share(row) for row in rows]
             self._tell(path, rows, splits, split)
         names = {group_name(row) for row, where in zip(rows, splits, strict=True) if where == split}
-        return [row for row in rows if group_name(row) in names]  # a ranking in two splits is a fault in both
+        return [row for row in rows if group_name(row) in names]  # a ranking in two splits is an error in both
 
     def _tell(self, path: Path, rows: list[Row], splits: list[str], wanted: str) -> None:
         """Log once how many prompts each split received."""
@@ -218,7 +218,7 @@ class OwnRankings:
 
     def _share(self, row: Row) -> str:
         """The split of a row's prompt."""
-        place, border = position(row.text("prompt"), self.seed), 0.0
+        place, border = hash_fraction(row.text("prompt"), self.seed), 0.0
         for name, share in self.shares.items():
             border += share
             if place < border:

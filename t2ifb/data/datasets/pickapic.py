@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from t2ifb.data.errors import Fault, OnFault, settle
+from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.storage.archives import ParquetImage
 from t2ifb.data.storage.hub import FolderFiles, files_of
@@ -31,7 +31,7 @@ class PickAPic:
     skipped and counted. The whole set has hundreds of gigabytes; `max_shards` limits the download.
 
     Attributes:
-        faults: Faults per split; filled by `rankings`.
+        errors: Errors per split; filled by `rankings`.
         unlabelled: Number of rows without label per split; filled by `rankings`.
     """
 
@@ -40,7 +40,7 @@ class PickAPic:
         source: str | Path,
         max_shards: int | None = None,
         cache_folder: str | Path | None = None,
-        on_fault: OnFault = "error",
+        on_error: OnError = "error",
     ) -> None:
         """Store the settings. Nothing is read or downloaded yet.
 
@@ -48,7 +48,7 @@ class PickAPic:
             source: A folder with `data/<split>-*.parquet`, or a hub id such as `yuvalkirstain/pickapic_v2`.
             max_shards: Number of shards per split, counted from the first; all by default.
             cache_folder: Folder for downloads and the results of image checks.
-            on_fault: `error` stops on bad data, `skip` drops the affected rankings.
+            on_error: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
             ValueError: `max_shards` is less than 1.
@@ -57,8 +57,8 @@ class PickAPic:
             raise ValueError(f"max_shards must be at least 1, or null for all, not {max_shards}")
         self.source = source
         self.max_shards = max_shards
-        self.on_fault = on_fault
-        self.faults: dict[str, list[Fault]] = {}
+        self.on_error = on_error
+        self.errors: dict[str, list[BadRecord]] = {}
         self.unlabelled: dict[str, int] = {}
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)
@@ -101,14 +101,14 @@ class PickAPic:
         """The split's rankings in the order of the rows. Images are decoded once, to find bad ones.
 
         Raises:
-            ValueError: The split is missing, or has faults and `on_fault` is `error`.
+            ValueError: The split is missing, or has errors and `on_error` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
         names = self._files.here(_pattern(split))[: self.max_shards]
         shards = [path for name in names if (path := self._files.find(name)) is not None]
         rankings: list[RankedPrompt] = []
-        faults: list[Fault] = []
+        errors: list[BadRecord] = []
         rows = labelled = 0
         for shard in shards:
             for where, prompt_id, images, row in _rows(shard):
@@ -116,8 +116,8 @@ class PickAPic:
                 if not row["has_label"]:
                     continue
                 labelled += 1
-                if (what := _row_fault(row)) is not None:
-                    faults.append(Fault(where, what))
+                if (what := _row_error(row)) is not None:
+                    errors.append(BadRecord(where, what))
                     continue
                 ranks = RANKS[row["label_0"], row["label_1"]]
                 rankings.append(RankedPrompt(prompt_id, row["caption"] or "", images, ranks))
@@ -129,8 +129,8 @@ class PickAPic:
         place = f"{self._files}, {split}"
         memory = memory_file(self.cache_folder or self._files.home, self.source, split, f"{len(shards)}-shards")
         good, more = check_once(rankings, place, shards, memory)
-        self.faults[split] = [*faults, *more]
-        settle(self.faults[split], self.on_fault, place, labelled - len(good), labelled)
+        self.errors[split] = [*errors, *more]
+        raise_or_skip(self.errors[split], self.on_error, place, labelled - len(good), labelled)
         return good
 
 
@@ -155,8 +155,8 @@ def _rows(shard: Path) -> Iterator[tuple[str, str, tuple[ParquetImage, ParquetIm
             number += 1
 
 
-def _row_fault(row: dict[str, Any]) -> str | None:
-    """Fault of a labelled row, images excluded; None if it has none."""
+def _row_error(row: dict[str, Any]) -> str | None:
+    """BadRecord of a labelled row, images excluded; None if it has none."""
     labels = (row["label_0"], row["label_1"])
     if labels not in RANKS:
         return f"labels must be 1 and 0, 0 and 1, or 0.5 twice, found {labels[0]} and {labels[1]}"

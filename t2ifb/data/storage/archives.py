@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from PIL import Image as PILImage
 from rich import progress
 
-from t2ifb.data.errors import Fault
+from t2ifb.data.errors import BadRecord
 from t2ifb.utils.files import atomic_write, file_lock, free_bytes, make_folder, storage_errors
 
 OPEN_ARCHIVES = 40
@@ -116,7 +116,7 @@ RECORD = ".unpacked.json"
 """File in the folder that records its archive and the rejected members."""
 
 
-def unpack_once(archive: Path, folder: Path) -> list[Fault]:
+def unpack_once(archive: Path, folder: Path) -> list[BadRecord]:
     """Unpack an archive into its own folder, unless this was done before and the archive is unchanged.
 
     Files go to a temporary folder beside it, which is renamed when complete. Other jobs wait.
@@ -146,7 +146,7 @@ def unpack_once(archive: Path, folder: Path) -> list[Fault]:
             try:
                 refused = _extract(archive, place)
                 with atomic_write(place / RECORD) as file:
-                    file.write(json.dumps({**_stamp(archive), "refused": [fault.what for fault in refused]}).encode())
+                    file.write(json.dumps({**_stamp(archive), "refused": [error.what for error in refused]}).encode())
                 place.chmod(0o755)
                 if folder.exists():
                     (folder / RECORD).unlink(missing_ok=True)
@@ -158,12 +158,12 @@ def unpack_once(archive: Path, folder: Path) -> list[Fault]:
     return refused
 
 
-def _recorded(archive: Path, folder: Path) -> list[Fault] | None:
+def _recorded(archive: Path, folder: Path) -> list[BadRecord] | None:
     """Recorded rejections if this archive was unpacked into the folder; None otherwise."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if {key: known[key] for key in ("size", "modified")} == _stamp(archive):
-            return [Fault(str(archive), what) for what in known["refused"]]
+            return [BadRecord(str(archive), what) for what in known["refused"]]
     return None
 
 
@@ -181,9 +181,9 @@ def _check_space(archive: Path, folder: Path) -> None:
     logger.warning("Unpacking %s", text)
 
 
-def _extract(archive: Path, folder: Path) -> list[Fault]:
+def _extract(archive: Path, folder: Path) -> list[BadRecord]:
     """Write the archive's files into the empty folder. Links and devices are never created."""
-    refused: list[Fault] = []
+    refused: list[BadRecord] = []
     try:
         with (
             progress.open(archive, "rb", description="unpacking", transient=True) as raw,
@@ -192,7 +192,9 @@ def _extract(archive: Path, folder: Path) -> list[Fault]:
         ):
             for member in tar:
                 if leaves_folder(member.name):
-                    refused.append(Fault(str(archive), f"member {member.name!r} leaves the folder; it is not unpacked"))
+                    refused.append(
+                        BadRecord(str(archive), f"member {member.name!r} leaves the folder; it is not unpacked")
+                    )
                 elif member.isfile():
                     target = folder / member.name
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +204,7 @@ def _extract(archive: Path, folder: Path) -> list[Fault]:
                         shutil.copyfileobj(content, file)
                 elif not member.isdir():
                     refused.append(
-                        Fault(str(archive), f"member {member.name!r} is a link or a device; it is not unpacked")
+                        BadRecord(str(archive), f"member {member.name!r} is a link or a device; it is not unpacked")
                     )
             while stream.read(2**20):  # gzip detects a truncated file, tarfile does not
                 pass

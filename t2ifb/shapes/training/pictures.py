@@ -70,7 +70,7 @@ def redraw(
 ) -> Tensor:
     """Noise the latents of renders and denoise them again (SDEdit, arXiv 2108.01073).
 
-    The result has roughly the render's layout, with the base model's own faults. Faults increase with fewer steps,
+    The result has roughly the render's layout, with the base model's own errors. Errors increase with fewer steps,
     stronger guidance and a fainter render.
 
     Args:

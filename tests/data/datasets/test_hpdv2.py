@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from t2ifb.data import unpacking
 from t2ifb.data.datasets.hpdv2 import HPDv2
-from t2ifb.data.errors import Fault
-from t2ifb.data.prompts import position
+from t2ifb.data.errors import BadRecord
+from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import read_bytes
 from t2ifb.data.storage.archives import unpack_once
 from tests.data.parts import encoded_picture, two_steps
@@ -86,7 +86,7 @@ def test_no_prompt_is_in_training_and_validation(folder: Path) -> None:
     train, validation = ({r.prompt for r in dataset.rankings(split)} for split in ("train", "validation"))
     assert train | validation == set(PROMPTS)
     assert not train & validation
-    assert validation == {prompt for prompt in PROMPTS if position(prompt, 0) < SHARE}
+    assert validation == {prompt for prompt in PROMPTS if hash_fraction(prompt, 0) < SHARE}
     assert train and validation
     assert {r.prompt for r in HPDv2(folder, SHARE).rankings("validation")} == validation
     assert {r.prompt for r in HPDv2(folder, SHARE, seed=1).rankings("validation")} != validation
@@ -97,13 +97,13 @@ def test_no_prompt_is_in_training_and_validation(folder: Path) -> None:
 
 @given(st.text(), st.integers(0, 9))
 def test_spelling_does_not_move_a_prompt(prompt: str, seed: int) -> None:
-    assert 0 <= position(prompt, seed) < 1
-    assert position(f"  {prompt}\n", seed) == position(prompt, seed)
-    assert position(prompt.casefold(), seed) == position(prompt, seed)
+    assert 0 <= hash_fraction(prompt, seed) < 1
+    assert hash_fraction(f"  {prompt}\n", seed) == hash_fraction(prompt, seed)
+    assert hash_fraction(prompt.casefold(), seed) == hash_fraction(prompt, seed)
 
 
 def test_a_share_is_about_what_was_asked_for() -> None:
-    within = sum(position(f"prompt {n}", 0) < 0.1 for n in range(10_000))
+    within = sum(hash_fraction(f"prompt {n}", 0) < 0.1 for n in range(10_000))
     assert 850 < within < 1150
 
 
@@ -130,7 +130,7 @@ def test_jobs_that_come_at_once_unpack_once(folder: Path, monkeypatch: pytest.Mo
     started: list[Path] = []
     original = unpacking._extract
 
-    def slow(archive: Path, place: Path) -> list[Fault]:
+    def slow(archive: Path, place: Path) -> list[BadRecord]:
         started.append(place)
         time.sleep(0.2)
         assert not (folder / "unpacked" / "images").exists()
@@ -169,15 +169,15 @@ def test_what_tries_to_leave_the_folder_is_refused_and_reported(folder: Path, tm
     outside = {name: b"evil" for name in ("../../../evil", str(tmp_path / "evil"), "a/../../evil")}
     write_tar(folder / "test.tar.gz", {**outside, **inside}, [link])
     write_tar(folder / "train.tar.gz", {"train/link/evil": b"evil"})
-    dataset = HPDv2(folder, on_fault="skip")
+    dataset = HPDv2(folder, on_error="skip")
     for _ in range(2):  # also when it is unpacked already
         assert len(dataset.rankings("test")) == 3
-        whats = [fault.what for fault in dataset.faults["test"]]
+        whats = [error.what for error in dataset.errors["test"]]
         assert len(whats) == 4
         assert sum("leaves the folder" in what for what in whats) == 3
         assert sum("link or a device" in what for what in whats) == 1
     assert not [path for path in tmp_path.rglob("*") if path.name in ("evil", "link") or path.is_symlink()]
-    with pytest.raises(ValueError, match="4 faults in 0 of 3 rankings"):
+    with pytest.raises(ValueError, match="4 errors in 0 of 3 rankings"):
         HPDv2(folder).rankings("test")
 
 
@@ -200,7 +200,7 @@ def test_too_little_space_is_said_before(folder: Path, monkeypatch: pytest.Monke
         HPDv2(folder).rankings("test")
 
 
-FAULTY = {
+ERRORY = {
     0: (choice(0, prompt=""), "empty prompt"),
     1: (choice(1, human_preference=[1, 1]), "must be [1, 0] or [0, 1], found [1, 1]"),
     2: (choice(2, file_path=["00000000.jpg"]), "at least two images, this one has 1"),
@@ -213,22 +213,22 @@ FAULTY = {
 }
 
 
-def test_every_fault_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_set(tmp_path, [*(entry for entry, _ in FAULTY.values()), choice(9)])
-    with pytest.raises(ValueError, match="10 faults in 9 of 10 rankings") as raised:
+def test_every_error_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_set(tmp_path, [*(entry for entry, _ in ERRORY.values()), choice(9)])
+    with pytest.raises(ValueError, match="10 errors in 9 of 10 rankings") as raised:
         HPDv2(tmp_path, 0.0).rankings("train")
-    for number, (_, what) in FAULTY.items():
+    for number, (_, what) in ERRORY.items():
         lines = str(raised.value).splitlines()
         here = [line for line in lines if f"entry {number}:" in line or f"(id train-{number})" in line]
         assert any(what in line for line in here), (number, what)
-    dataset = HPDv2(tmp_path, 0.0, on_fault="skip")
+    dataset = HPDv2(tmp_path, 0.0, on_error="skip")
     assert [r.prompt_id for r in dataset.rankings("train")] == ["train-9"]
     assert "dropped 9 of 10 rankings" in caplog.text
 
 
-def test_faults_of_the_test_split(tmp_path: Path) -> None:
+def test_errors_of_the_test_split(tmp_path: Path) -> None:
     write_set(tmp_path, test=[ranked(0, rank=[1, 2]), ranked(1, rank=[-1, 1, 2]), ranked(2)])
-    with pytest.raises(ValueError, match="2 faults in 2 of 3") as raised:
+    with pytest.raises(ValueError, match="2 errors in 2 of 3") as raised:
         HPDv2(tmp_path).rankings("test")
     assert "2 ranks for 3 images" in str(raised.value)
     assert "must not be negative" in str(raised.value)
@@ -238,8 +238,8 @@ def test_images_are_decoded_once_while_they_stay(folder: Path, monkeypatch: pyte
     decoded: list[object] = []
     from t2ifb.data import rankings
 
-    original = rankings.image_fault
-    monkeypatch.setattr(rankings, "image_fault", lambda image: decoded.append(image) or original(image))
+    original = rankings.image_error
+    monkeypatch.setattr(rankings, "image_error", lambda image: decoded.append(image) or original(image))
     HPDv2(folder, 0.0).rankings("train")
     assert len(decoded) == 40  # each distinct image, though 80 rankings have two
     HPDv2(folder, 0.0).rankings("train")

@@ -125,12 +125,12 @@ def test_the_same_prompt_under_two_ids_is_two_rankings(tmp_path: Path) -> None:
     assert [r.prompt for r in ImageRewardDB(tmp_path).rankings("test")] == ["a cat", "a cat"]
 
 
-def test_known_faults_in_the_wild_are_listed_and_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_known_errors_in_the_wild_are_listed_and_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     empty, missing, *_ = first_images(folder, 1)
     undecodable = first_images(folder, 2)[0]
     rewrite(folder / "images/train/train_1.zip", {empty: b"", missing: None, "../../evil.webp": b"x"})
     rewrite(folder / "images/train/train_2.zip", {undecodable: b"RIFF no image"})
-    with pytest.raises(ValueError, match="4 faults in 2 of 4 rankings") as raised:
+    with pytest.raises(ValueError, match="4 errors in 2 of 4 rankings") as raised:
         ImageRewardDB(folder).rankings("train")
     for what in (
         f"ranking id-0: image images/train/train_1/{empty} is empty (0 bytes)",
@@ -139,10 +139,10 @@ def test_known_faults_in_the_wild_are_listed_and_skipped(folder: Path, caplog: p
         f"(id id-2), image 0: image {folder}/images/train/train_2.zip!{undecodable} cannot be decoded",
     ):
         assert what in str(raised.value)
-    database = ImageRewardDB(folder, on_fault="skip")
+    database = ImageRewardDB(folder, on_error="skip")
     assert [r.prompt_id for r in database.rankings("train")] == ["id-1", "id-3"]
     assert "dropped 2 of 4 rankings" in caplog.text
-    assert len(database.faults["train"]) == 4
+    assert len(database.errors["train"]) == 4
 
 
 def test_decoding_is_done_once_while_the_archives_stay(folder: Path) -> None:

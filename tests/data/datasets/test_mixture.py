@@ -172,14 +172,14 @@ def test_what_a_set_lacks_is_told_and_downloaded(sets: dict[str, FolderDataset],
     assert not Mixture({"there": Downloads({}), "own": OwnRankings(tmp_path)}).available("test")
 
 
-def test_faults_of_all_sets_are_counted(tmp_path: Path) -> None:
+def test_errors_of_all_sets_are_counted(tmp_path: Path) -> None:
     entry = {"id": 1, "prompt": "x", "generations": ["n.png", "m.png"], "ranking": [1, 2]}
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps([entry]))
-    files = {name: RankingFiles({"test": tmp_path / f"{name}.json"}, on_fault="skip") for name in ("a", "b")}
+    files = {name: RankingFiles({"test": tmp_path / f"{name}.json"}, on_error="skip") for name in ("a", "b")}
     mixture = Mixture(files)
     assert mixture.rankings("test") == []
-    assert len(mixture.faults["test"]) == 4
+    assert len(mixture.errors["test"]) == 4
 
 
 @pytest.mark.parametrize(

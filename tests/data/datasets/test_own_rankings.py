@@ -124,7 +124,7 @@ def test_wrong_columns_name_the_nearest(tmp_path: Path, name: str) -> None:
 def test_files_that_are_no_tables(tmp_path: Path, name: str, content: bytes, what: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=what) as raised:
-        OwnRankings(tmp_path, on_fault="skip").rankings("train")
+        OwnRankings(tmp_path, on_error="skip").rankings("train")
     assert name in str(raised.value)
 
 
@@ -135,7 +135,7 @@ def test_two_files_for_a_split_are_refused(tmp_path: Path) -> None:
         OwnRankings(tmp_path).available("train")
 
 
-FAULTY: list[tuple[Rows, str]] = [
+ERRORY: list[tuple[Rows, str]] = [
     ([{"rank": 1.5}, {}, {}], "line 2: rank must be an integer of at least 1, found '1.5'"),
     ([{}, {"rank": "best"}, {}], "line 6: rank must be an integer of at least 1, found 'best'"),
     ([{"rank": 0}, {}, {}], "ranks start at 1, found [0]"),
@@ -146,19 +146,19 @@ FAULTY: list[tuple[Rows, str]] = [
 ]
 
 
-def test_every_fault_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_error_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = [
         row | change
-        for number, (changes, _) in enumerate(FAULTY)
+        for number, (changes, _) in enumerate(ERRORY)
         for row, change in zip(rows(1, len(changes), start=number), changes, strict=True)
     ]
     write(tmp_path / "train.csv", [*table, *rows(1, start=20)])
     (tmp_path / "images/20-0.png").write_bytes(encoded_picture(0, "PNG"))
-    with pytest.raises(ValueError, match="7 faults in 7 of 8 rankings") as raised:
+    with pytest.raises(ValueError, match="7 errors in 7 of 8 rankings") as raised:
         OwnRankings(tmp_path).rankings("train")
-    for _, what in FAULTY:
+    for _, what in ERRORY:
         assert what in str(raised.value)
-    dataset = OwnRankings(tmp_path, on_fault="skip")
+    dataset = OwnRankings(tmp_path, on_error="skip")
     assert [r.prompt for r in dataset.rankings("train")] == ["prompt 20, with a comma"]
     assert "dropped 7 of 8 rankings" in caplog.text
 

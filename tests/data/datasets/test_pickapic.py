@@ -69,7 +69,7 @@ def test_labels_become_ranks_and_unlabelled_rows_are_counted(folder: Path, caplo
     assert [r.comparisons() for r in rankings[4:]] == [[(0, 1)], [(1, 0)], []]
     assert len({r.prompt_id for r in rankings}) == 7
     assert dataset.unlabelled == {"train": 1}
-    assert dataset.faults == {"train": []}
+    assert dataset.errors == {"train": []}
     assert "1 of 8 rows have no label" in caplog.text
 
 
@@ -129,7 +129,7 @@ def test_splits_whose_names_begin_alike_are_apart(folder: Path) -> None:
         dataset.download(["valid"])
 
 
-FAULTY = {
+ERRORY = {
     0: ({"caption": " "}, "empty prompt"),
     1: ({"label_0": 1.0, "label_1": 1.0}, "labels must be 1 and 0, 0 and 1, or 0.5 twice, found 1.0 and 1.0"),
     2: ({"image_1_uid": "uid-4"}, "the same image twice (uid-4)"),
@@ -140,18 +140,18 @@ FAULTY = {
 }
 
 
-def test_every_fault_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [row(number, **changes) for number, (changes, _) in FAULTY.items()]
+def test_every_error_is_listed_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [row(number, **changes) for number, (changes, _) in ERRORY.items()]
     shard = write_shard(tmp_path, "train-00000-of-00001-0123456789abcdef.parquet", [*rows, row(7)])
-    with pytest.raises(ValueError, match="7 faults in 7 of 8 rankings") as raised:
+    with pytest.raises(ValueError, match="7 errors in 7 of 8 rankings") as raised:
         PickAPic(tmp_path).rankings("train")
-    for number, (_, what) in FAULTY.items():
+    for number, (_, what) in ERRORY.items():
         places = (f"{shard}, row {number}:", f"{shard.stem}/{number})", f"row group {number // 2}, row {number % 2}, ")
         lines = [line for line in str(raised.value).splitlines() if any(place in line for place in places)]
         assert any(what in line for line in lines), (number, what)
-    dataset = PickAPic(tmp_path, on_fault="skip")
+    dataset = PickAPic(tmp_path, on_error="skip")
     assert [r.prompt for r in dataset.rankings("train")] == ["prompt 7"]
-    assert len(dataset.faults["train"]) == 7
+    assert len(dataset.errors["train"]) == 7
     assert "dropped 7 of 8 rankings" in caplog.text
 
 

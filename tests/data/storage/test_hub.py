@@ -39,7 +39,7 @@ try:
     rankings = [database.rankings(split) for split in ("train", "test")]
     print(database.available("train"), list(map(len, rankings)), open_image(rankings[0][0].images[0]).size)
 except ValueError as error:
-    print("fault:", error)
+    print("error:", error)
 """
 
 
@@ -172,7 +172,7 @@ def test_only_what_is_needed_is_downloaded_and_only_once(imagereward_db: Hub, tm
 def test_a_file_that_the_hub_lacks_is_named(imagereward_db: Hub, tmp_path: Path) -> None:
     (imagereward_db.folder / "images/train/train_3.zip").unlink()
     answer = download(imagereward_db, tmp_path / "cache")
-    assert "fault: someone/rankings has no file images/train/train_3.zip" in answer.stdout, answer.stderr
+    assert "error: someone/rankings has no file images/train/train_3.zip" in answer.stdout, answer.stderr
 
 
 def test_only_the_wished_shards_of_pickapic_are_downloaded(hub: Hub, tmp_path: Path) -> None:
@@ -217,5 +217,5 @@ def test_a_connection_that_breaks_off_is_said(tmp_path: Path, monkeypatch: pytes
 
 def test_a_folder_that_the_hub_lacks_is_said(hub: Hub, tmp_path: Path) -> None:
     answer = download(hub, tmp_path / "cache", "PickAPic")
-    assert "fault: Could not list someone/rankings on the hub: " in answer.stdout, answer.stderr
+    assert "error: Could not list someone/rankings on the hub: " in answer.stdout, answer.stderr
     assert "404" in answer.stdout

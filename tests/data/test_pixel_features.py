@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2ifb.data.datamodules import RewardDataModule
 from t2ifb.data.images import load_image
-from t2ifb.data.pixel_feed import PixelFeed
+from t2ifb.data.pixel_features import PixelFeatures
 from t2ifb.scorers.preprocess import square
 from tests.data.parts import FolderDataset, picture
 
@@ -35,7 +35,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 
 def test_images_are_read_when_gathered_and_brought_to_one_size(images: list[Path]) -> None:
-    pixels = PixelFeed(Eyes()).images(images)
+    pixels = PixelFeatures(Eyes()).images(images)
     index = np.array([17, 3, 17, 0, 5])
     expected = torch.cat([square(load_image(images[number])[None], 8) for number in index])
     assert torch.equal(pixels.gather(index), expected)
@@ -48,7 +48,7 @@ def test_images_are_read_when_gathered_and_brought_to_one_size(images: list[Path
 
 
 def test_texts_are_tokens(images: list[Path]) -> None:
-    tokens = PixelFeed(Eyes()).prompts(["ab", "c", "ab"])
+    tokens = PixelFeatures(Eyes()).prompts(["ab", "c", "ab"])
     assert len(tokens) == 3
     assert tokens.gather(np.array([1, 2])).tolist() == [[1, ord("c")], [2, ord("a")]]
 
@@ -58,7 +58,7 @@ def test_what_is_cut_off_is_said_once(dataset: FolderDataset, caplog: pytest.Log
         def cut_prompts(self, prompts: list[str]) -> list[str]:
             return [prompt for prompt in prompts if "1" in prompt]
 
-    module = RewardDataModule(dataset, PixelFeed(NearSighted()), batch_size=20)
+    module = RewardDataModule(dataset, PixelFeatures(NearSighted()), batch_size=20)
     module.prepare_data()
     module.prepare_data()
     module.train_batch(0)
@@ -69,7 +69,7 @@ def test_what_is_cut_off_is_said_once(dataset: FolderDataset, caplog: pytest.Log
 
 
 def test_a_data_module_batches_pixels_as_it_batches_embeddings(dataset: FolderDataset) -> None:
-    module = RewardDataModule(dataset, PixelFeed(Eyes()), batch_size=20)
+    module = RewardDataModule(dataset, PixelFeatures(Eyes()), batch_size=20)
     module.prepare_data()
     batch, rankings = module.train_batch(0), dataset.rankings("train")
     every = [image for ranking in rankings for image in ranking.images]

@@ -77,7 +77,7 @@ class Tokens:
         return self.ids[index]
 
 
-class PixelFeed:
+class PixelFeatures:
     """Feed of pixels and tokens, the counterpart of `EmbeddingCache`.
 
     Attributes:
