@@ -12,7 +12,7 @@ from t2ifb.data.datasets.imagereward_writer import write_imagereward_db
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.prepare import prepare
 from t2ifb.train import train
-from tests.data import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic
+from tests.data.datasets import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic
 from tests.scorers.parts import tiny_clip
 
 Run = Callable[..., int]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from t2ifb.data import checked_images, content_keys
+from t2ifb.data import content_keys, validation
 from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.images import load_image
 from t2ifb.data.rankings import RankedPrompt, image_error, open_image
@@ -137,7 +137,7 @@ def test_what_older_decoding_left_in_caches_is_not_used(tmp_path: Path, monkeypa
     keys = []
     for version in (1, 2, 2):
         monkeypatch.setattr(content_keys, "DECODING", version)
-        monkeypatch.setattr(checked_images, "DECODING", version)
+        monkeypatch.setattr(validation, "DECODING", version)
         keys.append((ImageKeys(tmp_path / "keys.npy")(paths), memory.read_bytes() if memory.exists() else b""))
         check_once([ranking], "here", paths, memory)
     assert not set(keys[0][0]) & set(keys[1][0])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2ifb.data import embedding_cache
+from t2ifb.data import embeddings
 from t2ifb.data.embeddings import EmbeddingCache, Storage
 from t2ifb.data.images import load_image
 from tests.data.parts import PooledPixels, PooledPixelsSource, picture
@@ -157,9 +157,9 @@ def test_interrupted_filling_resumes_to_the_same_bits(
 KILLED = """
 import os, sys
 from pathlib import Path
-from t2ifb.data import embedding_cache
+from t2ifb.data import embeddings
 from tests.data.parts import PooledPixels, PooledPixelsSource
-embedding_cache.COMMIT_SECONDS = 0.0
+embeddings.COMMIT_SECONDS = 0.0
 class Suicidal(PooledPixels):
     left = int(sys.argv[3])
     def encode_images(self, images):
@@ -171,7 +171,7 @@ class Source(PooledPixelsSource):
     def load(self):
         return Suicidal(0)
 images = sorted(Path(sys.argv[1]).iterdir())
-embedding_cache.EmbeddingCache(sys.argv[2], Source(), batch_size=4).fill(images, [])
+embeddings.EmbeddingCache(sys.argv[2], Source(), batch_size=4).fill(images, [])
 """
 
 
@@ -244,7 +244,7 @@ def test_two_jobs_at_once_share_the_work(tmp_path: Path, source: PooledPixelsSou
 def test_a_full_disk_is_one_message_and_keeps_what_was_whole(
     tmp_path: Path, source: PooledPixelsSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding_cache, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(embeddings, "COMMIT_SECONDS", 0.0)
     images = make_images(tmp_path / "images", 60)
     cache = EmbeddingCache(tmp_path / "cache", source, batch_size=4)
     cache.fill(images[:8], [])

@@ -13,7 +13,6 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import ddim
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.evaluation import code_hash
 from t2ifb.finetuning import baseline_cache
 from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
 from t2ifb.finetuning.draft import DRaFT
@@ -22,6 +21,7 @@ from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
+from t2ifb.utils import fingerprints
 from tests.finetuning.tuning_worlds import Darkness, Redness, make_tuning, tune
 
 
@@ -78,7 +78,7 @@ def test_the_same_question_is_asked_once(
         facts = facts | {"tf32": False}
         answers()
     assert len(drawn) == 9
-    monkeypatch.setattr(code_hash, "version", {**code_hash.library_versions(), "diffusers": "0.0"}.get)
+    monkeypatch.setattr(fingerprints, "version", {**fingerprints.library_versions(), "diffusers": "0.0"}.get)
     answers()
     assert len(drawn) == 10
     for _ in range(2):

@@ -117,14 +117,14 @@ class FakeRun:
 
 ENCODING = "diffusion/model.py: states: Tensor = self.text_encoder(tokens.input_ids.to(device)).last_h"
 STATES = "diffusion/model.py: return torch.cat([self._encode(text) for text in texts]).to(self.devic"
-START = "diffusion/rollout.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.devi"
+START = "diffusion/sampling.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.devi"
 TIMES = "diffusion/schedule.py: self._times_on[device] = self.timesteps.to(device)"
-NOISE = "diffusion/rollout.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
-NOTE = "learning/tuning_module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
+NOISE = "diffusion/sampling.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
+NOTE = "finetuning/module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
 MEAN = "scorers/preprocess.py: return torch.tensor(values, dtype=dtype, device=device)[:, None, No"
 FILTER = "scorers/preprocess.py: return torch.tensor(weights / weights.sum(1, keepdims=True), dtype="
-TOKENS = "scorers/clip_encoder.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
-LEARNED_NOISE = 'learning/reward_weighted.py: "noise": torch.cat(noise).to(policy.device),'
+TOKENS = "scorers/clip.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
+LEARNED_NOISE = 'finetuning/reward_weighted.py: "noise": torch.cat(noise).to(policy.device),'
 UPLOADS = {
     "refl": {STATES: 2, NOISE: 1, NOTE: 4},
     "draft": {STATES: 2, NOISE: 1, NOTE: 4},
@@ -146,8 +146,8 @@ def test_an_update(name: str) -> None:
     assert dict(watch.uploads) == {ENCODING: 3, START: 1, TIMES: 1, FILTER: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
     assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
     assert dict(watch.answers) == {
-        "learning/error_guard.py: if self._broken_loss is None and not loss.isfinite():": 1,
-        "learning/error_guard.py: scale = scaler.get_scale()": 1,
+        "training/nan_guard.py: if self._broken_loss is None and not loss.isfinite():": 1,
+        "training/nan_guard.py: scale = scaler.get_scale()": 1,
     }
 
 
@@ -173,16 +173,16 @@ def test_a_validation() -> None:
             evaluator.answers()
     steps = {TIMES: 1, NOISE: 2}
     pixels = {
-        "evaluation/judges.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
-        "learning/evaluator.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
+        "evaluation/scoring.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
+        "finetuning/evaluator.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
     }
     assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, FILTER: 4, MEAN: 4, TOKENS: 1} | steps | pixels
     assert dict(watch.downloads) == {
         "diffusion/model.py: return states.cpu()": 2,
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,
-        "learning/evaluator.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
-        "evaluation/judges.py: found.setdefault(name, []).append(score.float().cpu())": 1,
-        "learning/evaluator.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
+        "finetuning/evaluator.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
+        "evaluation/scoring.py: found.setdefault(name, []).append(score.float().cpu())": 1,
+        "finetuning/evaluator.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
     }
     assert dict(watch.answers) == {}
 

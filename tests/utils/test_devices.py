@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data import devices
+from t2ifb.utils import devices
 from t2ifb.utils.devices import accelerator_of, computed_in, device_facts, device_of, gpu_error, has_bf16, true_float32
 
 GPUs = Callable[..., None]

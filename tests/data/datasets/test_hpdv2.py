@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2ifb.data import unpacking
 from t2ifb.data.datasets.hpdv2 import HPDv2
 from t2ifb.data.errors import BadRecord
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import read_bytes
+from t2ifb.data.storage import archives
 from t2ifb.data.storage.archives import unpack_once
 from tests.data.parts import encoded_picture, two_steps
 
@@ -117,7 +117,7 @@ def test_archives_are_unpacked_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     HPDv2(folder).rankings("test")
     assert not list(folder.rglob("*.tmp"))
     with monkeypatch.context() as patch:
-        patch.setattr(unpacking, "_extract", lambda *_: pytest.fail("unpacked again"))
+        patch.setattr(archives, "_extract", lambda *_: pytest.fail("unpacked again"))
         HPDv2(folder).rankings("test")
     write_tar(folder / "test.tar.gz", {f"test/{n:08d}.jpg": encoded_picture(200 + n) for n in range(9)})
     (ranking, *_) = HPDv2(folder).rankings("test")
@@ -128,7 +128,7 @@ def test_jobs_that_come_at_once_unpack_once(folder: Path, monkeypatch: pytest.Mo
     killed = folder / "unpacked" / ".images.abcdef.tmp"  # left behind by a job that was killed
     killed.mkdir(parents=True)
     started: list[Path] = []
-    original = unpacking._extract
+    original = archives._extract
 
     def slow(archive: Path, place: Path) -> list[BadRecord]:
         started.append(place)
@@ -136,7 +136,7 @@ def test_jobs_that_come_at_once_unpack_once(folder: Path, monkeypatch: pytest.Mo
         assert not (folder / "unpacked" / "images").exists()
         return original(archive, place)
 
-    monkeypatch.setattr(unpacking, "_extract", slow)
+    monkeypatch.setattr(archives, "_extract", slow)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: unpack_once(folder / "test.tar.gz", folder / "unpacked" / "images"), range(3)))
     assert len(started) == 1
@@ -195,7 +195,7 @@ def test_a_damaged_archive_leaves_nothing(folder: Path, cut: float) -> None:
 
 
 def test_too_little_space_is_said_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpacking, "free_bytes", lambda _: 10)
+    monkeypatch.setattr(archives, "free_bytes", lambda _: 10)
     with pytest.raises(ValueError, match="No space to unpack"):
         HPDv2(folder).rankings("test")
 

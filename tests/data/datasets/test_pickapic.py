@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from t2ifb.data import parquet_images
 from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.datasets.pickapic import PickAPic
 from t2ifb.data.rankings import open_image, read_bytes
+from t2ifb.data.storage import archives
 from t2ifb.data.storage.archives import ParquetImage
 from tests.data.parts import encoded_picture, two_steps
 
@@ -92,7 +92,7 @@ def test_listing_does_not_read_the_images(folder: Path, monkeypatch: pytest.Monk
         return original(self, *arguments, columns=columns, **more)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
-    monkeypatch.setattr(parquet_images, "_row_groups", parquet_images._RowGroups())
+    monkeypatch.setattr(archives, "_row_groups", archives._RowGroups())
     (ranking, *_) = PickAPic(folder).rankings("train")  # its images were checked above, once and for all
     assert not set(read) & {"jpg_0", "jpg_1"}
     read.clear()
@@ -101,8 +101,8 @@ def test_listing_does_not_read_the_images(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_few_row_groups_stay_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_images, "KEPT_BYTES", 1)
-    groups = parquet_images._RowGroups()
+    monkeypatch.setattr(archives, "KEPT_BYTES", 1)
+    groups = archives._RowGroups()
     shard = next((folder / "data").glob("train-00000*"))
     for group in (0, 1, 2):
         groups.get(shard, group, "jpg_0")

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from t2ifb.data.datasets.hpdv2 import HPDv2
 from t2ifb.data.datasets.imagereward_db import write_imagereward_db
 from t2ifb.data.datasets.pickapic import PickAPic
-from tests.data import test_hpdv2, test_pickapic
+from tests.data.datasets import test_hpdv2, test_pickapic
 from tests.data.datasets.test_imagereward_db import many
 
 CHECKOUT = Path(__file__).resolve().parents[2]
