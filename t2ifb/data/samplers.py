@@ -9,13 +9,7 @@ import numpy as np
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 
-STREAM = 0x0DDE
-"""Separates this random stream from others with the same seed."""
-PART_STREAM = 0x0DDF
-"""Random stream for the order of a part's units."""
-
-FEWER_STREAM = 0x0DE0
-"""Random stream for the choice of a subset of units."""
+from t2ifb.utils.random_streams import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,12 @@ class WeightedUnits:
 
 def epoch_permutation(units: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation (units,) of an epoch."""
-    return np.random.default_rng([STREAM, seed, epoch]).permutation(units)
+    return generator(Stream.EPOCH_ORDER, seed, epoch).permutation(units)
 
 
 def drawn_units(units: int, count: int, seed: int) -> NDArray[np.int64]:
     """Draw sorted indices (count,) from `units`. With one seed, smaller subsets are contained in larger ones."""
-    return np.sort(np.random.default_rng([FEWER_STREAM, seed]).permutation(units)[:count])
+    return np.sort(generator(Stream.SUBSET, seed).permutation(units)[:count])
 
 
 def cuts(weights: NDArray[np.int64], batches: int) -> NDArray[np.int64]:
@@ -102,7 +96,7 @@ class TrainingOrder:
         units = len(weights) if parts is None else sum(part.draws for part in parts)
         self.steps_per_epoch = min(-(-mean // batch_size), units)
         self._turns = [
-            (part.units[np.random.default_rng([PART_STREAM, seed, number]).permutation(len(part.units))], part.draws)
+            (part.units[generator(Stream.WEIGHTED_ORDER, seed, number).permutation(len(part.units))], part.draws)
             for number, part in enumerate(parts or ())
         ]
         # Lightning fetches one batch ahead, so two epochs alternate around the end of an epoch.

@@ -16,9 +16,7 @@ from t2ifb.evaluation.run_names import short_names
 from t2ifb.utils.devices import device_of
 from t2ifb.utils.files import atomic_write, file_lock, sha256_file
 from t2ifb.utils.fingerprints import library_versions
-
-STREAM = 0x0DF6
-"""Separates this noise from that of training and validation."""
+from t2ifb.utils.random_streams import Stream
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Sample:
 
     def key(self, seed: int) -> tuple[int, ...]:
         """Random key of the noise, a function of prompt and copy alone."""
-        return (STREAM, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
+        return (Stream.IMAGE_CACHE, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
 
 
 class Generations:

@@ -28,9 +28,9 @@ from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import first_process
 from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.random_streams import Stream
 
-STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
-"""Separate the noise of the splits from each other and from that of training."""
+STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST}
 FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 """Reserved names of metrics and of a sheet's column, not allowed for judges."""
 

@@ -18,9 +18,7 @@ from t2ifb.finetuning.algorithm import Algorithm, Experience
 from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-
-MINIBATCH_STREAM = 0x0DF6
-"""Keeps the seeds of minibatches apart from others with the same seed."""
+from t2ifb.utils.random_streams import Stream
 
 
 class FineTuningModule(LightningModule):
@@ -105,7 +103,7 @@ class FineTuningModule(LightningModule):
         assert self.experience is not None or not batch.prompts, "an update without the experience that it learns from"
         minibatch = None
         if self.experience is not None:
-            seed = np.random.SeedSequence([MINIBATCH_STREAM, self.policy.seed, batch.position]).generate_state(1)
+            seed = np.random.SeedSequence([Stream.MINIBATCHES, self.policy.seed, batch.position]).generate_state(1)
             minibatch = next(islice(self.algorithm.minibatches(self.experience, int(seed[0])), batch.update, None))
         total = self._over_processes(0 if minibatch is None else len(minibatch))
         if not minibatch:

@@ -4,17 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
-from t2ifb.utils.random_streams import gaussian
+from t2ifb.utils.random_streams import Stream, gaussian, generator
 
-INDEX_STREAM = 0x0DF5
-"""Keeps the draws of steps apart from others with the same seed."""
 LARGEST = 20.0
 """Of the weights: one sample cannot outweigh all others."""
 
@@ -58,7 +55,7 @@ class RewardWeighted:
 
     def indices(self, steps: int, seed: int, position: int) -> list[int]:
         """The m steps at which an update looks at its samples: a function of (seed, position)."""
-        rng = np.random.default_rng([INDEX_STREAM, seed, position])
+        rng = generator(Stream.REWARD_WEIGHTED_STEPS, seed, position)
         return sorted(int(number) for number in rng.choice(steps, self.gradients_per_rollout, replace=False))
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
