@@ -1,0 +1,146 @@
+"""GRPO: clipped policy gradient on groups of samples of one prompt."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2ifb.data.datamodules import PromptBatch
+from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, check_window, mean_loss
+from t2ifb.finetuning.groups import Deviation, advantages, equal_parts, repeated, without_variance
+from t2ifb.finetuning.policy import Policy
+from t2ifb.utils.random_streams import Stream, generator
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """Group-relative policy optimisation, with DDPO (arXiv 2305.13301) and Flow-GRPO (arXiv 2505.05470) as cases.
+
+        L = E [-alpha min(A ρ, A clip(ρ, 1 - c, 1 + c)) + beta KL(p || p_base)],    ρ = (p(x' | x, z) / p_old(x' | x, z))^(1/D)
+
+    For each prompt K samples are drawn and rewarded; a sample's advantage A compares it with the others of its prompt.
+    The loss looks at the steps x → x' of the samples' own trajectories within a window. Any scorer can be the reward:
+    it needs no gradient. Densities are sums over the D dimensions, so the ratio's exponent is 1/D, as in published code,
+    which takes means.
+
+    Attributes:
+        group_size: K.
+        window: First and last step that may be trained, counted from 0. Steps without variance cannot be trained. The
+            default is the first half of the schedule, which decides most of an image.
+        steps_per_sample: Number of different steps of the window that an experience trains; all by default.
+        updates: Updates per experience. Each learns from other samples.
+        clip: c; the default fits the exponent 1/D.
+        deviation: What advantages are divided by, see `advantages`.
+        most_advantage: Advantages are clipped to this absolute value.
+        alpha: Weight of the advantage term.
+        beta: Weight of the KL divergence in nats.
+    """
+
+    data: ClassVar[Literal["prompts"]] = "prompts"
+    needs_gradient: ClassVar[bool] = False
+    group_size: int = 8
+    window: Sequence[int] | None = None
+    steps_per_sample: int | None = None
+    updates: int = 1
+    clip: float = 1e-4
+    deviation: Deviation = "group"
+    most_advantage: float = 5.0
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_weights(self.alpha, self.beta)
+        if self.group_size < 2 or self.updates < 1 or self.clip <= 0 or self.most_advantage <= 0:
+            raise ValueError(
+                f"group_size={self.group_size} must be at least 2, updates={self.updates} at least 1, clip={self.clip} "
+                f"and most_advantage={self.most_advantage} above 0"
+            )
+        if self.deviation not in get_args(Deviation):
+            raise ValueError(f"deviation must be group or batch, not {self.deviation!r}")
+
+    @property
+    def updates_per_experience(self) -> int:
+        """See `Algorithm.updates_per_experience`."""
+        return self.updates
+
+    def check(self, steps: int) -> None:
+        """See `Algorithm.check`."""
+        self.steps_of(steps, 0, 0)
+
+    def steps_of(self, steps: int, seed: int, position: int) -> list[int]:
+        """Rising steps that an experience trains: a function of (seed, position).
+
+        Raises:
+            ValueError: The window or the number of steps does not fit the schedule.
+        """
+        first, last = check_window(self.window or (0, steps // 2 - 1), steps, self.steps_per_sample or 1)
+        count = self.steps_per_sample or last - first + 1
+        drawn = generator(Stream.GRPO_STEPS, seed, position).choice(last - first + 1, count, replace=False)
+        return sorted(first + int(number) for number in drawn)
+
+    def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
+        """Trajectories of the groups: where each trained step begins and ends, its log-probability, the advantage.
+
+        Trained steps are computed as `loss` computes them, in the same parts, so that the first ratios are exactly 1.
+        """
+        steps = self.steps_of(len(policy.schedule), policy.seed, batch.position)
+        samples = repeated(batch, self.group_size)
+        size = equal_parts(len(samples.prompts), policy.rows_in_memory or len(batch.prompts), self.updates)
+        found: list[dict[str, Tensor]] = []
+        prompts: list[str] = []
+        images: list[Tensor] = []
+        for number, part in enumerate(samples.parts(size)):
+            rollout, denoise = policy.start(part)
+            for index in steps:
+                with policy.model.untrained():
+                    noisy = rollout.to(index, denoise)
+                output = denoise(noisy, index)
+                rollout.take(output)
+                log_prob = policy.step(output, noisy, index).log_prob(rollout.latents)
+                row = {"step": torch.full((size,), index), "part": torch.full((size,), number)}
+                row["sample"] = torch.arange(number * size, (number + 1) * size)
+                found.append({"noisy": noisy, "next": rollout.latents, "log_prob": log_prob, **row})
+                prompts += part.prompts
+            with policy.model.untrained():
+                images.append(rollout.to(len(policy.schedule), denoise))
+        reward = policy.scores(torch.cat(images), samples.prompts)
+        of_samples = {
+            "reward": reward,
+            "advantage": advantages(reward, self.group_size, self.deviation, self.most_advantage),
+            "no_variance": without_variance(reward, self.group_size),
+        }
+        rows = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        of_row = rows.pop("sample").to(reward.device)
+        return Experience(
+            prompts, rows | {name: each[of_row] for name, each in of_samples.items()}, part_size=size
+        )
+
+    def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
+        """Some parts of the samples each, in random order, with all their trained steps."""
+        part = experience["part"]
+        order = np.random.default_rng(seed).permutation(int(part.max()) + 1)
+        for chosen in np.array_split(order, self.updates):
+            rows = [row for number in chosen for row in (part == int(number)).nonzero().flatten().tolist()]
+            yield experience.rows(rows)
+
+    def loss(self, policy: Policy, part: Experience) -> Loss:
+        """The clipped objective at the rows' steps, and the KL divergence where beta is above 0."""
+        noisy, steps, advantage = part["noisy"], part.step, part["advantage"]
+        denoise = policy.denoiser(part.prompts)
+        terms: dict[str, Tensor] = {"reward": part["reward"], "no_variance": part["no_variance"]}
+        output = denoise(noisy, steps)
+        log_prob = policy.step(output, noisy, steps).log_prob(part["next"])
+        ratio = ((log_prob - part["log_prob"]) / output[0].numel()).exp()
+        clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+        loss = -self.alpha * torch.minimum(advantage * ratio, advantage * clipped)
+        terms |= {"ratio": ratio, "clipped": (ratio != clipped).float()}
+        if self.beta:
+            with policy.reference():
+                reference = denoise(noisy, steps)
+            kl = policy.kl(output, reference, noisy, steps)
+            loss = loss + self.beta * kl
+            terms |= {"kl": kl, **by_step("kl", kl, steps)}
+        return mean_loss(loss, part, **terms)
