@@ -14,7 +14,7 @@ from t2ifb.shapes.annotators import PROMPTS
 OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
     for group in (
-        "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer", "evaluation",
+        "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer",
         "diffusion", "prompts", "sampling", "scheduler",
     )
 }  # fmt: skip
@@ -97,10 +97,12 @@ def test_every_experiment_is_right_in_every_domain(domain: str, experiment: str)
     check(compose_all(commands[0], [f"+experiment={experiment}", f"domain={domain}"])[0])
 
 
-@pytest.mark.parametrize("domain", OPTIONS["domain"])
-@pytest.mark.parametrize("evaluation", OPTIONS["evaluation"])
-def test_every_evaluation_is_right_in_every_domain(domain: str, evaluation: str) -> None:
-    check(compose_all("evaluate", [f"evaluation={evaluation}", f"domain={domain}"])[0])
+def test_an_evaluation_is_chosen_by_its_experiment() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(compose_all("evaluate", [])[0])
+    (error,) = caught.value.errors
+    assert error.startswith("evaluation: ")
+    assert "+experiment=<option>" in error
 
 
 def test_the_published_figures_stand_beside_the_table_too() -> None:
@@ -109,7 +111,7 @@ def test_the_published_figures_stand_beside_the_table_too() -> None:
         for command, experiment in (("train", "reward_mlp"), ("evaluate", "table1"))
     )
     assert train.algorithm.published == table.evaluation.published
-    assert compose_all("evaluate", [])[0].config.evaluation.published is None
+    assert compose_all("evaluate", ["+experiment=table1"])[0].config.evaluation.published is None
 
 
 def test_scorers_are_added_and_left_out_on_the_command_line() -> None:
