@@ -1,6 +1,8 @@
 """The shipped configuration: the report's values, and arguments that the components take."""
 
 import re
+import textwrap
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -95,6 +97,24 @@ def test_every_experiment_is_right_in_every_domain(domain: str, experiment: str)
         commands = commands_of(f"+experiment={experiment}")
     assert commands
     check(compose_all(commands[0], [f"+experiment={experiment}", f"domain={domain}"])[0])
+
+
+@pytest.mark.parametrize("domain", OPTIONS["domain"])
+def test_a_new_algorithm_is_one_yaml(domain: str, tmp_path: Path) -> None:
+    """The one in docs/extend/algorithm.md, with a class that is there. No recipe has its name."""
+    page = (conf_folder().parent / "docs" / "extend" / "algorithm.md").read_text()
+    (block,) = re.findall(r"^ {4}```yaml\n(.*?)^ {4}```", page, re.DOTALL | re.MULTILINE)
+    text = (
+        textwrap.dedent(block)
+        .replace("my_algorithm.MyAlgorithm", "draft.DRaFT")
+        .replace("clip: 1.0e-3", "last_steps: 2")
+    )
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "my_algorithm.yaml").write_text(text)
+    (composed,) = compose_all("train", ["+experiment=my_algorithm", f"domain={domain}"], config_dir=str(tmp_path))
+    check(composed)
+    assert composed.config.algorithm.method.last_steps == 2
+    assert composed.config.judges
 
 
 def test_an_evaluation_is_chosen_by_its_experiment() -> None:
