@@ -55,7 +55,7 @@ def go(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, *arguments: 
 
 def take_two_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Path:
     """Train in a folder; all comparisons make one batch, two epochs two updates."""
-    options = ["algorithm.batch_size=100", "algorithm.epochs=2", "logger=none", "trainer=cpu"]
+    options = ["algorithm.batch_size=100", "algorithm.epochs=2", "logger=none", "trainer.accelerator=cpu"]
     return go(monkeypatch, folder, "train", *arguments, *options)
 
 
@@ -119,7 +119,8 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     domain, tmp_path, arguments, trained = rewarded
     quick = [
         "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
-        "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none", "trainer=cpu",
+        "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none",
+        "trainer.accelerator=cpu",
     ]  # fmt: skip
     folder = go(monkeypatch, tmp_path, "train", f"+experiment={experiment}", *arguments, *quick)
     summary = json.loads((folder / "summary.json").read_text())

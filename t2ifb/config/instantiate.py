@@ -14,12 +14,15 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from t2ifb.config.compose import Composed, flatten, searched_folders
 from t2ifb.config.errors import ConfigError
+from t2ifb.config.paths import conf_folder
 from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_errors, locate
 from t2ifb.config.where import settings
 
 ON_ERROR = "on_error"
 NOT_PARTS = ("baselines", "judges", "scorers")
 """Keys of the schema that hold a mapping from names to components, not a component."""
+PLAIN = ("scorer_sources",)
+"""Keys of the schema that hold a mapping from names to plain values."""
 
 
 def check(composed: Composed) -> None:
@@ -47,8 +50,8 @@ def check(composed: Composed) -> None:
             if not isinstance(error, InterpolationToMissingValueError):  # reported where it is missing
                 errors.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
             continue
-        if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
-            errors.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+        if isinstance(node, dict) and key not in (*NOT_PARTS, *PLAIN) and "_target_" not in node:
+            errors.append(f"{key}: not a component, it has no _target_; choose one by {_choice(key)}")
         for name, child in node.items() if isinstance(node, dict) and key in NOT_PARTS else ():
             if child is not None and child is not ELSEWHERE and not (isinstance(child, dict) and "_target_" in child):
                 errors.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
@@ -194,6 +197,11 @@ def _with_file(error: str, config: DictConfig) -> str:
     ):
         return error
     return f"{key} (conf/{last.file.parent.name}/{last.file.name}): {text}"
+
+
+def _choice(key: str) -> str:
+    """How a component is chosen: by its group, or by an experiment where it has none."""
+    return f"{key}=<option>" if (conf_folder() / key).is_dir() else "+experiment=<option>; --help lists them"
 
 
 def _own(raw: Any, resolved: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Loggers in addition to `metrics.csv`: Weights & Biases, CSV or none. A failing logger does not stop a run."""
+"""Loggers in addition to `metrics.csv`: Weights & Biases or none. A failing logger does not stop a run."""
 
 import logging
 import netrc
@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.files import atomic_write
@@ -157,11 +157,6 @@ def wandb_logger(
     for name, best in BEST.items():
         started.define_metric(name, step_metric=STEP, step_sync=True, summary=best)
     return WandbLogger(experiment=started, save_dir=run.path)
-
-
-def csv_logger(run: RunFolder, config: dict[str, Any]) -> Logger:
-    """Lightning's CSV files in `csv/`, for tools that read them, in addition to `metrics.csv`."""
-    return CSVLogger(run.path, name="csv", version="")
 
 
 def no_logger(run: RunFolder, config: dict[str, Any]) -> Literal[False]:

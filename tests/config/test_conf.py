@@ -1,6 +1,8 @@
 """The shipped configuration: the report's values, and arguments that the components take."""
 
 import re
+import textwrap
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,7 +16,7 @@ from t2ifb.shapes.annotators import PROMPTS
 OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
     for group in (
-        "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer", "evaluation",
+        "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer",
         "diffusion", "prompts", "sampling", "scheduler",
     )
 }  # fmt: skip
@@ -98,9 +100,29 @@ def test_every_experiment_is_right_in_every_domain(domain: str, experiment: str)
 
 
 @pytest.mark.parametrize("domain", OPTIONS["domain"])
-@pytest.mark.parametrize("evaluation", OPTIONS["evaluation"])
-def test_every_evaluation_is_right_in_every_domain(domain: str, evaluation: str) -> None:
-    check(compose_all("evaluate", [f"evaluation={evaluation}", f"domain={domain}"])[0])
+def test_a_new_algorithm_is_one_yaml(domain: str, tmp_path: Path) -> None:
+    """The one in docs/extend/algorithm.md, with a class that is there. No recipe has its name."""
+    page = (conf_folder().parent / "docs" / "extend" / "algorithm.md").read_text()
+    (block,) = re.findall(r"^ {4}```yaml\n(.*?)^ {4}```", page, re.DOTALL | re.MULTILINE)
+    text = (
+        textwrap.dedent(block)
+        .replace("my_algorithm.MyAlgorithm", "draft.DRaFT")
+        .replace("clip: 1.0e-3", "last_steps: 2")
+    )
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "my_algorithm.yaml").write_text(text)
+    (composed,) = compose_all("train", ["+experiment=my_algorithm", f"domain={domain}"], config_dir=str(tmp_path))
+    check(composed)
+    assert composed.config.algorithm.method.last_steps == 2
+    assert composed.config.judges
+
+
+def test_an_evaluation_is_chosen_by_its_experiment() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(compose_all("evaluate", [])[0])
+    (error,) = caught.value.errors
+    assert error.startswith("evaluation: ")
+    assert "+experiment=<option>" in error
 
 
 def test_the_published_figures_stand_beside_the_table_too() -> None:
@@ -109,7 +131,7 @@ def test_the_published_figures_stand_beside_the_table_too() -> None:
         for command, experiment in (("train", "reward_mlp"), ("evaluate", "table1"))
     )
     assert train.algorithm.published == table.evaluation.published
-    assert compose_all("evaluate", [])[0].config.evaluation.published is None
+    assert compose_all("evaluate", ["+experiment=table1"])[0].config.evaluation.published is None
 
 
 def test_scorers_are_added_and_left_out_on_the_command_line() -> None:

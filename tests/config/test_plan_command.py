@@ -79,7 +79,7 @@ def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
     changes = ("algorithm.batch_size=2", "algorithm.method.gradients_per_rollout=1", "prompts.most=10")
-    assert go("trainer=cpu", *changes, "+scorer@judges.truth=gold") == 0
+    assert go("trainer.accelerator=cpu", *changes, "+scorer@judges.truth=gold") == 0
     out = capsys.readouterr().out
     table = rows(out)
     assert table["U-Net"][:2] == ["2.54 M", "25,600"]

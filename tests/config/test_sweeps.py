@@ -117,7 +117,7 @@ def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:
     folder = job_folder(["+experiment=refl", "seed=1"])
     assert folder == "b7628f07a2"
     assert folder == job_folder(
-        ["seed=1", "logger=csv", "+experiment=refl", "logger.mode=offline", "++logger.tags=[a]"]
+        ["seed=1", "logger=none", "+experiment=refl", "logger.mode=offline", "++logger.tags=[a]"]
     )
     assert (
         len({folder, job_folder(["+experiment=refl", "seed=2"]), job_folder(["+experiment=refl", "+loggers=1"])}) == 3

@@ -81,7 +81,7 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_p
         "optimizer.eps=0.01", "optimizer.lr=0.01", "algorithm.standardise=false",
         f"algorithm.cache_folder={tmp_path / 'kept'}",
     ]  # fmt: skip
-    runs = {"one": ["trainer=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
+    runs = {"one": ["trainer.accelerator=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
     for name, how in runs.items():
         train(*few, *how, f"hydra.run.dir={tmp_path / name}")
     moved = tmp_path / "moved"
