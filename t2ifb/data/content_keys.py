@@ -61,7 +61,7 @@ class ImageKeys:
         return [found[i] if i in found else self._known[cast(bytes, one)] for i, one in enumerate(identities)]
 
     def _load(self) -> dict[bytes, bytes]:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, EOFError):
             table = np.load(self.path, allow_pickle=False)
             if table.dtype == np.uint8 and table.ndim == 2 and table.shape[1] == 2 * KEY_BYTES:
                 raw = table.tobytes()

@@ -1,6 +1,7 @@
 """What a run is trained on is found once, recorded, and is no judge of itself."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.reward_source import EXPORT, resolve_reward
+from t2ifb.config.reward_source import EXPORT, find_latest, newest_reward_run, resolve_reward
 
 RUN = Path("outputs/shapes/reward_mlp")
 
@@ -103,3 +104,23 @@ def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_g
     shutil.rmtree(first)
     with pytest.raises(ConfigError, match=r"latest\.json\), which is gone; put it back"):
         job("c")
+
+
+def test_latest_is_found_for_every_scorer_that_wants_it(tmp_path: Path) -> None:
+    scorers = {"a": {"source": "latest"}, "b": {"source": "x"}, "c": {"source": "latest", "more": 1}}
+    assert find_latest(scorers, "scorers", "d", [], tmp_path)[0] == {"b": {"source": "x"}}
+    with pytest.raises(ConfigError, match=r"scorers\.c: there is no finished reward run"):
+        find_latest(scorers, "scorers", "d", ["+scorers.c.source=latest"], tmp_path)
+    export = tmp_path / "d" / "e" / "1" / "export"
+    export.mkdir(parents=True)
+    for file in (export / "reward.safetensors", export.parent / "summary.json"):
+        file.touch()
+    run = str(export.parent)
+    assert find_latest(scorers, "scorers", "d", [], tmp_path) == (
+        {"a": {"source": run}, "b": {"source": "x"}, "c": {"source": run, "more": 1}}, []
+    )  # fmt: skip
+    (tmp_path / "d" / "e" / "name" / "export").mkdir(parents=True)
+    for place in ("export/reward.safetensors", "summary.json"):
+        (tmp_path / "d" / "e" / "name" / place).touch()
+    os.utime(tmp_path / "d" / "e" / "name" / "summary.json", (1, 1))  # its name comes last, it was finished first
+    assert newest_reward_run("d", tmp_path) == export.parent

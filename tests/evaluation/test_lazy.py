@@ -14,7 +14,6 @@ from t2ifb.scorers.clip_score import CLIPScore
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import RewardModel
 from t2ifb.shapes.gold import GoldScore
-from t2ifb.utils.fingerprints import code_hash
 from tests.evaluation.parts import Both, Brightness, Scripted, weights
 from tests.scorers.parts import tiny_clip
 
@@ -111,25 +110,3 @@ def test_the_name_is_the_classes(tmp_path: Path) -> None:
     assert owner(partial(CLIPScore.from_pretrained, source="x")).name == "CLIP Score"
     assert owner(partial(Brightness, tmp_path)).name == "Brightness"
     assert not hasattr(owner(partial(GoldScore)), "name")
-
-
-def test_code_counts_with_what_it_imports_from_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "somepackage"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "score.py").write_text("import numpy\nfrom somepackage import part\nfrom somepackage.part import x\n")
-    (package / "part.py").write_text("def f():\n    from somepackage import deep\n")
-    (package / "deep.py").write_text("x = 1\n")
-    (package / "other.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def fresh() -> str:
-        code_hash.cache_clear()
-        return code_hash("somepackage.score")
-
-    before = fresh()
-    (package / "other.py").write_text("x = 2\n")
-    assert fresh() == before
-    (package / "deep.py").write_text("x = 2\n")
-    assert fresh() != before
-    assert code_hash("builtins") != code_hash("__main__")

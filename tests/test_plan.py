@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from t2ifb.config.command import run
 from t2ifb.config.compose import compose_all
 from t2ifb.plan import plan
-from t2ifb.profiling.report import flops_text, size_text
 
 Run = Callable[..., int]
 
@@ -142,12 +141,6 @@ def test_the_algorithm_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with pytest.raises(SystemExit, match="2"):
         run("plan", plan)
     assert "give +experiment=refl" in capsys.readouterr().err
-
-
-def test_units() -> None:
-    assert [size_text(size) for size in (5e4, 9.6e6, 3.98e9)] == ["50 kB", "9.6 MB", "3.98 GB"]
-    counts = (4.6e8, 8.04e11, 3.81e13, 3.8e18)
-    assert [flops_text(count) for count in counts] == ["0.46 GFLOP", "0.804 TFLOP", "38.1 TFLOP", "3.800 EFLOP"]
 
 
 @pytest.mark.slow

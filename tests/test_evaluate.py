@@ -1,7 +1,6 @@
 """`evaluate` from its arguments to what it leaves behind."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from t2ifb.config.command import run
-from t2ifb.config.errors import ConfigError
-from t2ifb.config.reward_source import find_latest, newest_reward_run
+from t2ifb.config.reward_source import newest_reward_run
 from t2ifb.evaluate import evaluate
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.heads import MLPHead
@@ -146,23 +144,3 @@ def test_all_that_is_missing_is_told_at_once(go: Go, tmp_path: Path, capsys: pyt
     assert "Traceback" not in message
     assert not list(tmp_path.glob("data/scores/*/scores.npy"))
     assert not list(tmp_path.glob("outputs/*/*/*/summary.json"))
-
-
-def test_latest_is_found_for_every_scorer_that_wants_it(tmp_path: Path) -> None:
-    scorers = {"a": {"source": "latest"}, "b": {"source": "x"}, "c": {"source": "latest", "more": 1}}
-    assert find_latest(scorers, "scorers", "d", [], tmp_path)[0] == {"b": {"source": "x"}}
-    with pytest.raises(ConfigError, match=r"scorers\.c: there is no finished reward run"):
-        find_latest(scorers, "scorers", "d", ["+scorers.c.source=latest"], tmp_path)
-    export = tmp_path / "d" / "e" / "1" / "export"
-    export.mkdir(parents=True)
-    for file in (export / "reward.safetensors", export.parent / "summary.json"):
-        file.touch()
-    run = str(export.parent)
-    assert find_latest(scorers, "scorers", "d", [], tmp_path) == (
-        {"a": {"source": run}, "b": {"source": "x"}, "c": {"source": run, "more": 1}}, []
-    )  # fmt: skip
-    (tmp_path / "d" / "e" / "name" / "export").mkdir(parents=True)
-    for place in ("export/reward.safetensors", "summary.json"):
-        (tmp_path / "d" / "e" / "name" / place).touch()
-    os.utime(tmp_path / "d" / "e" / "name" / "summary.json", (1, 1))  # its name comes last, it was finished first
-    assert newest_reward_run("d", tmp_path) == export.parent

@@ -5,36 +5,26 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from scipy import ndimage
 
-from t2ifb.shapes.gold import PARTS, GoldScore, Verdict, analyse, judge
-from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, INVERSE, RELATIONS, SHAPES, SPLITS, Scene, Thing, scenes
-from t2ifb.shapes.renderer import SIZE, Placed, layout, paint, render
-
-Image = NDArray[np.float32]
+from t2ifb.shapes.gold import PARTS, Verdict, judge
+from t2ifb.shapes.grammar import BACKGROUNDS, INVERSE, RELATIONS, SPLITS, Scene, Thing
+from t2ifb.shapes.renderer import SIZE, Placed, layout, paint
+from tests.shapes.gold.parts import (
+    ASKED,
+    DISTORTIONS,
+    PICTURES,
+    PLACED,
+    Image,
+    blur,
+    fade,
+    noise,
+    some_scenes,
+    warp,
+)
 
 GRADED = tuple(part for part in PARTS if part != "strict")
-_Y, _X = np.mgrid[:SIZE, :SIZE].astype(np.float64)
-
-
-def some_scenes(count: int, split: str = "train", seed: int = 3) -> list[tuple[Scene, Image]]:
-    rng = np.random.default_rng(seed)
-    return [(scene, render(scene, rng)) for scene in scenes(split, count, seed)]
-
-
-PICTURES = some_scenes(30)
-OTHERS = [image for _, image in some_scenes(30, "test", seed=4)]
-_RNG = np.random.default_rng(0)
-NOISE = _RNG.standard_normal((30, SIZE, SIZE, 3))
-FIELDS = ndimage.gaussian_filter(_RNG.standard_normal((30, 2, SIZE, SIZE)), (0, 0, 5, 5))
-FIELDS /= FIELDS.std((2, 3), keepdims=True)
-
-
-# --- clean renders ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -50,38 +40,6 @@ def test_thousands_of_clean_renders_are_exactly_right() -> None:
     verdicts = [judge(image, scene.prompt) for scene, image in some_scenes(4000, seed=12)]
     assert min(verdict.gold for verdict in verdicts) >= 0.999
     assert all(verdict.strict for verdict in verdicts)
-
-
-@given(st.sampled_from(SHAPES), st.sampled_from(list(COLORS)), st.sampled_from(list(BACKGROUNDS)), st.data())
-@settings(max_examples=60, deadline=None)
-def test_a_single_thing_is_found_where_it_stands(shape: str, color: str, background: str, data: st.DataObject) -> None:
-    radius = data.draw(st.floats(7, 14))
-    x, y = (data.draw(st.floats(20, 44)) for _ in "xy")
-    (found,) = analyse(paint([Placed(Thing(color, shape), x, y, radius)], background)).things
-    assert (found.color, found.shape) == (color, shape)
-    assert found.x == pytest.approx(x, abs=0.1)
-    assert found.y == pytest.approx(y, abs=0.1)
-
-
-def test_equal_things_with_the_smallest_gap_are_two_things() -> None:
-    thing = Thing("red", "circle")
-    for angle in np.linspace(0, np.pi, 25):
-        dx, dy = 10.51 * np.cos(angle), 10.51 * np.sin(angle)  # radii of 10 and a gap of just over one pixel
-        image = paint([Placed(thing, 32 - dx, 32 - dy, 10), Placed(thing, 32 + dx, 32 + dy, 10)], "white")
-        assert judge(image, "two red circles on a white background").gold >= 0.999
-
-
-def test_touching_things_of_different_colors_are_two_things() -> None:
-    placed = [Placed(Thing("red", "square"), 20, 32, 10), Placed(Thing("blue", "square"), 37, 32, 10)]
-    verdict = judge(paint(placed, "gray"), "a red square to the left of a blue square on a gray background")
-    assert verdict.strict
-    assert verdict.alignment > 0.95
-
-
-# --- what was asked ---------------------------------------------------------------------------------------------------
-
-ASKED = Scene((Thing("red", "circle"), Thing("blue", "square")), "gray", "above")
-PLACED = [Placed(ASKED.things[0], 30, 15, 10), Placed(ASKED.things[1], 34, 46, 10)]
 
 
 def judged(placed: list[Placed], background: str = "gray", scene: Scene = ASKED) -> Verdict:
@@ -173,50 +131,6 @@ def test_no_relation_is_judged_where_none_is_asked() -> None:
     assert judged(PLACED, scene=replace(ASKED, relation=None)).relation is None
 
 
-# --- distortions ------------------------------------------------------------------------------------------------------
-
-
-def blur(index: int, image: Image, sigma: float) -> Image:
-    return ndimage.gaussian_filter(image, (sigma, sigma, 0))
-
-
-def noise(index: int, image: Image, deviation: float) -> Image:
-    return np.clip(image + deviation * NOISE[index], 0, 1)
-
-
-def warp(index: int, image: Image, pixels: float) -> Image:
-    at = [_Y + pixels * FIELDS[index, 0], _X + pixels * FIELDS[index, 1]]
-    return np.stack([ndimage.map_coordinates(image[..., c], at, order=1, mode="nearest") for c in range(3)], -1)
-
-
-def fade(index: int, image: Image, share: float) -> Image:
-    return image + share * (image.mean(-1, keepdims=True) - image)
-
-
-def blend(index: int, image: Image, share: float) -> Image:
-    return image + share * (OTHERS[index] - image)
-
-
-def erase(index: int, image: Image, share: float) -> Image:
-    """Take every thing's left part away, up to the `share` of its width."""
-    result = image.copy()
-    things, _ = ndimage.label(np.abs(image - image[0, 0]).max(-1) > 0.02)
-    for _rows, columns in ndimage.find_objects(things):
-        end = columns.start + round(share * (columns.stop - columns.start))
-        result[:, columns.start : end] = image[0, 0]
-    return result
-
-
-DISTORTIONS = {
-    blur: (0, 0.7, 1.2, 2.0, 3.0),
-    noise: (0, 0.03, 0.08, 0.15, 0.25),
-    warp: (0, 1.0, 2.0, 3.0, 4.0),
-    fade: (0, 0.2, 0.4, 0.6, 0.8),
-    blend: (0, 0.1, 0.2, 0.3, 0.5),
-    erase: (0, 0.15, 0.3, 0.6, 1.0),
-}
-
-
 @pytest.mark.parametrize("distortion", DISTORTIONS, ids=lambda function: function.__name__)
 def test_a_growing_distortion_lowers_gold(distortion) -> None:  # type: ignore[no-untyped-def]
     gold = np.array(
@@ -229,19 +143,6 @@ def test_a_growing_distortion_lowers_gold(distortion) -> None:  # type: ignore[n
     assert (np.diff(mean) < -0.005).all(), mean
     assert mean[1] < 0.99  # already a small one shows
     assert (np.diff(gold, axis=1) < 0.1).all()  # no single image gains much
-
-
-def test_a_distortion_touches_the_part_it_is_about() -> None:
-    def parts(distortion, level: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
-        verdicts = [judge(distortion(i, image, level), scene.prompt) for i, (scene, image) in enumerate(PICTURES)]
-        return {p: float(np.mean([getattr(v, p) for v in verdicts])) for p in ("edges", "shapes", "colors", "quiet")}
-
-    assert parts(blur, 1.0)["edges"] < 0.9
-    assert parts(noise, 0.06)["quiet"] < 0.9
-    assert parts(warp, 1.5)["shapes"] < 0.8
-    assert parts(warp, 1.5)["quiet"] > 0.99
-    assert parts(fade, 0.4)["colors"] < 0.75
-    assert parts(fade, 0.4)["edges"] > 0.99
 
 
 @pytest.mark.parametrize(
@@ -267,9 +168,6 @@ def test_mild_errors_of_a_decoder_cost_little() -> None:
         assert verdict.alignment > 0.999
         assert verdict.fidelity > 0.9
         assert verdict.strict
-
-
-# --- any image --------------------------------------------------------------------------------------------------------
 
 
 def assert_sane(image: Image, prompt: str) -> None:
@@ -305,46 +203,3 @@ def test_small_blobs_are_judged(ground, color, height: int, width: int, y: int, 
     image = np.full((SIZE, SIZE, 3), np.float32(ground))
     image[y : y + height, x : x + width] = color
     assert_sane(image, "three red stars on a black background")
-
-
-def test_specks_are_no_things_but_no_quiet_either() -> None:
-    image = paint(PLACED, "gray")
-    image[30:33, 4:7] = COLORS["yellow"]
-    verdict = judge(image, ASKED.prompt)
-    assert verdict.strict
-    assert verdict.alignment == 1
-    assert verdict.quiet < 0.95
-
-
-@pytest.mark.parametrize(
-    "image",
-    [np.zeros((32, 32, 3), np.float32), np.full((SIZE, SIZE, 3), np.nan), np.zeros((SIZE, SIZE, 3), np.uint8)],
-    ids=["size", "nan", "bytes"],
-)
-def test_what_is_no_image_of_this_world_is_refused(image: Image) -> None:
-    with pytest.raises(ValueError, match=r"Expected a finite image of shape \(64, 64, 3\)"):
-        judge(image, ASKED.prompt)
-
-
-# --- the scorer -------------------------------------------------------------------------------------------------------
-
-
-def test_the_scorer_gives_the_gold_of_each_image() -> None:
-    images = torch.stack([torch.from_numpy(blur(i, image, i / 3)) for i, (_, image) in enumerate(PICTURES[:6])])
-    images = images.permute(0, 3, 1, 2).requires_grad_()
-    prompts = [scene.prompt for scene, _ in PICTURES[:6]]
-    scorer = GoldScore()
-    gold = scorer(images, prompts)
-    assert gold.shape == (6,)
-    assert gold.dtype == torch.float32
-    assert not gold.requires_grad
-    parts = scorer.parts(images, prompts)
-    assert tuple(parts) == PARTS
-    torch.testing.assert_close(parts["gold"], gold)
-    for (scene, _), relation in zip(PICTURES[:6], parts["relation"], strict=True):
-        assert torch.isnan(relation).item() == (scene.relation is None)
-
-
-def test_the_scorer_wants_one_prompt_per_image() -> None:
-    with pytest.raises(ValueError, match="one prompt per image"):
-        GoldScore()(torch.zeros(2, 3, SIZE, SIZE), [ASKED.prompt])
