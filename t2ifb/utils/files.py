@@ -110,6 +110,12 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         _sync_folder(folder)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file like `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 @lru_cache(maxsize=1)
 def _umask() -> int:
     """The process's umask, which can only be read by setting it. `mkstemp` ignores it."""

@@ -71,12 +71,13 @@ def test_a_fall_is_told_from_chance() -> None:
 
 
 def test_a_sheet_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = ScoreSheet(['a "red", circle', 'a "red", circle', "two\r\nli\rnes"], {"x": np.array([1.0, 2.5, np.nan])})
+    values = np.array([1.0, 2.5, np.nan, 1 / 3, 1e-17])
+    written = ScoreSheet(['a "red", circle', 'a "red", circle', "two\r\nli\rnes", "NA", "1.0"], {"x": values})
     written.write(tmp_path / "sheet.csv")
     read = ScoreSheet.read(tmp_path / "sheet.csv")
     assert list(read.prompts) == list(written.prompts)
     np.testing.assert_array_equal(read.columns["x"], written.columns["x"])
-    np.testing.assert_array_equal(read.by_prompt["x"], [1.75, np.nan])
+    np.testing.assert_array_equal(read.by_prompt["x"], [1.75, *values[2:]])
 
 
 def grays(folder: Path, name: str, values: list[int]) -> RankedPrompt:

@@ -376,11 +376,11 @@ ROWS: list[dict[str, Any]] = [
     {"step": 10, "train/reward": 1.0},
     {
         "step": 20,
-        "val/reward": "1.0",
-        "val/judges": "0.4",
-        "val/gold": "0.6",
-        "val/kl": "2.0",
-        "val/kl_without_last_two": "0.5",
+        "val/reward": 1.0,
+        "val/judges": 0.4,
+        "val/gold": 0.6,
+        "val/kl": 2.0,
+        "val/kl_without_last_two": 0.5,
     },
     {"step": 40, "val/reward": 3.0, "val/judges": 0.1, "val/gold": 0.3, "val/kl": 9.0, "val/kl_without_last_two": 3.0},
 ]
