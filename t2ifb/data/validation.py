@@ -10,7 +10,7 @@ from pathlib import Path
 from t2ifb.data.decoding import DECODING
 from t2ifb.data.errors import BadRecord
 from t2ifb.data.rankings import RankedPrompt, find_bad_records
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_json
 from t2ifb.utils.fingerprints import stamp
 
 
@@ -39,8 +39,8 @@ def check_once(
     kept = set(map(id, good))
     bad_numbers = [number for number, ranking in enumerate(rankings) if id(ranking) not in kept]
     content = {"key": key, "bad": bad_numbers, "errors": [asdict(error) for error in errors]}
-    with suppress(OSError), atomic_write(memory) as file:
-        file.write(json.dumps(content, indent=2).encode())
+    with suppress(OSError):
+        write_json(memory, content)
     return good, errors
 
 

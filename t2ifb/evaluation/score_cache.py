@@ -30,7 +30,7 @@ from t2ifb.data.rankings import Image
 from t2ifb.data.storage.row_store import RowStore
 from t2ifb.evaluation.lazy import Unbuilt, UnusableScorers, build
 from t2ifb.utils.devices import device_of
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock, write_json
 from t2ifb.utils.fingerprints import FileHashes, identity
 
 Wanted: TypeAlias = dict[bytes, tuple[Image, list[tuple[bytes, str]]]]
@@ -95,8 +95,7 @@ class ScoreStore:
         if before is None or before.device != device:
             before = Speed(0, 0.0, device)
         record = {"images": before.images + len(keys), "seconds": before.seconds + seconds, "device": device}
-        with atomic_write(self.folder / "scorer.json") as file:
-            file.write(json.dumps({**record, "scorer": self.identity}, indent=1).encode())
+        write_json(self.folder / "scorer.json", {**record, "scorer": self.identity})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Tables of results, on the screen and as Markdown, CSV, JSON and LaTeX. Names are escaped."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.utils.files import write_text
+from t2ifb.utils.files import write_json, write_text
 
 LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
 """Style of tables on the screen, narrow enough for 80 columns."""
@@ -194,7 +193,7 @@ def write_results(
     numbers = DataFrame([_flat(row) for row in rows], dtype=object).dropna(axis=1, how="all")
     write_text(folder / f"{stem}.csv", numbers.to_csv(index=False))
     content = [without_nan(asdict(row)) for row in rows]
-    write_text(folder / f"{stem}.json", json.dumps(content, indent=2, allow_nan=False))
+    write_json(folder / f"{stem}.json", content)
 
 
 def write_matrix(names: Sequence[str], matrix: NDArray[np.float64], path: Path) -> None:
