@@ -219,15 +219,16 @@ def _content(value: str | Path, hash_file: HashFile) -> Any:
     """Hash of a file or folder; the text itself if no such file exists."""
     try:
         path = Path(value).expanduser()
-        if path.is_file():
-            files = [path, *(other for name in BESIDE if (other := path.with_name(name)).is_file())]
-            return {"files": [hash_file(file) for file in files]}
-        if str(value).strip() and path.is_dir():
-            path = path / "export" if (path / "export").is_dir() else path
-            inside = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix not in NOT_WEIGHTS)
-            return {"files": {file.relative_to(path).as_posix(): hash_file(file) for file in inside}}
+        is_file, is_folder = path.is_file(), bool(str(value).strip()) and path.is_dir()
     except (OSError, ValueError, RuntimeError):  # path too long, null byte, or no home folder
-        pass
+        return str(value)
+    if is_file:
+        files = [path, *(other for name in BESIDE if (other := path.with_name(name)).is_file())]
+        return {"files": [hash_file(file) for file in files]}
+    if is_folder:
+        path = path / "export" if (path / "export").is_dir() else path
+        inside = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix not in NOT_WEIGHTS)
+        return {"files": {file.relative_to(path).as_posix(): hash_file(file) for file in inside}}
     return str(value)
 
 
