@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ifb.config.instantiate import Components, lazy
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock, write_json
 
 
 def resolve_judge_weights(parts: Components, record: Path, on_rankings: Callable[..., dict[str, Any]]) -> None:
@@ -31,8 +31,7 @@ def resolve_judge_weights(parts: Components, record: Path, on_rankings: Callable
             known = {"asked": asked, **_found(parts, judges, on_rankings)}
             if "equal_because" in known and len(judges) > 1:
                 print(f"the judges count equally: {known['equal_because']}", file=sys.stderr)
-            with atomic_write(record) as file:
-                file.write(json.dumps(known, indent=2).encode())
+            write_json(record, known)
     parts.settle("algorithm.judge_weights", known["weights"])
 
 

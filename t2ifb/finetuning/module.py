@@ -11,6 +11,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchmetrics import MeanMetric
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import adapter_state, load_adapter_state
@@ -69,7 +70,7 @@ class FineTuningModule(LightningModule):
         self.terms: dict[str, Tensor] = {}
         self.experience: Experience | None = None
         self._inside = False
-        self._seen: dict[str, list[Tensor]] = {}
+        self._means: dict[str, MeanMetric] = {}
 
     def setup(self, stage: str) -> None:
         """Synchronise only the adapters between processes; each process reads the frozen weights itself."""
@@ -142,11 +143,12 @@ class FineTuningModule(LightningModule):
             weight.grad = gradient
 
     def note(self, **figures: Tensor) -> None:
-        """Add figures (B,) of some samples to the means of the next log."""
+        """Add figures, each (B,) of some samples, to the means that are logged."""
         for name, values in figures.items():
-            wide = torch.float32 if values.device.type == "mps" else torch.float64  # which MPS does not have
-            total = torch.stack([values.detach().to(wide).sum(), values.new_tensor(len(values), dtype=wide)])
-            self._seen.setdefault(name, []).append(total)
+            self._mean(name).update(values.detach())
+
+    def _mean(self, name: str) -> MeanMetric:
+        return self._means.setdefault(name, MeanMetric(nan_strategy="disable").to(self.device))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the complete, unscaled gradient.
@@ -194,7 +196,7 @@ class FineTuningModule(LightningModule):
             state = None if self.experience is None else self.experience.state()
             checkpoint["experience"] = self._of_all_processes(state)
         checkpoint["state_dict"] = adapter_state(self.policy.model.denoiser)
-        checkpoint["noted"] = {name: torch.stack(values).cpu() for name, values in self._seen.items()}
+        checkpoint["means"] = {name: mean.metric_state for name, mean in self._means.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the adapters, and the experience if it is unfinished.
@@ -213,20 +215,16 @@ class FineTuningModule(LightningModule):
             state, self._inside = states[self.global_rank], True
             self.experience = None if state is None else Experience.of(state, self.device)
         if self.global_rank == 0:
-            self._seen = {name: list(values.to(self.device)) for name, values in checkpoint.get("noted", {}).items()}
+            for name, state in checkpoint.get("means", {}).items():
+                vars(self._mean(name)).update({key: value.to(self.device) for key, value in state.items()})
 
     def _log(self) -> None:
         """Log the means since the last log, every `log_every_n_steps` updates."""
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        totals = {name: torch.stack(values).sum(0).cpu() for name, values in self._seen.items()}
-        self._seen = {}
-        parts = self._of_all_processes(totals)
-        names = dict.fromkeys(name for part in parts for name in part)
-        sums = {name: sum(part[name] for part in parts if name in part) for name in names}
-        means = {name: float(total[0] / total[1]) for name, total in sums.items()}
-        for name, value in means.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1)
+        for name in sorted(set().union(*self._of_all_processes(set(self._means)))):  # an empty share has no names
+            self.log(f"train/{name}", self._mean(name).compute(), prog_bar=name in ("reward", "kl"), batch_size=1)
+        self._means = {}
 
 
 class ReFLModule(FineTuningModule):

@@ -20,7 +20,7 @@ from t2ifb.diffusion.model import DECODER, ModelSource, TextToImageModel
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
-from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
+from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.evaluator import (
     BASE,
     FIGURES,
@@ -56,6 +56,7 @@ from t2ifb.training.trainer import (
 )
 from t2ifb.utils.devices import device_facts, has_bf16, true_float32
 from t2ifb.utils.files import make_folder, public_name, sha256_file
+from t2ifb.utils.fingerprints import fingerprint
 
 
 class FineTuning:

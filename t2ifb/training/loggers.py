@@ -14,7 +14,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from t2ifb.training.run_folder import RunFolder
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,7 @@ def wandb_logger(
     online = mode == "online" or (mode == "auto" and logged_in())
     id_file = run.path / "wandb_id.txt"
     if not id_file.exists():
-        with atomic_write(id_file) as file:
-            file.write(uuid.uuid4().hex[:8].encode())
+        write_text(id_file, uuid.uuid4().hex[:8])
     run_id = id_file.read_text(encoding="utf-8").strip()
     domain = str(config.get("domain", ""))
     parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, plus the sweep's name in a sweep

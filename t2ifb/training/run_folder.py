@@ -1,7 +1,6 @@
 """Folder of one run: its layout, and atomic writes."""
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from t2ifb.utils.files import FolderInUse, atomic_write, make_folder
+from t2ifb.utils.files import FolderInUse, make_folder, write_json
 
 PACKAGES = (
     "t2ifb",
@@ -80,8 +79,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file to the folder atomically."""
-        with atomic_write(self.path / name) as file:
-            file.write(json.dumps(content, indent=2, default=str).encode())
+        write_json(self.path / name, content)
 
     def write_summary(self, figures: dict[str, Any]) -> dict[str, Any]:
         """Write `summary.json`: results, versions and the git commit."""

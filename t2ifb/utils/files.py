@@ -110,6 +110,17 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         _sync_folder(folder)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file like `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file like `atomic_write`. Values of other types are written as text."""
+    write_text(path, json.dumps(content, indent=2, default=str))
+
+
 @lru_cache(maxsize=1)
 def _umask() -> int:
     """The process's umask, which can only be read by setting it. `mkstemp` ignores it."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ifb.evaluation import image_cache, lazy
+from t2ifb.evaluation import image_cache
 from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
 from t2ifb.utils import fingerprints
 from tests.evaluation.tuned_run import DIFFUSION, SAMPLING, write_tuned_run
@@ -32,7 +32,7 @@ def test_what_other_code_drew_is_drawn_again(run: Path, tmp_path: Path, monkeypa
         monkeypatch.setattr(fingerprints, "version", {**versions, library: "0.0"}.get)
         places.add(place())
     for module in ("t2ifb.diffusion.lora", "t2ifb.evaluation.image_cache"):
-        monkeypatch.setattr(lazy, "code_hash", lambda name, other=module: "other" if name == other else "")
+        monkeypatch.setattr(fingerprints, "code_hash", lambda name, other=module: "other" if name == other else "")
         places.add(place())
     assert len(places) == 7
 

@@ -56,14 +56,6 @@ def test_learning_curves_have_every_measured_value_and_mark_the_best(
     assert accuracy.get_ylabel() == "preference accuracy"
 
 
-def test_learning_curves_from_rows_and_from_a_file_are_the_same(tmp_path: Path) -> None:
-    learning_curves(ROWS, tmp_path / "rows.png")
-    learning_curves(write_metrics(tmp_path / "metrics.csv", ROWS), tmp_path / "file.png")
-    assert_picture(tmp_path / "rows.png")
-    with Image.open(tmp_path / "rows.png") as one, Image.open(tmp_path / "file.png") as other:
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
-
-
 def test_learning_curves_without_rows_are_empty(figures: dict[str, Figure], tmp_path: Path) -> None:
     learning_curves(write_metrics(tmp_path / "metrics.csv", []), tmp_path / "empty.png")
     assert_picture(tmp_path / "empty.png")

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from t2ifb.diffusion.lora import LoRA, save_lora
-from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
+from t2ifb.diffusion.sampling import Sampler
 from t2ifb.shapes.weights import PIPELINE
 
 DIFFUSION = partial(StableDiffusionSource, str(PIPELINE), device="cpu")

@@ -13,13 +13,8 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import ddim
-<<<<<<< HEAD
-from t2ifb.diffusion.source import DiffusionSource
-=======
-from t2ifb.evaluation import code_hash
->>>>>>> 16dedae (Move Stable Diffusion behind the interface of text-to-image models)
 from t2ifb.finetuning import baseline_cache
-from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
+from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.evaluator import EvalSamples, Evaluator
 from t2ifb.scorers.clip import CLIPSource
@@ -27,6 +22,7 @@ from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.utils import fingerprints
+from t2ifb.utils.fingerprints import identity
 from tests.finetuning.tuning_worlds import Darkness, Redness, make_tuning, tune
 
 
@@ -39,8 +35,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Evaluator]:
         found.append(evaluator)
         return ask(evaluator, *arguments, **options)
 
-    ask = baseline_cache.ask
-    monkeypatch.setattr(baseline_cache, "ask", counted)
+    ask = baseline_cache.evaluate
+    monkeypatch.setattr(baseline_cache, "evaluate", counted)
     return found
 
 
@@ -121,7 +117,7 @@ def test_the_arguments_of_a_run_decide_what_is_asked_again() -> None:
             "mix": Mix({"a": Weighted(**changes.pop("member", {}))}),
         }
         tuning = make_tuning(**{"judges": judges, "diversity": CLIPSource(f"local-dir:{CLIP}")} | changes)
-        return json.loads(json.dumps(fingerprint(tuning._asks())))
+        return json.loads(json.dumps(identity(tuning._asks())))
 
     same = asked()
     assert asked(alpha=7.0, epochs=1, batch_size=1, lora=LoRA(rank=2), rollout=Sampler(3, 1.0), method=DRaFT()) == same

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from t2ifb.profiling.meta_model import BlankTokenizer, MetaModel
 
 from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.profiling.meta_mode import MetaMode
-from t2ifb.profiling.meta_model import BlankTokenizer, MetaModel
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import shapes_model
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2ifb.data.content_keys import KEY_BYTES
 from t2ifb.utils.files import atomic_write, make_folder, storage_errors
+from t2ifb.utils.fingerprints import KEY_BYTES
 
 HEADER_BYTES = 128
 
