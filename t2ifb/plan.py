@@ -47,12 +47,11 @@ def plan(parts: Components) -> None:
 
 
 def _measure(parts: Components) -> None:
-    from t2ifb.profiling.cost import UNET
+    from t2ifb.diffusion.model import DENOISER
     from t2ifb.profiling.flops import FlopEstimate, Length
-    from t2ifb.profiling.geometry import geometry_of
     from t2ifb.profiling.report import show
     from t2ifb.profiling.savings import MemoryEstimate, savings
-    from t2ifb.profiling.update_cost import kept_by_unet
+    from t2ifb.profiling.update_cost import kept_by_denoiser
     from t2ifb.utils.devices import gpu_error
 
     on_cpu = parts.value("trainer").get("accelerator") == "cpu"
@@ -72,10 +71,10 @@ def _measure(parts: Components) -> None:
     for how, checkpointing, attention in KEPT:
         source = replace(tuning.diffusion, gradient_checkpointing=checkpointing)
         other = replace(tuning, diffusion=source, attention=attention or tuning.attention)
-        kept[how] = (run.update.parts[UNET].saved or 0) if other == tuning else kept_by_unet(other)
+        kept[how] = (run.update.parts[DENOISER].saved or 0) if other == tuning else kept_by_denoiser(other)
     counted = FlopEstimate.of(run, Length(prompts, most, training.epochs, training.validate_every))
     found = savings(run, memory.limit) if memory is not None else []
-    show(run, counted, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
+    show(run, counted, kept, memory, found, [*tuning.diffusion.notes(), *notes])
 
 
 def _training(parts: Components) -> "tuple[FineTuning, list[str]]":

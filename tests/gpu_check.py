@@ -33,13 +33,14 @@ from t2ifb.data.datamodules import PromptBatch
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA
+from t2ifb.diffusion.model import DENOISER
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler, generate
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import FineTuningModule, fast_attention
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.run import FineTuning
-from t2ifb.profiling.cost import LOOK, UNET, RunSpec
+from t2ifb.profiling.cost import LOOK, RunSpec
 from t2ifb.profiling.gpu_memory import CONTEXT, GB, WORKSPACE
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.profiling.savings import MemoryEstimate
@@ -149,9 +150,9 @@ class World:
         """One gradient, at the last step but one: the same work in each update."""
         return ReFL(window=(self.steps - 2, self.steps - 2))
 
-    def source(self, precision: str = "fp16") -> DiffusionSource:
+    def source(self, precision: str = "fp16") -> StableDiffusionSource:
         """The diffusion model as in the `sd15` recipe."""
-        made = DiffusionSource(str(self.pipeline), gradient_checkpointing=True, device=str(self.device))
+        made = StableDiffusionSource(str(self.pipeline), gradient_checkpointing=True, device=str(self.device))
         return replace(made, precision=precision)  # type: ignore[arg-type]
 
     def reward(self) -> RewardModel:
@@ -251,7 +252,7 @@ def bare_calls(world: World, report: Report, batch: int) -> float:
                 with module.policy.reference():
                     found["guided step without autocast and adapters"] = world.seconds(lambda: denoise(latents, step))
                 found["guided step without autocast"] = world.seconds(lambda: denoise(latents, step))
-            with world.autocast(), module.policy.model.untrained():
+            with world.autocast(), module.policy.untrained():
                 found["guided step"] = world.seconds(lambda: denoise(latents, step))
         with world.autocast():
             with module.policy.reference():
@@ -391,7 +392,7 @@ def planned(world: World) -> MemoryEstimate:
 
 def memory(report: Report, clock: Clock, plan: MemoryEstimate) -> None:
     """Peaks by phase, and what the allocator reserved, against the plan; what is above it are kernels' workspaces."""
-    optimiser, total = plan.update.parts[UNET].optimiser, accumulate(size for _, size in plan.judging.phases[LOOK])
+    optimiser, total = plan.update.parts[DENOISER].optimiser, accumulate(size for _, size in plan.judging.phases[LOOK])
     peaks = {"update": plan.update.peak, "validation": plan.weights + optimiser + max(total)}
     for phase, peak in peaks.items():
         found = clock.allocated[phase]

@@ -13,8 +13,9 @@ classifier-free guidance, give the guided output. Predicted images are not clipp
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +23,38 @@ from torch import Tensor
 Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample", "flow"]
 """What a network predicts: ε; v = a ε - s x_0 (arXiv 2202.00512); x_0; or the velocity ε - x_0 of a rectified flow."""
 Coefficient: TypeAlias = float | Tensor
+
+
+@dataclass(frozen=True)
+class GaussianPath:
+    """The path that a model was trained on, at its N training times, and what the network predicts.
+
+    Attributes:
+        times: (N,), the training times as the network takes them: int64 if variance preserving, float32 on a flow.
+        a: (N,) float64, signal coefficients.
+        s: (N,) float64, noise coefficients.
+        prediction: Meaning of the network's output.
+        scheduler: Configuration of the pipeline's scheduler in diffusers' form, which sets the spacing of steps.
+    """
+
+    times: Tensor
+    a: Tensor
+    s: Tensor
+    prediction: Prediction
+    scheduler: Mapping[str, Any]
+
+    @classmethod
+    def variance_preserving(cls, bars: Tensor, scheduler: Mapping[str, Any]) -> Self:
+        """A = √ᾱ and s = √(1 - ᾱ) of the values (N,) of ᾱ at the times 0 to N - 1."""
+        bars = bars.double()
+        prediction = scheduler.get("prediction_type", "epsilon")
+        return cls(torch.arange(len(bars)), bars.sqrt(), (1 - bars).sqrt(), prediction, dict(scheduler))
+
+    @classmethod
+    def rectified_flow(cls, sigmas: Tensor, scheduler: Mapping[str, Any]) -> Self:
+        """A = 1 - σ and s = σ of the values (N,) of σ, at the times N σ."""
+        sigmas = sigmas.double()
+        return cls((len(sigmas) * sigmas).float(), 1 - sigmas, sigmas, "flow", dict(scheduler))
 
 
 def add_noise(clean: Tensor, noise: Tensor, a: Coefficient, s: Coefficient) -> Tensor:

@@ -58,7 +58,7 @@ class Generations:
 
         Args:
             folder: Folder of the cache.
-            diffusion: A `DiffusionSource`, unbuilt.
+            diffusion: A `ModelSource`, unbuilt.
             sampling: A `Sampler`, unbuilt.
             batch_size: Images per batch.
             device: Device; `auto` is the GPU if one exists.
@@ -90,7 +90,7 @@ class Generations:
                 model = replace(build(self.diffusion), device=str(self.device)).load()
                 sampler = build(self.sampling)
                 if adapters is not None:
-                    load_lora(model.denoiser, adapters)
+                    load_lora(model, adapters)
                 for batch in track(missing, f"sampling from {name}"):
                     some = [samples[number] for number in batch]
                     keys = [sample.key(self.seed) for sample in some]

@@ -52,7 +52,7 @@ class ModelComparison:
         """Store the settings. Nothing is loaded yet.
 
         Args:
-            diffusion: A `DiffusionSource`, unbuilt.
+            diffusion: A `ModelSource`, unbuilt.
             sampling: A `Sampler`, unbuilt.
             prompts: The `test` prompts are used. `most` sets their number (the report's figure has 200 of 466, drawn
                 with a seed) and `seed` the choice.

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 import t2ifb
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.finetuning.evaluator import REWARD, EvalSamples, Evaluator, evaluate, in_process_group
 from t2ifb.scorers.mix import Mix
 from t2ifb.utils.devices import device_facts
@@ -34,7 +34,7 @@ class BaselineCache:
         self.folder = None if folder is None else Path(folder).expanduser()
         self.known = None if folder is None else fingerprint(depends_on)
 
-    def of(self, evaluator: Evaluator, model: DiffusionModel, samples_per_batch: int) -> EvalSamples:
+    def of(self, evaluator: Evaluator, model: TextToImageModel, samples_per_batch: int) -> EvalSamples:
         """The base model's samples, computed if not cached. All processes of a run must call this together."""
         if self.folder is None:
             return evaluate(evaluator, model, samples_per_batch, "the base model", base=True)
@@ -56,7 +56,7 @@ class BaselineCache:
                 evaluate(evaluator, model, samples_per_batch, "the base model", base=True).save(path)
             return EvalSamples.read(path)
 
-    def _key(self, evaluator: Evaluator, model: DiffusionModel) -> str:
+    def _key(self, evaluator: Evaluator, model: TextToImageModel) -> str:
         reward = dict(evaluator.judges.scorers.items()).get(REWARD)
         asked = {
             "stream": evaluator.stream,

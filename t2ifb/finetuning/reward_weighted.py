@@ -65,7 +65,7 @@ class RewardWeighted:
         """Samples with their weights, and the noise that they are learned with at m steps."""
         steps = len(policy.schedule)
         rollout, denoise = policy.start(batch)
-        with policy.model.untrained():
+        with policy.untrained():
             samples = rollout.to(steps, denoise)
         reward = policy.score(samples, batch.prompts)
         weight = (reward / self.temperature).exp().clamp(max=LARGEST) + 0 * reward  # an infinite reward is an error

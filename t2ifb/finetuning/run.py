@@ -16,9 +16,8 @@ from torch import nn
 from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.prompts import PromptSplits
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.model import DECODER, ModelSource, TextToImageModel
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
 from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
@@ -64,7 +63,7 @@ class FineTuning:
 
     def __init__(
         self,
-        diffusion: DiffusionSource,
+        diffusion: ModelSource,
         lora: LoRA,
         reward: nn.Module,
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
@@ -271,7 +270,7 @@ class FineTuning:
                 f"algorithm.batch_size={self.batch_size}, and {len(evaluator)} images"
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
-            _to_bf16(model.denoiser, model.text_encoder)
+            _to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
         engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does at the start of training
         module.to(engine.strategy.root_device)
         base = BaselineCache(self.cache_folder, self._asks())
@@ -315,14 +314,14 @@ class FineTuning:
         }
         recipe = self._recipe(run, best_step, seed, figures["precision"])
         meant_for = verdict.warning(self.rollout.guidance_scale)
-        save_lora(model.denoiser, make_folder(run.export), self.diffusion.source, verdict.card(recipe), meant_for)
+        save_lora(model, make_folder(run.export), self.diffusion.source, verdict.card(recipe), meant_for)
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
         loggers.finish(recorder, verdict.examples(), run, figures["validation"])
         return summary
 
     def _at_usual_guidance(
-        self, model: DiffusionModel, base: BaselineCache, seed: int, device: torch.device
+        self, model: TextToImageModel, base: BaselineCache, seed: int, device: torch.device
     ) -> UsualGuidance | None:
         """Compare the base model with the loaded adapters at the usual guidance scale, if that differs."""
         if self.usual_sampling == self.sampling:
@@ -401,7 +400,9 @@ def _to_bf16(*networks: nn.Module) -> None:
     for weight in rounded:
         weight.data = weight.data.bfloat16()
     if rounded and first_process():
-        print("mixed precision is bf16 on a CPU: the weights of U-Net and text encoder are rounded from fp16 to bf16")
+        print(
+            "mixed precision is bf16 on a CPU: the weights of denoiser and text encoder are rounded from fp16 to bf16"
+        )
 
 
 SET_BY_TUNING = {

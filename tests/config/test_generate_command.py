@@ -41,9 +41,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = shapes_model()
-    for weight in LoRA(rank=2, lora_alpha=8.0).add(model.denoiser):
+    for weight in LoRA(rank=2, lora_alpha=8.0).add(model):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
-    save_lora(model.denoiser, tmp_path / "run" / "export", PIPELINE)
+    save_lora(model, tmp_path / "run" / "export", PIPELINE)
     (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script> " * 80]))
     assert go("file=wild.txt", "lora=run", "images_per_prompt=2") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA, save_lora
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation import image_cache, lazy
 from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
 from t2ifb.evaluation.lazy import UnusableScorers
@@ -26,7 +26,7 @@ from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.utils import fingerprints
 
 PROMPTS = ["a red circle on a white background", "<b>two & a half</b>", "a blue star on a gray background"]
-DIFFUSION = partial(DiffusionSource, str(PIPELINE), device="cpu")
+DIFFUSION = partial(StableDiffusionSource, str(PIPELINE), device="cpu")
 SAMPLING = partial(Sampler, 2, 1.0)
 
 
@@ -49,10 +49,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished fine-tuning run, as far as others read it."""
     folder = tmp_path_factory.mktemp("runs") / "one"
     model = DIFFUSION().load()
-    for weight in LoRA().add(model.denoiser):
+    for weight in LoRA().add(model):
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     (folder / "export").mkdir(parents=True)
-    save_lora(model.denoiser, folder / "export", PIPELINE, "A test.")
+    save_lora(model, folder / "export", PIPELINE, "A test.")
     (folder / "summary.json").write_text("{}")
     return folder
 

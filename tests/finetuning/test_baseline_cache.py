@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import ddim
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning import baseline_cache
 from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
 from t2ifb.finetuning.draft import DRaFT
@@ -120,13 +120,13 @@ def test_the_arguments_of_a_run_decide_what_is_asked_again() -> None:
 
     same = asked()
     assert asked(alpha=7.0, epochs=1, batch_size=1, lora=LoRA(rank=2), rollout=Sampler(3, 1.0), method=DRaFT()) == same
-    assert asked(diffusion=DiffusionSource(PIPELINE)) == same
+    assert asked(diffusion=StableDiffusionSource(PIPELINE)) == same
     different = [
         *(asked(judge=change) for change in ({"weight": 2.0}, {"buffer": 1.0}, {"part": "one"})),
         asked(member={"weight": 2.0}), asked(reward=Redness()), asked(judges={}), asked(diversity=None),
         asked(truth=GoldScore()), asked(truth=GoldScore("alignment")), asked(standardise=True),
         asked(sampling=Sampler(5, 1.0)), asked(sampling=Sampler(4, 1.0, schedule=partial(ddim, eta=0.0))),
-        asked(diffusion=DiffusionSource(str(PIPELINE), precision="bf16")),
+        asked(diffusion=StableDiffusionSource(str(PIPELINE), precision="bf16")),
         asked(validation_prompts=1), asked(images_per_prompt=2), asked(samples_per_batch=1),
     ]  # fmt: skip
     texts = [json.dumps(each, sort_keys=True) for each in [same, *different]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.evaluation.scoring import ScoreSheet
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.finetuning.draft import DRaFT
@@ -245,7 +245,9 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
         tune(make_tuning(reward=TooLarge()), tmp_path)
     text = str(told.value)
     assert "gradient_checkpointing=true, algorithm.micro_batch_size=1, diffusion.decoder_precision=bf16" in text
-    source = DiffusionSource(str(PIPELINE), gradient_checkpointing=True, precision="bf16", decoder_precision="bf16")
+    source = StableDiffusionSource(
+        str(PIPELINE), gradient_checkpointing=True, precision="bf16", decoder_precision="bf16"
+    )
     with pytest.raises(ValueError, match="out of memory") as told:
         tune(make_tuning(reward=TooLarge(), diffusion=source, samples_per_batch=1), tmp_path / "less")
     assert "Largest savings: algorithm.micro_batch_size=1. `python" in str(told.value)
@@ -291,7 +293,7 @@ def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(
     """Frozen weights in fp16 and trainer.precision=16-mixed, as in the recipe of sd15: both are bf16 on a CPU."""
     phases: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: phases.append("freed"))
-    half = DiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True)
+    half = StableDiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True)
     summary = tune(make_tuning(diffusion=half), tmp_path, callbacks=[Phases(phases)], precision="16-mixed")
     first = phases.index("update")
     assert phases[:first] == ["freed"] * 3  # before and after rounding was measured, and by Lightning

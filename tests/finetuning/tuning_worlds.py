@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.run import FineTuning
 from t2ifb.scorers import RewardModel
@@ -58,7 +58,7 @@ class Darkness(nn.Module):
 
 def make_tuning(**changes: Any) -> FineTuning:
     settings: dict[str, Any] = {
-        "diffusion": DiffusionSource(str(PIPELINE)),
+        "diffusion": StableDiffusionSource(str(PIPELINE)),
         "lora": LoRA(),
         "reward": Darkness(),
         "optimizer": partial(torch.optim.AdamW, lr=1e-3),
