@@ -44,7 +44,7 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert go("+experiment=refl", "domain=sd15", "memory_gb=16") == 0
     out = capsys.readouterr().out
     table = rows(out)
-    assert table["U-Net"][:2] == ["859.52 M", "797,184"]
+    assert table["denoiser"][:2] == ["859.52 M", "797,184"]
     assert table["decoder"][0] == "83.65 M"
     assert table["reward"][0] == "429.49 M"
     assert "diversity encoder (shared)" in table
@@ -82,7 +82,7 @@ def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixt
     assert go("trainer=cpu", *changes, "+scorer@judges.truth=gold") == 0
     out = capsys.readouterr().out
     table = rows(out)
-    assert table["U-Net"][:2] == ["2.54 M", "25,600"]
+    assert table["denoiser"][:2] == ["2.54 M", "25,600"]
     assert table["one update, 2 x 1 reward gradients"]
     assert table["960 updates"]  # 0.4 of 4,800 prompts, and none of them missing
     assert table["48 validations of 20 images, and the report"]  # of 64 prompts, `most` leaves ten
