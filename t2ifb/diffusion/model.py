@@ -75,6 +75,8 @@ class Guidance:
 class TextToImageModel(Protocol):
     """A latent text-to-image model, frozen and in evaluation mode. Adapters can be added to its denoiser.
 
+    A family is also an `nn.Module`, which the training module moves and saves as a part of itself.
+
     Attributes:
         denoiser: The network that gets adapters.
         path: The Gaussian path that the model was trained on.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,15 +40,13 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.adapters = lora.add(model, seed)
-        self.model: Any = model
-        self.reward = reward.requires_grad_(False).eval()
+        self.model, self.reward = model, reward.requires_grad_(False).eval()
         self.sampler, self.schedule, self.seed = sampler, sampler.schedule_of(model), seed
 
     @property
     def device(self) -> torch.device:
         """Device of the denoiser."""
-        device: torch.device = self.model.device
-        return device
+        return self.model.device
 
     def start(self, batch: PromptBatch) -> tuple[Rollout, Denoise]:
         """Rollouts at pure noise for the prompts of a batch, and their denoiser.
