@@ -121,6 +121,14 @@ class OwnRankings:
         self._tables: dict[Path, list[Row]] = {}
         self._told = False
 
+    @staticmethod
+    def recognises(source: str) -> bool:
+        """Whether a folder has a table of all splits, or one of `train` that is not JSON (HPDv2 has `train.json`)."""
+        folder = Path(source).expanduser()
+        names = {path.name.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+        tables = {f"{stem}{suffix}" for stem in ("rankings", "train") for suffix in READERS} - {"train.json"}
+        return bool(names & tables)
+
     @property
     def missing_message(self) -> str:
         """Message for a missing split."""
