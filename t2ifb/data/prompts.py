@@ -183,15 +183,18 @@ def prompt_splits(prompts: Prompts, seed: int = 0) -> PromptSplits:
     if isinstance(prompts, Mapping):
         if prompts.keys() != set(SPLITS):
             raise ValueError(f"prompts has the keys {', '.join(prompts) or '(none)'}; expected {', '.join(SPLITS)}")
-        return PromptSplits(**{split: _source_of(part) for split, part in prompts.items()})
+        train, validation, test = (_source_of(prompts[split]) for split in SPLITS)
+        return PromptSplits(train, validation, test)
     texts = _source_of(prompts).prompts()
     ordered = sorted({spelled_alike(text) for text in texts}, key=lambda text: hash_fraction(text, seed))
     if len(ordered) < len(SPLITS):
-        raise ValueError(f"prompts has {len(ordered)} distinct prompts; expected at least one for each of "
-                         f"{', '.join(SPLITS)}")
+        raise ValueError(
+            f"prompts has {len(ordered)} distinct prompts; expected at least one for each of {', '.join(SPLITS)}"
+        )
     few = max(1, round(HELD_OUT * len(ordered)))
-    parts = {"validation": set(ordered[:few]), "test": set(ordered[few : 2 * few]), "train": set(ordered[2 * few :])}
-    return PromptSplits(**{split: PromptList([t for t in texts if spelled_alike(t) in part]) for split, part in parts.items()})
+    parts = set(ordered[2 * few :]), set(ordered[:few]), set(ordered[few : 2 * few])
+    train, validation, test = (PromptList([text for text in texts if spelled_alike(text) in part]) for part in parts)
+    return PromptSplits(train, validation, test)
 
 
 def _source_of(prompts: str | Path | Sequence[str]) -> PromptSource:

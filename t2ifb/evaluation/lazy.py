@@ -12,11 +12,13 @@ from inspect import isroutine, signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from torch import nn
+
 from t2ifb.data.content_keys import ImageKeys
 from t2ifb.scorers.reward_model import export_hash, read_export
 from t2ifb.scorers.weights import BESIDE
 from t2ifb.utils.files import sha256_file
-from t2ifb.utils.fingerprints import code_hash
+from t2ifb.utils.fingerprints import code_hash, fingerprint, qualified_name, weights_hash
 
 Unbuilt: TypeAlias = partial[Any]
 
@@ -46,6 +48,31 @@ def build(part: Any) -> Any:
     return [build(value) for value in part] if isinstance(part, list) else part
 
 
+def as_node(part: Any) -> Any:
+    """A component as plain containers with `_target_`, from which Hydra can build it.
+
+    Raises:
+        ValueError: An argument is an object, which cannot be written down.
+    """
+    if isinstance(part, partial):
+        made_by, arguments = part.func, list(part.args)
+        options: dict[str, Any] = {}
+        if made_by is partial and arguments:
+            made_by, options["_partial_"] = arguments.pop(0), True
+        if arguments:
+            options["_args_"] = as_node(arguments)
+        return {"_target_": qualified_name(made_by), **options, **as_node(part.keywords)}
+    if isinstance(part, Mapping):
+        return {str(name): as_node(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [as_node(value) for value in part]
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    if isinstance(part, Path):
+        return str(part)
+    raise ValueError(f"{type(part).__name__} cannot be written down")
+
+
 def owner(part: Unbuilt) -> Any:
     """The component's class as far as its factory reveals it; the class has the name used in tables."""
     return getattr(part.func, "__self__", part.func)
@@ -64,7 +91,7 @@ class Identities:
         self._hashes = ImageKeys(memory)
 
     def __call__(self, part: Callable[..., Any]) -> str:
-        """Identity as JSON of an unbuilt component, or of a class or function (its code).
+        """Identity as JSON of an unbuilt component, of a network, or of a class or function (its code).
 
         Raises:
             ValueError: A component rejects its arguments, or an argument has no identity.
@@ -77,8 +104,10 @@ class Identities:
             if hasattr(made_by, "fingerprint"):  # cheap to build, and defines its own identity
                 return {"fingerprint": build(part).fingerprint()}
             return {**_code(made_by), "arguments": self._of(_arguments(part), where)}
-        if callable(fingerprint := getattr(part, "fingerprint", None)):
-            return {"fingerprint": fingerprint()}
+        if callable(own := getattr(part, "fingerprint", None)):
+            return {"fingerprint": own()}
+        if isinstance(part, nn.Module):
+            return {**_code(type(part)), "weights": weights_hash(part), "attributes": fingerprint(part)[-1]}
         if isinstance(part, Mapping):
             return {str(name): self._of(value, f"{where}.{name}") for name, value in part.items()}
         if isinstance(part, (list, tuple)):

@@ -47,7 +47,7 @@ def _has(node: ast.ClassDef, methods: tuple[tuple[str, tuple[str, ...]], ...]) -
 @cache
 def typed_imports(file: Path) -> dict[str, str]:
     """Full module names of what a file imports `if TYPE_CHECKING`, by name; those of `import *` are left out."""
-    found = {}
+    found: dict[str, str] = {}
     for block in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
             for node in block.body:

@@ -103,7 +103,10 @@ def _attributes(module: nn.Module) -> list[Any]:
     """The class of a network and what it was made with, as far as that is plain."""
     plain = (bool, int, float, str, Path, list, tuple, dict)
     own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
-    return [qualified_name(module), {name: fingerprint(v) for name, v in own.items() if is_dataclass(v) or isinstance(v, plain)}]
+    return [
+        qualified_name(module),
+        {name: fingerprint(v) for name, v in own.items() if is_dataclass(v) or isinstance(v, plain)},
+    ]
 
 
 def weights_hash(module: nn.Module) -> str:

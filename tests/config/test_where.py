@@ -41,7 +41,7 @@ def test_files_that_other_files_include_are_found() -> None:
     """The experiment includes another one, the algorithm what it shares, the recipe the judges."""
     beta = places("algorithm.beta", "+experiment=refl_overoptimised")
     assert beta == ["shared/fine_tuning.yaml 0.01", "experiment/refl_overoptimised.yaml 0.0"]
-    assert places("algorithm.method.last_steps", "+experiment=draft") == [
+    assert places("algorithm.algorithm.last_steps", "+experiment=draft") == [
         "algorithm/draft.yaml 1",
         "shapes/draft.yaml 5",
     ]

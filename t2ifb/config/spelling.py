@@ -1,0 +1,45 @@
+"""Python arguments in a message of the library, as they are typed on the command line."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ARGUMENT = re.compile(r"(?<![\w.=])([a-z_]\w*(?:\.[a-z_]\w*)*)=('[^']*'|\[[^]]*\]|[\w.+-]+|…)?")
+"""An argument in a message: `batch_size=1`, `model.precision='fp16'`, `logger=…`."""
+ELSEWHERE = {
+    "trainer": "trainer",
+    "logger": "logger",
+    "output_dir": "hydra.run.dir",
+    "resume": "resume",
+    "reward": "scorer@reward",
+}
+"""Keys of arguments that are not below `algorithm`."""
+VALUES = {"True": "true", "False": "false", "None": "null", "…": "…"}
+
+
+def typed_arguments(message: str, algorithm: Mapping[str, Any]) -> list[str]:
+    """The arguments that a message names, as `key=value` for Hydra.
+
+    Args:
+        message: A message of a run.
+        algorithm: Configuration of the run, interpolations as they are written.
+    """
+    found: dict[str, None] = {}
+    for name, value in ARGUMENT.findall(message):
+        if key := next(_keys(name, algorithm, "algorithm"), None):
+            plain = value.strip("'").rstrip(".")
+            found[f"{key}={VALUES.get(plain, plain)}"] = None
+    return list(found)
+
+
+def _keys(name: str, node: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Keys that an argument may have, the likeliest first."""
+    first, _, rest = name.partition(".")
+    if first in ELSEWHERE:
+        yield ".".join(filter(None, (ELSEWHERE[first], rest)))
+    elif first in node:
+        link = re.fullmatch(r"\$\{([\w.]+)\}", str(node[first]))
+        yield ".".join(filter(None, (link[1] if link else f"{place}.{first}", rest)))
+    for key, child in node.items():
+        if isinstance(child, Mapping):
+            yield from _keys(name, child, f"{place}.{key}")
