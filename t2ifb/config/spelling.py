@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ARGUMENT = re.compile(r"(?<![\w.=])([a-z_]\w*(?:\.[a-z_]\w*)*)=('[^']*'|\[[^]]*\]|[\w.+-]+|…)?")
+ARGUMENT = re.compile(r"(?<![\w.=/])([a-z_]\w*(?:\.[a-z_]\w*)*)=('[^']*'|\[[^]]*\]|[\w.+-]+|…)?")
 """An argument in a message: `batch_size=1`, `model.precision='fp16'`, `logger=…`."""
 ELSEWHERE = {
     "trainer": "trainer",
@@ -39,7 +39,7 @@ def _keys(name: str, node: Mapping[str, Any], place: str) -> Iterator[str]:
         yield ".".join(filter(None, (ELSEWHERE[first], rest)))
     elif first in node:
         link = re.fullmatch(r"\$\{([\w.]+)\}", str(node[first]))
-        yield ".".join(filter(None, (link[1] if link else f"{place}.{first}", rest)))
+        yield f"{link[1] if link else f'{place}.{first}'}.{rest}" if rest else f"{place}.{first}"
     for key, child in node.items():
         if isinstance(child, Mapping):
             yield from _keys(name, child, f"{place}.{key}")

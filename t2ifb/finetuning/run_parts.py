@@ -40,7 +40,7 @@ def check_truth(truth: nn.Module | None, reward: nn.Module, judges: Mapping[str,
     """Check that the ground truth is neither the reward nor a judge.
 
     Raises:
-        ValueError: It is.
+        ValueError: The ground truth is one of them.
     """
     if truth is not None and any(
         type(each) is type(truth) for each in (*members_of(reward).values(), *judges.values())
