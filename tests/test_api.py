@@ -128,7 +128,8 @@ def test_adapters_are_those_that_the_command_tunes(folder: Path) -> None:
         "algorithm.epochs=1", "algorithm.validate_every=2", "algorithm.images_per_prompt=1",
         "algorithm.gradient_clip_norm=null", "algorithm.standardise=null", "optimizer.lr=1e-5",
         "optimizer.weight_decay=0.01", "sampling.num_inference_steps=3", "rollout.num_inference_steps=3",
-        "usual_guidance_scale=1", "algorithm.truth=null", "judges.clip_score=null", "judges.aesthetic_score=null", "judges.blip_score=null",
+        "usual_guidance_scale=1", "algorithm.truth=null",
+        *(f"judges.{name}=null" for name in ("clip_score", "aesthetic_score", "blip_score")),
     )  # fmt: skip
     one, other = (load_file(each / "export" / "pytorch_lora_weights.safetensors") for each in (run, tuned))
     assert same(one, other)

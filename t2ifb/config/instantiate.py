@@ -101,7 +101,7 @@ class Components:
 
     def advised(self, error: Exception) -> str:
         """The message of the library, followed by the arguments of the command line that it names."""
-        typed = typed_arguments(str(error), _raw(self._config).get("algorithm") or {})
+        typed = typed_arguments(str(error), _raw(self._config))
         return f"{error}" + (f" (on the command line: {' '.join(typed)})" if typed else "")
 
     def skipping(self, place: str) -> str:

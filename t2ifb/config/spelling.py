@@ -17,16 +17,23 @@ ELSEWHERE = {
 VALUES = {"True": "true", "False": "false", "None": "null", "…": "…"}
 
 
-def typed_arguments(message: str, algorithm: Mapping[str, Any]) -> list[str]:
+def typed_arguments(message: str, config: Mapping[str, Any]) -> list[str]:
     """The arguments that a message names, as `key=value` for Hydra.
 
+    An argument of the run is below `algorithm`; any other is taken if one component alone has it.
+
     Args:
-        message: A message of a run.
-        algorithm: Configuration of the run, interpolations as they are written.
+        message: A message of the library.
+        config: The whole configuration, interpolations as they are written.
     """
+    run = config.get("algorithm") or {}
+    parts = {key: node for key, node in config.items() if isinstance(node, Mapping) and "_target_" in node}
     found: dict[str, None] = {}
     for name, value in ARGUMENT.findall(message):
-        if key := next(_keys(name, algorithm, "algorithm"), None):
+        keys = list(_keys(name, run, "algorithm"))[:1]
+        keys = keys or [f"{place}.{name}" for place, node in parts.items() if name in node]
+        if len(keys) == 1:
+            key = keys[0]
             plain = value.strip("'").rstrip(".")
             found[f"{key}={VALUES.get(plain, plain)}"] = None
     return list(found)

@@ -15,6 +15,9 @@ ALGORITHM = {
     "algorithm": {"_target_": "t2ifb.finetuning.refl.ReFL", "window": None},
 }
 
+OWN = {"_target_": "t2ifb.data.datasets.own_rankings.OwnRankings", "shares": None, "seed": 0}
+PROMPTS = {"_target_": "t2ifb.data.prompts.PromptSplits", "seed": 0}
+
 
 @pytest.mark.parametrize(
     ("message", "typed"),
@@ -28,11 +31,12 @@ ALGORITHM = {
         ("trainer.max_steps is set by the run: give logger=…", ["logger=…"]),
         ("output_dir='a/b': the run in it is finished", ["hydra.run.dir=a/b"]),
         ("the file x/beta=3/y and unknown=4", []),
+        ("set other shares=… or another seed=…", ["dataset.shares=…"]),
         ("no argument at all", []),
     ],
 )
 def test_a_message_is_followed_by_the_keys_of_the_arguments_that_it_names(message: str, typed: list[str]) -> None:
-    assert typed_arguments(message, ALGORITHM) == typed
+    assert typed_arguments(message, {"algorithm": ALGORITHM, "dataset": OWN, "prompts": PROMPTS}) == typed
 
 
 def test_advice_of_the_library_can_be_typed() -> None:

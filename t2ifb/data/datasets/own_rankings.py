@@ -138,8 +138,8 @@ class OwnRankings:
             there = f"{path} has the splits {', '.join(names)}. "
         return there + (
             f"Expected a table {self.source / '<split>.csv'}, or one for all splits, {self.source / 'rankings.csv'} "
-            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; set the folder with "
-            "`dataset.source=<folder>`."
+            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; give the folder as "
+            "source."
         )
 
     def available(self, split: str) -> bool:
@@ -218,7 +218,7 @@ class OwnRankings:
         if not counts[wanted]:
             raise ValueError(
                 f"{path} has no column split, and the split by hash left no prompts for {wanted} ({text}). Add the "
-                "column split, use one file per split, or set other dataset.shares or another dataset.seed."
+                "column split, use one file per split, or set other shares=… or another seed."
             )
         if not self._told:
             logger.warning("%s has no column split; its prompts are split by a hash: %s", path, text)
