@@ -29,7 +29,7 @@ def typed_arguments(message: str, config: Mapping[str, Any]) -> list[str]:
     run = config.get("algorithm") or {}
     parts = {key: node for key, node in config.items() if isinstance(node, Mapping) and "_target_" in node}
     found: dict[str, None] = {}
-    for name, value in ARGUMENT.findall(message):
+    for name, value in ARGUMENT.findall(re.sub(r"`[^`]*`", "", message)):  # commands are spelled already
         keys = list(_keys(name, run, "algorithm"))[:1]
         keys = keys or [f"{place}.{name}" for place, node in parts.items() if name in node]
         if len(keys) == 1:

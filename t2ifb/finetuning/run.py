@@ -41,7 +41,15 @@ from t2ifb.finetuning.out_of_memory import explained_memory
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.results import TuningResults, UsualGuidance
-from t2ifb.finetuning.run_parts import SET_BY_TUNING, check_algorithm, check_truth, recipe, savings, to_bf16
+from t2ifb.finetuning.run_parts import (
+    SET_BY_TUNING,
+    check_algorithm,
+    check_counts,
+    check_truth,
+    recipe,
+    savings,
+    to_bf16,
+)
 from t2ifb.finetuning.term_gradients import TermGradients
 from t2ifb.finetuning.trained_on import Scorer, held_out, judge_parts, record_reward, reward_part
 from t2ifb.finetuning.validation import ValidationCallback
@@ -172,13 +180,16 @@ class FineTuner:
         """
         if taken := sorted({REWARD, *FIGURES} & set(judges or {})):
             raise ValueError(f"judges[{taken[0]!r}]: the name is reserved for another metric; rename the judge")
-        if usual_guidance_prompts < 1:
-            raise ValueError(f"usual_guidance_prompts={usual_guidance_prompts} must be at least 1")
-        if epochs <= 0 or validate_every < 1 or validation_prompts < 1 or images_per_prompt < 1:
-            raise ValueError(
-                f"epochs={epochs} must be above 0, and validate_every={validate_every}, validation_prompts="
-                f"{validation_prompts}, images_per_prompt={images_per_prompt} at least 1"
-            )
+        if epochs <= 0:
+            raise ValueError(f"epochs={epochs} must be above 0")
+        check_counts(
+            validate_every=validate_every,
+            validation_prompts=validation_prompts,
+            images_per_prompt=images_per_prompt,
+            usual_guidance_prompts=usual_guidance_prompts,
+            samples_per_batch=samples_per_batch,
+            batch_size=batch_size,
+        )
         self.output_dir, self.trainer, self.logger = Path(output_dir).expanduser(), trainer, logger
         self.seed, self.resume, self.config = seed, resume, dict(config or {})
         self.model = model if isinstance(model, DiffusionSource) else DiffusionSource(str(model))
@@ -318,18 +329,13 @@ class FineTuner:
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # wait until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
-        test = self.evaluator("test", seed).to(engine.strategy.root_device)
-        of_base = base.of(test, model, self.samples_per_batch)
-        answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
-        usual = self._at_usual_guidance(model, base, seed, engine.strategy.root_device)
-        if not engine.is_global_zero:
+        verdict = self._test(run, model, base, engine.strategy.root_device)
+        if verdict is None:
             return {}
-        rows = read_metrics(run.metrics)
-        verdict = TuningResults(run, test, answers, rows, [REWARD], best_step, seed, usual)
         figures = verdict.write() | {
-            "best_step": best_step,
+            "best_step": verdict.kept,
             "chosen_by": "judges",
-            "validation": validation_figures(rows, best_step),
+            "validation": validation_figures(verdict.rows, verdict.kept),
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
             "overflowed_updates": guard.overflowed,
@@ -341,28 +347,50 @@ class FineTuner:
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
-        card = verdict.card(recipe(self, run, best_step, figures["precision"]))
-        meant_for = verdict.warning(self.rollout.guidance_scale)
-        save_lora(model.denoiser, make_folder(run.export), self.model.source, card, meant_for)
-        shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
-        summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        summary = self._export(run, model, verdict, figures)
         loggers.finish(recorder, verdict.examples(), run, figures["validation"])
         return summary
 
+    def _test(
+        self, run: RunFolder, model: DiffusionModel, base: BaselineCache, device: torch.device
+    ) -> TuningResults | None:
+        """Compare the base model with the best and the last checkpoint on the test prompts; the best is left loaded.
+
+        None in all processes but the first.
+        """
+        test = self.evaluator("test", self.seed).to(device)
+        of_base = base.of(test, model, self.samples_per_batch)
+        answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
+        usual = self._at_usual_guidance(model, base, device)
+        if not first_process():
+            return None
+        rows = read_metrics(run.metrics)
+        return TuningResults(run, test, answers, rows, [REWARD], best_step, self.seed, usual)
+
+    def _export(
+        self, run: RunFolder, model: DiffusionModel, verdict: TuningResults, figures: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write the adapters with their model card, and `summary.json`."""
+        card = verdict.card(recipe(self, run, verdict.kept, figures["precision"]))
+        meant_for = verdict.warning(self.rollout.guidance_scale)
+        save_lora(model.denoiser, make_folder(run.export), self.model.source, card, meant_for)
+        shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
+        return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+
     def _at_usual_guidance(
-        self, model: DiffusionModel, base: BaselineCache, seed: int, device: torch.device
+        self, model: DiffusionModel, base: BaselineCache, device: torch.device
     ) -> UsualGuidance | None:
         """Compare the base model with the loaded adapters at the usual guidance scale, if that differs."""
         if self.usual_sampling == self.sampling:
             return None
-        evaluator = self.evaluator("test", seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
+        evaluator = self.evaluator("test", self.seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
         answers = {
             "base": base.of(evaluator, model, self.samples_per_batch),
             "kept": evaluate(
                 evaluator, model, self.samples_per_batch, f"guidance {self.usual_sampling.guidance_scale:g}"
             ),
         }
-        return UsualGuidance(evaluator, answers, (REWARD,), seed)
+        return UsualGuidance(evaluator, answers, (REWARD,), self.seed)
 
     def evaluator(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.

@@ -24,6 +24,16 @@ SET_BY_TUNING = {
 """Trainer arguments that are set by a fine-tuning run's own settings, with the reason."""
 
 
+def check_counts(**counts: int) -> None:
+    """Check that arguments are at least 1.
+
+    Raises:
+        ValueError: Some are not; all are named.
+    """
+    if wrong := [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]:
+        raise ValueError("; ".join(wrong))
+
+
 def check_algorithm(algorithm: Any, gradient_norms: bool) -> None:
     """Check that a run has what the algorithm needs.
 

@@ -32,6 +32,7 @@ PROMPTS = {"_target_": "t2ifb.data.prompts.PromptSplits", "seed": 0}
         ("output_dir='a/b': the run in it is finished", ["hydra.run.dir=a/b"]),
         ("the file x/beta=3/y and unknown=4", []),
         ("set other shares=… or another seed=…", ["dataset.shares=…"]),
+        ("download it by `python -m t2ifb.prepare beta=3`", []),
         ("no argument at all", []),
     ],
 )
