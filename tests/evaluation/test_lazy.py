@@ -1,5 +1,6 @@
 """What a scorer is, known without building it."""
 
+import copy
 import os
 from functools import partial
 from pathlib import Path
@@ -96,10 +97,15 @@ def test_components_inside_are_looked_into_and_built_first(identity: Identities,
 
 
 def test_what_cannot_be_told_apart_is_refused(identity: Identities) -> None:
-    with pytest.raises(ValueError, match=r"scorer.scorers.0 is a Linear, which has no fingerprint"):
-        identity(partial(Both, scorers=[nn.Linear(1, 1)]))
+    with pytest.raises(ValueError, match=r"scorer.scorers.0 is a object, which has no fingerprint"):
+        identity(partial(Both, scorers=[object()]))
     with pytest.raises(ValueError, match="Brightness: missing a required argument: 'weights'"):
         identity(partial(Brightness))
+
+
+def test_a_network_is_known_by_its_weights(identity: Identities) -> None:
+    one, other = nn.Linear(1, 1), nn.Linear(1, 1)
+    assert identity(one) == identity(copy.deepcopy(one)) != identity(other)
 
 
 def test_strings_that_are_no_paths_count_as_they_are(identity: Identities) -> None:
