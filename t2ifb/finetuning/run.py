@@ -30,7 +30,6 @@ from t2ifb.finetuning.evaluator import (
     FIGURES,
     REWARD,
     Evaluator,
-    evaluate,
     evaluate_base,
     evaluate_checkpoints,
     rounding_floor,
@@ -40,9 +39,10 @@ from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.out_of_memory import explained_memory
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.finetuning.results import TuningResults, UsualGuidance
+from t2ifb.finetuning.results import TuningResults
 from t2ifb.finetuning.run_parts import (
     SET_BY_TUNING,
+    at_usual_guidance,
     check_algorithm,
     check_counts,
     check_truth,
@@ -361,7 +361,7 @@ class FineTuner:
         test = self.evaluator("test", self.seed).to(device)
         of_base = base.of(test, model, self.samples_per_batch)
         answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
-        usual = self._at_usual_guidance(model, base, device)
+        usual = at_usual_guidance(self, model, base, device)
         if not first_process():
             return None
         rows = read_metrics(run.metrics)
@@ -376,21 +376,6 @@ class FineTuner:
         save_lora(model.denoiser, make_folder(run.export), self.model.source, card, meant_for)
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
-
-    def _at_usual_guidance(
-        self, model: DiffusionModel, base: BaselineCache, device: torch.device
-    ) -> UsualGuidance | None:
-        """Compare the base model with the loaded adapters at the usual guidance scale, if that differs."""
-        if self.usual_sampling == self.sampling:
-            return None
-        evaluator = self.evaluator("test", self.seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
-        answers = {
-            "base": base.of(evaluator, model, self.samples_per_batch),
-            "kept": evaluate(
-                evaluator, model, self.samples_per_batch, f"guidance {self.usual_sampling.guidance_scale:g}"
-            ),
-        }
-        return UsualGuidance(evaluator, answers, (REWARD,), self.seed)
 
     def evaluator(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
