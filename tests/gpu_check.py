@@ -39,7 +39,7 @@ from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.finetuning.module import FineTuningModule, fast_attention
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.finetuning.run import FineTuning
+from t2ifb.finetuning.run import FineTuner
 from t2ifb.profiling.cost import LOOK, RunSpec
 from t2ifb.profiling.gpu_memory import CONTEXT, GB, WORKSPACE
 from t2ifb.profiling.meta_mode import MetaMode
@@ -49,8 +49,6 @@ from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.meta import MetaCLIP
 from t2ifb.shapes.weights import CLIP, PIPELINE
-from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import FIRST_SCALE
 from t2ifb.utils.devices import device_facts, true_float32
 from tests.diffusion.random_pipeline import write_random_pipeline
@@ -336,8 +334,8 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
 
     on_device = {"accelerator": "gpu", "devices": 1, "precision": "16-mixed"} if world.cuda else {"accelerator": "cpu"}
     trainer = partial(make, **on_device)
-    tuning = FineTuning(
-        diffusion=world.source(),
+    tuning = FineTuner(
+        model=world.source(),
         lora=LoRA(),
         reward=world.reward(),
         optimizer=partial(torch.optim.AdamW, lr=1e-5, fused=True),
@@ -345,7 +343,7 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
         prompts=PromptSplits(PromptList(PROMPTS[:UPDATES]), PromptList(PROMPTS[60:62]), PromptList(PROMPTS[62:])),
         rollout=world.rollout,
         sampling=replace(world.rollout, unconditional="grad"),
-        method=world.method,
+        algorithm=world.method,
         alpha=ALPHA,
         beta=BETA,
         gradient_clip_norm=None,
@@ -355,11 +353,14 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
         validation_prompts=2,
         images_per_prompt=2,
         samples_per_batch=4,
+        output_dir=world.folder / name,
+        cache_folder=False,
+        trainer=trainer,
+        resume=resume,
     )
-    folder = world.folder / name
     try:
         with _quiet():
-            tuning.run(RunFolder(folder), trainer, no_logger, 0, resume=folder if resume else None)
+            tuning.fit()
     except Stopped:
         pass
     _free()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from t2ifb.config.command import run
-from t2ifb.config.reward_source import newest_reward_run
 from t2ifb.evaluate import evaluate
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import RewardModel
+from t2ifb.utils.reward_runs import newest_reward_run
 from tests.data.parts import RANKS, make_split
 from tests.scorers.parts import tiny_clip
 
@@ -82,8 +82,8 @@ def test_the_newest_finished_reward_run_is_taken_and_recorded(go: Go, tmp_path: 
     finished(runs / "reward_mlp" / "2026-01-03_10", tmp_path / "clip", seed=2).joinpath("summary.json").unlink()
     (runs / "table1" / "2026-01-04_10").mkdir(parents=True)
     (runs / "table1" / "2026-01-04_10" / "summary.json").write_text("{}")
-    assert newest_reward_run("shapes") == newest
-    assert newest_reward_run("sd15") is None
+    assert newest_reward_run(Path("outputs/shapes")) == newest
+    assert newest_reward_run(Path("outputs/sd15")) is None
     mine = runs / "reward_mlp" / "2026-01-01_10"
     assert go("+scorer@scorers.mine=reward_model", f"scorers.mine.source={mine}") == 0
     found = summary(tmp_path)

@@ -77,7 +77,7 @@ def test_what_makes_it_fit(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    changes = ("algorithm.batch_size=2", "algorithm.method.gradients_per_rollout=1", "prompts.most=10")
+    changes = ("algorithm.batch_size=2", "algorithm.algorithm.gradients_per_rollout=1", "prompts.most=10")
     assert go("trainer.accelerator=cpu", *changes, "+scorer@judges.truth=gold") == 0
     out = capsys.readouterr().out
     table = rows(out)
@@ -113,7 +113,7 @@ def test_the_groups_are_those_of_train() -> None:
         (("+experiment=draft",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
         (("trainer.precision=16-true",), "trainer.precision=16-true: fine-tuning takes 32-true"),
         (("diffusion.source=./nowhere",), "./nowhere does not exist"),
-        (("algorithm.method.window=[0,40]",), "window=[0, 40] must lie within the steps"),
+        (("algorithm.algorithm.window=[0,40]",), "window=[0, 40] must lie within the steps"),
         (("algorithm.lora.targets=[to_x]",), "cannot add adapters to to_x"),
         (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
         (("algorithm.validation_prompts=0",), "validation_prompts=0"),
@@ -148,6 +148,6 @@ def test_a_gpu_that_pytorch_cannot_use_is_named(
     go: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("t2ifb.utils.devices.gpu_error", lambda: "the GPU P100 is too old.")
-    changes = ("algorithm.batch_size=1", "algorithm.method.gradients_per_rollout=1", "prompts.most=1")
+    changes = ("algorithm.batch_size=1", "algorithm.algorithm.gradients_per_rollout=1", "prompts.most=1")
     assert go("memory_gb=8", *changes) == 0
     assert "note: the GPU P100 is too old." in capsys.readouterr().out

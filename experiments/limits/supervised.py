@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from t2ifb.config.command import command
 from t2ifb.config.instantiate import Components
 from t2ifb.diffusion.path import add_noise
-from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.evaluator import evaluate, evaluate_base
-from t2ifb.finetuning.run import FineTuning
+from t2ifb.finetuning.run import FineTuner
 from t2ifb.shapes.training.diffusion import MIN_SNR_GAMMA
 from t2ifb.shapes.training.loop import fit, generator, rendered
 from t2ifb.training.run_folder import RunFolder
@@ -62,13 +61,13 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
 def supervised(parts: Components) -> None:
     """Tune, evaluate base and tuned model as in a fine-tuning run, and write the scores in the same format."""
     started = time.monotonic()
-    tuning: FineTuning = parts.build("algorithm")
+    tuning: FineTuner = parts.build("algorithm", output_dir=parts.run_folder)
     seed, run = parts.value("seed"), RunFolder(parts.run_folder)
-    model = tuning.diffusion.load()
+    model = tuning.model.load()
     adapters = tuning.lora.add(model, seed)
     tune(model, adapters, run.path, seed)
     seconds = time.monotonic() - started
-    base = BaselineCache(tuning.cache_folder, parts.value("algorithm"))
+    base = tuning.baseline_cache()
     evaluator, size = tuning.evaluator("validation", seed), tuning.samples_per_batch
     unit = tuning.reward if tuning.standardise else None
     evaluate_base(run, evaluator, model.device, lambda: base.of(evaluator, model, size), standardised=unit)

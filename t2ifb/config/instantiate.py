@@ -16,6 +16,7 @@ from t2ifb.config.compose import Composed, flatten, searched_folders
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.paths import conf_folder
 from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_errors, locate
+from t2ifb.config.spelling import typed_arguments
 from t2ifb.config.where import settings
 
 ON_ERROR = "on_error"
@@ -74,8 +75,12 @@ class Components:
         """A plain value, interpolations resolved."""
         return _plain(self._config, key)
 
-    def build(self, key: str) -> Any:
+    def build(self, key: str, **given: Any) -> Any:
         """Build the component `key` and those inside it; None for a component that is null.
+
+        Args:
+            key: The component.
+            given: Arguments that the configuration does not have, or that replace its own.
 
         Raises:
             ConfigError: The component refuses its arguments.
@@ -83,13 +88,24 @@ class Components:
         node = self.value(key)
         if node is None:
             return None
+        node = {name: value for name, value in node.items() if name not in given}
         try:
-            return instantiate(node, _convert_="all")
+            made = instantiate(node, _convert_="all")
+            return made(**given) if given else made
         except InstantiationException as error:
             cause = error.__cause__
             if isinstance(cause, (ValueError, TypeError, OSError)):
-                raise ConfigError([f"{key}: {cause}"]) from error
+                raise ConfigError([f"{key}: {self.advised(cause)}"]) from error
             raise cause or error from error
+        except (ValueError, TypeError, OSError) as error:
+            if not given:
+                raise
+            raise ConfigError([f"{key}: {self.advised(error)}"]) from error
+
+    def advised(self, error: Exception) -> str:
+        """The message of the library, followed by the arguments of the command line that it names."""
+        typed = typed_arguments(str(error), _raw(self._config))
+        return f"{error}" + (f" (on the command line: {' '.join(typed)})" if typed else "")
 
     def skipping(self, place: str) -> str:
         """The arguments that make the components that read `place` skip bad records; empty if none does.

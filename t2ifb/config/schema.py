@@ -10,7 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from t2ifb.config.paths import data_folder, job_folder, shapes_weights
+from t2ifb.config.paths import job_folder, shapes_weights
+from t2ifb.utils.files import data_folder
 
 Part = dict[str, Any]
 

@@ -110,9 +110,7 @@ def load_adapter_state(denoiser: Any, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the adapters are on other layers: {', '.join(odd[:3])} and {max(0, len(odd) - 3)} more")
     if wrong := [name for name in own if own[name].shape != state[name].shape]:
         shapes = f"{tuple(state[wrong[0]].shape)} and not {tuple(own[wrong[0]].shape)}"
-        raise ValueError(
-            f"the adapters have another rank: {wrong[0]} is {shapes}. Use the original rank (algorithm.lora.rank)"
-        )
+        raise ValueError(f"the adapters have another rank: {wrong[0]} is {shapes}. Use the original rank (lora.rank=…)")
     set_peft_model_state_dict(denoiser, dict(state))
 
 

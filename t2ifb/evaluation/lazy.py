@@ -7,7 +7,10 @@ are components that are built first.
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
+
+from t2ifb.utils.fingerprints import qualified_name
 
 Unbuilt: TypeAlias = partial[Any]
 
@@ -35,6 +38,31 @@ def build(part: Any) -> Any:
     if isinstance(part, dict):
         return {name: build(value) for name, value in part.items()}
     return [build(value) for value in part] if isinstance(part, list) else part
+
+
+def as_node(part: Any) -> Any:
+    """A component as plain containers with `_target_`, from which Hydra can build it.
+
+    Raises:
+        ValueError: An argument is an object, which cannot be written down.
+    """
+    if isinstance(part, partial):
+        made_by, arguments = part.func, list(part.args)
+        options: dict[str, Any] = {}
+        if made_by is partial and arguments:
+            made_by, options["_partial_"] = arguments.pop(0), True
+        if arguments:
+            options["_args_"] = as_node(arguments)
+        return {"_target_": qualified_name(made_by), **options, **as_node(part.keywords)}
+    if isinstance(part, Mapping):
+        return {str(name): as_node(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [as_node(value) for value in part]
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    if isinstance(part, Path):
+        return str(part)
+    raise ValueError(f"{type(part).__name__} cannot be written down")
 
 
 def owner(part: Unbuilt) -> Any:

@@ -161,8 +161,8 @@ class FineTuningModule(LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             raise ValueError(
-                "algorithm.gradient_clip_norm cannot be held with trainer.precision=16-mixed and a fused optimiser; "
-                "give optimizer.fused=false, or algorithm.gradient_clip_norm=null"
+                f"gradient_clip_norm={self.gradient_clip_norm} cannot be held with trainer.precision=16-mixed and a "
+                "fused optimiser; give optimizer.fused=False, or gradient_clip_norm=None"
             )
         nn.utils.clip_grad_norm_(self.policy.adapters, self.gradient_clip_norm)
 

@@ -21,7 +21,7 @@ UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run with the arguments of `FineTuning` and `FineTuningModule`. Its scorers are on the `meta` device.
+    """A run with the arguments of `FineTuner` and `FineTuningModule`. Its scorers are on the `meta` device.
 
     Attributes:
         diffusion: Source of the diffusion model.

@@ -51,7 +51,7 @@ class RewardResults:
         published: Mapping[str, float],
         seed: int,
     ) -> None:
-        """Score everything; see `RewardTraining` for the arguments, and `embedded` for the embeddings."""
+        """Score everything; see `RewardTrainer` for the arguments, and `embedded` for the embeddings."""
         self.split = split
         self.rankings, self.encoded = data.rankings(split), data.encoded(split)
         self.seed = seed

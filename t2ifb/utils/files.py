@@ -244,3 +244,8 @@ def read_json_list(path: Path) -> list[Any]:
     if not isinstance(entries, list):
         raise ValueError(f"{path} must contain a JSON list, found {type(entries).__name__}")
     return entries
+
+
+def data_folder() -> Path:
+    """The folder for data sets and caches: `$T2IFB_DATA`, else `~/.cache/t2ifb`. It need not exist."""
+    return Path(os.environ.get("T2IFB_DATA") or "~/.cache/t2ifb").expanduser().absolute()

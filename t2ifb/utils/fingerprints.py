@@ -80,7 +80,7 @@ def identity(value: Any, hash_file: HashFile = sha256_file, where: str = "value"
         return {**_code(value.func), "arguments": identity(arguments, hash_file, where, built)}
     if isinstance(value, nn.Module):
         parts = {name: [_code(type(part)), of(_plain(part), name, True)] for name, part in value.named_modules()}
-        return {"weights": _weights_hash(value), "parts": parts}
+        return {"weights": weights_hash(value), "parts": parts}
     if is_dataclass(value):
         return {**_code(type(value)), **{f.name: of(getattr(value, f.name), f.name, True) for f in fields(value)}}
     if built:
@@ -190,11 +190,15 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def qualified_name(value: Any) -> str:
+    """Full name of a class or function, or of an object's class."""
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+
+
 def _code(made_by: Callable[..., Any]) -> dict[str, str]:
     """Name and code of a class or function."""
-    module = str(getattr(made_by, "__module__", ""))
-    name = getattr(made_by, "__qualname__", type(made_by).__qualname__)
-    return {"class": f"{module}.{name}", "code": code_hash(module)}
+    return {"class": qualified_name(made_by), "code": code_hash(str(getattr(made_by, "__module__", "")))}
 
 
 def _arguments(part: partial[Any], some: bool) -> dict[str, Any]:
@@ -239,7 +243,7 @@ def _plain(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in own.items() if is_dataclass(value) or isinstance(value, plain)}
 
 
-def _weights_hash(module: nn.Module) -> str:
+def weights_hash(module: nn.Module) -> str:
     """The SHA-256 of all parameters and buffers, also of those that a checkpoint does not have."""
     digest = hashlib.sha256()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):

@@ -78,8 +78,8 @@ OPTIONS = {
 """Options of groups that are gone or are elsewhere."""
 DEFAULTS = {
     "evaluation.judges": None,
-    "algorithm.method.last_steps": 1,
-    "algorithm.method.gradients_per_rollout": 1,
+    "algorithm.algorithm.last_steps": 1,
+    "algorithm.algorithm.gradients_per_rollout": 1,
 }
 """Arguments that no file sets where a domain has no recipe, and their defaults."""
 OWN = ("aesthetic_score", "blip_score", "image_reward")

@@ -32,7 +32,7 @@ EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
 TUNINGS = [
     name
     for name in EXPERIMENTS["train"]
-    if "method" in compose_all("train", [f"+experiment={name}"])[0].config.algorithm
+    if "reward" in compose_all("train", [f"+experiment={name}"])[0].config.algorithm
 ]
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
 

@@ -42,8 +42,8 @@ def test_files_that_other_files_include_are_found() -> None:
     """The experiment includes another one, the algorithm what it shares, the recipe the judges."""
     beta = places("algorithm.beta", "+experiment=refl_overoptimised")
     assert beta == ["algorithm/fine_tuning.yaml 0.01", "experiment/refl_overoptimised.yaml 0.0"]
-    assert places("algorithm.method.last_steps", "+experiment=draft") == ["shapes/draft.yaml 5"]
-    window = places("algorithm.method.gradients_per_rollout", "+experiment=refl_overoptimised", "domain=sd15")
+    assert places("algorithm.algorithm.last_steps", "+experiment=draft") == ["shapes/draft.yaml 5"]
+    window = places("algorithm.algorithm.gradients_per_rollout", "+experiment=refl_overoptimised", "domain=sd15")
     assert window == ["sd15/refl.yaml 1"]
     judge = places("judges.image_reward.source", "+experiment=refl")
     assert judge == [

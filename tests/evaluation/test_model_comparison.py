@@ -140,7 +140,7 @@ def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys
     ("changes", "message"),
     [
         ({"runs": []}, "set run=<folder>"),
-        ({"scorers": {}}, "no scorers; add one"),
+        ({"scorers": {}}, "scorers={}: expected at least one scorer"),
         ({"images_per_prompt": 0}, "images_per_prompt=0 must"),
         ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],

@@ -34,7 +34,7 @@ from tests.training.worlds import KillAt, Killed, same
 
 HALF = StableDiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True, device="cpu")
 WORLD = Path(weights.__file__).parent
-make_half = partial(make_tuning, diffusion=HALF, alpha=100.0, beta=0.01, gradient_clip_norm=None)
+make_half = partial(make_tuning, model=HALF, alpha=100.0, beta=0.01, gradient_clip_norm=None)
 
 
 class Watch(lightning.Callback):
@@ -98,7 +98,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
 def test_the_gradient_is_that_of_fp32(tmp_path: Path, method: Any, scale: float) -> None:
     """The last steps' KL divergence makes DRaFT's gradient so large that its scale has to fall first."""
     found = []
-    for name, options in (("fp32", {"diffusion": StableDiffusionSource(str(PIPELINE))}), ("fp16", {})):
+    for name, options in (("fp32", {"model": StableDiffusionSource(str(PIPELINE))}), ("fp16", {})):
         taken = Gradient()
         with pytest.raises(Killed):
             fp16 = scale if name == "fp16" else None

@@ -75,7 +75,8 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_p
     )
     few = [
         "+experiment=refl", "logger=none", f"reward.source={tmp_path / 'reward'}", "rollout.num_inference_steps=4",
-        "sampling.num_inference_steps=4", "algorithm.method.window=[1,3]", "algorithm.method.gradients_per_rollout=2",
+        "sampling.num_inference_steps=4", "algorithm.algorithm.window=[1,3]",
+        "algorithm.algorithm.gradients_per_rollout=2",
         "algorithm.batch_size=3", "algorithm.validation_prompts=5", "algorithm.images_per_prompt=1",
         "algorithm.validate_every=2", "algorithm.epochs=1", "prompts.train.count=12", "prompts.test.count=5",
         "optimizer.eps=0.01", "optimizer.lr=0.01", "algorithm.standardise=false",

@@ -70,7 +70,7 @@ class Wrong(nn.Module):
 @pytest.mark.slow
 def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tmp_path: Path) -> None:
     method = RewardWeighted(temperature=0.01)
-    summary = tune(make_tuning(method=method, reward=Steps(), standardise=False), tmp_path)
+    summary = tune(make_tuning(algorithm=method, reward=Steps(), standardise=False), tmp_path)
     assert summary["steps"] == 6 and summary["skipped_updates"] == 0
     module = make_module(method)
     module.policy.reward = Steps()

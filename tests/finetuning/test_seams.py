@@ -265,12 +265,12 @@ def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path,
 
 
 def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> None:
-    summary = tune(make_tuning(method=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
+    summary = tune(make_tuning(algorithm=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
     assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
     with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
-        make_tuning(method=DPO())
+        make_tuning(algorithm=DPO())
     with pytest.raises(ValueError, match="gradient_norms needs a KL term"):
-        make_tuning(method=ClippedPolicyGradient(), gradient_norms=True)
+        make_tuning(algorithm=ClippedPolicyGradient(), gradient_norms=True)
 
 
 @pytest.mark.parametrize("rule", ["grad", "reference"])

@@ -70,9 +70,8 @@ def main(folder: Path) -> None:
         PromptList([f"a {c} star on a white background", f"a {c} square on a gray background"]) for c in COLOURS
     ]
     tuning = make_tuning(
-        diffusion=StableDiffusionSource(str(PIPELINE), precision="fp16"), reward=Heavy(), alpha=100.0, beta=0.01,
-        prompts=PromptSplits(PromptList([*PROMPTS, HEAVY]), *held_out), gradient_clip_norm=None, epochs=2,
-        validate_every=4,
+        model=StableDiffusionSource(str(PIPELINE), precision="fp16"), reward=Heavy(), alpha=100.0, beta=0.01, epochs=2,
+        prompts=PromptSplits(PromptList([*PROMPTS, HEAVY]), *held_out), gradient_clip_norm=None, validate_every=4,
     )  # fmt: skip
     tuning.run(RunFolder(folder), trainer, no_logger, seed=1)
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from t2ifb.profiling.meta_model import BlankTokenizer, MetaModel
 
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import shapes_model
 
-SOURCE = DiffusionSource(str(PIPELINE), device="cpu")
+SOURCE = StableDiffusionSource(str(PIPELINE), device="cpu")
 
 
 def test_every_weight_is_there_in_its_shape_and_without_numbers() -> None:
