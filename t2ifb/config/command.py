@@ -97,11 +97,11 @@ def run(name: str, task: Callable[[Components], Any], after_sweep: AfterSweep | 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:
         schema.register()
-        ray_launcher.offer()
         arguments = _checked_arguments(name, sys.argv[1:])
         if arguments is None:
             return 0
         sys.argv[1:], sweeps = arguments
+        ray_launcher.offer()
         started = time.time()
         try:
             hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()

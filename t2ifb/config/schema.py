@@ -121,6 +121,8 @@ class EvaluateConfig(BaseConfig):
     evaluation: Part = field(default_factory=dict)
 
 
+RAY = {"_target_": "hydra_plugins.t2ifb.RayLauncher", "address": None, "num_cpus": 1, "num_gpus": 0}
+"""The option `hydra/launcher=ray` and its defaults; `t2ifb.config.ray_launcher` has the class."""
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "plan": PlanConfig,
@@ -143,6 +145,7 @@ def _node(schema: type) -> Any:
 def register() -> None:
     """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
     ConfigStore.instance().store(name="base_schema", node=BaseConfig)
+    ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RAY)
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=_node(schema))
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -73,7 +73,7 @@ OPTIONS = {
     "logger=csv": "removed: metrics.csv is always written",
     "+experiment=reward_best": "removed: +experiment=reward_mlp head=interaction says the same",
     "+sweep=reward_lr": "removed: -m optimizer.lr=1.25e-4,2.5e-4,5e-4,1e-3 says the same",
-    "hydra/launcher=ray": "moved to t2ifb/config/ray_launcher.py",
+    "hydra/launcher=ray": "moved to t2ifb/config/schema.py",
 }
 """Options of groups that are gone or are elsewhere."""
 DEFAULTS = {
