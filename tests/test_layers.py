@@ -92,7 +92,7 @@ def test_every_file_of_tests_belongs_to_a_module_or_says_what_it_is_about() -> N
         place = file.relative_to(TESTS)
         home = TESTS.parent if place.parts[0] == "experiments" else PACKAGE
         name = place.stem.removeprefix("test_")
-        places = (f"{name}.py", f"{name}/__init__.py", *(["__init__.py"] if name == "init" else []))
+        places = (f"{name}.py", f"{name}/__init__.py", f"{name}/study.py", *(["__init__.py"] if name == "init" else []))
         if not any((home / place.parent / each).is_file() for each in places):
             astray.add(place.as_posix())
     assert astray == CROSS_CUTTING.keys()

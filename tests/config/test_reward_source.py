@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.reward_source import find_latest, resolve_reward
+from t2ifb.config.reward_source import find_latest, judges_of, resolve_reward
 from t2ifb.utils.reward_runs import EXPORT, newest_reward_run
 
 RUN = Path("outputs/shapes/reward_mlp")
