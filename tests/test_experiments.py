@@ -7,6 +7,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import yaml
 
 from t2ifb.config.command import run
 from t2ifb.config.compose import commands_of, compose_all, open_conf
@@ -22,18 +23,26 @@ from tests.shapes.parts import write_database
 TASKS = {"train": train, "evaluate": evaluate}
 
 
-def experiments_of(command: str) -> list[str]:
-    names = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
-    with open_conf():
-        return [name for name in names if commands_of(f"+experiment={name}")[0] == command]
+def command_of(name: str) -> str:
+    """The command that an experiment's file is written for; collecting the tests composes nothing."""
+    return "evaluate" if any("override /evaluation" in entry for entry in defaults_of(name)) else "train"
 
 
-EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
-TUNINGS = [
-    name
-    for name in EXPERIMENTS["train"]
-    if "method" in compose_all("train", [f"+experiment={name}"])[0].config.algorithm
-]
+def tunes(name: str) -> bool:
+    """Whether an experiment's file, or one that it builds on, chooses an algorithm other than reward learning."""
+    chosen = defaults_of(name).get("override /algorithm")
+    return chosen != "reward" if chosen else any(tunes(other) for other in defaults_of(name) if other in NAMES)
+
+
+def defaults_of(name: str) -> dict[str, str]:
+    """The defaults list of an experiment's file: what is chosen of each group; a plain name chooses nothing."""
+    entries = yaml.safe_load((conf_folder() / "experiment" / f"{name}.yaml").read_text())["defaults"]
+    return dict(item for entry in entries for item in (entry if isinstance(entry, dict) else {entry: ""}).items())
+
+
+NAMES = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
+EXPERIMENTS = {command: [name for name in NAMES if command_of(name) == command] for command in TASKS}
+TUNINGS = [name for name in EXPERIMENTS["train"] if tunes(name)]
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
 
 
@@ -67,8 +76,13 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
     return [*arguments, f"encoder.model=local-dir:{tiny_clip(folder / 'clip')}", "encoder.pretrained=null"]
 
 
-def test_every_experiment_has_its_command() -> None:
-    assert sum(map(len, EXPERIMENTS.values())) == len(list((conf_folder() / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_has_its_command(name: str) -> None:
+    with open_conf():
+        command = commands_of(f"+experiment={name}")[0]
+    assert name in EXPERIMENTS[command]
+    config = compose_all(command, [f"+experiment={name}"])[0].config
+    assert (command == "train" and "method" in config.algorithm) == (name in TUNINGS)
 
 
 @pytest.mark.parametrize("domain", ["shapes", "sd15"])
