@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import open_clip
 import pytest
@@ -76,22 +77,44 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
     return [*arguments, f"encoder.model=local-dir:{tiny_clip(folder / 'clip')}", "encoder.pretrained=null"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_has_its_command(name: str) -> None:
+@pytest.mark.parametrize("name", EXPERIMENTS["train"])
+def test_every_training_is_known(name: str) -> None:
+    (composed,) = compose_all("train", [f"+experiment={name}"])
+    assert not composed.errors
+    assert ("method" in composed.config.algorithm) == (name in TUNINGS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS["evaluate"])
+def test_every_evaluation_is_known(name: str) -> None:
     with open_conf():
-        command = commands_of(f"+experiment={name}")[0]
-    assert name in EXPERIMENTS[command]
-    config = compose_all(command, [f"+experiment={name}"])[0].config
-    assert (command == "train" and "method" in config.algorithm) == (name in TUNINGS)
+        assert commands_of(f"+experiment={name}")[0] == "evaluate"
 
 
-@pytest.mark.parametrize("domain", ["shapes", "sd15"])
+class World(NamedTuple):
+    """A domain, a folder, arguments that work there, and a run of `reward_mlp` in it."""
+
+    domain: str
+    folder: Path
+    arguments: list[str]
+    trained: Path
+
+
+@pytest.fixture(scope="module", params=["shapes", "sd15"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path) -> World:
+    folder = tmp_path_factory.mktemp(request.param)
+    arguments = in_domain(request.param, folder, database)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trained = take_two_steps(monkeypatch, folder, "+experiment=reward_mlp", *arguments)
+    return World(request.param, folder, arguments, trained)
+
+
 @pytest.mark.parametrize("experiment", REWARDS)
-def test_every_experiment_takes_two_steps(
-    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
+def test_every_reward_experiment_takes_two_steps(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
-    arguments = in_domain(domain, tmp_path, database)
-    folder = take_two_steps(monkeypatch, tmp_path, f"+experiment={experiment}", *arguments)
+    domain, _, arguments, folder = world
+    if experiment != "reward_mlp":
+        folder = take_two_steps(monkeypatch, tmp_path, f"+experiment={experiment}", *arguments)
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
     tested = ["test", "compositional"] if domain == "shapes" else ["test"]
@@ -104,33 +127,28 @@ def test_every_experiment_takes_two_steps(
         assert summary["test/by_part"]["alignment"]["annotator ceiling"] > 0.9  # of clean pictures gold is alignment
 
 
-@pytest.fixture(scope="module", params=["shapes", "sd15"])
-def rewarded(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path
-) -> tuple[str, Path, list[str], Path]:
-    """A domain, a folder, arguments that work there, and a reward run in it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    arguments = in_domain(request.param, folder, database)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        trained = take_two_steps(monkeypatch, folder, "+experiment=reward_mlp", *arguments)
-    if request.param == "shapes":
+@pytest.fixture(scope="module")
+def tunable(world: World) -> World:
+    """The same with what fine-tuning needs besides."""
+    domain, folder, arguments, trained = world
+    if domain == "shapes":
         few = ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
-        return "shapes", folder, [*arguments, *few], trained
+        return World("shapes", folder, [*arguments, *few], trained)
     (folder / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
     published = [name for name in write_published(folder / "published") if not name.startswith("scorers.clip")]
     judges = [name.replace("scorers.", "judges.") for name in published if "aesthetic" in name or "image_rew" in name]
     files = [f"prompts.train.path={folder / 'prompts.json'}", f"diffusion.source={PIPELINE}"]
     plain = ["diffusion.precision=fp32", "trainer.precision=32-true"]
-    return "sd15", folder, [*arguments, *files, *plain, *judges], trained
+    return World("sd15", folder, [*arguments, *files, *plain, *judges], trained)
 
 
 @pytest.mark.parametrize(
     "experiment", [name if name == "refl" else pytest.param(name, marks=pytest.mark.slow) for name in TUNINGS]
 )
 def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
-    monkeypatch: pytest.MonkeyPatch, rewarded: tuple[str, Path, list[str], Path], experiment: str
+    monkeypatch: pytest.MonkeyPatch, tunable: World, experiment: str
 ) -> None:
-    domain, tmp_path, arguments, trained = rewarded
+    domain, tmp_path, arguments, trained = tunable
     quick = [
         "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
         "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none", "trainer=cpu",
@@ -173,14 +191,10 @@ def compare_with_base(
     assert [name for name, row in rows.items() if row["trained_on"]] == ["reward"]
 
 
-@pytest.mark.parametrize("domain", ["shapes", "sd15"])
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS["evaluate"] if name != "figure8"])
-def test_every_evaluation_judges_a_reward_run(
-    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
-) -> None:
-    arguments = in_domain(domain, tmp_path, database)
-    trained = take_two_steps(monkeypatch, tmp_path, "+experiment=reward_mlp", *arguments)
-    arguments += write_published(tmp_path / "published") if domain == "sd15" else []
+def test_every_evaluation_judges_a_reward_run(monkeypatch: pytest.MonkeyPatch, world: World, experiment: str) -> None:
+    domain, tmp_path, arguments, trained = world
+    arguments = arguments + (write_published(tmp_path / "published for table 1") if domain == "sd15" else [])
     folder = go(monkeypatch, tmp_path, "evaluate", f"+experiment={experiment}", "device=cpu", *arguments)
     assert folder.parent == tmp_path / "outputs" / domain / experiment
     assert not (folder / "checkpoints").exists()

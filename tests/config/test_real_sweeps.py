@@ -20,8 +20,8 @@ from tests.training.wandb_files import read
 
 pytestmark = pytest.mark.slow
 
-SWEEP = (*FEW, "algorithm.epochs=5", "algorithm.validate_every=2", "-m", "seed=0,1")
-"""Ten updates a run, a checkpoint after each second."""
+SWEEP = (*FEW, "algorithm.epochs=3", "algorithm.validate_every=2", "-m", "seed=0,1")
+"""Six updates a run, a checkpoint after each second."""
 
 
 class World:
@@ -125,7 +125,7 @@ def test_weights_and_biases_has_what_the_jobs_of_a_sweep_are_compared_by(whole: 
         assert {f"val/{name}" for name in ("judges", "reward", "gold", "kl", "clip_score")} <= names
         assert {f"train/{name}" for name in ("reward", "kl")} <= names
         steps = [logged["trainer/global_step"] for logged in run.history if "val/judges" in logged]
-        assert steps == [0, 1, 3, 5, 7, 9]  # the base model; then Lightning counts from 0
+        assert steps == [0, 1, 3, 5]  # the base model; then Lightning counts from 0
         validation: dict[str, Any] = json.loads((job / "summary.json").read_text())["validation"]
         for name in ("judges", "kl"):
             assert run.summary[f"kept/{name}"] == pytest.approx(validation[name])

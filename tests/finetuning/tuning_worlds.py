@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -91,11 +92,13 @@ def tune(
     logger: Callable[..., Any] = no_logger,
     seed: int = 0,
     fp16: float | None = None,
+    pictures: bool = True,
     **options: Any,
 ) -> dict[str, Any]:
     """Run it in a folder; further callbacks watch or disturb it.
 
-    With `fp16` it runs under autocast in fp16 and a GradScaler that begins with this scale, both on the CPU.
+    With `fp16` it runs under autocast in fp16 and a GradScaler that begins with this scale, both on the CPU. Without
+    `pictures` its PNG files are empty, for speed.
     """
 
     def trainer(**arguments: Any) -> lightning.Trainer:
@@ -105,4 +108,8 @@ def tune(
             arguments["plugins"].append(MixedPrecision("16-mixed", "cpu", scaler))
         return lightning.Trainer(accelerator="cpu", enable_progress_bar=True, **arguments, **options)
 
-    return tuning.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if not pictures:
+            for drawn in ("validation.progress_sheet", "results.progress_sheet", "results.tuning_curves"):
+                monkeypatch.setattr(f"t2ifb.finetuning.{drawn}", lambda *given: Path(given[-1]).touch())
+        return tuning.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
