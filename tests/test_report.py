@@ -24,7 +24,7 @@ def test_it_says_where_the_page_is_and_how_large(run_module: Command, runs: Path
     assert (runs.parent / "new" / "one.html").is_file()
 
 
-def test_bad_input_ends_with_one_line_and_status_2(run_module: Command, runs: Path) -> None:
+def test_bad_input_ends_with_one_line_and_status_2(run_here: Command, runs: Path) -> None:
     (runs.parent / "empty").mkdir()
     for arguments, text in (
         (["empty"], "no run found in empty; expected a run folder (training or evaluation"),
@@ -32,29 +32,29 @@ def test_bad_input_ends_with_one_line_and_status_2(run_module: Command, runs: Pa
         (["outputz"], "there is no outputz"),
         (["outputs", "--output", "empty"], "--output empty is a folder"),
     ):
-        done = run_module("t2ifb.report", *arguments)
+        done = run_here("t2ifb.report", *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("t2ifb.report: ")
         assert text in done.stderr
         assert done.stderr.count("\n") == 1
-    assert run_module("t2ifb.report").returncode == 2
+    assert run_here("t2ifb.report").returncode == 2
 
 
-def test_what_cannot_be_written_ends_with_status_1(run_module: Command, runs: Path) -> None:
-    done = run_module("t2ifb.report", "outputs", "--output", "outputs/shapes/refl/0/metrics.csv/report.html")
+def test_what_cannot_be_written_ends_with_status_1(run_here: Command, runs: Path) -> None:
+    done = run_here("t2ifb.report", "outputs", "--output", "outputs/shapes/refl/0/metrics.csv/report.html")
     assert done.returncode == 1
     assert "cannot be used as a folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_broken_runs_are_named_and_the_page_is_made(run_module: Command, runs: Path) -> None:
+def test_broken_runs_are_named_and_the_page_is_made(run_here: Command, runs: Path) -> None:
     (runs / "shapes" / "refl" / "0" / "summary.json").write_text("{")
-    done = run_module("t2ifb.report", "outputs")
+    done = run_here("t2ifb.report", "outputs")
     assert done.returncode == 0
     assert done.stderr.startswith("0: summary.json: not valid JSON")
 
 
-def test_help_has_examples(run_module: Command) -> None:
-    done = run_module("t2ifb.report", "--help")
+def test_help_has_examples(run_here: Command) -> None:
+    done = run_here("t2ifb.report", "--help")
     assert done.returncode == 0
     assert "python -m t2ifb.report outputs/shapes" in done.stdout

@@ -3,10 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import open_clip
 import pytest
 import torch
+import yaml
 
 from t2ifb.config.command import run
 from t2ifb.config.compose import commands_of, compose_all, open_conf
@@ -22,18 +24,30 @@ from tests.shapes.parts import write_database
 TASKS = {"train": train, "evaluate": evaluate}
 
 
-def experiments_of(command: str) -> list[str]:
-    names = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
-    with open_conf():
-        return [name for name in names if commands_of(f"+experiment={name}")[0] == command]
+def command_of(name: str) -> str:
+    """The command that an experiment's file is written for; collecting the tests composes nothing."""
+    return "evaluate" if "evaluation" in content(name) else "train"
 
 
-EXPERIMENTS = {command: experiments_of(command) for command in TASKS}
-TUNINGS = [
-    name
-    for name in EXPERIMENTS["train"]
-    if "reward" in compose_all("train", [f"+experiment={name}"])[0].config.algorithm
-]
+def content(name: str) -> Any:
+    return yaml.safe_load((conf_folder() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def tunes(name: str) -> bool:
+    """Whether an experiment's file, or one that it builds on, chooses an algorithm other than reward learning."""
+    chosen = defaults_of(name).get("override /algorithm")
+    return chosen != "reward" if chosen else any(tunes(other) for other in defaults_of(name) if other in NAMES)
+
+
+def defaults_of(name: str) -> dict[str, str]:
+    """The defaults list of an experiment's file: what is chosen of each group; a plain name chooses nothing."""
+    entries = content(name)["defaults"]
+    return dict(item for entry in entries for item in (entry if isinstance(entry, dict) else {entry: ""}).items())
+
+
+NAMES = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
+EXPERIMENTS = {command: [name for name in NAMES if command_of(name) == command] for command in TASKS}
+TUNINGS = [name for name in EXPERIMENTS["train"] if tunes(name)]
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
 
 
@@ -67,17 +81,44 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
     return [*arguments, f"encoder.model=local-dir:{tiny_clip(folder / 'clip')}", "encoder.pretrained=null"]
 
 
-def test_every_experiment_has_its_command() -> None:
-    assert sum(map(len, EXPERIMENTS.values())) == len(list((conf_folder() / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("name", EXPERIMENTS["train"])
+def test_every_training_is_known(name: str) -> None:
+    (composed,) = compose_all("train", [f"+experiment={name}"])
+    assert not composed.errors
+    assert ("method" in composed.config.algorithm) == (name in TUNINGS)
 
 
-@pytest.mark.parametrize("domain", ["shapes", "sd15"])
+@pytest.mark.parametrize("name", EXPERIMENTS["evaluate"])
+def test_every_evaluation_is_known(name: str) -> None:
+    with open_conf():
+        assert commands_of(f"+experiment={name}")[0] == "evaluate"
+
+
+class World(NamedTuple):
+    """A domain, a folder, arguments that work there, and a run of `reward_mlp` in it."""
+
+    domain: str
+    folder: Path
+    arguments: list[str]
+    trained: Path
+
+
+@pytest.fixture(scope="module", params=["shapes", "sd15"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path) -> World:
+    folder = tmp_path_factory.mktemp(request.param)
+    arguments = in_domain(request.param, folder, database)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trained = take_two_steps(monkeypatch, folder, "+experiment=reward_mlp", *arguments)
+    return World(request.param, folder, arguments, trained)
+
+
 @pytest.mark.parametrize("experiment", REWARDS)
-def test_every_experiment_takes_two_steps(
-    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
+def test_every_reward_experiment_takes_two_steps(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
-    arguments = in_domain(domain, tmp_path, database)
-    folder = take_two_steps(monkeypatch, tmp_path, f"+experiment={experiment}", *arguments)
+    domain, _, arguments, folder = world
+    if experiment != "reward_mlp":
+        folder = take_two_steps(monkeypatch, tmp_path, f"+experiment={experiment}", *arguments)
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
     tested = ["test", "compositional"] if domain == "shapes" else ["test"]
@@ -90,33 +131,28 @@ def test_every_experiment_takes_two_steps(
         assert summary["test/by_part"]["alignment"]["annotator ceiling"] > 0.9  # of clean pictures gold is alignment
 
 
-@pytest.fixture(scope="module", params=["shapes", "sd15"])
-def rewarded(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path
-) -> tuple[str, Path, list[str], Path]:
-    """A domain, a folder, arguments that work there, and a reward run in it."""
-    folder = tmp_path_factory.mktemp(request.param)
-    arguments = in_domain(request.param, folder, database)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        trained = take_two_steps(monkeypatch, folder, "+experiment=reward_mlp", *arguments)
-    if request.param == "shapes":
+@pytest.fixture(scope="module")
+def tunable(world: World) -> World:
+    """The same with what fine-tuning needs besides."""
+    domain, folder, arguments, trained = world
+    if domain == "shapes":
         few = ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
-        return "shapes", folder, [*arguments, *few], trained
+        return World("shapes", folder, [*arguments, *few], trained)
     (folder / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
     published = [name for name in write_published(folder / "published") if not name.startswith("scorers.clip")]
     judges = [name.replace("scorers.", "judges.") for name in published if "aesthetic" in name or "image_rew" in name]
     files = [f"prompts.train.path={folder / 'prompts.json'}", f"diffusion.source={PIPELINE}"]
     plain = ["diffusion.precision=fp32", "trainer.precision=32-true"]
-    return "sd15", folder, [*arguments, *files, *plain, *judges], trained
+    return World("sd15", folder, [*arguments, *files, *plain, *judges], trained)
 
 
 @pytest.mark.parametrize(
     "experiment", [name if name == "refl" else pytest.param(name, marks=pytest.mark.slow) for name in TUNINGS]
 )
 def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
-    monkeypatch: pytest.MonkeyPatch, rewarded: tuple[str, Path, list[str], Path], experiment: str
+    monkeypatch: pytest.MonkeyPatch, tunable: World, experiment: str
 ) -> None:
-    domain, tmp_path, arguments, trained = rewarded
+    domain, tmp_path, arguments, trained = tunable
     quick = [
         "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
         "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none",
@@ -160,14 +196,10 @@ def compare_with_base(
     assert [name for name, row in rows.items() if row["trained_on"]] == ["reward"]
 
 
-@pytest.mark.parametrize("domain", ["shapes", "sd15"])
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS["evaluate"] if name != "figure8"])
-def test_every_evaluation_judges_a_reward_run(
-    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch, experiment: str, domain: str
-) -> None:
-    arguments = in_domain(domain, tmp_path, database)
-    trained = take_two_steps(monkeypatch, tmp_path, "+experiment=reward_mlp", *arguments)
-    arguments += write_published(tmp_path / "published") if domain == "sd15" else []
+def test_every_evaluation_judges_a_reward_run(monkeypatch: pytest.MonkeyPatch, world: World, experiment: str) -> None:
+    domain, tmp_path, arguments, trained = world
+    arguments = arguments + (write_published(tmp_path / "published for table 1") if domain == "sd15" else [])
     folder = go(monkeypatch, tmp_path, "evaluate", f"+experiment={experiment}", "device=cpu", *arguments)
     assert folder.parent == tmp_path / "outputs" / domain / experiment
     assert not (folder / "checkpoints").exists()

@@ -62,7 +62,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     for file in [*(CHECKOUT / "conf").rglob("*.yaml"), *(CHECKOUT / "t2ifb").rglob("*.py"), *page]:
         inside = file.relative_to(CHECKOUT).as_posix()
         assert (f"t2ifb/{inside}" if inside.startswith("conf/") else inside) in names
-    prompts = "+build.prompts={train: 12, validation: 4, test: 4, compositional: 2}"
+    prompts = "+build.prompts={train: 3, validation: 1, test: 1, compositional: 1}"
     run = subprocess.run(
         [
             *(sys.executable, "-P", "-m", "t2ifb.train", "+experiment=reward_mlp", "logger=none"),

@@ -22,12 +22,12 @@ from tests.conftest import Command
 
 
 def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_is_left(
-    run_module: Command, tmp_path: Path
+    run_here: Command, tmp_path: Path
 ) -> None:
     sweep = [*TINY, "-m", "seed=1,2,3"]
     (tmp_path / "fail.txt").write_text("value:seed 2 is unlucky")
     (tmp_path / "fail_seed.txt").write_text("2")
-    done = run_module(*sweep)
+    done = run_here(*sweep)
     assert done.returncode == 1
     folder = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
     assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 3}
@@ -36,7 +36,7 @@ def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_
     assert "1 of 3 runs are not finished" in done.stdout and "failed: seed 2 is unlucky" in done.stdout
     (tmp_path / "fail.txt").unlink()
     finished = {file: file.stat().st_mtime_ns for file in folder.glob("*/figures.json")}
-    done = run_module(*sweep)
+    done = run_here(*sweep)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished before") == 2
     assert not list(folder.glob("*/failed.json"))
@@ -46,9 +46,9 @@ def test_a_failed_job_is_recorded_the_others_go_on_and_starting_again_does_what_
 
 
 @pytest.mark.slow
-def test_a_job_that_another_process_is_at_has_not_failed(run_module: Command, tmp_path: Path) -> None:
+def test_a_job_that_another_process_is_at_has_not_failed(run_here: Command, tmp_path: Path) -> None:
     (tmp_path / "stay_unfinished").touch()
-    assert run_module(*TINY, "-m", "seed=1,2").returncode == 1
+    assert run_here(*TINY, "-m", "seed=1,2").returncode == 1
     (tmp_path / "stay_unfinished").unlink()
     (live,) = (
         file.parent
@@ -56,7 +56,7 @@ def test_a_job_that_another_process_is_at_has_not_failed(run_module: Command, tm
         if json.loads(file.read_text())["seed"] == 2
     )
     with RunFolder(live).held():
-        done = run_module(*TINY, "-m", "seed=1,2")
+        done = run_here(*TINY, "-m", "seed=1,2")
     assert done.returncode == 1
     assert "Another process uses" in done.stderr and "1 of 2 runs are not finished" in done.stdout
     assert not list(live.parent.glob("*/failed.json"))
@@ -86,17 +86,19 @@ def test_a_job_leaves_no_failure_seed_or_object_behind(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp_path: Path) -> None:
+def test_a_job_is_not_taken_for_one_with_other_settings(run_here: Command, tmp_path: Path) -> None:
     (tmp_path / "stay_unfinished").touch()
-    run_module(*TINY, "-m", "seed=1")
+    run_here(*TINY, "-m", "seed=1")
     (tmp_path / "stay_unfinished").unlink()
-    assert run_module(*TINY, "-m", "seed=2").returncode == 0
     sweep = tmp_path / "outputs" / "tiny" / "tiny" / "sweep"
+    for file in sweep.glob("*/.hydra/overrides.yaml"):
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 60))  # of an earlier sweep
+    assert run_here(*TINY, "-m", "seed=2").returncode == 0
     (finished,), records = sweep.glob("*/summary.json"), list(sweep.glob("*/.hydra/begun_with.yaml"))
     for record in records:
         record.write_text(record.read_text().replace("lr: ", "lr: 7 # "))
     then = {record.with_name("config.yaml"): record.read_text() for record in records}
-    done = run_module(*TINY, "-m", "seed=1,2")
+    done = run_here(*TINY, "-m", "seed=1,2")
     assert done.returncode != 0
     assert done.stderr.count("was begun with other settings: optimizer.lr was 7, now it is") >= 2
     assert "1 of 2 runs are not finished" in done.stdout  # what is finished stays finished
@@ -104,7 +106,7 @@ def test_a_job_is_not_taken_for_one_with_other_settings(run_module: Command, tmp
     assert {file: file.read_text() for file in then} == then  # nobody may read the refused settings later
     (unfinished,) = (record.parent for record in records if record.parent.parent != finished.parent)
     (unfinished / "config.yaml").write_text(then[unfinished / "config.yaml"].replace("lr: 7 # ", "lr: "))
-    done = run_module(*TINY[:-1], f"resume={unfinished.parent}")  # killed before Hydra's record was put right
+    done = run_here(*TINY[:-1], f"resume={unfinished.parent}")  # killed before Hydra's record was put right
     assert done.returncode == 2 and "optimizer.lr was 7, now it is 0.2" in done.stderr
 
 
@@ -119,13 +121,13 @@ def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:
     )
 
 
-def test_a_sweep_over_experiments_and_domains_has_a_table_for_each(run_module: Command, tmp_path: Path) -> None:
+def test_a_sweep_over_experiments_and_domains_has_a_table_for_each(run_here: Command, tmp_path: Path) -> None:
     composed = compose_all("train", ["+experiment=refl,draft", "domain=shapes,sd15", "seed=0,1"], multirun=True)
     folders = {
         f"outputs/{domain}/{experiment}/sweep" for domain in ("shapes", "sd15") for experiment in ("refl", "draft")
     }
     assert {each.config.hydra.sweep.dir for each in composed} == folders
-    assert run_module(*TINY[:-1], "-m", "+experiment=tiny,other").returncode == 0
+    assert run_here(*TINY[:-1], "-m", "+experiment=tiny,other").returncode == 0
     for experiment in ("tiny", "other"):
         assert (tmp_path / "outputs" / "tiny" / experiment / "sweep" / "sweep.csv").read_text().count("\n") == 2
 
@@ -183,8 +185,8 @@ def test_a_job_that_takes_the_sweep_with_it_is_said(run_module: Command, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("several", ["trainer=ddp", "+trainer.num_nodes=2"])
-def test_several_processes_are_no_job_of_a_sweep(run_module: Command, tmp_path: Path, several: str) -> None:
-    done = run_module("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", several, "logger=none")
+def test_several_processes_are_no_job_of_a_sweep(run_here: Command, tmp_path: Path, several: str) -> None:
+    done = run_here("t2ifb.train", "+experiment=reward_mlp", "-m", "seed=1", several, "logger=none")
     assert done.returncode == 2
     assert "a job of a sweep is one process" in done.stderr
     (failure,) = tmp_path.glob("outputs/shapes/reward_mlp/sweep/*/failed.json")

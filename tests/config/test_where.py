@@ -118,15 +118,15 @@ def test_an_unknown_key_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("command", SCHEMAS)
-def test_every_command_answers_and_its_help_says_so(run_module: Command, command: str) -> None:
-    done = run_module(f"t2ifb.{command}", "--where", "usual_guidance_scale", "domain=sd15")
+def test_every_command_answers_and_its_help_says_so(run_here: Command, command: str) -> None:
+    done = run_here(f"t2ifb.{command}", "--where", "usual_guidance_scale", "domain=sd15")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usual_guidance_scale = 7.5\n")
     assert "sd15.yaml:9" in done.stdout
-    assert "--where KEY" in run_module(f"t2ifb.{command}", "--help").stdout
+    assert "--where KEY" in run_here(f"t2ifb.{command}", "--help").stdout
 
 
-def test_where_without_a_key_is_refused(run_module: Command) -> None:
-    done = run_module("t2ifb.train", "--where")
+def test_where_without_a_key_is_refused(run_here: Command) -> None:
+    done = run_here("t2ifb.train", "--where")
     assert done.returncode == 2
     assert "--where optimizer.lr" in done.stderr

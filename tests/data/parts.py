@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from tests.training.worlds import make_training, run_training
 
 
 class PooledPixels:
@@ -91,5 +90,7 @@ def encoded_picture(seed: int, form: str = "JPEG") -> bytes:
 
 def two_steps(dataset: PreferenceDataset, folder: Path) -> dict[str, Any]:
     """Train a small head on a data set for two steps, in a folder, with a real encoder; gives the summary."""
+    from tests.training.worlds import make_training, run_training  # takes seconds
+
     training = make_training(folder, dataset=dataset, epochs=2, batch_size=10_000, baselines={})
     return run_training(training, folder / "run")

@@ -22,6 +22,7 @@ from t2ifb.config.instantiate import check
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.shapes.weights import PIPELINE
+from tests.conftest import run_in
 from tests.finetuning.tuning_worlds import FEW, export_reward
 
 STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation]
@@ -80,7 +81,11 @@ def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(study, "run_of", run_of)
     monkeypatch.setattr(study, "reported", lambda seed: run_of(first, seed))
-    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
+    begun = run_of(first, 0)
+    done = run_in(tmp_path, begun.module, *begun.overrides, "logger=none", f"hydra.run.dir={begun.path}")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])  # the study is to train the second
     study.main()
     result = json.loads((tmp_path / "result.json").read_text())
     figures = result["variants"][first]

@@ -19,7 +19,7 @@ from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP
 from t2ifb.training.metrics import read_metrics
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, Command
 from tests.training.worlds import make_training
 
 
@@ -66,7 +66,7 @@ def train(*arguments: str, stop_at: Path | None = None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo between processes of one machine is tried on Linux")
-def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_path: Path) -> None:
+def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(run_here: Command, tmp_path: Path) -> None:
     """A batch of three and five samples, which do not divide evenly; rounding is not blown up by Adam's division."""
     encoder = CLIPSource(f"local-dir:{CLIP}").load()
     torch.manual_seed(0)
@@ -83,8 +83,9 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(tmp_p
         f"algorithm.cache_folder={tmp_path / 'kept'}",
     ]  # fmt: skip
     runs = {"one": ["trainer.accelerator=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
-    for name, how in runs.items():
-        train(*few, *how, f"hydra.run.dir={tmp_path / name}")
+    done = run_here("t2ifb.train", *few, *runs["one"], f"hydra.run.dir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    train(*few, *runs["two"], f"hydra.run.dir={tmp_path / 'two'}")
     moved = tmp_path / "moved"
     train(*few, *runs["one"], f"hydra.run.dir={moved}", stop_at=moved / "checkpoints" / "last.ckpt")
     assert not (moved / "summary.json").exists()

@@ -127,11 +127,16 @@ def test_the_sentence_on_the_usual_guidance_scale_goes_by_its_first_figure(gold:
 def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_logger_did(
     whole: Path, tmp_path: Path
 ) -> None:
-    tune(make_tuning(), tmp_path, seed=1)
+    tune(make_tuning(), tmp_path, seed=1, pictures=False)
     assert not same(lora(whole), lora(tmp_path))
     for name in ("summary.json", "checkpoints/last.ckpt"):  # a run that was stopped before its first checkpoint
         (tmp_path / name).unlink()
-    tune(make_tuning(truth=GoldScore()), tmp_path, logger=lambda run, config: FailingLogger("log_metrics"))
+    tune(
+        make_tuning(truth=GoldScore()),
+        tmp_path,
+        logger=lambda run, config: FailingLogger("log_metrics"),
+        pictures=False,
+    )
     assert same(lora(whole), lora(tmp_path)) and (tmp_path / "summary.json").exists()
     assert "test_usual_guidance" not in json.loads((tmp_path / "summary.json").read_text())
     assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
@@ -140,8 +145,8 @@ def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2, 5])
 def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(whole: Path, tmp_path: Path, step: int) -> None:
     with pytest.raises(Killed):
-        tune(make_tuning(truth=GoldScore()), tmp_path, callbacks=[KillAt(step)])
-    tune(make_tuning(truth=GoldScore()), tmp_path, resume=True)
+        tune(make_tuning(truth=GoldScore()), tmp_path, callbacks=[KillAt(step)], pictures=False)
+    tune(make_tuning(truth=GoldScore()), tmp_path, resume=True, pictures=False)
     assert same(lora(whole), lora(tmp_path))
     with (whole / "metrics.csv").open() as one, (tmp_path / "metrics.csv").open() as other:
         for straight, resumed in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
@@ -319,14 +324,14 @@ def test_the_model_card_has_recipe_figures_and_curves(whole: Path) -> None:
 
 def test_a_checkpoint_of_another_rank_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)], pictures=False)
     with pytest.raises(ValueError, match="another rank"):
         tune(make_tuning(lora=LoRA(rank=2)), tmp_path, resume=True)
 
 
 def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)])
+        tune(make_tuning(), tmp_path, callbacks=[KillAt(3)], pictures=False)
     with pytest.raises(ValueError, match="batch_size was 2 and is 1"):
         tune(make_tuning(batch_size=1), tmp_path, resume=True)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +44,12 @@ def small_run(pipeline: Path = PIPELINE, **changes: Any) -> RunSpec:
     settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain", "on_gpu": False}
     source, optimizer = StableDiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
     return RunSpec(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
+
+
+@cache
+def cost_of(**changes: Any) -> Any:
+    """What an update of a small run costs; several tests look at the same one."""
+    return update_cost(small_run(**changes))
 
 
 class Real:
@@ -119,7 +125,7 @@ def test_guidance_parts_and_several_gradients(changes: dict[str, Any]) -> None:
 
 def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
     tuning = small_run(batch_size=3)
-    real, cost = Real(tuning), update_cost(tuning)
+    real, cost = Real(tuning), cost_of(batch_size=3)
     latents = torch.zeros(3, *real.model.latent_shape)
     denoise = tuning.rollout.denoiser(real.model, real.module.policy.schedule, real.prompts)
     kept = {}
@@ -141,7 +147,7 @@ def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
 
 
 def test_parts_add_up() -> None:
-    cost = update_cost(small_run(batch_size=2))
+    cost = cost_of(batch_size=2)
     assert cost.peak == sum(part.weights for part in cost.parts.values()) + sum(cost.at_peak.values())
     unet = cost.parts[DENOISER]
     assert unet.trained == 25_600
@@ -155,24 +161,22 @@ def test_an_encoder_that_several_scorers_share_is_counted_once() -> None:
     with MetaMode():
         judge, encoder = CLIPScore.on_meta(CLIP), MetaCLIP.of(CLIP).load()
     run = replace(alone, judges={"clip_score": judge}, encoder=encoder)
-    costs = [update_cost(tuning) for tuning in (alone, run)]
+    costs = [cost_of(), update_cost(run)]
     assert costs[0].peak == costs[1].peak
     assert [costs[1].parts[name].weights for name in (JUDGES, DIVERSITY)] == [0, 0]
 
 
 def test_operations_are_those_of_one_sample() -> None:
-    one, several = (update_cost(small_run(batch_size=size)) for size in (1, 3))
+    one, several = cost_of(), cost_of(batch_size=3)
     assert several.denoising.total == pytest.approx(one.denoising.total)
     assert several.sample.total == pytest.approx(one.sample.total, rel=0.01)
-    guided = update_cost(small_run(rollout=Sampler(4, 4.0)))
+    guided = cost_of(rollout=Sampler(4, 4.0))
     assert guided.denoising.total == pytest.approx(2 * one.denoising.total)
 
 
 def test_a_detached_branch_costs_operations_but_no_memory() -> None:
-    plain, detached, followed = (
-        update_cost(small_run(rollout=Sampler(4, scale, unconditional=rule)))
-        for scale, rule in ((1.0, "grad"), (4.0, "detached"), (4.0, "grad"))
-    )  # fmt: skip
+    detached = cost_of(rollout=Sampler(4, 4.0, unconditional="detached"))
+    plain, followed = cost_of(), cost_of(rollout=Sampler(4, 4.0))
     assert detached.denoising.total == pytest.approx(2 * plain.denoising.total)
     assert plain.sample.total < detached.sample.total < followed.sample.total
     assert detached.parts[DENOISER].saved == pytest.approx(plain.parts[DENOISER].saved, rel=0.01)
@@ -181,10 +185,10 @@ def test_a_detached_branch_costs_operations_but_no_memory() -> None:
 
 
 def test_operations_in_half_precision_are_apart() -> None:
-    cost = update_cost(small_run(autocast=torch.float16))
+    cost = cost_of(autocast=torch.float16)
     assert cost.denoising.single < 0.02 * cost.denoising.half
     assert cost.sample.single > 0 < cost.sample.half  # decoder and reward are outside of autocast
-    assert update_cost(small_run()).sample.half == 0
+    assert cost_of().sample.half == 0
 
 
 def test_a_run_is_as_long_as_its_settings_say() -> None:

@@ -124,7 +124,7 @@ def write_samples(folder: Path, step: int, prompts: Sequence[str], size: int, se
     random = np.random.default_rng(seed)
     tiles = [random.integers(0, 256, (size, size, 3) if noise else (1, 1, 3), np.uint8) for _ in prompts]
     strip = np.concatenate([np.broadcast_to(tile, (size, size, 3)) for tile in tiles], axis=1)
-    Image.fromarray(strip).save(folder / f"step_{step:06d}_strip.png")
+    Image.fromarray(strip).save(folder / f"step_{step:06d}_strip.png", compress_level=1)  # for speed
 
 
 def write_csv(path: Path, lines: Sequence[Sequence[Any]]) -> None:
