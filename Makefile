@@ -41,16 +41,17 @@ $(RUNS)/reward_best/demo/summary.json: | $(STAMP)
 	$(step) "1 of 4: draw and rank images for 500 prompts, train a reward model on the rankings (about 2 minutes)"
 	$(call small,+experiment=reward_best)
 
-# Long enough to fail: 24 updates at four times the usual learning rate.
+# Long enough to fail: 24 updates at twice the experiment's learning rate.
 $(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_best/demo/summary.json
 	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 2 minutes)"
-	$(call small,+experiment=refl_overoptimised optimizer.lr=4e-3 algorithm.epochs=0.08 algorithm.validate_every=12 \
+	$(call small,+experiment=refl_overoptimised optimizer.lr=4e-3 algorithm.epochs=0.08 algorithm.validate_every=8 \
 		prompts.test.count=40 algorithm.usual_guidance_prompts=16)
 
-# Half the usual number of updates, and of test prompts.
+# A third of the usual updates at twice the learning rate, and half of the test prompts.
 $(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summary.json
 	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 4 minutes)"
-	$(call small,+experiment=refl reward.source=$(RUNS)/reward_best/demo algorithm.epochs=0.2 prompts.test.count=200)
+	$(call small,+experiment=refl reward.source=$(RUNS)/reward_best/demo optimizer.lr=2e-3 \
+		algorithm.epochs=0.1333 algorithm.validate_every=10 prompts.test.count=200)
 
 demo-full: $(FULL) ## the same with the full data set and the usual lengths (about 20 minutes)
 	$(step) "4 of 4: a page that compares the three runs (seconds)"
