@@ -42,6 +42,7 @@ CROSS_CUTTING = {
     "reporting/test_broken.py": "whole pages of damaged run folders",
     "reporting/test_browser.py": "the page in a browser",
     "reporting/test_contrast.py": "the colours of the page",
+    "test_api.py": "the public Python interface, from strings to whole runs",
     "test_bench.py": "tests/bench.py",
     "test_docs.py": "docs/",
     "test_gpu_check.py": "tests/gpu_check.py",

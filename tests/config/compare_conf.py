@@ -69,7 +69,7 @@ OPTIONS = {
     "algorithm=refl, draft, reward_weighted": "moved: +experiment=refl, … over algorithm=fine_tuning",
     "evaluation=table1, figure8": "moved: +experiment=table1, figure8",
     "scorer=shapes_aesthetic_score, …": "removed: scorer=aesthetic_score, … with the domain's scorer_sources",
-    "trainer=cpu": "removed: trainer.accelerator=cpu says the same",
+    "trainer.accelerator=cpu": "removed: trainer.accelerator=cpu says the same",
     "logger=csv": "removed: metrics.csv is always written",
     "+experiment=reward_best": "removed: +experiment=reward_mlp head=interaction says the same",
     "+sweep=reward_lr": "removed: -m optimizer.lr=1.25e-4,2.5e-4,5e-4,1e-3 says the same",

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ValidationError
 
 from t2ifb.config.compose import compose_all
-from t2ifb.config.paths import conf_folder, data_folder
+from t2ifb.config.paths import conf_folder
 from t2ifb.config.schema import SCHEMAS, PlanConfig, TrainConfig, register
+from t2ifb.utils.files import data_folder
 
 
 def test_every_command_has_a_primary_configuration_and_every_configuration_a_schema() -> None:

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from t2ifb.data import content_keys
-from t2ifb.data.content_keys import KEY_BYTES, ImageKeys, prompt_key
+from t2ifb.data.content_keys import ImageKeys, prompt_key
 from t2ifb.data.datasets.pickapic import PickAPic
 from t2ifb.data.storage.archives import ParquetImage
+from t2ifb.utils.fingerprints import KEY_BYTES
 from tests.data.datasets.test_pickapic import row, write_set, write_shard
 from tests.data.parts import picture
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.models.stable_diffusion import NETWORKS, SD15, SD15_IDS, StableDiffusionSource
-from t2ifb.diffusion.pipeline_config import TAESD_ID, PipelineConfig
+from t2ifb.diffusion.pipeline_config import TAESD_ID, BlankTokenizer, PipelineConfig
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
@@ -103,3 +103,25 @@ def test_clips_own_tokens() -> None:
     for mine, other in zip(ids, theirs, strict=True):
         length = int(other.argmax()) + 1  # open_clip fills up with zeros, the pipeline with the last token
         assert torch.equal(mine[:length], other[:length])
+
+
+def test_every_weight_is_there_in_its_shape_and_without_numbers() -> None:
+    source = StableDiffusionSource(str(PIPELINE), precision="bf16", device="cpu")
+    with MetaMode():
+        meta = source.on_meta()
+    real = shapes_model()
+    shapes = [{name: weight.shape for name, weight in model.named_parameters()} for model in (meta, real)]
+    assert shapes[0] == shapes[1] != {}
+    assert {weight.device.type for weight in meta.parameters()} == {"meta"}
+    assert {weight.dtype for weight in meta.denoiser.parameters()} == {torch.bfloat16}
+    assert meta.latent_shape == real.latent_shape
+
+
+def test_every_text_is_as_long_as_the_context() -> None:
+    tokens = BlankTokenizer(7)(["a", "b " * 100], padding="max_length", truncation=True)
+    assert tokens.input_ids.shape == (2, 7) and tokens.input_ids.dtype == torch.int64
+
+
+def test_a_model_that_is_nowhere_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not exist"), MetaMode():
+        StableDiffusionSource("./nowhere").on_meta()

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2ifb.data.content_keys import KEY_BYTES
 from t2ifb.data.storage.row_store import HEADER_BYTES, RowStore
+from t2ifb.utils.fingerprints import KEY_BYTES
 
 
 def keys(*numbers: int) -> list[bytes]:
