@@ -151,7 +151,7 @@ def _tuning(parts: Components, training: "FineTuner", on_cpu: bool) -> "RunSpec"
         encoder=encoder,
         batch_size=training.batch_size,
         micro_batch_size=training.micro_batch_size,
-        method=algorithm,
+        algorithm=algorithm,
         samples_per_batch=training.samples_per_batch,
         autocast=None if precision is None else dtype_of(precision),
         attention=("plain" if on_cpu else "fused") if wish == "auto" else wish,

@@ -144,7 +144,7 @@ class World:
         return Sampler(self.steps, GUIDANCE, unconditional="detached")
 
     @property
-    def method(self) -> ReFL:
+    def algorithm(self) -> ReFL:
         """One gradient, at the last step but one: the same work in each update."""
         return ReFL(window=(self.steps - 2, self.steps - 2))
 
@@ -163,7 +163,7 @@ class World:
         """What is tuned, on the device."""
         optimizer = partial(torch.optim.AdamW, lr=1e-5, fused=True)
         policy = Policy(self.source(precision).load(), LoRA(), self.reward(), self.rollout)
-        return FineTuningModule(policy, self.method, optimizer, gradient_clip_norm=None).to(self.device)
+        return FineTuningModule(policy, self.algorithm, optimizer, gradient_clip_norm=None).to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision as in a run."""
@@ -195,7 +195,7 @@ def part(count: int) -> PromptBatch:
 def gradient_error(world: World, report: Report, batch: int = 2) -> None:
     """The adapters' gradient in fp16 under a loss scale against fp32, of the same latents and cotangent."""
     exact, half = world.module("fp32"), world.module("fp16")
-    (step, _), some = world.method.window_of(world.steps), part(batch)
+    (step, _), some = world.algorithm.window_of(world.steps), part(batch)
     rollout, of_exact = exact.policy.start(some)
     _, of_half = half.policy.start(some)
     with true_float32(), fast_attention(world.device):
@@ -232,7 +232,7 @@ def gradient_error(world: World, report: Report, batch: int = 2) -> None:
 def bare_calls(world: World, report: Report, batch: int) -> float:
     """Times of single calls; gives the seconds of those that an update makes."""
     module = world.module()
-    (step, _), some = world.method.window_of(world.steps), part(batch)
+    (step, _), some = world.algorithm.window_of(world.steps), part(batch)
     rollout, denoise = module.policy.start(some)
     latents = rollout.latents
     found: dict[str, float] = {}
@@ -343,7 +343,7 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
         prompts=PromptSplits(PromptList(PROMPTS[:UPDATES]), PromptList(PROMPTS[60:62]), PromptList(PROMPTS[62:])),
         rollout=world.rollout,
         sampling=replace(world.rollout, unconditional="grad"),
-        algorithm=world.method,
+        algorithm=world.algorithm,
         alpha=ALPHA,
         beta=BETA,
         gradient_clip_norm=None,
@@ -383,7 +383,7 @@ def planned(world: World) -> MemoryEstimate:
         sampling=replace(world.rollout, unconditional="grad"),
         judges=others,
         samples_per_batch=4,
-        method=world.method,
+        algorithm=world.algorithm,
         autocast=torch.float16,
         attention="fused" if world.cuda else "plain",
         on_gpu=world.cuda,

@@ -34,7 +34,7 @@ class RunSpec:
         encoder: A `CLIPEncoder` for the diversity, or None.
         batch_size: Prompts per update, of one process.
         micro_batch_size: Prompts in memory together.
-        method: The algorithm, which selects the steps with gradients.
+        algorithm: The algorithm, which selects the steps with gradients.
         samples_per_batch: Images per sampling batch.
         autocast: Compute type of mixed precision; None without it.
         attention: `fused` as on a GPU, `plain` as on a CPU.
@@ -51,7 +51,7 @@ class RunSpec:
     encoder: Any = None
     batch_size: int = 1
     micro_batch_size: int | None = None
-    method: ReFL = ReFL()
+    algorithm: ReFL = ReFL()
     samples_per_batch: int = 32
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
@@ -71,8 +71,8 @@ class RunSpec:
     @property
     def steps_to_window(self) -> float:
         """Expected denoising steps of a rollout: those before its last gradient, all of them without gradient."""
-        m = self.method.gradients_per_rollout
-        first, last = self.method.window_of(self.rollout.num_inference_steps)
+        m = self.algorithm.gradients_per_rollout
+        first, last = self.algorithm.window_of(self.rollout.num_inference_steps)
         return first + m * (last - first + 2) / (m + 1) - 1
 
 

@@ -223,10 +223,10 @@ def _operations(run: MemoryEstimate, counted: FlopEstimate) -> Table:
     def add(of: str, count: Operations) -> None:
         table.add_row(of, *(flops_text(each) if each else "" for each in (count.half, count.single)))
 
-    rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.method.gradients_per_rollout}"
+    rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.algorithm.gradients_per_rollout}"
     add("one denoising step of one sample", counted.denoising)
     add(f"one reward gradient of one sample, with its share of {rollout}", counted.gradient)
-    gradients = f"{tuning.batch_size} x {tuning.method.gradients_per_rollout}"
+    gradients = f"{tuning.batch_size} x {tuning.algorithm.gradients_per_rollout}"
     add(f"one update, {gradients} reward gradients", counted.update)
     add(f"{counted.updates:,} updates", counted.training)
     add(f"{counted.validations:,} validations of {run.images} images, and the report", counted.judging)

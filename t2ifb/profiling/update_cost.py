@@ -43,12 +43,12 @@ def update_cost(tuning: RunSpec) -> Cost:
     Raises:
         ValueError: The settings are inconsistent.
     """
-    some, m = tuning.together, min(STEPS, tuning.method.gradients_per_rollout)
+    some, m = tuning.together, min(STEPS, tuning.algorithm.gradients_per_rollout)
     prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
     with _model(tuning) as model:
         policy: Any = Policy(model, tuning.lora, tuning.reward, tuning.rollout)
-        tuning.method.check(len(policy.schedule))
-        algorithm = replace(tuning.method, window=(0, m - 1), gradients_per_rollout=m)
+        tuning.algorithm.check(len(policy.schedule))
+        algorithm = replace(tuning.algorithm, window=(0, m - 1), gradients_per_rollout=m)
         module: Any = FineTuningModule(policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size)
         optimizer = _attach(module)
         denoise = tuning.rollout.denoiser(model, policy.schedule, prompts[:some])

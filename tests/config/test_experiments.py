@@ -85,7 +85,7 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
 def test_every_training_is_known(name: str) -> None:
     (composed,) = compose_all("train", [f"+experiment={name}"])
     assert not composed.errors
-    assert ("method" in composed.config.algorithm) == (name in TUNINGS)
+    assert ("algorithm" in composed.config.algorithm) == (name in TUNINGS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS["evaluate"])

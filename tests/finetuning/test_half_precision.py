@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_fp32(tmp_path: Path, method: Any, scale: float)
         taken = Gradient()
         with pytest.raises(Killed):
             fp16 = scale if name == "fp16" else None
-            tune(make_half(method=method, **options), tmp_path / name, fp16=fp16, callbacks=[taken])  # type: ignore[arg-type]
+            tune(make_half(algorithm=method, **options), tmp_path / name, fp16=fp16, callbacks=[taken])  # type: ignore[arg-type]
         found.append(taken.found.double())
     true, half = found
     assert true.any() and half.isfinite().all()

@@ -24,7 +24,7 @@ def test_a_rollout_goes_on_to_its_last_gradient_on_the_average(
     run: RunSpec, window: tuple[int, int], gradients: int
 ) -> None:
     """Over all choices of steps, and without the last step itself, which is not a step of the rollout."""
-    run = replace(run, rollout=Sampler(8), method=ReFL(window, gradients))
+    run = replace(run, rollout=Sampler(8), algorithm=ReFL(window, gradients))
     choices = list(combinations(range(window[0], window[1] + 1), gradients))
     assert run.steps_to_window == pytest.approx(mean(max(steps) for steps in choices))
 

@@ -25,7 +25,7 @@ def test_operations_add_up() -> None:
     """Two gradients at a tenth of a step each, and a validation of three images with two steps and two calls each."""
     step, sample, judge = Operations(half=10.0, single=0.0), Operations(half=5.0, single=2.0), Operations(0.0, 1.0)
     tuning = SimpleNamespace(
-        steps_to_window=4.0, batch_size=3, method=SimpleNamespace(gradients_per_rollout=2),
+        steps_to_window=4.0, batch_size=3, algorithm=SimpleNamespace(gradients_per_rollout=2),
         sampling=SimpleNamespace(num_inference_steps=2),
     )  # fmt: skip
     costs = {"update": SimpleNamespace(denoising=step, sample=sample)}

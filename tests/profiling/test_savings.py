@@ -58,7 +58,7 @@ class Real:
     def __init__(self, tuning: RunSpec) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
         self.reward = CLIPScore(CLIP.load())
-        algorithm = replace(tuning.method, window=(0, tuning.method.gradients_per_rollout - 1))
+        algorithm = replace(tuning.algorithm, window=(0, tuning.algorithm.gradients_per_rollout - 1))
         policy = Policy(self.model, tuning.lora, self.reward, tuning.rollout)
         self.module: Any = FineTuningModule(
             policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size
@@ -112,8 +112,8 @@ def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rollout": Sampler(4, 4.0), "method": ReFL(gradients_per_rollout=2), "batch_size": 2},
-        {"rollout": Sampler(4, 4.0, unconditional="detached"), "method": ReFL(gradients_per_rollout=2)},
+        {"rollout": Sampler(4, 4.0), "algorithm": ReFL(gradients_per_rollout=2), "batch_size": 2},
+        {"rollout": Sampler(4, 4.0, unconditional="detached"), "algorithm": ReFL(gradients_per_rollout=2)},
         {"batch_size": 4, "micro_batch_size": 2},
     ],
     ids=["guided", "detached", "in parts"],
@@ -194,7 +194,7 @@ def test_operations_in_half_precision_are_apart() -> None:
 def test_a_run_is_as_long_as_its_settings_say() -> None:
     tuning = small_run(rollout=Sampler(40), batch_size=2)
     assert tuning.steps_to_window == 34.5
-    assert replace(tuning, method=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
+    assert replace(tuning, algorithm=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
     run = MemoryEstimate.of(tuning, 4)
     counted = FlopEstimate.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation
@@ -271,6 +271,6 @@ def test_bf16_is_not_proposed_to_a_gpu_that_only_emulates_it(monkeypatch: pytest
 
 def test_settings_that_do_not_fit_together() -> None:
     with pytest.raises(ValueError, match="window=.* must lie within the steps"):
-        update_cost(small_run(method=ReFL((2, 9))))
+        update_cost(small_run(algorithm=ReFL((2, 9))))
     with pytest.raises(ValueError, match="gradients_per_rollout=5"):
-        update_cost(small_run(method=ReFL(gradients_per_rollout=5)))
+        update_cost(small_run(algorithm=ReFL(gradients_per_rollout=5)))

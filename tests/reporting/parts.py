@@ -43,7 +43,7 @@ def write_tuning_run(
             "optimizer": "${optimizer}",
             "alpha": 1.0,
             "beta": beta,
-            "method": {"_target_": "t2ifb.finetuning.refl.ReFL", "window": [2, 5]},
+            "algorithm": {"_target_": "t2ifb.finetuning.refl.ReFL", "window": [2, 5]},
         },
     }
     write_config(folder, config)
