@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-huge lint bench gpu-check docs world clean
+.PHONY: help install demo demo-full test test-slow test-huge lint bench gpu-check docs world clean
 
 help: ## this list
 	@echo "t2ifb: improve text-to-image diffusion models with learned feedback"
@@ -17,31 +17,58 @@ help: ## this list
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV); the first time takes some minutes"
+	@echo "installing into $(VENV); the first time takes about 2 minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,sweeps]'
 	@touch $@
 
 install: $(STAMP) ## the package and its development tools in .venv
 
-# The demo's runs lie in folders of their own: one with a summary.json is finished and skipped, one with checkpoints is
-# resumed. Delete such a folder to run it again.
+# A run's folder is a step. With a summary.json it is finished and skipped, with checkpoints/last.ckpt it is resumed,
+# otherwise it starts from the beginning. Delete a folder to run its step again.
 RUNS := outputs/shapes
-DEMO := $(RUNS)/reward_mlp/demo/summary.json $(RUNS)/refl_overoptimised/demo/summary.json $(RUNS)/refl/demo/summary.json
-.PRECIOUS: $(DEMO)
-demo_train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
+DEMO := $(foreach run,reward_best refl_overoptimised refl,$(RUNS)/$(run)/demo/summary.json)
+FULL := $(foreach run,reward_mlp refl_overoptimised refl,$(RUNS)/$(run)/demo_full/summary.json)
+.PRECIOUS: $(DEMO) $(FULL)
+step = @printf '\n==> %s\n'
+train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
+small = $(call train,dataset=shapes_small $(1))
 
-demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 20 minutes)
+demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 9 minutes)
+	$(step) "4 of 4: a page that compares the three runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(DEMO)) --output $(RUNS)/report.html
 
-$(RUNS)/reward_mlp/demo/summary.json: | $(STAMP)
-	$(call demo_train,+experiment=reward_mlp)
+$(RUNS)/reward_best/demo/summary.json: | $(STAMP)
+	$(step) "1 of 4: draw and rank images for 500 prompts, train a reward model on the rankings (about 2 minutes)"
+	$(call small,+experiment=reward_best)
+
+# Long enough to fail: 24 updates at twice the experiment's learning rate.
+$(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_best/demo/summary.json
+	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 2 minutes)"
+	$(call small,+experiment=refl_overoptimised optimizer.lr=4e-3 algorithm.epochs=0.08 algorithm.validate_every=8 \
+		prompts.test.count=40 algorithm.usual_guidance_prompts=16)
+
+# A third of the usual updates at twice the learning rate, and half of the test prompts.
+$(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summary.json
+	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 4 minutes)"
+	$(call small,+experiment=refl reward.source=$(RUNS)/reward_best/demo optimizer.lr=2e-3 \
+		algorithm.epochs=0.1333 algorithm.validate_every=10 prompts.test.count=200)
+
+demo-full: $(FULL) ## the same with the full data set and the usual lengths (about 20 minutes)
+	$(step) "4 of 4: a page that compares the three runs (seconds)"
+	$(BIN)/python -m t2ifb.report $(dir $(FULL)) --output $(RUNS)/report_full.html
+
+$(RUNS)/reward_mlp/demo_full/summary.json: | $(STAMP)
+	$(step) "1 of 4: draw and rank images for 1,600 prompts, train a reward model on the rankings (about 5 minutes)"
+	$(call train,+experiment=reward_mlp)
 
 # Long enough to fail: 40 of 60 updates, with fewer validations and test prompts.
-$(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo/summary.json
-	$(call demo_train,+experiment=refl_overoptimised algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40)
+$(RUNS)/refl_overoptimised/demo_full/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo_full/summary.json
+	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 3 minutes)"
+	$(call train,+experiment=refl_overoptimised algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40)
 
-$(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summary.json
-	$(call demo_train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo)
+$(RUNS)/refl/demo_full/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo_full/summary.json
+	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 6 minutes)"
+	$(call train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo_full)
 
 test: $(STAMP) ## the default tests (under 5 minutes)
 	$(BIN)/python -m pytest -n 3 --dist worksteal

@@ -1,12 +1,20 @@
 """What every test starts from: no network, no account, one thread per worker, the same random weights."""
 
+import importlib
+import io
+import logging
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -62,3 +70,34 @@ def run_module(tmp_path: Path) -> Command:
         )
 
     return run
+
+
+def run_in(folder: Path, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m <module> <arguments>` in a folder, without a process of its own: its imports are there already."""
+    main = importlib.import_module(module).main
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    handlers, level = logging.root.handlers[:], logging.root.level
+    with pytest.MonkeyPatch.context() as changed, redirect_stdout(output), redirect_stderr(errors):
+        changed.chdir(folder)
+        for name, value in {"T2IFB_DATA": str(folder / "data"), **environment}.items():
+            changed.setenv(name, value)
+        changed.setattr(sys, "argv", [module, *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except Exception:  # as the interpreter does
+            traceback.print_exc()
+            status = 1
+        finally:  # Hydra leaves its state and its handlers of logs behind
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
+    return subprocess.CompletedProcess([module, *arguments], status, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture
+def run_here(tmp_path: Path) -> Command:
+    """What `run_module` does, without a process of its own."""
+    return partial(run_in, tmp_path)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from t2ifb.shapes.weights import PIPELINE
 from tests import bench, bench_tuning
 
 
@@ -11,6 +12,7 @@ def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         monkeypatch.setattr(bench, name, value)
     for name, value in {"UPDATES": 1, "BATCH": 1, "STEPS": 10, "WINDOW": (0, 9)}.items():
         monkeypatch.setattr(bench_tuning, name, value)
+    monkeypatch.setattr(bench_tuning, "SD15_IDS", (str(PIPELINE),))
     bench.main()
     printed = capsys.readouterr().out
     for what in (

@@ -28,7 +28,7 @@ from t2ifb.data.errors import BadRecords
 
 
 def help_text(config: DictConfig) -> str:
-    """The command's help: the template of `conf/hydra/help/t2ifb.yaml`, filled in.
+    """The command's help: the template of `conf/base.yaml`, filled in.
 
     Args:
         config: Composed, with its `hydra` node.
@@ -77,6 +77,10 @@ def run(name: str, task: Callable[[Components], Any], after_sweep: AfterSweep | 
             return task(parts)
         except BadRecords as error:
             raise error.advising(parts.skipping(error.place)) from error
+        except ValueError as error:
+            if type(error) is not ValueError or (text := parts.advised(error)) == str(error):
+                raise
+            raise ValueError(text) from error
 
     def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not

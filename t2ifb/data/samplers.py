@@ -1,5 +1,6 @@
 """Training order as a function of (seed, position), and a resumable position in an infinite batch stream."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -169,7 +170,7 @@ class TrainingPosition(Generic[Batch]):
         """Store a checkpoint's position until training starts."""
         self._restored = dict(state)
 
-    def batches(self) -> "EndlessBatches[Batch]":
+    def batches(self) -> Iterator[Batch]:
         """Endless batches from the current position.
 
         Raises:
@@ -182,7 +183,7 @@ class TrainingPosition(Generic[Batch]):
                 changes = ", ".join(f"{key} was {state.get(key)} and is {now[key]}" for key in differing)
                 raise ValueError(f"Cannot resume: {changes}. Resume with the same data and settings, or start anew.")
             self._shift = state["position"] - self._processed()
-        return EndlessBatches(self)
+        return map(self.batch_at, itertools.count(self.now))
 
     def _processed(self) -> int:
         """Batches that the trainer has finished, including those before a resume."""
@@ -190,17 +191,3 @@ class TrainingPosition(Generic[Batch]):
             return 0
         progress: Any = self.module.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(progress.processed)
-
-
-class EndlessBatches(Generic[Batch]):
-    """Iterable of training batches from a position."""
-
-    def __init__(self, position: TrainingPosition[Batch]) -> None:
-        """Store the position; iteration starts at its value at that time."""
-        self._position = position
-
-    def __iter__(self) -> Iterator[Batch]:
-        number = self._position.now
-        while True:
-            yield self._position.batch_at(number)
-            number += 1

@@ -60,7 +60,7 @@ class DRaFT:
         """Latents where the last steps begin."""
         rollout, denoise = policy.start(batch)
         first = len(policy.schedule) - self.depth(policy.seed, batch.position)
-        with policy.model.untrained():
+        with policy.untrained():
             latents = rollout.to(first, denoise)
         return Experience(batch.prompts, {"latents": latents, **policy.resume_state(rollout)})
 

@@ -52,7 +52,7 @@ class ReFL:
         """Latents at m steps of each prompt's rollout."""
         rollout, denoise = policy.start(batch)
         steps = self.indices(len(policy.schedule), policy.seed, batch.position)
-        with policy.model.untrained():
+        with policy.untrained():
             latents = [rollout.to(step, denoise) for step in steps]
         numbers = torch.tensor(steps).repeat_interleave(len(batch.prompts))
         return Experience(batch.prompts * len(steps), {"latents": torch.cat(latents), "step": numbers})

@@ -25,7 +25,7 @@ class RewardWeighted:
     Each rollout goes down to the image without gradient, and the image is rewarded. The sample is then learned as data
     are, at m random steps of the schedule, with the KL divergence to the base model at the same noisy latents. The
     denoiser is not guided there. A weight means something only if the reward is normalised
-    (`algorithm.standardise`): then it is one for a sample that is as good as the base model's are on average. The
+    (`standardise`): then it is one for a sample that is as good as the base model's are on average. The
     reward needs no gradient.
 
     Attributes:
@@ -62,7 +62,7 @@ class RewardWeighted:
         """Samples with their weights, and the noise that they are learned with at m steps."""
         steps = len(policy.schedule)
         rollout, denoise = policy.start(batch)
-        with policy.model.untrained():
+        with policy.untrained():
             samples = rollout.to(steps, denoise)
         reward = policy.score(samples, batch.prompts)
         weight = (reward / self.temperature).exp().clamp(max=LARGEST) + 0 * reward  # an infinite reward is an error

@@ -8,21 +8,20 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.model import ModelSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.profiling.memory_tracker import Event, Operations
 from t2ifb.profiling.meta_mode import Attention
 
-TEXT, UNET, DECODER, REWARD = "text encoder", "U-Net", "decoder", "reward"
-JUDGES, DIVERSITY = "judges", "diversity encoder"
+REWARD, JUDGES, DIVERSITY = "reward", "judges", "diversity encoder"
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run with the arguments of `FineTuning` and `FineTuningModule`. Its scorers are on the `meta` device.
+    """A run with the arguments of `FineTuner` and `FineTuningModule`. Its scorers are on the `meta` device.
 
     Attributes:
         diffusion: Source of the diffusion model.
@@ -35,14 +34,14 @@ class RunSpec:
         encoder: A `CLIPEncoder` for the diversity, or None.
         batch_size: Prompts per update, of one process.
         micro_batch_size: Prompts in memory together.
-        method: The algorithm, which selects the steps with gradients.
+        algorithm: The algorithm, which selects the steps with gradients.
         samples_per_batch: Images per sampling batch.
         autocast: Compute type of mixed precision; None without it.
         attention: `fused` as on a GPU, `plain` as on a CPU.
         on_gpu: Whether memory is a GPU's, whose allocator caches freed blocks.
     """
 
-    diffusion: DiffusionSource
+    diffusion: ModelSource
     lora: LoRA
     optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
     reward: nn.Module
@@ -52,7 +51,7 @@ class RunSpec:
     encoder: Any = None
     batch_size: int = 1
     micro_batch_size: int | None = None
-    method: ReFL = ReFL()
+    algorithm: ReFL = ReFL()
     samples_per_batch: int = 32
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
@@ -72,8 +71,8 @@ class RunSpec:
     @property
     def steps_to_window(self) -> float:
         """Expected denoising steps of a rollout: those before its last gradient, all of them without gradient."""
-        m = self.method.gradients_per_rollout
-        first, last = self.method.window_of(self.rollout.num_inference_steps)
+        m = self.algorithm.gradients_per_rollout
+        first, last = self.algorithm.window_of(self.rollout.num_inference_steps)
         return first + m * (last - first + 2) / (m + 1) - 1
 
 

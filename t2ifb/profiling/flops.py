@@ -9,7 +9,7 @@ from t2ifb.profiling.savings import MemoryEstimate
 
 @dataclass(frozen=True)
 class Length:
-    """Length of a `FineTuning` run.
+    """Length of a `FineTuner` run.
 
     Attributes:
         prompts: Number of training prompts.
@@ -68,7 +68,7 @@ class FlopEstimate:
         The base model's images are sampled without the KL divergence, hence with half the calls. The report evaluates
         the base model, the kept and the last checkpoint on one image of each test prompt.
         """
-        tuning, m = run.tuning, run.tuning.method.gradients_per_rollout
+        tuning, m = run.tuning, run.tuning.algorithm.gradients_per_rollout
         gradient = run.update.sample + (tuning.steps_to_window / m) * run.update.denoising
         update = tuning.batch_size * m * gradient
         updates = length.updates(tuning.batch_size)

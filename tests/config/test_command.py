@@ -33,8 +33,8 @@ def test_wrong_input_ends_with_2_and_makes_no_folder(run_module: Command, tmp_pa
 
 
 @pytest.mark.parametrize("override", ["+alhpa=3", "+experimnt=refl"])
-def test_a_key_outside_the_schema_is_refused_even_by_cfg(run_module: Command, override: str) -> None:
-    done = run_module("t2ifb.train", override, "--cfg", "job")
+def test_a_key_outside_the_schema_is_refused_even_by_cfg(run_here: Command, override: str) -> None:
+    done = run_here("t2ifb.train", override, "--cfg", "job")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -44,53 +44,55 @@ def test_a_key_outside_the_schema_is_refused_even_by_cfg(run_module: Command, ov
     ("fails", "status", "message"),
     [("value:too bad", 1, "t2ifb.train: too bad"), ("os:disk full", 1, "t2ifb.train: disk full"), ("stop", 130, "")],
 )
-def test_errors_at_run_time(run_module: Command, tmp_path: Path, fails: str, status: int, message: str) -> None:
+def test_errors_at_run_time(
+    run_here: Command, run_module: Command, tmp_path: Path, fails: str, status: int, message: str
+) -> None:
     (tmp_path / "fail.txt").write_text(fails)
-    done = run_module(*TINY)
+    done = (run_module if fails == "stop" else run_here)(*TINY)
     assert done.returncode == status
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_traceback_is_there_for_who_asks_and_for_our_own_errors(run_module: Command, tmp_path: Path) -> None:
+def test_the_traceback_is_there_for_who_asks_and_for_our_own_errors(run_here: Command, tmp_path: Path) -> None:
     (tmp_path / "fail.txt").write_text("value:too bad")
-    assert "Traceback" in run_module(*TINY, T2IFB_TRACEBACK="1").stderr
+    assert "Traceback" in run_here(*TINY, T2IFB_TRACEBACK="1").stderr
     (tmp_path / "fail.txt").write_text("bug:oops")
-    done = run_module(*TINY)
+    done = run_here(*TINY)
     assert done.returncode == 1
     assert "RuntimeError: oops" in done.stderr
     assert "Traceback" in done.stderr
 
 
-def test_a_missing_file_ends_with_2_and_names_it(run_module: Command) -> None:
-    done = run_module(*TINY, "dataset.source=nowhere")
+def test_a_missing_file_ends_with_2_and_names_it(run_here: Command) -> None:
+    done = run_here(*TINY, "dataset.source=nowhere")
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["t2ifb.train: there is no nowhere/data.json"]
-    done = run_module("tests.config.parts", "--config-dir", "no/such/folder")
+    done = run_here("tests.config.parts", "--config-dir", "no/such/folder")
     assert done.returncode == 2
     assert "there is no no/such/folder" in done.stderr
 
 
-def test_flags_may_stand_anywhere_and_a_sweep_runs_every_job(run_module: Command, tmp_path: Path) -> None:
-    done = run_module(*TINY, "-m", "seed=1,2")
+def test_flags_may_stand_anywhere_and_a_sweep_runs_every_job(run_here: Command, tmp_path: Path) -> None:
+    done = run_here(*TINY, "-m", "seed=1,2")
     assert done.returncode == 0, done.stderr
     found = {json.loads(file.read_text())["seed"] for file in tmp_path.glob("outputs/tiny/tiny/sweep/*/figures.json")}
     assert found == {1, 2}
-    done = run_module(*TINY, "+sweep=tiny")
+    done = run_here(*TINY, "+sweep=tiny")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("outputs/tiny/tiny/tiny/*/figures.json"))) == 2
 
 
-def test_resume_goes_on_in_the_same_folder(run_module: Command, tmp_path: Path) -> None:
+def test_resume_goes_on_in_the_same_folder(run_here: Command, tmp_path: Path) -> None:
     (tmp_path / "stay_unfinished").touch()
-    assert run_module(*TINY, "seed=3").returncode == 0
+    assert run_here(*TINY, "seed=3").returncode == 0
     (tmp_path / "stay_unfinished").unlink()
     (folder,) = tmp_path.glob("outputs/tiny/tiny/*")
-    done = run_module("tests.config.parts", "--config-dir", CONF, f"resume={folder}")
+    done = run_here("tests.config.parts", "--config-dir", CONF, f"resume={folder}")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("outputs/*/*/*")) == [folder]
     assert json.loads((folder / "figures.json").read_text())["resume"] == str(folder)
-    done = run_module("tests.config.parts", "--config-dir", CONF, f"resume={folder}")
+    done = run_here("tests.config.parts", "--config-dir", CONF, f"resume={folder}")
     assert done.returncode == 2
     assert "is finished" in done.stderr
 
@@ -108,25 +110,25 @@ def test_help_and_cfg_import_nothing_heavy(run_module: Command, command: str, ar
     assert not imported & set(HEAVY)
 
 
-def test_help_says_what_exists_and_shows_examples(run_module: Command) -> None:
-    text = run_module("t2ifb.train", "--help").stdout
+def test_help_says_what_exists_and_shows_examples(run_here: Command) -> None:
+    text = run_here("t2ifb.train", "--help").stdout
     for words in ("python -m t2ifb.train +experiment=reward_mlp", "domain: sd15, shapes", "optimizer: adam, adamw"):
         assert words in text
-    assert "python -m t2ifb.evaluate +experiment=table1" in run_module("t2ifb.evaluate", "--help").stdout
-    assert "python -m t2ifb.score" in run_module("t2ifb.score", "--help").stdout
-    assert "python -m t2ifb.prepare" in run_module("t2ifb.prepare", "--help").stdout
+    assert "python -m t2ifb.evaluate +experiment=table1" in run_here("t2ifb.evaluate", "--help").stdout
+    assert "python -m t2ifb.score" in run_here("t2ifb.score", "--help").stdout
+    assert "python -m t2ifb.prepare" in run_here("t2ifb.prepare", "--help").stdout
 
 
-def test_help_lists_the_options_of_a_further_folder(run_module: Command, tmp_path: Path) -> None:
+def test_help_lists_the_options_of_a_further_folder(run_here: Command, tmp_path: Path) -> None:
     (tmp_path / "head").mkdir()
     (tmp_path / "head" / "mine.yaml").write_text("_target_: mine.Head\n")
-    text = run_module("t2ifb.train", "--config-dir", str(tmp_path), "--help", "head=mine").stdout
+    text = run_here("t2ifb.train", "--config-dir", str(tmp_path), "--help", "head=mine").stdout
     assert "linear, mine, mlp" in text
     assert "_target_: mine.Head" in text
 
 
-def test_hydras_own_help_still_works(run_module: Command) -> None:
-    assert run_module("t2ifb.train", "--hydra-help").returncode == 0
+def test_hydras_own_help_still_works(run_here: Command) -> None:
+    assert run_here("t2ifb.train", "--hydra-help").returncode == 0
 
 
 @pytest.mark.parametrize(

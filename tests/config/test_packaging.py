@@ -1,6 +1,7 @@
 """What an installation holds."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import check
 from tests.conftest import CHECKOUT
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
@@ -31,8 +34,32 @@ def test_every_dependency_has_its_exact_version() -> None:
 
 def test_make_explains_itself() -> None:
     text = subprocess.run(["make"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
-    for target in ("install", "demo", "test", "test-slow", "lint", "bench", "world", "clean", "help"):
+    for target in ("install", "demo", "demo-full", "test", "test-slow", "lint", "bench", "world", "clean", "help"):
         assert f"make {target} " in text
+
+
+@pytest.mark.parametrize("target", ["demo", "demo-full"])
+def test_the_demos_commands_are_right(target: str, tmp_path: Path) -> None:
+    """They compose and pass the check that they begin with. What is finished is skipped, what has begun is resumed."""
+
+    def commands() -> list[list[str]]:
+        asked = ["make", "-n", target, f"RUNS={tmp_path}"]
+        text = subprocess.run(asked, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+        lines = text.replace("\\\n", " ").splitlines()
+        return [shlex.split(line.partition(" -m t2ifb.")[2]) for line in lines if " -m t2ifb." in line]
+
+    *runs, page = commands()
+    assert [words[0] for words in (*runs, page)] == ["train", "train", "train", "report"]
+    folders = [words[-1].removeprefix("hydra.run.dir=") for words in runs]
+    for words in runs:
+        check(compose_all("train", words[1:])[0])
+    assert [folder.rstrip("/") for folder in page[1:4]] == folders
+
+    for folder in map(Path, folders[:2]):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "last.ckpt").touch()
+    Path(folders[0], "summary.json").touch()
+    assert commands() == [["train", f"resume={folders[1]}"], runs[2], page]
 
 
 @pytest.mark.slow
@@ -62,7 +89,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     for file in [*(CHECKOUT / "conf").rglob("*.yaml"), *(CHECKOUT / "t2ifb").rglob("*.py"), *page]:
         inside = file.relative_to(CHECKOUT).as_posix()
         assert (f"t2ifb/{inside}" if inside.startswith("conf/") else inside) in names
-    prompts = "+build.prompts={train: 12, validation: 4, test: 4, compositional: 2}"
+    prompts = "+build.prompts={train: 3, validation: 1, test: 1, compositional: 1}"
     run = subprocess.run(
         [
             *(sys.executable, "-P", "-m", "t2ifb.train", "+experiment=reward_mlp", "logger=none"),

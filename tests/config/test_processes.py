@@ -36,7 +36,7 @@ def test_processes_that_others_start_are_known(environment: dict[str, str], outs
     assert are_started_outside(environment) == outside
 
 
-def test_processes_that_others_start_need_one_folder(run_module: Command) -> None:
-    done = run_module("t2ifb.train", "+experiment=refl", "trainer=ddp", "logger=none", RANK="1", WORLD_SIZE="2")
+def test_processes_that_others_start_need_one_folder(run_here: Command) -> None:
+    done = run_here("t2ifb.train", "+experiment=refl", "trainer=ddp", "logger=none", RANK="1", WORLD_SIZE="2")
     assert done.returncode == 2
     assert "hydra.run.dir=<folder>" in done.stderr

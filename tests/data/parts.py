@@ -1,5 +1,6 @@
 import hashlib
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from tests.training.worlds import make_training, run_training
 
 
 class PooledPixels:
@@ -72,7 +72,7 @@ def make_split(folder: Path, split: str, ranks: list[tuple[int, ...]]) -> list[R
         paths = []
         for index in range(len(row)):
             path = folder / f"{split}-{number}-{index}.png"
-            picture(int.from_bytes(path.name.encode(), "little") % 2**32).save(path)
+            picture(zlib.crc32(path.name.encode())).save(path)
             paths.append(path)
         rankings.append(RankedPrompt(f"{split}-{number}", f"prompt {number % 7} of {split}", tuple(paths), row))
     return rankings
@@ -90,5 +90,7 @@ def encoded_picture(seed: int, form: str = "JPEG") -> bytes:
 
 def two_steps(dataset: PreferenceDataset, folder: Path) -> dict[str, Any]:
     """Train a small head on a data set for two steps, in a folder, with a real encoder; gives the summary."""
+    from tests.training.worlds import make_training, run_training  # takes seconds
+
     training = make_training(folder, dataset=dataset, epochs=2, batch_size=10_000, baselines={})
     return run_training(training, folder / "run")

@@ -129,7 +129,6 @@ import os, signal, sys
 from functools import partial
 from pathlib import Path
 from t2ifb.evaluation import score_cache
-from tests.conftest import CHECKOUT
 from tests.evaluation.parts import Scripted
 
 class Hook:

@@ -15,6 +15,7 @@ from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import check
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.shapes.gold import GoldScore
+from tests.conftest import run_in
 from tests.shapes.parts import write_database
 
 
@@ -69,8 +70,13 @@ def test_the_study_goes_the_whole_way(
     monkeypatch.setattr(study, "HERE", tmp_path)
     monkeypatch.setattr(study, "VARIANTS", variants)
     monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
+    for variant, seed in (("mlp", 0), ("mlp", 1), ("mlp, 1 tuned", 0)):  # the study is to train the fourth
+        run = study.run_of(variant, seed)
+        done = run_in(tmp_path, run.module, *run.overrides, "logger=none", f"hydra.run.dir={run.path}")
+        assert done.returncode == 0, done.stderr
     monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])
     study.main()
+    assert "4 runs, 1 of them to train" in capsys.readouterr().out
     result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["variants"]) == list(variants)
     ours = result["variants"]["mlp, 1 tuned"]

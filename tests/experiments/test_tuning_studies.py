@@ -20,8 +20,9 @@ from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import check
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.shapes.weights import PIPELINE
+from tests.conftest import run_in
 from tests.finetuning.tuning_worlds import FEW, export_reward
 
 STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation]
@@ -53,8 +54,8 @@ def test_supervised_tuning_learns_and_what_is_finished_is_not_done_again(
     monkeypatch.setattr(supervised, "RENDERS", 40)
 
     def tuned(folder: Path, *steps: int) -> list[torch.Tensor]:
-        model = DiffusionSource(str(PIPELINE)).load()
-        adapters = LoRA().add(model.denoiser)
+        model = StableDiffusionSource(str(PIPELINE)).load()
+        adapters = LoRA().add(model)
         before = [weight.clone() for weight in adapters]
         for number in steps:
             monkeypatch.setattr(supervised, "STEPS", number)
@@ -80,7 +81,11 @@ def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(study, "run_of", run_of)
     monkeypatch.setattr(study, "reported", lambda seed: run_of(first, seed))
-    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
+    begun = run_of(first, 0)
+    done = run_in(tmp_path, begun.module, *begun.overrides, "logger=none", f"hydra.run.dir={begun.path}")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["study", "--seeds", "0", "1"])  # the study is to train the second
     study.main()
     result = json.loads((tmp_path / "result.json").read_text())
     figures = result["variants"][first]

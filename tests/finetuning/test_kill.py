@@ -1,35 +1,41 @@
 """A real SIGKILL, at moments that nobody chose."""
 
 import random
-import subprocess
-import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import CHECKOUT
 from tests.finetuning.tuning_worlds import make_tuning, tune
 from tests.training.worlds import make_training, run_training
 
-TUNING = """
-import sys
-from pathlib import Path
-from tests.finetuning.tuning_worlds import make_tuning, tune
-run = Path(sys.argv[2])
-print("ready", flush=True)
-tune(make_tuning(epochs=12, micro_batch_size=1), run, resume=(run / "checkpoints" / "last.ckpt").exists())
-"""
-PROGRAM = """
-import sys
-from pathlib import Path
-from tests.training.worlds import make_training, run_training
-folder, run = Path(sys.argv[1]), Path(sys.argv[2])
-print("ready", flush=True)
-run_training(make_training(folder, epochs=120), run, resume=(run / "checkpoints" / "last.ckpt").exists())
-"""
+
+def reward(folder: Path, run: Path, resume: bool = False) -> int:
+    """The run of the first stage; gives its updates."""
+    summary = run_training(make_training(folder, epochs=120), run, resume=resume)
+    return 120 * int(summary["data"]["steps_per_epoch"])
+
+
+def tuning(folder: Path, run: Path, resume: bool = False) -> int:
+    """The run of the second stage; gives its updates."""
+    return int(tune(make_tuning(epochs=12, micro_batch_size=1), run, resume=resume)["steps"])
+
+
+STAGES = {"reward": reward, "tuning": tuning}
+CLEAN = get_context("forkserver")
+"""Processes that have imported nothing but what is preloaded here, once for all of them."""
+CLEAN.set_forkserver_preload([__name__])
+
+
+def go(stage: str, folder: Path, run: Path, ready: Connection) -> None:
+    """In a process of its own: begin the run, or go on with it."""
+    torch.set_num_threads(1)
+    ready.send(True)
+    STAGES[stage](folder, run, resume=(run / "checkpoints" / "last.ckpt").exists())
 
 
 def last_step(run: Path) -> int:
@@ -41,24 +47,25 @@ def last_step(run: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "file"), [("reward", "reward"), ("tuning", "pytorch_lora_weights")])
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path, stage: str, file: str) -> None:
-    if stage == "reward":
-        steps = 120 * run_training(make_training(tmp_path, epochs=120), tmp_path / "whole")["data"]["steps_per_epoch"]
-    else:
-        steps = tune(make_tuning(epochs=12, micro_batch_size=1), tmp_path / "whole")["steps"]
+    steps = STAGES[stage](tmp_path, tmp_path / "whole")
     run, chance = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, "-c", PROGRAM if stage == "reward" else TUNING, str(tmp_path), str(run)]
-    for least in (0, chance.uniform(0, 0.4) * steps, chance.uniform(0.4, 0.8) * steps):
-        process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        while process.poll() is None and last_step(run) < least:  # in steps, as machines are not equally fast
+    for least in (0, chance.uniform(0, 0.4) * steps, chance.uniform(0.4, 0.8) * steps, None):
+        assert least is not None or (run / "checkpoints" / "last.ckpt").exists()
+        here, there = CLEAN.Pipe()
+        process = CLEAN.Process(target=go, args=(stage, tmp_path, run, there))
+        process.start()
+        assert here.recv()
+        if least is None:
+            process.join()
+            assert process.exitcode == 0
+            break
+        while process.is_alive() and last_step(run) < least:  # in steps, as machines are not equally fast
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.2))
         process.kill()
-        assert process.wait() == -9
+        process.join()
+        assert process.exitcode == -9
         assert not (run / "summary.json").exists()
-    assert (run / "checkpoints" / "last.ckpt").exists()
-    subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
     one, other = (load_file(folder / "export" / f"{file}.safetensors") for folder in (run, tmp_path / "whole"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)

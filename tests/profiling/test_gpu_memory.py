@@ -228,7 +228,7 @@ def test_a_run_has_these_phases_in_this_order(tmp_path: Path, monkeypatch: pytes
     noting(Evaluator, "sample", LOOK)
     noting(finetuning_run, "rounding_floor", ROUNDING)
     noting(FineTuningModule, "training_step", UPDATE)
-    short = {"rollout": Sampler(2), "sampling": Sampler(2), "method": ReFL([0, 1])}
+    short = {"rollout": Sampler(2), "sampling": Sampler(2), "algorithm": ReFL([0, 1])}
     tune(make_tuning(epochs=1.5, validate_every=1, **short), tmp_path)
     phases = [phase for phase, _ in itertools.groupby(seen)]
     planned = [phase for phase, _ in itertools.groupby(gpu_memory.LIFE) if phase != OPTIMISER]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,17 +13,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.model import DECODER, DENOISER
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.profiling.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, RunSpec
+from t2ifb.profiling.cost import DIVERSITY, JUDGES, OPTIMISER, REWARD, RunSpec
 from t2ifb.profiling.flops import FlopEstimate, Length
 from t2ifb.profiling.memory_tracker import WORK, ActivationBytes, bytes_of, tensors_of
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.profiling.savings import CANDIDATES, MemoryEstimate, savings
-from t2ifb.profiling.update_cost import judging_cost, kept_by_unet, update_cost
+from t2ifb.profiling.update_cost import judging_cost, kept_by_denoiser, update_cost
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.meta import MetaCLIP
@@ -41,8 +42,14 @@ def small_run(pipeline: Path = PIPELINE, **changes: Any) -> RunSpec:
     with MetaMode():
         reward = CLIPScore.on_meta(CLIP).to("meta")
     settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain", "on_gpu": False}
-    source, optimizer = DiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
+    source, optimizer = StableDiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
     return RunSpec(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
+
+
+@cache
+def cost_of(**changes: Any) -> Any:
+    """What an update of a small run costs; several tests look at the same one."""
+    return update_cost(small_run(**changes))
 
 
 class Real:
@@ -51,7 +58,7 @@ class Real:
     def __init__(self, tuning: RunSpec) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
         self.reward = CLIPScore(CLIP.load())
-        algorithm = replace(tuning.method, window=(0, tuning.method.gradients_per_rollout - 1))
+        algorithm = replace(tuning.algorithm, window=(0, tuning.algorithm.gradients_per_rollout - 1))
         policy = Policy(self.model, tuning.lora, self.reward, tuning.rollout)
         self.module: Any = FineTuningModule(
             policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size
@@ -66,7 +73,7 @@ class Real:
         optimizer.step()
         optimizer.zero_grad()
         self.prompts = [f"prompt {number}" for number in range(tuning.batch_size)]
-        self.model.encode_prompts(self.prompts)
+        self.model.encode(self.prompts)
         states = [value for values in optimizer.state.values() for value in values.values()]
         self.held = bytes_of([*tensors_of(self.module), *states])
 
@@ -105,8 +112,8 @@ def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rollout": Sampler(4, 4.0), "method": ReFL(gradients_per_rollout=2), "batch_size": 2},
-        {"rollout": Sampler(4, 4.0, unconditional="detached"), "method": ReFL(gradients_per_rollout=2)},
+        {"rollout": Sampler(4, 4.0), "algorithm": ReFL(gradients_per_rollout=2), "batch_size": 2},
+        {"rollout": Sampler(4, 4.0, unconditional="detached"), "algorithm": ReFL(gradients_per_rollout=2)},
         {"batch_size": 4, "micro_batch_size": 2},
     ],
     ids=["guided", "detached", "in parts"],
@@ -118,29 +125,31 @@ def test_guidance_parts_and_several_gradients(changes: dict[str, Any]) -> None:
 
 def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
     tuning = small_run(batch_size=3)
-    real, cost = Real(tuning), update_cost(tuning)
+    real, cost = Real(tuning), cost_of(batch_size=3)
     latents = torch.zeros(3, *real.model.latent_shape)
     denoise = tuning.rollout.denoiser(real.model, real.module.policy.schedule, real.prompts)
     kept = {}
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         with ActivationBytes(tensors_of(real.module)) as saved:
             denoise(latents, 0)
-        kept[UNET] = saved.total
+        kept[DENOISER] = saved.total
         with ActivationBytes(tensors_of(real.module)) as saved:
             images = real.model.decode(latents.requires_grad_())
         kept[DECODER] = saved.total
         with ActivationBytes(tensors_of(real.module)) as saved:
             real.reward(images.detach().requires_grad_(), real.prompts)
         kept[REWARD] = saved.total
-    assert {name: cost.parts[name].saved for name in (UNET, DECODER)} == {name: kept[name] for name in (UNET, DECODER)}
+    assert {name: cost.parts[name].saved for name in (DENOISER, DECODER)} == {
+        name: kept[name] for name in (DENOISER, DECODER)
+    }
     assert cost.parts[REWARD].saved == pytest.approx(kept[REWARD], rel=0.02)
-    assert kept_by_unet(tuning) == kept[UNET]
+    assert kept_by_denoiser(tuning) == kept[DENOISER]
 
 
 def test_parts_add_up() -> None:
-    cost = update_cost(small_run(batch_size=2))
+    cost = cost_of(batch_size=2)
     assert cost.peak == sum(part.weights for part in cost.parts.values()) + sum(cost.at_peak.values())
-    unet = cost.parts[UNET]
+    unet = cost.parts[DENOISER]
     assert unet.trained == 25_600
     assert unet.parameters == 2_540_324
     assert unet.optimiser == 3 * 4 * unet.trained  # gradient and two moments
@@ -152,42 +161,40 @@ def test_an_encoder_that_several_scorers_share_is_counted_once() -> None:
     with MetaMode():
         judge, encoder = CLIPScore.on_meta(CLIP), MetaCLIP.of(CLIP).load()
     run = replace(alone, judges={"clip_score": judge}, encoder=encoder)
-    costs = [update_cost(tuning) for tuning in (alone, run)]
+    costs = [cost_of(), update_cost(run)]
     assert costs[0].peak == costs[1].peak
     assert [costs[1].parts[name].weights for name in (JUDGES, DIVERSITY)] == [0, 0]
 
 
 def test_operations_are_those_of_one_sample() -> None:
-    one, several = (update_cost(small_run(batch_size=size)) for size in (1, 3))
+    one, several = cost_of(), cost_of(batch_size=3)
     assert several.denoising.total == pytest.approx(one.denoising.total)
     assert several.sample.total == pytest.approx(one.sample.total, rel=0.01)
-    guided = update_cost(small_run(rollout=Sampler(4, 4.0)))
+    guided = cost_of(rollout=Sampler(4, 4.0))
     assert guided.denoising.total == pytest.approx(2 * one.denoising.total)
 
 
 def test_a_detached_branch_costs_operations_but_no_memory() -> None:
-    plain, detached, followed = (
-        update_cost(small_run(rollout=Sampler(4, scale, unconditional=rule)))
-        for scale, rule in ((1.0, "grad"), (4.0, "detached"), (4.0, "grad"))
-    )  # fmt: skip
+    detached = cost_of(rollout=Sampler(4, 4.0, unconditional="detached"))
+    plain, followed = cost_of(), cost_of(rollout=Sampler(4, 4.0))
     assert detached.denoising.total == pytest.approx(2 * plain.denoising.total)
     assert plain.sample.total < detached.sample.total < followed.sample.total
-    assert detached.parts[UNET].saved == pytest.approx(plain.parts[UNET].saved, rel=0.01)
+    assert detached.parts[DENOISER].saved == pytest.approx(plain.parts[DENOISER].saved, rel=0.01)
     assert detached.peak == pytest.approx(plain.peak, rel=0.02)
     assert detached.peak < 0.95 * followed.peak
 
 
 def test_operations_in_half_precision_are_apart() -> None:
-    cost = update_cost(small_run(autocast=torch.float16))
+    cost = cost_of(autocast=torch.float16)
     assert cost.denoising.single < 0.02 * cost.denoising.half
     assert cost.sample.single > 0 < cost.sample.half  # decoder and reward are outside of autocast
-    assert update_cost(small_run()).sample.half == 0
+    assert cost_of().sample.half == 0
 
 
 def test_a_run_is_as_long_as_its_settings_say() -> None:
     tuning = small_run(rollout=Sampler(40), batch_size=2)
     assert tuning.steps_to_window == 34.5
-    assert replace(tuning, method=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
+    assert replace(tuning, algorithm=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
     run = MemoryEstimate.of(tuning, 4)
     counted = FlopEstimate.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation
@@ -210,7 +217,7 @@ def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -
     assert mixed.peak == plain.peak  # that of 64 images before the judges
     assert plain.at_peak.keys() == {REWARD, WORK}
     run = MemoryEstimate.of(small_run(samples_per_batch=1), 64)
-    assert run.judging.peak - plain.peak == run.update.parts[UNET].optimiser == run.judging.at_peak[OPTIMISER]
+    assert run.judging.peak - plain.peak == run.update.parts[DENOISER].optimiser == run.judging.at_peak[OPTIMISER]
 
 
 def test_half_precision_weights_are_counted_once_while_rounding_is_measured() -> None:
@@ -219,8 +226,8 @@ def test_half_precision_weights_are_counted_once_while_rounding_is_measured() ->
     exact, half = (MemoryEstimate.of(replace(usual, diffusion=source), 1) for source in sources)
     for run in (exact, half):
         assert run.judging.peak == pytest.approx(run.weights + sum(run.judging.at_peak.values()), rel=0.001)
-    rounded = exact.update.parts[UNET].weights - half.update.parts[UNET].weights
-    assert half.judging.at_peak[UNET] > rounded > 0  # what fp32 adds to the U-Net's weights is there once more
+    rounded = exact.update.parts[DENOISER].weights - half.update.parts[DENOISER].weights
+    assert half.judging.at_peak[DENOISER] > rounded > 0  # what fp32 adds to the U-Net's weights is there once more
 
 
 @pytest.mark.slow
@@ -256,7 +263,7 @@ def test_even_all_settings_may_not_do() -> None:
 
 def test_bf16_is_not_proposed_to_a_gpu_that_only_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2ifb.profiling.savings.has_bf16", lambda: False)
-    run: Any = SimpleNamespace(tuning=SimpleNamespace(diffusion=DiffusionSource(str(PIPELINE))))
+    run: Any = SimpleNamespace(tuning=SimpleNamespace(diffusion=StableDiffusionSource(str(PIPELINE))))
     candidates = [candidate for candidate in CANDIDATES if "bf16" in getattr(candidate, "args", ())]
     assert len(candidates) == 2
     assert [candidate(run, 1.0) for candidate in candidates] == [None, None]
@@ -264,6 +271,6 @@ def test_bf16_is_not_proposed_to_a_gpu_that_only_emulates_it(monkeypatch: pytest
 
 def test_settings_that_do_not_fit_together() -> None:
     with pytest.raises(ValueError, match="window=.* must lie within the steps"):
-        update_cost(small_run(method=ReFL((2, 9))))
+        update_cost(small_run(algorithm=ReFL((2, 9))))
     with pytest.raises(ValueError, match="gradients_per_rollout=5"):
-        update_cost(small_run(method=ReFL(gradients_per_rollout=5)))
+        update_cost(small_run(algorithm=ReFL(gradients_per_rollout=5)))

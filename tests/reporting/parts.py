@@ -39,11 +39,11 @@ def write_tuning_run(
         "data_folder": "${data_folder:}",
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": lr},
         "algorithm": {
-            "_target_": "t2ifb.finetuning.run.FineTuning",
+            "_target_": "t2ifb.finetuning.run.FineTuner",
             "optimizer": "${optimizer}",
             "alpha": 1.0,
             "beta": beta,
-            "method": {"_target_": "t2ifb.finetuning.refl.ReFL", "window": [2, 5]},
+            "algorithm": {"_target_": "t2ifb.finetuning.refl.ReFL", "window": [2, 5]},
         },
     }
     write_config(folder, config)
@@ -73,7 +73,7 @@ def write_tuning_run(
 def write_reward_run(folder: Path, *, lr: float = 1e-5, seed: int = 0) -> Path:
     """A reward run."""
     folder.mkdir(parents=True)
-    algorithm = {"_target_": "t2ifb.reward_learning.run.RewardTraining", "epochs": 2}
+    algorithm = {"_target_": "t2ifb.reward_learning.run.RewardTrainer", "epochs": 2}
     write_config(folder, {"seed": seed, "optimizer": {"lr": lr}, "algorithm": algorithm})
     lines = [["step", "wall_seconds", "train/loss", "val/accuracy", "val/loss"]]
     lines += [[str(n), str(n / 10), str(1 / n), str(0.5 + n / 100), "0.6"] for n in range(1, 11)]
@@ -124,7 +124,7 @@ def write_samples(folder: Path, step: int, prompts: Sequence[str], size: int, se
     random = np.random.default_rng(seed)
     tiles = [random.integers(0, 256, (size, size, 3) if noise else (1, 1, 3), np.uint8) for _ in prompts]
     strip = np.concatenate([np.broadcast_to(tile, (size, size, 3)) for tile in tiles], axis=1)
-    Image.fromarray(strip).save(folder / f"step_{step:06d}_strip.png")
+    Image.fromarray(strip).save(folder / f"step_{step:06d}_strip.png", compress_level=1)  # for speed
 
 
 def write_csv(path: Path, lines: Sequence[Sequence[Any]]) -> None:

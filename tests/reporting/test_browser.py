@@ -45,7 +45,7 @@ def test_everything_is_drawn(visit: Opener, four: list[Path], tmp_path: Path) ->
     assert seen.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
-def test_filters_filter_tables_curves_and_images(visit: Opener, four: list[Path]) -> None:
+def test_runs_are_filtered_chosen_and_searched_and_figures_chosen(visit: Opener, four: list[Path]) -> None:
     seen = visit(*four)
     seen.draw("curves")
     seen.page.locator("[data-setting='algorithm.beta'] input").first.uncheck()
@@ -60,10 +60,6 @@ def test_filters_filter_tables_curves_and_images(visit: Opener, four: list[Path]
     seen.page.locator("#reset-filters").click()
     seen.settle()
     assert len(shown_rows(seen)) == 4
-
-
-def test_runs_and_figures_are_chosen_and_searched(visit: Opener, four: list[Path]) -> None:
-    seen = visit(*four)
     seen.page.locator("#no-runs").click()
     seen.settle()
     assert shown_rows(seen) == []
@@ -89,8 +85,25 @@ def test_many_values_are_filtered_by_a_range(visit: Opener, tmp_path: Path) -> N
     assert shown_rows(seen) == ["04", "05", "06"]
 
 
-def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[Path]) -> None:
+def test_the_pareto_front_holds_what_nothing_beats_and_controls_change_the_curves(
+    visit: Opener, four: list[Path]
+) -> None:
     seen = visit(*four)
+    seen.draw("trade-offs")
+    front, *runs = seen.plot("#judge-kl")
+    points = [(x, y) for trace in runs for x, y in zip(trace["x"], trace["y"], strict=True) if x is not None]
+    points.append((0, 0))  # the base model
+    best = {(x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)}
+    assert set(zip(front["x"], front["y"], strict=True)) == best
+    seen.page.locator("#kl").select_option("kl_without_last_two")
+    seen.settle()
+    assert {x for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]} - {None} == {x / 4 for x, _ in points}
+    seen.page.locator("#points").select_option("last")
+    seen.page.locator("#judge").select_option("gold")
+    seen.settle()
+    seen.settle()
+    assert sum(x is not None for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]) == 4
+    assert "No point is better than the base model" in seen.page.locator("#front").inner_text()
     seen.draw("curves")
     raw = seen.plot(REWARD)[0]
     seen.page.locator("#x-axis").select_option("kl")
@@ -121,25 +134,6 @@ def test_axis_smoothing_and_colour_change_the_curves(visit: Opener, four: list[P
     seen.settle()
     assert len([trace for trace in seen.plot(REWARD) if trace["mode"] == "lines"]) == 2
     assert seen.page.locator("#curves .key").inner_text().split("\n")[0].startswith("beta 0.1")
-
-
-def test_the_pareto_front_holds_what_nothing_beats(visit: Opener, four: list[Path]) -> None:
-    seen = visit(*four)
-    seen.draw("trade-offs")
-    front, *runs = seen.plot("#judge-kl")
-    points = [(x, y) for trace in runs for x, y in zip(trace["x"], trace["y"], strict=True) if x is not None]
-    points.append((0, 0))  # the base model
-    best = {(x, y) for x, y in points if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in points)}
-    assert set(zip(front["x"], front["y"], strict=True)) == best
-    seen.page.locator("#kl").select_option("kl_without_last_two")
-    seen.settle()
-    assert {x for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]} - {None} == {x / 4 for x, _ in points}
-    seen.page.locator("#points").select_option("last")
-    seen.page.locator("#judge").select_option("gold")
-    seen.settle()
-    seen.settle()
-    assert sum(x is not None for trace in seen.plot("#judge-kl")[1:] for x in trace["x"]) == 4
-    assert "No point is better than the base model" in seen.page.locator("#front").inner_text()
 
 
 def with_setting(run: Path, name: str, value: object) -> Path:
@@ -199,7 +193,9 @@ def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Pa
     assert "reward 0.100 (+0.000)" in seen.page.locator("#images figure:not(.base)").inner_text()
 
 
-def test_the_slider_keeps_its_step_while_no_run_is_chosen(visit: Opener, four: list[Path]) -> None:
+def test_the_slider_keeps_its_step_while_no_run_is_chosen_and_tables_are_sorted_from_the_keyboard(
+    visit: Opener, four: list[Path]
+) -> None:
     seen = visit(*four)
     seen.page.locator("#step").fill("2")
     for button in ("#no-runs", "#all-runs"):
@@ -207,10 +203,6 @@ def test_the_slider_keeps_its_step_while_no_run_is_chosen(visit: Opener, four: l
         seen.settle()
     assert seen.page.locator("#step-value").inner_text() == "20"
     assert seen.page.locator("#images img").last.get_attribute("alt").endswith("run3, step 20")
-
-
-def test_tables_are_sorted_from_the_keyboard(visit: Opener, four: list[Path]) -> None:
-    seen = visit(*four)
     heading = seen.page.locator("#overview thead button", has_text="reward")
     heading.focus()
     seen.page.keyboard.press("Enter")

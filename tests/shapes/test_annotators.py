@@ -47,7 +47,9 @@ def test_chunks_cover_the_prompts_once_with_four_to_nine_images_each() -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("annotated") / "shapes"
-    figures = build(folder, PROMPTS)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("os.cpu_count", lambda: 1)  # one worker, as each takes seconds to start
+        figures = build(folder, PROMPTS)
     assert 0 <= figures["annotator_agreement"] <= 1
     assert 0 < figures["gold"] < 1
     return folder
