@@ -228,6 +228,12 @@ class PromptBatch:
     update: int = 0
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
+    def parts(self, size: int) -> Iterator["PromptBatch"]:
+        """The same prompts in batches of at most `size`, without pairs."""
+        for start in range(0, len(self.prompts), size):
+            some = slice(start, start + size)
+            yield PromptBatch(self.position, self.prompts[some], self.numbers[some], self.total, self.update)
+
 
 class PromptDataModule(LightningDataModule):
     """Training prompts, each once per epoch in a new order, and indices of held-out samples for validation."""

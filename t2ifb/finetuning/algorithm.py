@@ -1,7 +1,7 @@
 """The interface of fine-tuning algorithms: what they collect, how they split it into updates, and their loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
@@ -25,11 +25,14 @@ class Experience:
         prompts: N texts.
         tensors: Tensors (N, ...) by name.
         total: Number of rows of the whole minibatch, over all parts and processes; the loss is the mean over them.
+        part_size: Size of the consecutive parts that were computed together and have to be computed together again;
+            None if that does not matter.
     """
 
     prompts: list[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     total: int = 0
+    part_size: int | None = None
 
     def __post_init__(self) -> None:
         if wrong := {name: len(each) for name, each in self.tensors.items() if len(each) != len(self.prompts)}:
@@ -45,17 +48,18 @@ class Experience:
     def rows(self, index: slice | Sequence[int]) -> Self:
         """Some rows, by their numbers."""
         if isinstance(index, slice):
-            return type(self)(self.prompts[index], {k: v[index] for k, v in self.tensors.items()}, self.total)
+            tensors = {name: each[index] for name, each in self.tensors.items()}
+            return replace(self, prompts=self.prompts[index], tensors=tensors)
         numbers = list(index)
         tensors = {
             name: each[torch.tensor(numbers, dtype=torch.long, device=each.device)]
             for name, each in self.tensors.items()
         }
-        return type(self)([self.prompts[n] for n in numbers], tensors, self.total)
+        return replace(self, prompts=[self.prompts[n] for n in numbers], tensors=tensors)
 
     def parts(self, size: int | None) -> Iterator[Self]:
-        """The rows in parts of at most `size`, one part in memory at a time; `None` gives one part."""
-        size = size or max(1, len(self))
+        """The rows in parts of at most `size`, or of `part_size` if that is set; `None` gives one part."""
+        size = self.part_size or size or max(1, len(self))
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
 
@@ -67,13 +71,13 @@ class Experience:
 
     def state(self) -> dict[str, Any]:
         """Everything as plain containers and tensors on the CPU."""
-        return {"prompts": self.prompts, "tensors": {k: v.cpu() for k, v in self.tensors.items()}, "total": self.total}
+        return vars(self) | {"tensors": {name: each.cpu() for name, each in self.tensors.items()}}
 
     @classmethod
     def of(cls, state: Mapping[str, Any], device: torch.device | str) -> Self:
         """The experience of a `state`. Floating-point tensors are moved to a device; integers stay on the CPU."""
         tensors = {k: v.to(device) if v.is_floating_point() else v for k, v in state["tensors"].items()}
-        return cls(list(state["prompts"]), tensors, state["total"])
+        return cls(**{**state, "tensors": tensors})
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,24 @@ def check_weights(alpha: float, beta: float) -> None:
     """Raise a `ValueError` if a weight of the loss is negative."""
     if alpha < 0 or beta < 0:
         raise ValueError(f"alpha={alpha} and beta={beta} must not be negative")
+
+
+def check_window(window: Sequence[int], steps: int, count: int) -> tuple[int, int]:
+    """First and last step of a window within T steps.
+
+    Args:
+        window: First and last step, counted from 0.
+        steps: T.
+        count: Number of different steps that are drawn from the window.
+
+    Raises:
+        ValueError: The window is outside the schedule, or too short.
+    """
+    if len(window) != 2 or not 0 <= window[0] <= window[1] < steps:
+        raise ValueError(f"window={list(window)} must be the first and the last step, from 0 to {steps - 1}")
+    if not 1 <= count <= window[1] - window[0] + 1:
+        raise ValueError(f"{count} steps cannot be drawn from the {window[1] - window[0] + 1} of window={list(window)}")
+    return window[0], window[1]
 
 
 def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:

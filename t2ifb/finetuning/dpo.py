@@ -19,7 +19,8 @@ from t2ifb.finetuning.policy import Policy
 class DPO:
     """Direct preference optimisation of diffusion models (arXiv 2311.12908, eq. 14).
 
-        L = -E log σ(-beta_dpo / 2 · [(e(x_w) - e_base(x_w)) - (e(x_l) - e_base(x_l))]),    e(x) = mean_D (ε - ε_θ(a x + s ε))²
+        L = -E log σ(-beta_dpo / 2 · [(e(x_w) - e_base(x_w)) - (e(x_l) - e_base(x_l))]),
+        e(x) = mean_D (ε - ε_θ(a x + s ε))²
 
     Both images of a pair have the same noise and the same step. With `group_size` the pairs are of the policy's own
     samples: K per prompt, ranked by the reward, each of the best `best` against each of the worst `best`; they are
@@ -78,9 +79,7 @@ class DPO:
             pairs = torch.cat([order[:, [win, -lose]] for win, lose in ends])
             pairs = pairs[groups.rewards[pairs[:, 0]] > groups.rewards[pairs[:, 1]]]  # equal rewards prefer neither
             prompts, latents = [groups.prompts[int(row)] for row in pairs[:, 0]], groups.latents[pairs]
-        count = torch.full((len(prompts),), len(policy.schedule))
-        key = torch.full((len(prompts),), batch.position)
-        return Experience(prompts, {"latents": latents, "steps": count, "position": key})
+        return Experience(prompts, {"latents": latents, "steps": torch.full((len(prompts),), len(policy.schedule))})
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """Random pairs, each with a random step and noise."""

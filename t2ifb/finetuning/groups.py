@@ -40,7 +40,7 @@ class Groups:
     @property
     def order(self) -> Tensor:
         """(P, K): indices of each prompt's samples from the highest to the lowest reward."""
-        ranked = self.rewards.unflatten(0, (-1, self.size)).argsort(1, descending=True, stable=True)
+        ranked = self.rewards.unflatten(0, (-1, self.size)).argsort(dim=1, descending=True, stable=True)
         return ranked + torch.arange(0, len(self.prompts), self.size, device=ranked.device)[:, None]
 
 
@@ -58,9 +58,7 @@ def draw_groups(policy: Policy, batch: PromptBatch, size: int) -> Groups:
     return Groups(samples.prompts, latents, policy.scores(latents, samples.prompts), size)
 
 
-def noised(
-    rows: Experience, count: int, updates: int, steps: int, empty: float, seed: int
-) -> Iterator[Experience]:
+def noised(rows: Experience, count: int, updates: int, steps: int, empty: float, seed: int) -> Iterator[Experience]:
     """Minibatches of random rows with noise to add: `noise` (B, C, H, W) and the schedule's `step` (B,).
 
     Args:
@@ -71,16 +69,17 @@ def noised(
         empty: Probability that a prompt is replaced by the empty one, which keeps guidance working.
         seed: Seed of everything that is drawn.
     """
-    shape = rows["latents"].shape[-3:]
-    order = np.concatenate(
-        [generator(Stream.POOL, seed, turn).permutation(len(rows)) for turn in range(-(-count * updates // len(rows)))]
-    )
+    latents = rows["latents"]
+    turns = range(-(-count * updates // len(rows)))
+    order = np.concatenate([generator(Stream.POOL, seed, turn).permutation(len(rows)) for turn in turns])
     for update in range(updates):
         chosen = rows.rows(order[update * count : (update + 1) * count].tolist())
         drawn = generator(Stream.POOL_STEPS, seed, update)
-        step = torch.from_numpy(drawn.integers(steps, size=len(chosen)))
-        prompts = ["" if value < empty else prompt for value, prompt in zip(drawn.random(len(chosen)), chosen.prompts, strict=True)]
-        noise = gaussian([(seed, update, row) for row in range(len(chosen))], POOL_DRAW, shape).to(rows["latents"].device)
+        step = torch.from_numpy(drawn.integers(steps, size=count))
+        dropped = drawn.random(count) < empty
+        prompts = ["" if drop else prompt for drop, prompt in zip(dropped, chosen.prompts, strict=True)]
+        keys = [(seed, update, row) for row in range(count)]
+        noise = gaussian(keys, POOL_DRAW, latents.shape[-3:]).to(latents.device)
         yield replace(chosen, prompts=prompts, tensors={**chosen.tensors, "noise": noise, "step": step})
 
 

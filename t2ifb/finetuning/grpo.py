@@ -19,12 +19,13 @@ from t2ifb.utils.random_streams import Stream, generator
 class GRPO:
     """Group-relative policy optimisation, with DDPO (arXiv 2305.13301) and Flow-GRPO (arXiv 2505.05470) as cases.
 
-        L = E [-alpha min(A ρ, A clip(ρ, 1 - c, 1 + c)) + beta KL(p || p_base)],    ρ = (p(x' | x, z) / p_old(x' | x, z))^(1/D)
+        L = E [-alpha min(A ρ, A clip(ρ, 1 - c, 1 + c)) + beta KL(p || p_base)],
+        ρ = (p(x' | x, z) / p_old(x' | x, z))^(1/D)
 
     For each prompt K samples are drawn and rewarded; a sample's advantage A compares it with the others of its prompt.
-    The loss looks at the steps x → x' of the samples' own trajectories within a window. Any scorer can be the reward:
-    it needs no gradient. Densities are sums over the D dimensions, so the ratio's exponent is 1/D, as in published code,
-    which takes means.
+    The loss looks at the steps x → x' of the samples' own trajectories within a window. Any scorer can be the reward,
+    because it needs no gradient. Log-densities are sums over the D dimensions; the exponent 1/D makes the ratio that of
+    published code, which takes means.
 
     Attributes:
         group_size: K.
@@ -95,7 +96,7 @@ class GRPO:
         for number, part in enumerate(samples.parts(size)):
             rollout, denoise = policy.start(part)
             for index in steps:
-                with policy.model.untrained():
+                with policy.untrained():
                     noisy = rollout.to(index, denoise)
                 output = denoise(noisy, index)
                 rollout.take(output)
@@ -104,7 +105,7 @@ class GRPO:
                 row["sample"] = torch.arange(number * size, (number + 1) * size)
                 found.append({"noisy": noisy, "next": rollout.latents, "log_prob": log_prob, **row})
                 prompts += part.prompts
-            with policy.model.untrained():
+            with policy.untrained():
                 images.append(rollout.to(len(policy.schedule), denoise))
         reward = policy.scores(torch.cat(images), samples.prompts)
         of_samples = {
@@ -114,9 +115,7 @@ class GRPO:
         }
         rows = {name: torch.cat([each[name] for each in found]) for name in found[0]}
         of_row = rows.pop("sample").to(reward.device)
-        return Experience(
-            prompts, rows | {name: each[of_row] for name, each in of_samples.items()}, part_size=size
-        )
+        return Experience(prompts, rows | {name: each[of_row] for name, each in of_samples.items()}, part_size=size)
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """Some parts of the samples each, in random order, with all their trained steps."""

@@ -1,6 +1,6 @@
 """Stage 2: the loop that every fine-tuning algorithm shares."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -20,6 +20,9 @@ from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.utils.random_streams import Stream
+
+EMA = "ema"
+"""Name of the moving average of the adapters."""
 
 
 class FineTuningModule(LightningModule):
@@ -43,6 +46,7 @@ class FineTuningModule(LightningModule):
         evaluator: Evaluator | None = None,
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
+        ema: float | None = None,
     ) -> None:
         """Store the settings.
 
@@ -54,6 +58,7 @@ class FineTuningModule(LightningModule):
             micro_batch_size: Rows of an experience in memory together in a backward pass; by default the number of
                 prompts in a batch. It does not change an update.
             gradient_clip_norm: Maximum norm of an update's gradient; None for no limit.
+            ema: Decay of a moving average of the adapters, which is evaluated and exported instead of them.
 
         Raises:
             ValueError: The algorithm does not fit the schedule, or a number is out of range.
@@ -61,15 +66,19 @@ class FineTuningModule(LightningModule):
         super().__init__()
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(f"micro_batch_size={micro_batch_size} must be at least 1")
+        if ema is not None and not 0 <= ema < 1:
+            raise ValueError(f"ema={ema} must be from 0 to below 1")
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold the adapters alone; `on_load_checkpoint` is strict about them
         algorithm.check(len(policy.schedule))
         self.policy, self.algorithm, self.evaluator = policy, algorithm, evaluator
+        policy.rows_in_memory = micro_batch_size
         self.micro_batch_size, self.gradient_clip_norm = micro_batch_size, gradient_clip_norm
-        self.make_optimizer = optimizer
+        self.make_optimizer, self.ema = optimizer, ema
         self.terms: dict[str, Tensor] = {}
         self.experience: Experience | None = None
         self._inside = False
+        self._minibatches: Iterator[Experience] | None = None
         self._means: dict[str, MeanMetric] = {}
 
     def setup(self, stage: str) -> None:
@@ -82,7 +91,7 @@ class FineTuningModule(LightningModule):
         optimizer: Any = self.optimizers()
         with fast_attention(self.device), self._apart():
             if batch.update == 0:
-                self.experience = self._collect(batch)
+                self.experience, self._minibatches = self._collect(batch), None
             optimizer.zero_grad()
             for part in self._parts(batch):
                 loss = self.algorithm.loss(self.policy, part)
@@ -92,6 +101,8 @@ class FineTuningModule(LightningModule):
                 self.note(**self.terms)
         self._sum_gradients()
         optimizer.step()
+        if self.ema is not None:
+            self.policy.average(EMA, self.ema)
         self._inside = batch.update + 1 < self.algorithm.updates_per_experience
         self._log()
 
@@ -104,8 +115,11 @@ class FineTuningModule(LightningModule):
         assert self.experience is not None or not batch.prompts, "an update has no experience"
         minibatch = None
         if self.experience is not None:
-            seed = np.random.SeedSequence([Stream.MINIBATCHES, self.policy.seed, batch.position]).generate_state(1)
-            minibatch = next(islice(self.algorithm.minibatches(self.experience, int(seed[0])), batch.update, None))
+            if self._minibatches is None:
+                key = Stream.MINIBATCHES, self.policy.seed, batch.position, batch.numbers[0]
+                seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+                self._minibatches = islice(self.algorithm.minibatches(self.experience, seed), batch.update, None)
+            minibatch = next(self._minibatches)
         total = self._over_processes(0 if minibatch is None else len(minibatch))
         if not minibatch:
             # A GradScaler needs a backward pass.
@@ -177,7 +191,8 @@ class FineTuningModule(LightningModule):
     def validation_step(self, batch: list[int], index: int) -> None:
         """Sample some held-out images from the policy."""
         assert self.evaluator is not None
-        self.evaluator.sample(self.policy.model, batch)
+        with self._evaluated():
+            self.evaluator.sample(self.policy.model, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Score the samples and log the figures."""
@@ -195,7 +210,12 @@ class FineTuningModule(LightningModule):
         if self._inside:
             state = None if self.experience is None else self.experience.state()
             checkpoint["experience"] = self._of_all_processes(state)
-        checkpoint["state_dict"] = adapter_state(self.policy.model.denoiser)
+        denoiser = self.policy.model.denoiser
+        with self._evaluated():
+            checkpoint["state_dict"] = {name: weight.clone() for name, weight in adapter_state(denoiser).items()}
+        if self.policy.copies:
+            checkpoint["trained"] = adapter_state(denoiser)
+            checkpoint["copies"] = self.policy.copies
         checkpoint["means"] = {name: mean.metric_state for name, mean in self._means.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -204,8 +224,10 @@ class FineTuningModule(LightningModule):
         Raises:
             ValueError: The adapters belong to other layers or have another rank, or the number of processes differs.
         """
-        load_adapter_state(self.policy.model.denoiser, checkpoint["state_dict"])
+        load_adapter_state(self.policy.model.denoiser, checkpoint.get("trained", checkpoint["state_dict"]))
         checkpoint["state_dict"] = {}
+        copies = checkpoint.get("copies", {})
+        self.policy.copies = {name: [value.to(self.device) for value in values] for name, values in copies.items()}
         if (states := checkpoint.get("experience")) is not None:
             if len(states) != self.trainer.world_size:
                 raise ValueError(
@@ -217,6 +239,10 @@ class FineTuningModule(LightningModule):
         if self.global_rank == 0:
             for name, state in checkpoint.get("means", {}).items():
                 vars(self._mean(name)).update({key: value.to(self.device) for key, value in state.items()})
+
+    def _evaluated(self) -> AbstractContextManager[None]:
+        """The adapters that are evaluated and exported: their moving average, if there is one."""
+        return self.policy.adapters_of(EMA) if EMA in self.policy.copies else nullcontext()
 
     def _log(self) -> None:
         """Log the means since the last log, every `log_every_n_steps` updates."""

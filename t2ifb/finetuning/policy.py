@@ -26,7 +26,12 @@ class Policy(nn.Module):
         schedule: Steps of training rollouts.
         seed: Seed of adapters, noise and all draws of an algorithm.
         adapters: The trained weights.
+        rows_in_memory: Rows of an experience that a backward pass has in memory; None for as many as a batch has.
+        samples_per_batch: Samples that are drawn or scored together without gradient.
     """
+
+    rows_in_memory: int | None = None
+    samples_per_batch: int = 32
 
     def __init__(self, model: TextToImageModel, lora: LoRA, reward: nn.Module, sampler: Sampler, seed: int = 0) -> None:
         """Add adapters to the model's denoiser and freeze all other weights.
@@ -42,6 +47,7 @@ class Policy(nn.Module):
         self.adapters = lora.add(model, seed)
         self.model, self.reward = model, reward.requires_grad_(False).eval()
         self.sampler, self.schedule, self.seed = sampler, sampler.schedule_of(model), seed
+        self.copies: dict[str, list[Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +90,29 @@ class Policy(nn.Module):
         with torch.no_grad(), without_adapters(self.model.denoiser):
             yield
 
+    @torch.no_grad()
+    def average(self, name: str, decay: float) -> None:
+        """Move the adapters `name` to decay * themselves + (1 - decay) * the trained ones; new ones are a copy."""
+        if name not in self.copies:
+            self.copies[name] = [weight.detach().clone() for weight in self.adapters]
+        for copy, weight in zip(self.copies[name], self.adapters, strict=True):
+            copy.lerp_(weight, 1 - decay)
+
+    @contextmanager
+    def adapters_of(self, name: str) -> Iterator[None]:
+        """The denoiser with the adapters `name` instead of the trained ones."""
+        trained = [weight.data for weight in self.adapters]
+        self._set_adapters(self.copies[name])
+        try:
+            yield
+        finally:
+            self._set_adapters(trained)
+
+    def _set_adapters(self, values: Sequence[Tensor]) -> None:
+        for weight, value in zip(self.adapters, values, strict=True):
+            weight.data = value
+        torch.clear_autocast_cache()  # which has the weights in half precision
+
     @contextmanager
     def untrained(self) -> Iterator[None]:
         """Faster calls for steps without gradient and without probability ratio (see `t2ifb.diffusion.lora`)."""
@@ -107,6 +136,20 @@ class Policy(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             ours, theirs = (self.schedule.kl_step(each.float(), noisy, index) for each in (output, reference))
             return gaussian_kl(ours.mean, theirs.mean, ours.variance)
+
+    @torch.no_grad()
+    def draw(self, batch: PromptBatch) -> Tensor:
+        """Finished samples (B, C, H, W) of a batch, without gradient."""
+        rollout, denoise = self.start(batch)
+        with self.untrained():
+            return rollout.to(len(self.schedule), denoise)
+
+    @torch.no_grad()
+    def scores(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Rewards (B,) as of `score`, without gradient and in parts that fit memory."""
+        size = self.samples_per_batch
+        starts = range(0, len(prompts), size)
+        return torch.cat([self.score(latents[n : n + size], prompts[n : n + size]) for n in starts])
 
     def score(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rewards (B,) of the images that latents (B, C, H, W) decode to; gradients reach the latents."""

@@ -110,6 +110,7 @@ class FineTuner:
         batch_size: int = 1,
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = None,
+        ema: float | None = None,
         epochs: float = 10,
         validate_every: int = 100,
         validation_prompts: int = 64,
@@ -157,6 +158,7 @@ class FineTuner:
             batch_size: Prompts per update, over all processes.
             micro_batch_size: Rows of an experience in memory together, see `FineTuningModule`.
             gradient_clip_norm: Maximum norm of an update's gradient.
+            ema: Decay of a moving average of the adapters, which is evaluated and exported instead of them.
             epochs: Number of passes over the training prompts; may be fractional.
             validate_every: Updates between two validations.
             validation_prompts: Number of held-out prompts per validation.
@@ -213,7 +215,7 @@ class FineTuner:
         self.judge_weights = dict.fromkeys(self.judges, 1.0) if judge_weights is None else dict(judge_weights)
         check_weights(self.judge_weights, self.judges)
         self.rankings = None if rankings is None else open_dataset(rankings)
-        self.micro_batch_size, self.gradient_clip_norm = micro_batch_size, gradient_clip_norm
+        self.micro_batch_size, self.gradient_clip_norm, self.ema = micro_batch_size, gradient_clip_norm, ema
         self.batch_size, self.epochs, self.validate_every = batch_size, epochs, validate_every
         self.validation_prompts, self.images_per_prompt = validation_prompts, images_per_prompt
         self.samples_per_batch = samples_per_batch
@@ -291,8 +293,9 @@ class FineTuner:
             print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         policy = Policy(model, self.lora, self.reward, self.rollout, seed)
-        limits = self.micro_batch_size, self.gradient_clip_norm
-        module = FineTuningModule(policy, self.algorithm, self.optimizer, evaluator, *limits)
+        policy.samples_per_batch = self.samples_per_batch
+        options = self.micro_batch_size, self.gradient_clip_norm, self.ema
+        module = FineTuningModule(policy, self.algorithm, self.optimizer, evaluator, *options)
         metrics, guard, watch = (
             MetricsCSV(run),
             NanGuard(self.max_skipped_updates),

@@ -31,6 +31,12 @@ class Stream(IntEnum):
     """Noise levels of reward-weighted likelihood."""
     IMAGE_CACHE = 0x0DF6
     """Part of the noise keys of images that compare models."""
+    GRPO_STEPS = 0x0DF8
+    """Steps that GRPO trains."""
+    POOL = 0x0DF9
+    """Order of the samples of a pool."""
+    POOL_STEPS = 0x0DFA
+    """Steps and empty prompts of a pool's minibatches."""
     MINIBATCHES = 0x0DF7
     """Seeds of an experience's minibatches."""
 

@@ -31,8 +31,12 @@ from t2ifb.diffusion.path import add_noise, clean_and_noise, cps_variance
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import flow
 from t2ifb.finetuning.algorithm import Experience, Loss, mean_loss
+from t2ifb.finetuning.best_of_n import BestOfN
+from t2ifb.finetuning.dpo import DPO as OnlineDPO
 from t2ifb.finetuning.draft import DRaFT
+from t2ifb.finetuning.grpo import GRPO
 from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.nft import NFT
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
@@ -193,6 +197,10 @@ ALGORITHMS: dict[str, Any] = {
     "refl": ReFL([1, 2], 2, alpha=1.0, beta=1e-3),
     "draft": DRaFT(2, alpha=1.0, beta=1e-3),
     "reward_weighted": RewardWeighted(alpha=1.0, beta=1e-3),
+    "grpo": GRPO(group_size=4, window=[0, 2], updates=2),
+    "own pairs": OnlineDPO(group_size=4, best=2, updates=2, pairs_per_update=3, beta_dpo=100.0),
+    "best of n": BestOfN(group_size=3, updates=2, samples_per_update=2, beta=1e-3),
+    "nft": NFT(group_size=4, updates=2, old_decay_rise=0.5, beta=1e-3),
     "clipped": ClippedPolicyGradient(),
     "dpo": DPO(),
 }
