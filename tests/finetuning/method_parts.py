@@ -29,7 +29,8 @@ def make_module(
 ) -> FineTuningModule:
     """A module outside of a trainer; `away` moves the policy from the base model."""
     policy = Policy(shapes_model(), LoRA(), Redness(), Sampler(4, guidance_scale), seed=1)
-    algorithm = replace(algorithm, alpha=alpha, beta=beta)
+    if hasattr(algorithm, "alpha"):
+        algorithm = replace(algorithm, alpha=alpha, beta=beta)
     module = FineTuningModule(
         policy, algorithm, partial(torch.optim.SGD, lr=1.0), None, micro_batch_size, gradient_clip_norm=None
     )

@@ -1,0 +1,115 @@
+"""Diffusion-DPO against its formula written out, on own samples and on given pairs."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from t2ifb.data.datamodules import PromptBatch
+from t2ifb.finetuning.dpo import DPO
+from t2ifb.finetuning.module import FineTuningModule
+from tests.diffusion.parts import PROMPTS
+from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_module
+
+OWN = DPO(group_size=4, best=2, updates=2, pairs_per_update=3, beta_dpo=300.0, empty_prompts=0.0)
+
+
+def by_the_book(module: FineTuningModule, pairs: Any) -> Tensor:
+    """arXiv 2311.12908, equation 14, one pair at a time, with the network's output as ε."""
+    policy, algorithm, loss = module.policy, module.algorithm, torch.zeros(())
+    assert isinstance(algorithm, DPO)
+    for row, prompt in enumerate(pairs.prompts):
+        step, noise = int(pairs["step"][row]), pairs["noise"][row : row + 1]
+        a, s = float(policy.schedule.a[step]), float(policy.schedule.s[step])
+        states, inner = policy.model.encode([prompt]), []
+        for x in pairs["latents"][row]:
+            noisy, time = a * x + s * noise, policy.schedule.timesteps[step : step + 1]
+            error = (noise - policy.model.predict(noisy, time, states)).pow(2).mean()
+            with policy.reference():
+                base = (noise - policy.model.predict(noisy, time, states)).pow(2).mean()
+            inner.append(error - base)
+        chosen = torch.sigmoid(-algorithm.beta_dpo / 2 * (inner[0] - inner[1]))
+        loss = loss - chosen.log() / len(pairs.prompts)
+    return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
+
+
+def test_an_update_follows_equation_14() -> None:
+    module = make_module(OWN)
+    module.training_step(BATCH, 0)
+    assert module.experience is not None
+    again = make_module(OWN)
+    again.experience = module.experience
+    again._parts(BATCH)
+    seeded = next(iter(again.algorithm.minibatches(module.experience, seed_of(again))))
+    assert_alike(gradient(module), by_the_book(module, seeded))
+
+
+def seed_of(module: FineTuningModule) -> int:
+    """The seed that the loop gives to the minibatches of `BATCH`."""
+    seeds: list[int] = []
+    original = type(module.algorithm).minibatches
+
+    def noting(self: Any, experience: Any, seed: int) -> Any:
+        seeds.append(seed)
+        return original(self, experience, seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(module.algorithm), "minibatches", noting)
+        module._minibatches = None
+        module._parts(BATCH)
+    return seeds[0]
+
+
+def test_before_the_first_update_the_loss_is_log_two() -> None:
+    module = make_module(OWN, away=False)
+    noted: dict[str, Tensor] = {}
+    module.note = lambda **figures: noted.update(figures)  # type: ignore[method-assign]
+    module.training_step(BATCH, 0)
+    assert noted["loss"].tolist() == pytest.approx([math.log(2)] * len(noted["loss"]))
+
+
+def test_pairs_are_of_the_best_and_the_worst_samples_of_a_prompt() -> None:
+    module = make_module(OWN)
+    pairs = module.algorithm.collect(module.policy, BATCH)
+    assert len(pairs) == 2 * 2 * 2 and pairs["latents"].shape[1] == 2
+    for prompt, (better, worse) in zip(pairs.prompts, pairs["latents"], strict=True):
+        rewards = module.policy.score(torch.stack([better, worse]), [prompt] * 2)
+        assert rewards[0] > rewards[1]
+
+
+def test_equal_rewards_prefer_neither() -> None:
+    module = make_module(OWN)
+    module.policy.reward = Same()
+    assert len(module.algorithm.collect(module.policy, BATCH)) == 0
+
+
+class Same(torch.nn.Module):
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return torch.zeros(len(prompts))
+
+
+def test_pairs_of_a_data_set_are_encoded_as_they_are_given() -> None:
+    light, dark = torch.full((3, 64, 64), 0.9), torch.full((3, 64, 64), 0.1)
+    batch = PromptBatch(0, PROMPTS, [0, 1], 2, pairs=[(light, dark), (dark, light)])
+    module = make_module(DPO(group_size=None))
+    pairs = module.algorithm.collect(module.policy, batch)
+    assert module.algorithm.data == "preference_pairs" and module.algorithm.updates_per_experience == 1
+    torch.testing.assert_close(pairs["latents"][0], pairs["latents"][1].flip(0))
+    images = module.policy.model.decode(pairs["latents"][0])
+    assert images[0].mean() > 0.7 and images[1].mean() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (partial(DPO, best=5), "best=5 must be from 1 to half of group_size=8"),
+        (partial(DPO, beta_dpo=0.0), "beta_dpo=0.0 must be above 0"),
+        (partial(DPO, updates=0), "updates=0 and pairs_per_update=32 must be at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(method: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method()
