@@ -1,4 +1,4 @@
-"""The loop of every algorithm: parts of a batch are the whole, figures are means, settings are checked."""
+"""The loop of every algorithm: figures are means, gradients are limited, settings are checked."""
 
 from typing import Any
 
@@ -12,28 +12,27 @@ from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_mo
 METHOD = ReFL([1, 2], 2)
 
 
-def test_several_parts_give_the_gradient_of_one() -> None:
-    gradients = []
-    for size in (None, 1):
-        module = make_module(METHOD, micro_batch_size=size)
-        module.training_step(BATCH, 0)
-        gradients.append(gradient(module))
-    assert float(gradients[0].norm()) > 0
-    assert_alike(gradients[1], gradients[0])
-
-
-def test_an_update_starts_from_no_gradient() -> None:
+@pytest.fixture(scope="module")
+def updated() -> FineTuningModule:
+    """A module after one update."""
     module = make_module(METHOD)
     module.training_step(BATCH, 0)
-    first = gradient(module).clone()
-    module.training_step(BATCH, 0)
-    assert_alike(gradient(module), first)
+    return module
 
 
-def test_figures_are_means_over_all_samples_since_the_last_time() -> None:
-    module = make_module(METHOD)
-    logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign, assignment]
+def test_an_update_starts_from_no_gradient(updated: FineTuningModule) -> None:
+    updated.training_step(BATCH, 0)
+    first = gradient(updated).clone()
+    assert float(first.norm()) > 0
+    updated.training_step(BATCH, 0)
+    assert_alike(gradient(updated), first)
+
+
+def test_figures_are_means_over_all_samples_since_the_last_time(
+    updated: FineTuningModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, logged = updated, dict[str, float]()
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
     module.note(reward=torch.tensor([1.0, 2.0]), kl=torch.tensor([4.0]))
     module.note(reward=torch.tensor([6.0]))
     module._log()
@@ -44,9 +43,10 @@ def test_figures_are_means_over_all_samples_since_the_last_time() -> None:
 
 
 @pytest.mark.parametrize("norm", [0.1, 1e9, None])
-def test_the_gradient_is_limited_and_no_longer_than_that(norm: float | None) -> None:
-    module: Any = make_module(METHOD)
-    module.training_step(BATCH, 0)
+def test_the_gradient_is_limited_and_no_longer_than_that(updated: FineTuningModule, norm: float | None) -> None:
+    module: Any = updated
+    for weight in module.policy.adapters:
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     before = gradient(module).clone()
     module.gradient_clip_norm = norm
     module._trainer.precision_plugin = object()
@@ -63,8 +63,8 @@ def test_a_batch_without_a_share_gives_a_gradient_of_zero() -> None:
     assert module.experience is None
 
 
-def test_settings_that_do_not_fit_are_refused() -> None:
-    policy = make_module(METHOD).policy
+def test_settings_that_do_not_fit_are_refused(updated: FineTuningModule) -> None:
+    policy = updated.policy
     optimizer = torch.optim.SGD
     with pytest.raises(ValueError, match="micro_batch_size=0 must be at least 1"):
         FineTuningModule(policy, METHOD, optimizer, micro_batch_size=0)
@@ -72,8 +72,8 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         FineTuningModule(policy, ReFL([0, 9]), optimizer)
 
 
-def test_the_optimiser_has_the_adapters_alone() -> None:
-    module = make_module(METHOD)
+def test_the_optimiser_has_the_adapters_alone(updated: FineTuningModule) -> None:
+    module = updated
     optimizer = module.configure_optimizers()
     assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [*map(id, module.policy.adapters)]
 
