@@ -11,6 +11,7 @@ from rich.progress import track
 
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
 from t2ifb.diffusion.sampling import generate
+from t2ifb.diffusion.source import read_pipeline
 from t2ifb.evaluation.lazy import Identities, Unbuilt, build
 from t2ifb.evaluation.run_names import short_names
 from t2ifb.utils.devices import device_of
@@ -101,7 +102,9 @@ class Generations:
         return files
 
     def _key(self, adapters: Path | None) -> str:
-        code = [self._identities(part) for part in (self.diffusion, self.sampling, load_lora, Generations)]
+        code = [
+            self._identities(part) for part in (self.diffusion, self.sampling, load_lora, read_pipeline, Generations)
+        ]
         weights = "base" if adapters is None else sha256_file(adapters / LORA_WEIGHTS)
         parts = [*code, *library_versions().values(), str(self.seed), weights]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

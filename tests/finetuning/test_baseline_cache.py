@@ -34,8 +34,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Evaluator]:
         found.append(evaluator)
         return ask(evaluator, *arguments, **options)
 
-    ask = baseline_cache.ask
-    monkeypatch.setattr(baseline_cache, "ask", counted)
+    ask = baseline_cache.evaluate
+    monkeypatch.setattr(baseline_cache, "evaluate", counted)
     return found
 
 
