@@ -135,7 +135,7 @@ def without_adapters(denoiser: nn.Module) -> Iterator[None]:
     `requires_grad`.
     """
     layers = adapted_layers(denoiser)
-    unmerged = [(layer.get_base_layer().weight, layer._unmerged) for layer in layers if hasattr(layer, "_unmerged")]
+    unmerged = [(layer.get_base_layer().weight, layer._unmerged) for layer in layers if "_unmerged" in vars(layer)]
     merged_weights = [weight.data for weight, _ in unmerged]
     for weight, original in unmerged:
         weight.data = original
@@ -166,7 +166,7 @@ def merged(denoiser: nn.Module) -> Iterator[None]:
     finally:
         for layer, weight, value in zip(active, weights, before, strict=True):
             weight.data = value
-            layer.__dict__.pop("_unmerged", None)
+            vars(layer).pop("_unmerged", None)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
 from t2ifb.diffusion.sampling import generate
+from t2ifb.diffusion.source import read_pipeline
 from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.run_names import short_names
 from t2ifb.utils.devices import device_of
@@ -100,7 +101,8 @@ class Generations:
 
     def _key(self, adapters: Path | None) -> str:
         weights = "base" if adapters is None else adapters / LORA_WEIGHTS
-        parts = self.diffusion, self.sampling, load_lora, Generations, library_versions(), self.seed, weights
+        code = load_lora, read_pipeline, Generations
+        parts = self.diffusion, self.sampling, *code, library_versions(), self.seed, weights
         return fingerprint(*parts, hash_file=self._hashes)[:16]
 
 
