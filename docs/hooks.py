@@ -10,8 +10,6 @@ from mkdocs.structure.pages import Page
 CHECKOUT = Path(__file__).resolve().parents[1]
 STUDIES = sorted(path.parent.name for path in CHECKOUT.glob("experiments/*/README.md"))
 CONF = CHECKOUT / "conf"
-HIDDEN = {"hydra/help"}
-"""Folders of `conf/` that are no choice of a user."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -50,8 +48,7 @@ def _groups() -> str:
     folders = sorted({file.parent for file in CONF.rglob("*.yaml")} - {CONF})
     sections = [("Commands", sorted(CONF.glob("*.yaml")))]
     for folder in folders:
-        if (name := folder.relative_to(CONF).as_posix()) not in HIDDEN:
-            sections.append((f"`{name}`", sorted(folder.glob("*.yaml"))))
+        sections.append((f"`{folder.relative_to(CONF).as_posix()}`", sorted(folder.glob("*.yaml"))))
     return "\n\n".join(_section(title, files) for title, files in sections)
 
 

@@ -1,5 +1,6 @@
 """Held-out scores of tuned models, read from run folders and compared with the base model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,13 +57,13 @@ class Course:
         sheets = list(map(ScoreSheet.read, files))
         steps = [int(file.stem.removeprefix("step_")) for file in files]
         rows = read_metrics(run.path / "metrics.csv")
-        noted = {int(row["step"]): row.get("val/diversity") for row in rows}
-        diversity = [float(noted.get(step) or "nan") for step in steps]
+        noted = {row["step"]: row.get("val/diversity", math.nan) for row in rows}
+        diversity = [noted.get(step, math.nan) for step in steps]
         base = sheets[0].columns
         rises = [
             {name: normalized_gain(base[name], column) for name, column in sheet.columns.items()} for sheet in sheets
         ]
-        scores, seconds = [sheet.by_prompt for sheet in sheets], float(rows[-1]["wall_seconds"])
+        scores, seconds = [sheet.by_prompt for sheet in sheets], rows[-1]["wall_seconds"]
         weights = run.summary.get("judge_weights", {}) if run.finished else {}
         return cls(steps, scores, rises, diversity, pace(run), seconds, weights)
 
@@ -144,11 +145,11 @@ def _scorers(scores: Sequence[Scores]) -> list[str]:
 
 def pace(run: Run) -> float:
     """Seconds per update: median over intervals between two rows of training metrics without a validation."""
-    rows = [row for row in read_metrics(run.path / "metrics.csv") if row.get("train/reward") or row.get("val/reward")]
+    rows = [row for row in read_metrics(run.path / "metrics.csv") if {"train/reward", "val/reward"} & row.keys()]
     stretches = [
-        (float(after["wall_seconds"]) - float(before["wall_seconds"])) / (int(after["step"]) - int(before["step"]))
+        (after["wall_seconds"] - before["wall_seconds"]) / (after["step"] - before["step"])
         for before, after in zip(rows, rows[1:], strict=False)
-        if before.get("train/reward") and after.get("train/reward") and not before["val/reward"]
+        if "train/reward" in before and "train/reward" in after and "val/reward" not in before
     ]
     return float(np.median(stretches)) if stretches else float("nan")
 

@@ -1,8 +1,29 @@
-"""Improve text-to-image diffusion models with learned feedback, and tell the truth about the result."""
+"""Improve text-to-image diffusion models with learned feedback, and tell the truth about the result.
+
+The public classes and functions can be imported from here, and are loaded on first use: `from t2ifb import FineTuner`.
+"""
 
 import os
 import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # read at run time too; scorers and algorithms that are not here are found by their methods
+    from t2ifb.data.rankings import RankedPrompt as RankedPrompt
+    from t2ifb.data.rankings import load_rankings as load_rankings
+    from t2ifb.diffusion.path import gaussian_kl as gaussian_kl
+    from t2ifb.finetuning.draft import DRaFT as DRaFT
+    from t2ifb.finetuning.module import FineTuningModule as FineTuningModule
+    from t2ifb.finetuning.module import ReFLModule as ReFLModule
+    from t2ifb.finetuning.refl import ReFL as ReFL
+    from t2ifb.finetuning.reward_weighted import RewardWeighted as RewardWeighted
+    from t2ifb.finetuning.run import FineTuner as FineTuner
+    from t2ifb.reward_learning.module import RewardModule as RewardModule
+    from t2ifb.reward_learning.run import RewardTrainer as RewardTrainer
+    from t2ifb.scorers import *  # noqa: F403
+    from t2ifb.training.losses import bradley_terry_loss as bradley_terry_loss
 
 __version__ = "0.1.0"
 
@@ -30,3 +51,26 @@ def _wait_passively() -> None:
 
 
 _wait_passively()
+
+
+def _public() -> dict[str, str]:
+    """Full module names of the public classes and functions, by name."""
+    from t2ifb.scorers import scorer_classes
+    from t2ifb.utils.discovery import classes_with, typed_imports
+
+    package = Path(__file__).parent
+    needed = {"collect": ("policy", "batch"), "loss": ("policy", "part")}
+    algorithms = classes_with(f"{__name__}.finetuning", package / "finetuning", needed)
+    return algorithms | scorer_classes() | typed_imports(Path(__file__))
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:  # lazy, because the modules import torch
+        if not name.startswith("_") and (module := _public().get(name)):
+            return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_public()})

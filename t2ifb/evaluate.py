@@ -53,6 +53,8 @@ def _scorers(parts: Components) -> dict[str, dict[str, Any]]:
     found, notes = find_latest(wished, "scorers", parts.value("domain"), parts.arguments)
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
+    if not found:
+        raise ConfigError(["scorers: expected at least one; add it by +scorer@scorers.<name>=<option>"])
     return found
 
 

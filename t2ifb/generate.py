@@ -63,7 +63,7 @@ def _draw(parts: Components, prompts: list[str]) -> "dict[str, Tensor]":
     import torch
     from rich.progress import track
 
-    from t2ifb.diffusion.lora import load_lora
+    from t2ifb.diffusion.lora import load_lora, without_adapters
     from t2ifb.diffusion.sampling import generate as draw
     from t2ifb.utils.devices import device_of
 
@@ -71,7 +71,7 @@ def _draw(parts: Components, prompts: list[str]) -> "dict[str, Tensor]":
     if cut := model.too_long(list(dict.fromkeys(prompts))):
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):
-        load_lora(model.denoiser, parts.value("lora"))
+        load_lora(model, parts.value("lora"))
     sampler, size = parts.build("sampling"), parts.value("batch_size")
     keys = [(parts.value("seed"), number) for number in range(len(prompts))]
 
@@ -79,7 +79,7 @@ def _draw(parts: Components, prompts: list[str]) -> "dict[str, Tensor]":
         batches = draw(model, sampler, prompts, keys, size)
         return torch.cat(list(track(batches, f"drawing with the {name} model", total=-(-len(prompts) // size))))
 
-    with model.base():
+    with without_adapters(model.denoiser):
         drawn = {"base": images("base")}
     return drawn | ({"tuned": images("tuned")} if parts.value("lora") else {})
 

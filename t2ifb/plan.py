@@ -14,7 +14,7 @@ from t2ifb.config.signatures import RESERVED
 if TYPE_CHECKING:
     from torch import nn
 
-    from t2ifb.finetuning.run import FineTuning
+    from t2ifb.finetuning.run import FineTuner
     from t2ifb.profiling.cost import RunSpec
     from t2ifb.profiling.meta_mode import Attention
     from t2ifb.profiling.report import Memory
@@ -36,7 +36,7 @@ def plan(parts: Components) -> None:
     Raises:
         ConfigError: A part refuses a value, or nothing is planned for the algorithm.
     """
-    if not str(parts.value("algorithm").get("method", {}).get("_target_")).endswith(".ReFL"):
+    if not str(parts.value("algorithm").get("algorithm", {}).get("_target_")).endswith(".ReFL"):
         raise ConfigError(["algorithm: only fine-tuning by ReFL is planned; give +experiment=refl"])
     try:
         _measure(parts)
@@ -47,12 +47,11 @@ def plan(parts: Components) -> None:
 
 
 def _measure(parts: Components) -> None:
-    from t2ifb.profiling.cost import UNET
+    from t2ifb.diffusion.model import DENOISER
     from t2ifb.profiling.flops import FlopEstimate, Length
-    from t2ifb.profiling.geometry import geometry_of
     from t2ifb.profiling.report import show
     from t2ifb.profiling.savings import MemoryEstimate, savings
-    from t2ifb.profiling.update_cost import kept_by_unet
+    from t2ifb.profiling.update_cost import kept_by_denoiser
     from t2ifb.utils.devices import gpu_error
 
     on_cpu = parts.value("trainer").get("accelerator") == "cpu"
@@ -72,17 +71,17 @@ def _measure(parts: Components) -> None:
     for how, checkpointing, attention in KEPT:
         source = replace(tuning.diffusion, gradient_checkpointing=checkpointing)
         other = replace(tuning, diffusion=source, attention=attention or tuning.attention)
-        kept[how] = (run.update.parts[UNET].saved or 0) if other == tuning else kept_by_unet(other)
+        kept[how] = (run.update.parts[DENOISER].saved or 0) if other == tuning else kept_by_denoiser(other)
     counted = FlopEstimate.of(run, Length(prompts, most, training.epochs, training.validate_every))
     found = savings(run, memory.limit) if memory is not None else []
-    show(run, counted, kept, memory, found, [*geometry_of(tuning.diffusion).notes, *notes])
+    show(run, counted, kept, memory, found, [*tuning.diffusion.notes(), *notes])
 
 
-def _training(parts: Components) -> "tuple[FineTuning, list[str]]":
+def _training(parts: Components) -> "tuple[FineTuner, list[str]]":
     """The run as it is configured, its scorers without weights, and notes on those that are not counted."""
     import torch
 
-    from t2ifb.finetuning.run import FineTuning
+    from t2ifb.finetuning.run import FineTuner
     from t2ifb.profiling.meta_mode import MetaMode
     from t2ifb.scorers.meta import MetaCLIP, NoMetaModel, on_meta
     from t2ifb.scorers.reward_model import RewardModel
@@ -97,7 +96,7 @@ def _training(parts: Components) -> "tuple[FineTuning, list[str]]":
     given = {
         name: value
         for name, value in parts.value("algorithm").items()
-        if name not in (*RESERVED, "truth", "judge_weights")
+        if name not in (*RESERVED, "truth", "judge_weights", "rankings")
     }
     trained_on, named = given.pop("reward"), given.pop("judges", None) or {}
     judges: dict[str, nn.Module] = {}
@@ -114,10 +113,10 @@ def _training(parts: Components) -> "tuple[FineTuning, list[str]]":
             except NoMetaModel as error:
                 notes.append(f"judges.{name} is not counted: {error}")
     built = {name: parts.build(f"algorithm.{name}") if isinstance(v, dict) else v for name, v in given.items()}
-    return FineTuning(**built, reward=reward, judges=judges), notes
+    return FineTuner(**built, reward=reward, judges=judges, output_dir=parts.run_folder), notes
 
 
-def _tuning(parts: Components, training: "FineTuning", on_cpu: bool) -> "RunSpec":
+def _tuning(parts: Components, training: "FineTuner", on_cpu: bool) -> "RunSpec":
     """What is measured of a run.
 
     Raises:
@@ -136,12 +135,13 @@ def _tuning(parts: Components, training: "FineTuning", on_cpu: bool) -> "RunSpec
         raise ConfigError([f"attention={wish}: expected auto, fused or plain"])
     precision = "bf16" if on_cpu and mixed == "16-mixed" else PRECISIONS[mixed]  # as Lightning does
     with MetaMode():
-        embeds = training.diversity is not None and training.images_per_prompt > 1
-        encoder = MetaCLIP.of(training.diversity).load() if embeds else None
-    settings, method = training.settings, training.method
-    assert isinstance(method, ReFL)
+        encoder = None
+        if training.diversity is not None and training.images_per_prompt > 1:
+            encoder = MetaCLIP.of(training.diversity).load()
+    algorithm = training.algorithm
+    assert isinstance(algorithm, ReFL)
     return RunSpec(
-        diffusion=training.diffusion,
+        diffusion=training.model,
         lora=training.lora,
         optimizer=_unfused(training.optimizer),
         reward=training.reward.to("meta"),
@@ -150,8 +150,8 @@ def _tuning(parts: Components, training: "FineTuning", on_cpu: bool) -> "RunSpec
         judges=training.judges,
         encoder=encoder,
         batch_size=training.batch_size,
-        micro_batch_size=settings["micro_batch_size"],
-        method=method,
+        micro_batch_size=training.micro_batch_size,
+        method=algorithm,
         samples_per_batch=training.samples_per_batch,
         autocast=None if precision is None else dtype_of(precision),
         attention=("plain" if on_cpu else "fused") if wish == "auto" else wish,

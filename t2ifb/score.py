@@ -1,7 +1,5 @@
 """`python -m t2ifb.score`: score images for prompts with any scorer, to the screen, CSV or JSON."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,10 +30,9 @@ def score(parts: Components) -> None:
     if output is None:
         _show(rows, parts.value("scorer")["_target_"])
     else:
-        from t2ifb.utils.files import atomic_write
+        from t2ifb.utils.files import write_text
 
-        with atomic_write(output) as file:
-            file.write(_text(rows, output.suffix).encode())
+        write_text(output, _text(rows, output.suffix))
         print(f"{len(rows)} scores in {output}")
 
 
@@ -117,13 +114,12 @@ def _show(rows: list[tuple[str, str, float]], scorer: str) -> None:
 
 
 def _text(rows: list[tuple[str, str, float]], suffix: str) -> str:
+    from pandas import DataFrame
+
     fields = ("image", "prompt", "score")
     if suffix == ".json":
         return json.dumps([dict(zip(fields, row, strict=True)) for row in rows], indent=1, ensure_ascii=False) + "\n"
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerows([fields, *rows])
-    return text.getvalue()
+    return DataFrame(rows, columns=fields).to_csv(index=False, lineterminator="\r\n")
 
 
 main = command("score", score)

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ifb.config.command import command
-from t2ifb.config.instantiate import Components
-from t2ifb.config.judge_weights import resolve_judge_weights
+from t2ifb.config.instantiate import Components, lazy
 from t2ifb.config.processes import check_processes
 from t2ifb.config.reward_source import resolve_reward
 from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, resolve_job
@@ -23,26 +22,24 @@ def train(parts: Components) -> Any:
     check_processes(parts.value("trainer"))
     if in_sweep() and (known := known_figures(parts.run_folder)) is not None:
         return objectives(known, parts.value("objective"))
-    from t2ifb.training.run_folder import RunFolder
-
-    run = RunFolder(parts.run_folder)
-    resume = parts.value("resume") or (begun(run.path) if in_sweep() else None)
+    run, scorers = parts.run_folder, {}
     if "reward" in parts.value("algorithm"):
-        resolve_reward(parts, run.path / "reward.json")
-        from t2ifb.evaluation.selection import weights_on_rankings
-
-        resolve_judge_weights(parts, run.path / "judge_weights.json", weights_on_rankings)
-    algorithm = parts.build("algorithm")
-    if algorithm.splits:
-        ready_dataset(parts, algorithm.splits)
-    figures = algorithm.run(
-        run,
+        resolve_reward(parts, run)
+        judges = {name: lazy(node) for name, node in parts.value("judges").items() if node is not None}
+        scorers = {"reward": lazy(parts.value("reward")), "judges": judges}
+    algorithm = parts.build(
+        "algorithm",
+        output_dir=run,
         trainer=parts.build("trainer"),
         logger=parts.build("logger"),
         seed=parts.value("seed"),
-        resume=Path(resume) if resume else None,
+        resume=bool(parts.value("resume") or (begun(run) if in_sweep() else None)),
         config=parts.resolved(),
+        **scorers,
     )
+    if algorithm.splits:
+        ready_dataset(parts, algorithm.splits)
+    figures = algorithm.fit()
     if figures:  # the first of several processes
         print(f"tables, pictures and export: {parts.run_folder}")
     return objectives(figures, parts.value("objective"))

@@ -10,12 +10,13 @@ import torch
 
 from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.model import DECODER, DENOISER
+from t2ifb.diffusion.models.stable_diffusion import SD15_IDS, StableDiffusionSource
+from t2ifb.diffusion.pipeline_config import TAESD_ID
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import ReFLModule, fast_attention
 from t2ifb.finetuning.policy import Policy
-from t2ifb.profiling.cost import DECODER, UNET, RunSpec
-from t2ifb.profiling.geometry import SD15_IDS, TAESD_ID
+from t2ifb.profiling.cost import RunSpec
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.profiling.update_cost import update_cost
 from t2ifb.scorers import CLIPScore, ImageReward
@@ -30,7 +31,7 @@ UPDATES, BATCH, STEPS, WINDOW = 4, 8, 40, (30, 39)
 
 def make_module(gradients_per_rollout: int) -> ReFLModule:
     """The module of a run in `shapes`."""
-    model = DiffusionSource(str(PIPELINE), device="cpu").load()
+    model = StableDiffusionSource(str(PIPELINE), device="cpu").load()
     policy = Policy(model, LoRA(), ImageReward.from_pretrained(IMAGE_REWARD), Sampler(STEPS, 1.0))
     optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
     return ReFLModule(policy, optimizer, window=WINDOW, gradients_per_rollout=gradients_per_rollout)
@@ -46,19 +47,20 @@ def bare(module: ReFLModule, with_base: bool = True) -> float:
     """Seconds of the same model calls and nothing else; those of the KL divergence may be left out."""
     prompts = ScenePrompts("train", BATCH).prompts()
     policy, model = module.policy, module.policy.model
-    states, latents = model.encode_prompts(prompts), torch.randn(BATCH, *model.latent_shape)
+    conditioning, at_500 = model.encode(prompts), torch.full((BATCH,), 500)
+    latents = torch.randn(BATCH, *model.latent_shape)
     start = time.perf_counter()
     with fast_attention(module.device):
         for position in range(UPDATES):
             indices = module.algorithm.indices(STEPS, policy.seed, position)
-            with torch.no_grad(), model.untrained():
+            with torch.no_grad(), policy.untrained():
                 for _ in range(indices[-1]):
-                    model.predict(latents, 500, states)
+                    model.predict(latents, at_500, conditioning)
             for _ in indices:
                 if with_base:
-                    with torch.no_grad(), model.base():
-                        model.predict(latents, 500, states)
-                output = model.predict(latents, 500, states)
+                    with policy.reference():
+                        model.predict(latents, at_500, conditioning)
+                output = model.predict(latents, at_500, conditioning)
                 policy.reward(model.decode(output), prompts).sum().backward()
     return time.perf_counter() - start
 
@@ -90,13 +92,16 @@ def saved_rows() -> Iterator[tuple[str, str, list[float], str]]:
     """
     with MetaMode():
         reward = CLIPScore.on_meta(CLIPSource(f"local-dir:{CLIP}", device="cpu")).to("meta")
-    source = DiffusionSource(SD15_IDS[0], precision="fp16")
+    source = StableDiffusionSource(SD15_IDS[0], precision="fp16")
     sampler = Sampler(STEPS)
     usual = RunSpec(source, LoRA(), torch.optim.AdamW, reward, sampler, sampler, {}, autocast=torch.float16)
     kept = update_cost(usual).parts
     options: dict[str, tuple[str, RunSpec]] = {
-        "with plain attention": (UNET, replace(usual, attention="plain")),
-        "with gradient checkpointing": (UNET, replace(usual, diffusion=replace(source, gradient_checkpointing=True))),
+        "with plain attention": (DENOISER, replace(usual, attention="plain")),
+        "with gradient checkpointing": (
+            DENOISER,
+            replace(usual, diffusion=replace(source, gradient_checkpointing=True)),
+        ),
         "in bf16": (DECODER, replace(usual, diffusion=replace(source, decoder_precision="bf16"))),
         "as a tiny decoder": (DECODER, replace(usual, diffusion=replace(source, tiny_decoder=TAESD_ID))),
     }

@@ -33,13 +33,14 @@ from t2ifb.data.datamodules import PromptBatch
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA
+from t2ifb.diffusion.model import DENOISER
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler, generate
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import FineTuningModule, fast_attention
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.finetuning.run import FineTuning
-from t2ifb.profiling.cost import LOOK, UNET, RunSpec
+from t2ifb.finetuning.run import FineTuner
+from t2ifb.profiling.cost import LOOK, RunSpec
 from t2ifb.profiling.gpu_memory import CONTEXT, GB, WORKSPACE
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.profiling.savings import MemoryEstimate
@@ -48,8 +49,6 @@ from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.meta import MetaCLIP
 from t2ifb.shapes.weights import CLIP, PIPELINE
-from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import FIRST_SCALE
 from t2ifb.utils.devices import device_facts, true_float32
 from tests.diffusion.random_pipeline import write_random_pipeline
@@ -149,9 +148,9 @@ class World:
         """One gradient, at the last step but one: the same work in each update."""
         return ReFL(window=(self.steps - 2, self.steps - 2))
 
-    def source(self, precision: str = "fp16") -> DiffusionSource:
+    def source(self, precision: str = "fp16") -> StableDiffusionSource:
         """The diffusion model as in the `sd15` recipe."""
-        made = DiffusionSource(str(self.pipeline), gradient_checkpointing=True, device=str(self.device))
+        made = StableDiffusionSource(str(self.pipeline), gradient_checkpointing=True, device=str(self.device))
         return replace(made, precision=precision)  # type: ignore[arg-type]
 
     def reward(self) -> RewardModel:
@@ -251,7 +250,7 @@ def bare_calls(world: World, report: Report, batch: int) -> float:
                 with module.policy.reference():
                     found["guided step without autocast and adapters"] = world.seconds(lambda: denoise(latents, step))
                 found["guided step without autocast"] = world.seconds(lambda: denoise(latents, step))
-            with world.autocast(), module.policy.model.untrained():
+            with world.autocast(), module.policy.untrained():
                 found["guided step"] = world.seconds(lambda: denoise(latents, step))
         with world.autocast():
             with module.policy.reference():
@@ -335,8 +334,8 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
 
     on_device = {"accelerator": "gpu", "devices": 1, "precision": "16-mixed"} if world.cuda else {"accelerator": "cpu"}
     trainer = partial(make, **on_device)
-    tuning = FineTuning(
-        diffusion=world.source(),
+    tuning = FineTuner(
+        model=world.source(),
         lora=LoRA(),
         reward=world.reward(),
         optimizer=partial(torch.optim.AdamW, lr=1e-5, fused=True),
@@ -344,7 +343,7 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
         prompts=PromptSplits(PromptList(PROMPTS[:UPDATES]), PromptList(PROMPTS[60:62]), PromptList(PROMPTS[62:])),
         rollout=world.rollout,
         sampling=replace(world.rollout, unconditional="grad"),
-        method=world.method,
+        algorithm=world.method,
         alpha=ALPHA,
         beta=BETA,
         gradient_clip_norm=None,
@@ -354,11 +353,14 @@ def run(world: World, name: str, stop: int | None = None, resume: bool = False) 
         validation_prompts=2,
         images_per_prompt=2,
         samples_per_batch=4,
+        output_dir=world.folder / name,
+        cache_folder=False,
+        trainer=trainer,
+        resume=resume,
     )
-    folder = world.folder / name
     try:
         with _quiet():
-            tuning.run(RunFolder(folder), trainer, no_logger, 0, resume=folder if resume else None)
+            tuning.fit()
     except Stopped:
         pass
     _free()
@@ -391,7 +393,7 @@ def planned(world: World) -> MemoryEstimate:
 
 def memory(report: Report, clock: Clock, plan: MemoryEstimate) -> None:
     """Peaks by phase, and what the allocator reserved, against the plan; what is above it are kernels' workspaces."""
-    optimiser, total = plan.update.parts[UNET].optimiser, accumulate(size for _, size in plan.judging.phases[LOOK])
+    optimiser, total = plan.update.parts[DENOISER].optimiser, accumulate(size for _, size in plan.judging.phases[LOOK])
     peaks = {"update": plan.update.peak, "validation": plan.weights + optimiser + max(total)}
     for phase, peak in peaks.items():
         found = clock.allocated[phase]

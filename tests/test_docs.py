@@ -33,10 +33,11 @@ PLACES = {
     '"path/to/ImageRewardDB", subset="8k"': '"db"',
     '"path/to/ImageRewardDB"': '"db"',
     '"ViT-L-14-quickgelu", "openai"': f'"local-dir:{CLIP}"',
+    '"ViT-L-14-quickgelu/openai"': f'"{CLIP}"',
     '"stable-diffusion-v1-5/stable-diffusion-v1-5"': f'"{PIPELINE}"',
     '"zai-org/ImageReward"': f'"{IMAGE_REWARD}"',
     "=40": "=4",
-    "[30, 39]": "[2, 3]",
+    "(30, 39)": "(2, 3)",
 }
 """What stands for data, models and lengths that a test cannot have."""
 
@@ -90,6 +91,7 @@ def test_the_notes_above_blocks_are_known() -> None:
 def execute(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
     """Run a page's Python from top to bottom in one namespace; of a block that is not run, its imports."""
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("T2IFB_DATA", str(folder / "data"))
     names: dict[str, object] = {"__name__": page}
     for block in blocks_of(page, "python"):
         code = block.code
@@ -113,6 +115,8 @@ def test_long_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     brightness_world(tmp_path / "db", prompts=6)
     for name, prompt in (("train", "a red star"), ("validation", "a blue circle"), ("test", "two red squares")):
         (tmp_path / f"{name}.txt").write_text(f"{prompt} on a gray background\n")
+        with (tmp_path / "prompts.txt").open("a") as file:
+            file.write(f"{prompt} on a white background\n")
     execute(page, tmp_path, monkeypatch, slow=True)
     if '"outputs/tuned"' in PAGES[page]:
         assert (tmp_path / "outputs" / "tuned" / "export" / "pytorch_lora_weights.safetensors").exists()

@@ -23,7 +23,7 @@ def settings(gradients_per_rollout: int) -> list[str]:
     """Settings with equal numbers of gradients and updates, and fewer rollouts for more gradients per rollout."""
     batch = GRADIENTS // gradients_per_rollout
     return [
-        f"algorithm.method.gradients_per_rollout={gradients_per_rollout}",
+        f"algorithm.algorithm.gradients_per_rollout={gradients_per_rollout}",
         f"algorithm.batch_size={batch}",
         f"algorithm.epochs={UPDATES * batch / PROMPTS}",
         "prompts.test.count=16",

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2ifb.config.command import command
 from t2ifb.config.instantiate import Components
-from t2ifb.finetuning.baseline_cache import BaselineCache
+from t2ifb.diffusion.path import add_noise
 from t2ifb.finetuning.evaluator import evaluate, evaluate_base
-from t2ifb.finetuning.run import FineTuning
-from t2ifb.shapes.training.autoencoder import encode
+from t2ifb.finetuning.run import FineTuner
 from t2ifb.shapes.training.diffusion import MIN_SNR_GAMMA
 from t2ifb.shapes.training.loop import fit, generator, rendered
 from t2ifb.training.run_folder import RunFolder
@@ -30,18 +28,18 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
     """Tune on clean renders of training scenes with the base model's own loss. Interrupted runs continue.
 
     Args:
-        model: A `DiffusionModel` with adapters.
+        model: A `TextToImageModel` with adapters.
         adapters: Trained weights of the model.
         folder: Folder for the training state.
         seed: Seed of scenes, layouts and noise.
     """
     scenes, _, pixels = rendered("train", RENDERS, seed=900 + seed)
-    latents = encode(model.vae, pixels) * model.vae.config.scaling_factor
+    latents = torch.cat([model.encode_images(some.float() / 255) for some in pixels.split(200)])
     prompts = list(dict.fromkeys(scene.prompt for scene in scenes))
     number = {prompt: row for row, prompt in enumerate(prompts)}
-    states = model.encode_prompts(prompts)
-    noise_schedule = DDPMScheduler.from_config(model.scheduler_config)
-    snr = noise_schedule.alphas_cumprod / (1 - noise_schedule.alphas_cumprod)
+    conditioning = model.encode(prompts)
+    a, s = (values.float().reshape(-1, 1, 1, 1) for values in (model.path.a, model.path.s))
+    snr = (model.path.a / model.path.s).square().float()
     weights = snr.clamp(max=MIN_SNR_GAMMA) / snr
 
     def loss_at(step: int) -> Tensor:
@@ -49,8 +47,8 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
         index = torch.randint(len(latents), (BATCH,), generator=draw)
         timesteps = torch.randint(len(snr), (BATCH,), generator=draw)
         noise = torch.randn(BATCH, *latents.shape[1:], generator=draw)
-        of_prompt = states[[number[scenes[row].prompt] for row in index.tolist()]]
-        noisy = noise_schedule.add_noise(latents[index], noise, timesteps)
+        of_prompt = conditioning.rows([number[scenes[row].prompt] for row in index.tolist()])
+        noisy = add_noise(latents[index], noise, a[timesteps], s[timesteps])
         error = F.mse_loss(model.predict(noisy, timesteps, of_prompt), noise, reduction="none").mean((1, 2, 3))
         return (weights[timesteps] * error).mean()
 
@@ -63,13 +61,13 @@ def tune(model: Any, adapters: list[nn.Parameter], folder: Path, seed: int) -> N
 def supervised(parts: Components) -> None:
     """Tune, evaluate base and tuned model as in a fine-tuning run, and write the scores in the same format."""
     started = time.monotonic()
-    tuning: FineTuning = parts.build("algorithm")
+    tuning: FineTuner = parts.build("algorithm", output_dir=parts.run_folder)
     seed, run = parts.value("seed"), RunFolder(parts.run_folder)
-    model = tuning.diffusion.load()
-    adapters = tuning.lora.add(model.denoiser, seed)
+    model = tuning.model.load()
+    adapters = tuning.lora.add(model, seed)
     tune(model, adapters, run.path, seed)
     seconds = time.monotonic() - started
-    base = BaselineCache(tuning.cache_folder, parts.value("algorithm"))
+    base = tuning.baseline_cache()
     evaluator, size = tuning.evaluator("validation", seed), tuning.samples_per_batch
     unit = tuning.reward if tuning.standardise else None
     evaluate_base(run, evaluator, model.device, lambda: base.of(evaluator, model, size), standardised=unit)

@@ -31,7 +31,7 @@ COMMON = [
 """Changes of the grid from `+experiment=refl`: 60 updates of 24 gradients, and three times its learning rate, for a
 large distance. Only 16 test prompts are used, at the end."""
 GRID = {
-    f"{window}, alpha/beta {ratio}": [f"algorithm.method.window=[{first},{last}]", f"algorithm.beta={beta}", *COMMON]
+    f"{window}, alpha/beta {ratio}": [f"algorithm.algorithm.window=[{first},{last}]", f"algorithm.beta={beta}", *COMMON]
     for window, (first, last) in WINDOWS.items()
     for ratio, beta in RATIOS.items()
 }

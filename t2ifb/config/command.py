@@ -28,7 +28,7 @@ from t2ifb.data.errors import BadRecords
 
 
 def help_text(config: DictConfig) -> str:
-    """The command's help: the template of `conf/hydra/help/t2ifb.yaml`, filled in.
+    """The command's help: the template of `conf/base.yaml`, filled in.
 
     Args:
         config: Composed, with its `hydra` node.
@@ -77,6 +77,10 @@ def run(name: str, task: Callable[[Components], Any], after_sweep: AfterSweep | 
             return task(parts)
         except BadRecords as error:
             raise error.advising(parts.skipping(error.place)) from error
+        except ValueError as error:
+            if type(error) is not ValueError or (text := parts.advised(error)) == str(error):
+                raise
+            raise ValueError(text) from error
 
     def job(config: DictConfig) -> Any:
         schema.register()  # a launcher's worker process has not
@@ -93,11 +97,11 @@ def run(name: str, task: Callable[[Components], Any], after_sweep: AfterSweep | 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then hands exceptions on, and `_report` words them
     try:
         schema.register()
+        ray_launcher.offer()
         arguments = _checked_arguments(name, sys.argv[1:])
         if arguments is None:
             return 0
         sys.argv[1:], sweeps = arguments
-        ray_launcher.offer()
         started = time.time()
         try:
             hydra.main(config_path=str(conf_folder()), config_name=name, version_base="1.3")(job)()

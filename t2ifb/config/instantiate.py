@@ -14,12 +14,16 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 
 from t2ifb.config.compose import Composed, flatten, searched_folders
 from t2ifb.config.errors import ConfigError
+from t2ifb.config.paths import conf_folder
 from t2ifb.config.signatures import ELSEWHERE, RESERVED, component_errors, locate
+from t2ifb.config.spelling import typed_arguments
 from t2ifb.config.where import settings
 
 ON_ERROR = "on_error"
 NOT_PARTS = ("baselines", "judges", "scorers")
 """Keys of the schema that hold a mapping from names to components, not a component."""
+PLAIN = ("scorer_sources",)
+"""Keys of the schema that hold a mapping from names to plain values."""
 
 
 def check(composed: Composed) -> None:
@@ -47,8 +51,8 @@ def check(composed: Composed) -> None:
             if not isinstance(error, InterpolationToMissingValueError):  # reported where it is missing
                 errors.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
             continue
-        if isinstance(node, dict) and key not in NOT_PARTS and "_target_" not in node:
-            errors.append(f"{key}: not a component, it has no _target_; choose one by {key}=<option>")
+        if isinstance(node, dict) and key not in (*NOT_PARTS, *PLAIN) and "_target_" not in node:
+            errors.append(f"{key}: not a component, it has no _target_; choose one by {_choice(key)}")
         for name, child in node.items() if isinstance(node, dict) and key in NOT_PARTS else ():
             if child is not None and child is not ELSEWHERE and not (isinstance(child, dict) and "_target_" in child):
                 errors.append(f"{key}.{name}: not a component, it has no _target_; give +scorer@{key}.{name}=<option>")
@@ -71,8 +75,12 @@ class Components:
         """A plain value, interpolations resolved."""
         return _plain(self._config, key)
 
-    def build(self, key: str) -> Any:
+    def build(self, key: str, **given: Any) -> Any:
         """Build the component `key` and those inside it; None for a component that is null.
+
+        Args:
+            key: The component.
+            given: Arguments that the configuration does not have, or that replace its own.
 
         Raises:
             ConfigError: The component refuses its arguments.
@@ -80,13 +88,24 @@ class Components:
         node = self.value(key)
         if node is None:
             return None
+        node = {name: value for name, value in node.items() if name not in given}
         try:
-            return instantiate(node, _convert_="all")
+            made = instantiate(node, _convert_="all")
+            return made(**given) if given else made
         except InstantiationException as error:
             cause = error.__cause__
             if isinstance(cause, (ValueError, TypeError, OSError)):
-                raise ConfigError([f"{key}: {cause}"]) from error
+                raise ConfigError([f"{key}: {self.advised(cause)}"]) from error
             raise cause or error from error
+        except (ValueError, TypeError, OSError) as error:
+            if not given:
+                raise
+            raise ConfigError([f"{key}: {self.advised(error)}"]) from error
+
+    def advised(self, error: Exception) -> str:
+        """The message of the library, followed by the arguments of the command line that it names."""
+        typed = typed_arguments(str(error), _raw(self._config))
+        return f"{error}" + (f" (on the command line: {' '.join(typed)})" if typed else "")
 
     def skipping(self, place: str) -> str:
         """The arguments that make the components that read `place` skip bad records; empty if none does.
@@ -194,6 +213,11 @@ def _with_file(error: str, config: DictConfig) -> str:
     ):
         return error
     return f"{key} (conf/{last.file.parent.name}/{last.file.name}): {text}"
+
+
+def _choice(key: str) -> str:
+    """How a component is chosen: by its group, or by an experiment where it has none."""
+    return f"{key}=<option>" if (conf_folder() / key).is_dir() else "+experiment=<option>; --help lists them"
 
 
 def _own(raw: Any, resolved: Any) -> Any:

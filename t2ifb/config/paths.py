@@ -1,7 +1,6 @@
 """Where things are: the configuration files, the data, the weights that ship with the package."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,11 +20,6 @@ def conf_folder() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no conf/train.yaml in {PACKAGE} or beside it; install t2ifb again")
-
-
-def data_folder() -> Path:
-    """The folder for data sets and caches: `$T2IFB_DATA`, else `~/.cache/t2ifb`. It need not exist."""
-    return Path(os.environ.get("T2IFB_DATA") or "~/.cache/t2ifb").expanduser().absolute()
 
 
 def shapes_weights(part: str) -> Path:

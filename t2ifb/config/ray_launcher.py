@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
@@ -109,7 +110,7 @@ def _composed(hydra_context: Any, config: Any, number: int, overrides: list[str]
 
 
 def offer() -> None:
-    """Make the launcher known to Hydra, which takes plugins from the package `hydra_plugins` alone."""
+    """Make the launcher and its option known to Hydra, which takes plugins from the package `hydra_plugins` alone."""
     if find_spec("hydra_plugins") is None:  # no other plugin is installed
         sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
     module = ModuleType("hydra_plugins.t2ifb")
@@ -117,3 +118,6 @@ def offer() -> None:
     sys.modules[module.__name__] = module
     RayLauncher.__module__ = module.__name__
     Plugins.instance().register(RayLauncher)
+    defaults = {"address": None, "num_cpus": 1, "num_gpus": 0}
+    node = {"_target_": f"{module.__name__}.RayLauncher", **defaults}
+    ConfigStore.instance().store(group="hydra/launcher", name="ray", node=node)

@@ -10,24 +10,33 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from t2ifb.config.paths import data_folder, job_folder, shapes_weights
+from t2ifb.config.paths import job_folder, shapes_weights
+from t2ifb.utils.files import data_folder
 
 Part = dict[str, Any]
 
 
 @dataclass
-class TrainConfig:
-    """`python -m t2ifb.train`."""
+class BaseConfig:
+    """What every command has: the domain with its facts, its data and its encoder."""
 
     domain: str = MISSING
     usual_guidance_scale: float = 1.0
-    seed: int = 0
-    resume: str | None = None
-    objective: list[str] = field(default_factory=list)
+    samples_per_batch: int = 32
+    scorer_sources: dict[str, str] = field(default_factory=dict)
     data_folder: str = "${data_folder:}"
     dataset: Part = field(default_factory=dict)
     build: Part | None = None
     encoder: Part = field(default_factory=dict)
+
+
+@dataclass
+class TrainConfig(BaseConfig):
+    """`python -m t2ifb.train`."""
+
+    seed: int = 0
+    resume: str | None = None
+    objective: list[str] = field(default_factory=list)
     head: Part = field(default_factory=dict)
     baselines: dict[str, Any] = field(default_factory=dict)
     diffusion: Part | None = None
@@ -52,28 +61,19 @@ class PlanConfig(TrainConfig):
 
 
 @dataclass
-class PrepareConfig:
+class PrepareConfig(BaseConfig):
     """`python -m t2ifb.prepare`."""
 
-    domain: str = MISSING
-    usual_guidance_scale: float = 1.0
-    data_folder: str = "${data_folder:}"
     splits: list[str] | None = None
     embed: bool = True
     cache_folder: str = "${data_folder}/embeddings"
     cache_storage: str = "fp32"
-    dataset: Part = field(default_factory=dict)
-    build: Part | None = None
-    encoder: Part = field(default_factory=dict)
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(BaseConfig):
     """`python -m t2ifb.score`."""
 
-    domain: str = MISSING
-    usual_guidance_scale: float = 1.0
-    data_folder: str = "${data_folder:}"
     prompt: str | None = None
     images: list[str] = field(default_factory=list)
     pairs: str | None = None
@@ -81,20 +81,14 @@ class ScoreConfig:
     output: str | None = None
     batch_size: int = 32
     device: str = "auto"
-    dataset: Part = field(default_factory=dict)
-    build: Part | None = None
-    encoder: Part = field(default_factory=dict)
     scorer: Part = field(default_factory=dict)
 
 
 @dataclass
-class GenerateConfig:
+class GenerateConfig(BaseConfig):
     """`python -m t2ifb.generate`."""
 
-    domain: str = MISSING
-    usual_guidance_scale: float = 1.0
     seed: int = 0
-    data_folder: str = "${data_folder:}"
     prompt: list[str] = field(default_factory=list)
     file: str | None = None
     on_error: str = "error"
@@ -104,9 +98,6 @@ class GenerateConfig:
     lora: str | None = None
     batch_size: int = 16
     device: str = "auto"
-    dataset: Part = field(default_factory=dict)
-    build: Part | None = None
-    encoder: Part = field(default_factory=dict)
     diffusion: Part | None = None
     scheduler: Part = field(default_factory=dict)
     prompts: Part | None = None
@@ -114,20 +105,14 @@ class GenerateConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(BaseConfig):
     """`python -m t2ifb.evaluate`."""
 
-    domain: str = MISSING
-    usual_guidance_scale: float = 1.0
     seed: int = 0
-    data_folder: str = "${data_folder:}"
     split: str = "test"
     run: Any = field(default_factory=list)
     batch_size: int = 32
     device: str = "auto"
-    dataset: Part = field(default_factory=dict)
-    build: Part | None = None
-    encoder: Part = field(default_factory=dict)
     diffusion: Part | None = None
     scheduler: Part = field(default_factory=dict)
     prompts: Part | None = None
@@ -147,7 +132,7 @@ SCHEMAS: dict[str, type] = {
 
 
 def _node(schema: type) -> Any:
-    """The schema, without the values of a schema that it extends: `plan.yaml` is merged over `train.yaml`."""
+    """The schema, without the values of a schema that it extends: that one's file comes first in the defaults."""
     node = OmegaConf.structured(schema)
     for base in schema.__bases__:
         for inherited in fields(base) if is_dataclass(base) else ():
@@ -157,6 +142,7 @@ def _node(schema: type) -> Any:
 
 def register() -> None:
     """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
+    ConfigStore.instance().store(name="base_schema", node=BaseConfig)
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=_node(schema))
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.resume import BEGUN_WITH, SHOWN, differences
-from t2ifb.utils.files import FolderInUse, atomic_write
+from t2ifb.utils.files import FolderInUse, atomic_write, write_json
 
 FAILED = "failed.json"
 """What ended a job of a sweep; gone when the job is started again, or ends well in another process."""
@@ -103,8 +103,7 @@ def record_failure(folder: Path, error: BaseException) -> None:
     print(f"failed: {folder}: {text}", file=sys.stderr, flush=True)
     if isinstance(error, FolderInUse) or (folder / "summary.json").exists():
         return
-    with atomic_write(folder / FAILED) as file:
-        file.write(json.dumps({"error": text, "kind": type(error).__name__}, indent=2).encode())
+    write_json(folder / FAILED, {"error": text, "kind": type(error).__name__})
 
 
 def objectives(figures: dict[str, Any], names: Sequence[str]) -> float | tuple[float, ...] | None:

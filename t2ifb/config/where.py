@@ -18,8 +18,8 @@ from t2ifb.config.errors import ConfigError, nearest_key
 from t2ifb.config.schema import SCHEMAS
 
 COMMAND_LINE = "command line"
-_REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
-"""A value that is another key, such as `${optimizer}`."""
+_REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([^${}:,]+)(?:,[^{}]*)?\}")
+"""A value that is another key, such as `${optimizer}`, or that key's if it is there: `${oc.select:key,otherwise}`."""
 
 
 @dataclass(frozen=True)

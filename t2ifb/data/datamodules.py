@@ -13,7 +13,7 @@ from torch import Tensor
 from t2ifb.data.batches import EncodedRankings, FeatureSource, Index, RewardBatch, RewardBatches, rankings_hash
 from t2ifb.data.embeddings import report_cut
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from t2ifb.data.samplers import EndlessBatches, TrainingOrder, TrainingPosition, WeightedUnits, cuts, drawn_units
+from t2ifb.data.samplers import TrainingOrder, TrainingPosition, WeightedUnits, cuts, drawn_units
 
 __all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
 
@@ -155,7 +155,7 @@ class RewardDataModule(LightningDataModule):
 
         return RewardBatches(len(borders) - 1, batch)
 
-    def train_dataloader(self) -> EndlessBatches[RewardBatch]:
+    def train_dataloader(self) -> Iterator[RewardBatch]:
         """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
         return self._position.batches()
 
@@ -283,7 +283,7 @@ class PromptDataModule(LightningDataModule):
         pairs = [] if self.pairs is None else [self.pairs[units[n]] for n in share]
         return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update, pairs)
 
-    def train_dataloader(self) -> EndlessBatches[PromptBatch]:
+    def train_dataloader(self) -> Iterator[PromptBatch]:
         """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
         return self._position.batches()
 

@@ -21,7 +21,7 @@ from t2ifb.data.errors import brief
 from t2ifb.data.images import pixel_batches
 from t2ifb.data.rankings import Image
 from t2ifb.data.storage.row_store import RowStore
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -245,12 +245,10 @@ class EmbeddingCache:
         """Encode the missing items and return their number."""
         if not images and not prompts:
             return 0
-        with atomic_write(self.folder / "encoder.json") as file:
-            file.write(json.dumps({"fingerprint": self.source.fingerprint(), "storage": self.storage}).encode())
+        write_json(self.folder / "encoder.json", {"fingerprint": self.source.fingerprint(), "storage": self.storage})
         encoder = self.source.load()
         if cut := cut_prompts(encoder, prompts.values()):
-            with atomic_write(self.folder / CUT) as file:
-                file.write(json.dumps(sorted(self._cut() | {prompt_key(prompt).hex() for prompt in cut})).encode())
+            write_json(self.folder / CUT, sorted(self._cut() | {prompt_key(prompt).hex() for prompt in cut}))
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar, torch.inference_mode():
             for kind, items, batches in (

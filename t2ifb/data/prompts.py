@@ -3,10 +3,10 @@
 import hashlib
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,11 @@ def hash_fraction(prompt: str, seed: int) -> float:
     """Map a prompt to a uniform hash value in [0, 1). Equal normalised prompts give equal values."""
     digest = hashlib.sha256(f"{seed}\0{spelled_alike(prompt)}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = 0.1
+"""Share of the distinct prompts in validation, and in test, if a list is split by hash."""
 
 
 class PromptSource(Protocol):
@@ -155,3 +160,42 @@ class RankingPrompts:
     def prompts(self) -> list[str]:
         """The prompts in the order of the rankings; a prompt with two ids appears twice."""
         return [ranking.prompt for ranking in self.dataset.rankings(self.split)]
+
+
+Prompts: TypeAlias = PromptSplits | str | Path | Sequence[str] | Mapping[str, str | Path | Sequence[str]]
+"""Prompts, or their shorthand; see `prompt_splits`."""
+
+
+def prompt_splits(prompts: Prompts, seed: int = 0) -> PromptSplits:
+    """Splits from their shorthand; a `PromptSplits` is returned unchanged.
+
+    Args:
+        prompts: A file as `PromptFile` reads it, or a list of texts, split by a hash of each prompt: 10 % of the
+            distinct prompts, and at least one, for validation and as many for test. Or a mapping with the keys
+            `train`, `validation` and `test`, each to a file or a list.
+        seed: Seed of the split by hash. It does not depend on the run's seed.
+
+    Raises:
+        ValueError: A split is missing or empty, or a file cannot be read.
+    """
+    if isinstance(prompts, PromptSplits):
+        return prompts
+    if isinstance(prompts, Mapping):
+        if prompts.keys() != set(SPLITS):
+            raise ValueError(f"prompts has the keys {', '.join(prompts) or '(none)'}; expected {', '.join(SPLITS)}")
+        train, validation, test = (_source_of(prompts[split]) for split in SPLITS)
+        return PromptSplits(train, validation, test)
+    texts = _source_of(prompts).prompts()
+    ordered = sorted({spelled_alike(text) for text in texts}, key=lambda text: hash_fraction(text, seed))
+    if len(ordered) < len(SPLITS):
+        raise ValueError(
+            f"prompts has {len(ordered)} distinct prompts; expected at least one for each of {', '.join(SPLITS)}"
+        )
+    few = max(1, round(HELD_OUT * len(ordered)))
+    parts = set(ordered[2 * few :]), set(ordered[:few]), set(ordered[few : 2 * few])
+    train, validation, test = (PromptList([text for text in texts if spelled_alike(text) in part]) for part in parts)
+    return PromptSplits(train, validation, test)
+
+
+def _source_of(prompts: str | Path | Sequence[str]) -> PromptSource:
+    return PromptFile(prompts) if isinstance(prompts, (str, Path)) else PromptList(prompts)

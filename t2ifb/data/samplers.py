@@ -1,5 +1,6 @@
 """Training order as a function of (seed, position), and a resumable position in an infinite batch stream."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,13 +10,7 @@ import numpy as np
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 
-STREAM = 0x0DDE
-"""Separates this random stream from others with the same seed."""
-PART_STREAM = 0x0DDF
-"""Random stream for the order of a part's units."""
-
-FEWER_STREAM = 0x0DE0
-"""Random stream for the choice of a subset of units."""
+from t2ifb.utils.random_streams import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -39,12 +34,12 @@ class WeightedUnits:
 
 def epoch_permutation(units: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation (units,) of an epoch."""
-    return np.random.default_rng([STREAM, seed, epoch]).permutation(units)
+    return generator(Stream.EPOCH_ORDER, seed, epoch).permutation(units)
 
 
 def drawn_units(units: int, count: int, seed: int) -> NDArray[np.int64]:
     """Draw sorted indices (count,) from `units`. With one seed, smaller subsets are contained in larger ones."""
-    return np.sort(np.random.default_rng([FEWER_STREAM, seed]).permutation(units)[:count])
+    return np.sort(generator(Stream.SUBSET, seed).permutation(units)[:count])
 
 
 def cuts(weights: NDArray[np.int64], batches: int) -> NDArray[np.int64]:
@@ -102,7 +97,7 @@ class TrainingOrder:
         units = len(weights) if parts is None else sum(part.draws for part in parts)
         self.steps_per_epoch = min(-(-mean // batch_size), units)
         self._turns = [
-            (part.units[np.random.default_rng([PART_STREAM, seed, number]).permutation(len(part.units))], part.draws)
+            (part.units[generator(Stream.WEIGHTED_ORDER, seed, number).permutation(len(part.units))], part.draws)
             for number, part in enumerate(parts or ())
         ]
         # Lightning fetches one batch ahead, so two epochs alternate around the end of an epoch.
@@ -175,7 +170,7 @@ class TrainingPosition(Generic[Batch]):
         """Store a checkpoint's position until training starts."""
         self._restored = dict(state)
 
-    def batches(self) -> "EndlessBatches[Batch]":
+    def batches(self) -> Iterator[Batch]:
         """Endless batches from the current position.
 
         Raises:
@@ -188,7 +183,7 @@ class TrainingPosition(Generic[Batch]):
                 changes = ", ".join(f"{key} was {state.get(key)} and is {now[key]}" for key in differing)
                 raise ValueError(f"Cannot resume: {changes}. Resume with the same data and settings, or start anew.")
             self._shift = state["position"] - self._processed()
-        return EndlessBatches(self)
+        return map(self.batch_at, itertools.count(self.now))
 
     def _processed(self) -> int:
         """Batches that the trainer has finished, including those before a resume."""
@@ -196,17 +191,3 @@ class TrainingPosition(Generic[Batch]):
             return 0
         progress: Any = self.module.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(progress.processed)
-
-
-class EndlessBatches(Generic[Batch]):
-    """Iterable of training batches from a position."""
-
-    def __init__(self, position: TrainingPosition[Batch]) -> None:
-        """Store the position; iteration starts at its value at that time."""
-        self._position = position
-
-    def __iter__(self) -> Iterator[Batch]:
-        number = self._position.now
-        while True:
-            yield self._position.batch_at(number)
-            number += 1

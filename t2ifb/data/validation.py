@@ -10,7 +10,8 @@ from pathlib import Path
 from t2ifb.data.decoding import DECODING
 from t2ifb.data.errors import BadRecord
 from t2ifb.data.rankings import RankedPrompt, find_bad_records
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_json
+from t2ifb.utils.fingerprints import stamp
 
 
 def check_once(
@@ -38,8 +39,8 @@ def check_once(
     kept = set(map(id, good))
     bad_numbers = [number for number, ranking in enumerate(rankings) if id(ranking) not in kept]
     content = {"key": key, "bad": bad_numbers, "errors": [asdict(error) for error in errors]}
-    with suppress(OSError), atomic_write(memory) as file:
-        file.write(json.dumps(content, indent=2).encode())
+    with suppress(OSError):
+        write_json(memory, content)
     return good, errors
 
 
@@ -60,18 +61,6 @@ def short_name(source: str | Path) -> str:
 
 
 def _key(rankings: list[RankedPrompt], files: Iterable[Path]) -> str:
-    key = hashlib.sha256(json.dumps([DECODING, *(_stamp(path) for path in files)]).encode())
-    for ranking in rankings:
-        images = "\0".join(map(str, ranking.images))
-        text = f"{ranking.prompt_id}\0{ranking.prompt}\0{ranking.ranks}\0{images}\n"
-        key.update(text.encode("utf-8", "surrogatepass"))
-    return key.hexdigest()
-
-
-def _stamp(path: Path) -> list[object]:
-    """Path, time and size of a file; the path alone if the file is missing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return [str(path)]
-    return [str(path), status.st_mtime_ns, status.st_size]
+    stamps = [stamp(path) if path.exists() else str(path) for path in files]
+    content = [[r.prompt_id, r.prompt, list(r.ranks), list(map(str, r.images))] for r in rankings]
+    return hashlib.sha256(json.dumps([DECODING, stamps, content]).encode()).hexdigest()

@@ -1,20 +1,37 @@
-"""Low-rank adapters in the U-Net (arXiv 2106.09685): creation, state, and files for diffusers."""
+"""Low-rank adapters in a denoiser (arXiv 2106.09685): creation, state, and files for diffusers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from t2ifb.utils.files import atomic_write, package_path, public_name
 
+if TYPE_CHECKING:
+    from t2ifb.diffusion.model import TextToImageModel
+
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""The projections of self- and cross-attention."""
+
+
+@dataclass(frozen=True)
+class LoRAFormat:
+    """Adapters of a family of models.
+
+    Attributes:
+        pipeline: Class in diffusers whose `load_lora_weights` reads exported adapters.
+        part: The denoiser's name in the pipeline, which is the prefix of the weights' names.
+        targets: Layers that get adapters by default: the projections of self- and cross-attention.
+    """
+
+    pipeline: str
+    part: str
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -24,24 +41,25 @@ class LoRA:
     Attributes:
         rank: r of A (r, k) and B (d, r).
         lora_alpha: Scale parameter; the rank by default, which gives the factor 1.
-        targets: Name suffixes of the linear and convolutional layers that get an adapter.
+        targets: Name suffixes of the linear and convolutional layers that get an adapter; by default the attention
+            projections of the model (`LoRAFormat.targets`).
     """
 
     rank: int = 4
     lora_alpha: float | None = None
-    targets: Sequence[str] = ATTENTION
+    targets: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1 or (self.lora_alpha is not None and self.lora_alpha <= 0):
             raise ValueError(f"rank={self.rank} must be at least 1 and lora_alpha={self.lora_alpha} above 0")
-        if not self.targets:
+        if self.targets is not None and not self.targets:
             raise ValueError("targets is empty; give at least one layer, such as to_q")
 
-    def add(self, unet: Any, seed: int = 0) -> list[nn.Parameter]:
-        """Add adapters to a `UNet2DConditionModel` and return their weights: float32, the only ones with gradients.
+    def add(self, model: "TextToImageModel", seed: int = 0) -> list[nn.Parameter]:
+        """Add adapters to a model's denoiser and return their weights: float32, the only ones with gradients.
 
         Args:
-            unet: The U-Net, with frozen weights.
+            model: The model, with frozen weights.
             seed: Seed of A.
 
         Raises:
@@ -50,33 +68,35 @@ class LoRA:
         from peft import LoraConfig
 
         alpha = self.rank if self.lora_alpha is None else self.lora_alpha
+        targets = list(model.lora_format.targets if self.targets is None else self.targets)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
             init_lora_weights="gaussian",
-            target_modules=list(self.targets),
+            target_modules=targets,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                unet.add_adapter(config)
+                model.denoiser.add_adapter(config)
             except ValueError as error:
-                raise ValueError(f"cannot add adapters to {', '.join(self.targets)}: {error}") from error
-        weights = [parameter for name, parameter in unet.named_parameters() if "lora_" in name]
+                raise ValueError(f"cannot add adapters to {', '.join(targets)}: {error}") from error
+        _LAYERS.pop(model.denoiser, None)
+        weights = [parameter for name, parameter in model.denoiser.named_parameters() if "lora_" in name]
         for weight in weights:
             weight.data = weight.data.float()
             weight.requires_grad_(True)
         return weights
 
 
-def adapter_state(unet: Any) -> dict[str, Tensor]:
+def adapter_state(denoiser: Any) -> dict[str, Tensor]:
     """Weights of the adapters by name."""
     from peft.utils import get_peft_model_state_dict
 
-    return {name: weight.detach() for name, weight in get_peft_model_state_dict(unet).items()}
+    return {name: weight.detach() for name, weight in get_peft_model_state_dict(denoiser).items()}
 
 
-def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
+def load_adapter_state(denoiser: Any, state: Mapping[str, Tensor]) -> None:
     """Load weights returned by `adapter_state`.
 
     Raises:
@@ -84,36 +104,88 @@ def load_adapter_state(unet: Any, state: Mapping[str, Tensor]) -> None:
     """
     from peft.utils import set_peft_model_state_dict
 
-    own = adapter_state(unet)
+    own = adapter_state(denoiser)
     if state.keys() != own.keys():
         odd = sorted(state.keys() ^ own.keys())
         raise ValueError(f"the adapters are on other layers: {', '.join(odd[:3])} and {max(0, len(odd) - 3)} more")
     if wrong := [name for name in own if own[name].shape != state[name].shape]:
         shapes = f"{tuple(state[wrong[0]].shape)} and not {tuple(own[wrong[0]].shape)}"
-        raise ValueError(
-            f"the adapters have another rank: {wrong[0]} is {shapes}. Use the original rank (algorithm.lora.rank)"
-        )
-    set_peft_model_state_dict(unet, dict(state))
+        raise ValueError(f"the adapters have another rank: {wrong[0]} is {shapes}. Use the original rank (lora.rank=…)")
+    set_peft_model_state_dict(denoiser, dict(state))
+
+
+_LAYERS: "WeakKeyDictionary[nn.Module, list[Any]]" = WeakKeyDictionary()
+"""Adapted layers by denoiser: a walk through all modules takes milliseconds."""
 
 
 def adapted_layers(denoiser: nn.Module) -> list[Any]:
-    """The layers that have adapters."""
+    """The layers that have adapters. Adapters are added by `LoRA.add` and `load_lora` only."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    if denoiser not in _LAYERS:
+        _LAYERS[denoiser] = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+    return _LAYERS[denoiser]
 
 
 @contextmanager
-def without_adapters(layers: Sequence[Any]) -> Iterator[None]:
-    """Layers as they are without their adapters; may be entered within itself.
+def without_adapters(denoiser: nn.Module) -> Iterator[None]:
+    """A denoiser with its adapters off, also where they are merged into the weights. Contexts may be nested.
 
-    peft's own `disable_adapters` walks through all modules and clears `requires_grad`.
-
-    Raises:
-        RuntimeError: Adapters are merged into the weights, which therefore are not the base model's.
+    Nothing may be back-propagated inside. peft's own `disable_adapters` walks through all modules and clears
+    `requires_grad`.
     """
-    if any(getattr(layer, "_is_merged", False) for layer in layers):
-        raise RuntimeError("the base model was called where adapters are merged into its weights; call it outside")
+    layers = adapted_layers(denoiser)
+    unmerged = [(layer.get_base_layer().weight, layer._unmerged) for layer in layers if hasattr(layer, "_unmerged")]
+    merged_weights = [weight.data for weight, _ in unmerged]
+    for weight, original in unmerged:
+        weight.data = original
+    try:
+        with _disabled(layers):
+            yield
+    finally:
+        for (weight, _), value in zip(unmerged, merged_weights, strict=True):
+            weight.data = value
+
+
+@contextmanager
+def merged(denoiser: nn.Module) -> Iterator[None]:
+    """A denoiser with its adapters merged into the weights, which are restored exactly; for calls without gradient.
+
+    Adapters that are off stay off.
+    """
+    layers = adapted_layers(denoiser)
+    active = [layer for layer in layers if not layer._disable_adapters]
+    weights = [layer.get_base_layer().weight for layer in active]
+    before = [weight.data for weight in weights]
+    try:
+        with torch.no_grad(), _disabled(layers):
+            for layer, weight in zip(active, weights, strict=True):
+                layer._unmerged = weight.data
+                weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+            yield
+    finally:
+        for layer, weight, value in zip(active, weights, before, strict=True):
+            weight.data = value
+            layer.__dict__.pop("_unmerged", None)
+
+
+@contextmanager
+def untrained(denoiser: Any) -> Iterator[None]:
+    """Faster calls with adapters, for steps without gradient and without probability ratio.
+
+    In fp32 the adapters are merged into the weights. Half-precision weights would round them away: there the denoiser
+    runs outside autocast, which casts activations at every layer.
+    """
+    if denoiser.dtype == torch.float32:
+        with merged(denoiser):
+            yield
+    else:
+        with torch.autocast(denoiser.device.type, enabled=False):
+            yield
+
+
+@contextmanager
+def _disabled(layers: Sequence[Any]) -> Iterator[None]:
     before = [layer._disable_adapters for layer in layers]
     for layer in layers:
         layer._disable_adapters = True
@@ -124,60 +196,35 @@ def without_adapters(layers: Sequence[Any]) -> Iterator[None]:
             layer._disable_adapters = value
 
 
-@contextmanager
-def merged(layers: Sequence[Any]) -> Iterator[None]:
-    """Layers with their adapters merged into the weights, which are put back exactly; for calls without gradient.
-
-    Where the adapters are off they stay off.
-    """
-    active = [layer for layer in layers if not layer._disable_adapters]
-    weights = [layer.get_base_layer().weight for layer in active]
-    before = [weight.data for weight in weights]
-    try:
-        with torch.no_grad():
-            for layer, weight in zip(active, weights, strict=True):
-                weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-        with without_adapters(layers):
-            for layer in active:
-                layer._is_merged = True
-            try:
-                yield
-            finally:
-                for layer in active:
-                    layer._is_merged = False
-    finally:
-        for weight, value in zip(weights, before, strict=True):
-            weight.data = value
-
-
-def save_lora(unet: Any, folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:
-    """Write `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads, and a card.
+def save_lora(model: "TextToImageModel", folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:
+    """Write `pytorch_lora_weights.safetensors`, which the pipeline's `load_lora_weights` reads, and a card.
 
     The file also contains rank and `lora_alpha`, which determine the adapters' scale. Equal adapters give
     equal bytes.
 
     Args:
-        unet: U-Net with adapters.
+        model: Model with adapters.
         folder: Target folder.
         base: Hub id, folder or file of the base model. The card contains no paths of this machine.
         card: Text of `README.md` below the heading and the usage section.
         first: First lines of `README.md`, directly below the heading.
     """
-    from diffusers import StableDiffusionPipeline
-    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LoraBaseMixin
     from safetensors.torch import save
 
-    layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(unet).items()}
-    settings = unet.peft_config["default"].to_dict()
-    settings["target_modules"] = sorted(settings["target_modules"])  # a set's order differs between processes
-    text = json.dumps({f"unet.{name}": value for name, value in settings.items()}, indent=2, sort_keys=True)
+    part = model.lora_format.part
+    layers = {name: weight.cpu().contiguous() for name, weight in adapter_state(model.denoiser).items()}
+    settings = model.denoiser.peft_config["default"].to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])  # the order of a set differs between processes
+    text = json.dumps({f"{part}.{name}": value for name, value in settings.items()}, indent=2, sort_keys=True)
     # `save_lora_weights` would add a second metadata key, and safetensors does not order keys.
-    weights = save(StableDiffusionPipeline.pack_weights(layers, "unet"), {LORA_ADAPTER_METADATA_KEY: text})
+    weights = save(LoraBaseMixin.pack_weights(layers, part), {LORA_ADAPTER_METADATA_KEY: text})
     imports = "from importlib.resources import files\n\n" if package_path(base) else ""
     readme = CARD.format(
         rank=settings["r"],
         alpha=settings["lora_alpha"],
         imports=imports,
+        pipeline=model.lora_format.pipeline,
         load=_load(base),
         card=card,
         first=first and f"{first}\n\n",
@@ -199,13 +246,13 @@ def _load(base: str | Path) -> str:
 
 CARD = """# Adapters of a fine-tuned diffusion model
 
-{first}LoRA of rank {rank} (lora_alpha {alpha}) for the U-Net, fine-tuned on a reward with t2ifb. In this folder:
+{first}LoRA of rank {rank} (lora_alpha {alpha}) for the denoiser, fine-tuned on a reward with t2ifb. In this folder:
 
 ```python
 {imports}import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import {pipeline}
 
-pipeline = StableDiffusionPipeline.{load}
+pipeline = {pipeline}.{load}
 pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 ```
 
@@ -216,16 +263,18 @@ checker unless `safety_checker=None` is given; keep it for images that others se
 """
 
 
-def load_lora(unet: Any, source: str | Path) -> None:
-    """Load exported adapters into a U-Net without adapters.
+def load_lora(model: "TextToImageModel", source: str | Path) -> None:
+    """Load exported adapters into a model without adapters.
 
     Args:
-        unet: `UNet2DConditionModel`.
+        model: The base model.
         source: A run folder, its `export/`, or the file itself.
 
     Raises:
         ValueError: The export is missing or belongs to another base model.
     """
+    import diffusers
+
     path = Path(source).expanduser()
     places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
     file = next((place for place in places if place.is_file()), None)
@@ -233,13 +282,18 @@ def load_lora(unet: Any, source: str | Path) -> None:
         raise ValueError(
             f"{source} has no {LORA_WEIGHTS}: expected a finished fine-tuning run, its export/ or the file"
         )
-    from diffusers import StableDiffusionPipeline
-
-    found = StableDiffusionPipeline.lora_state_dict(str(file.parent), weight_name=file.name, return_lora_metadata=True)
+    pipeline = getattr(diffusers, model.lora_format.pipeline)
+    # The pipelines of transformers give no alphas between weights and metadata.
+    state, *alphas, metadata = pipeline.lora_state_dict(
+        str(file.parent), weight_name=file.name, return_lora_metadata=True
+    )
     try:
-        StableDiffusionPipeline.load_lora_into_unet(found[0], found[1], unet, metadata=found[2])
+        model.denoiser.load_lora_adapter(
+            state, prefix=model.lora_format.part, network_alphas=alphas[0] if alphas else None, metadata=metadata
+        )
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
         raise ValueError(f"{file} belongs to another base model: its layers have other sizes") from error
-    unet.requires_grad_(False)
+    _LAYERS.pop(model.denoiser, None)
+    model.denoiser.requires_grad_(False)

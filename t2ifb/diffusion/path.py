@@ -1,4 +1,4 @@
-"""Gaussian paths x_t = a x_0 + s ε, and one sampling step on them as the distribution it is drawn from.
+"""Gaussian paths x_t = a x_0 + s ε, and the distribution of one sampling step on them.
 
 A variance-preserving path (Stable Diffusion, SDXL) has a = √ᾱ and s = √(1 - ᾱ), a rectified flow (SD3.5, FLUX) has
 a = 1 - σ and s = σ. A step from (a, s) to (a', s') with variance v is
@@ -13,15 +13,48 @@ classifier-free guidance, give the guided output. Predicted images are not clipp
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
 Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample", "flow"]
-"""What a network predicts: ε; v = a ε - s x_0 (arXiv 2202.00512); x_0; or the velocity ε - x_0 of a rectified flow."""
+"""A network's output: ε; v = a ε - s x_0 (arXiv 2202.00512); x_0; or the velocity ε - x_0 of a rectified flow."""
 Coefficient: TypeAlias = float | Tensor
+
+
+@dataclass(frozen=True)
+class GaussianPath:
+    """The path that a model was trained on, at its N training times, and what the network predicts.
+
+    Attributes:
+        times: (N,), the training times as the network takes them: int64 if variance preserving, float32 on a flow.
+        a: (N,) float64, signal coefficients.
+        s: (N,) float64, noise coefficients.
+        prediction: Meaning of the network's output.
+        scheduler: Configuration of the pipeline's scheduler in diffusers' form, which sets the spacing of steps.
+    """
+
+    times: Tensor
+    a: Tensor
+    s: Tensor
+    prediction: Prediction
+    scheduler: Mapping[str, Any]
+
+    @classmethod
+    def variance_preserving(cls, bars: Tensor, scheduler: Mapping[str, Any]) -> Self:
+        """A = √ᾱ and s = √(1 - ᾱ) of the values (N,) of ᾱ at the times 0 to N - 1."""
+        bars = bars.double()
+        prediction = scheduler.get("prediction_type", "epsilon")
+        return cls(torch.arange(len(bars)), bars.sqrt(), (1 - bars).sqrt(), prediction, dict(scheduler))
+
+    @classmethod
+    def rectified_flow(cls, sigmas: Tensor, scheduler: Mapping[str, Any]) -> Self:
+        """A = 1 - σ and s = σ of the values (N,) of σ, at the times N σ."""
+        sigmas = sigmas.double()
+        return cls((len(sigmas) * sigmas).float(), 1 - sigmas, sigmas, "flow", dict(scheduler))
 
 
 def add_noise(clean: Tensor, noise: Tensor, a: Coefficient, s: Coefficient) -> Tensor:
@@ -32,14 +65,14 @@ def add_noise(clean: Tensor, noise: Tensor, a: Coefficient, s: Coefficient) -> T
 def clean_and_noise(
     output: Tensor, noisy: Tensor, a: Coefficient, s: Coefficient, prediction: Prediction = "epsilon"
 ) -> tuple[Tensor, Tensor]:
-    """x̂_0 and ε̂ from what a network predicts.
+    """x̂_0 and ε̂ from a network's output.
 
     Args:
         output: (B, ...), the network's output.
         noisy: (B, ...), the network's input x_t.
         a: Signal coefficient of x_t.
         s: Noise coefficient of x_t. `v_prediction` needs a² + s² = 1, `flow` a + s = 1.
-        prediction: What the output is.
+        prediction: Meaning of the output.
 
     Returns:
         Two tensors (B, ...) float32.
@@ -98,12 +131,12 @@ def cps_variance(a: Tensor, s: Tensor, a_next: Tensor, s_next: Tensor, level: fl
 
 @dataclass(frozen=True)
 class GaussianStep:
-    """N(mean, variance I), and the image that the network predicts.
+    """The distribution N(mean, variance I) of a step, and the predicted image.
 
     Attributes:
         mean: (B, ...) float32.
-        variance: Of every dimension; a number, or a tensor that broadcasts to the mean. At 0 the step is deterministic:
-            it has neither a density nor a KL divergence.
+        variance: Variance of each dimension: a number, or a tensor that broadcasts to the mean. A step with variance 0
+            is deterministic and has neither a density nor a KL divergence.
         clean: (B, ...) float32, x̂_0.
     """
 
@@ -112,7 +145,7 @@ class GaussianStep:
     clean: Tensor
 
     def sample(self, noise: Tensor | None) -> Tensor:
-        """(B, ...): the mean plus standard normal noise (B, ...) times the standard deviation; no noise, no change."""
+        """(B, ...): the mean plus the standard deviation times normal noise (B, ...); the mean without noise."""
         return self.mean if noise is None else self.mean + self.variance**0.5 * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -146,7 +179,7 @@ def gaussian_step(
         begin: (a, s) of x_t.
         end: (a', s') of the step's end.
         variance: v in [0, s'²].
-        prediction: What the output is.
+        prediction: Meaning of the output.
     """
     clean, noise = clean_and_noise(output, noisy, *begin, prediction)
     a, s = end
@@ -154,19 +187,19 @@ def gaussian_step(
 
 
 def kept_noise(s: float, variance: float) -> float:
-    """√(s'² - v), the coefficient of the old noise; 0 where rounding would make it the root of a negative number."""
+    """√(s'² - v), the coefficient of the old noise; 0 where rounding makes the radicand negative."""
     return math.sqrt(max(s**2 - variance, 0.0))
 
 
 def gaussian_kl(mean_p: Tensor, mean_q: Tensor, variance: Tensor | float) -> Tensor:
     """KL(N(mean_p, variance I) || N(mean_q, variance I)) = ||mean_p - mean_q||² / (2 variance) (PAPER eq. 5).
 
-    The difference and the sum are in float32, whatever the precision of the means.
+    The difference and the sum are in float32, regardless of the precision of the means.
 
     Args:
         mean_p: (B, ...).
         mean_q: (B, ...).
-        variance: Of every dimension: a number or a tensor that broadcasts to the means.
+        variance: Variance of each dimension: a number or a tensor that broadcasts to the means.
 
     Returns:
         (B,) float32, in nats, summed over all dimensions but the first.

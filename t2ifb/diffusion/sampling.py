@@ -1,4 +1,4 @@
-"""How images are drawn from a diffusion model: schedule, number of steps, guidance, step by step."""
+"""Sampling from a text-to-image model: schedule, number of steps, guidance, and rollouts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from t2ifb.diffusion.model import DiffusionModel, Unconditional
+from t2ifb.diffusion.model import Guidance, TextToImageModel, Unconditional
 from t2ifb.diffusion.schedule import Index, Schedule, ddim
 from t2ifb.utils.random_streams import INITIAL, gaussian
 
@@ -18,10 +18,11 @@ Denoise = Callable[[Tensor, Index], Tensor]
 class Rollout:
     """A batch of trajectories down a schedule; the noise of each is a function of its key.
 
-    `to` calls the denoiser itself; `take` and `follow` do one step with an output that is known already.
+    `to` calls the denoiser itself; `take` and `follow` do one step with a given output. The noise of all steps is drawn
+    and copied to the device at the first step that needs it, because each copy makes the CPU wait for the GPU.
 
     Attributes:
-        index: Of the step that comes next, from 0 to T.
+        index: Next step, from 0 to T.
         latents: (B, C, H, W) float32, where that step begins; the predicted image after the last.
     """
 
@@ -34,26 +35,27 @@ class Rollout:
         index: int = 0,
         latents: Tensor | None = None,
     ) -> None:
-        """Begin at pure noise, or where an earlier rollout of these keys was left.
+        """Begin at pure noise, or continue an earlier rollout with these keys.
 
         Args:
             schedule: The steps.
-            keys: B tuples of whole numbers that the noise is drawn by.
+            keys: B tuples of whole numbers. The noise of a sample is a function of its key.
             shape: (C, H, W) of the latents.
-            device: Where they are kept.
-            index: Of the step that comes next.
+            device: Device of the latents.
+            index: Next step.
             latents: (B, C, H, W), where that step begins; by default pure noise.
         """
         self.schedule, self.keys, self.shape, self.device = schedule, list(keys), tuple(shape), torch.device(device)
         self.index = index
+        self._noise: dict[int, Tensor] = {}
         self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.device) if latents is None else latents
 
     @torch.no_grad()
     def to(self, index: int, denoise: Denoise) -> Tensor:
-        """Go on to where step `index` begins, and give the latents there.
+        """Advance to the beginning of step `index` and return the latents there.
 
         Raises:
-            ValueError: The trajectories are beyond it, or it is beyond the schedule.
+            ValueError: The rollout is beyond that step, or the step is beyond the schedule.
         """
         if not self.index <= index <= len(self.schedule):
             raise ValueError(f"cannot go to step {index} from step {self.index} of {len(self.schedule)}")
@@ -63,27 +65,34 @@ class Rollout:
 
     @torch.no_grad()
     def take(self, output: Tensor) -> None:
-        """Take one step with the denoiser's output at the current one, without gradient."""
+        """Do one step with the denoiser's output, without gradient."""
         self.follow(output.detach())
 
     def follow(self, output: Tensor) -> None:
-        """Do one step that gradients can be followed through, to the output and to the latents before it."""
+        """Do one step through which gradients reach the output and the latents before it."""
         step = self.schedule.step(output, self.latents, self.index)
-        noise = gaussian(self.keys, self.index + 1, self.shape).to(self.device) if step.variance else None
-        self.latents = step.sample(noise)
+        self.latents = step.sample(self._noise_at(self.index) if step.variance else None)
         self.index += 1
+
+    def _noise_at(self, index: int) -> Tensor:
+        """Noise (B, C, H, W) of a step."""
+        if index not in self._noise:
+            steps = [step for step in range(index, len(self.schedule)) if self.schedule.variances[step]]
+            drawn = torch.stack([gaussian(self.keys, step + 1, self.shape) for step in steps]).to(self.device)
+            self._noise = dict(zip(steps, drawn, strict=True))
+        return self._noise[index]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """What a rollout is made with.
+    """Settings of a rollout.
 
     Attributes:
         num_inference_steps: T.
         guidance_scale: w of classifier-free guidance; 1 is none.
-        schedule: Makes the steps from the pipeline's noise schedule and T.
-        unconditional: `grad` or `detached`: whether gradients flow through the unconditional branch of guidance, see
-            `DiffusionModel.predict`. No guidance has no such branch.
+        schedule: Builds the steps from the model's path and T.
+        unconditional: `grad`, `detached` or `reference`: how the unconditional branch of guidance is computed, see
+            `Guidance`.
     """
 
     num_inference_steps: int = 40
@@ -95,38 +104,47 @@ class Sampler:
         if self.guidance_scale < 1:
             raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}; 1 is no guidance")
         if self.unconditional not in get_args(Unconditional):
-            raise ValueError(f"unconditional must be grad or detached, not {self.unconditional!r}")
+            raise ValueError(f"unconditional must be grad, detached or reference, not {self.unconditional!r}")
 
-    def schedule_of(self, model: DiffusionModel) -> Schedule:
-        """The T steps on a model's noise schedule."""
-        return self.schedule(model.scheduler_config, self.num_inference_steps)
+    def schedule_of(self, model: TextToImageModel) -> Schedule:
+        """The T steps on a model's path."""
+        return self.schedule(model.path, self.num_inference_steps)
 
-    def denoiser(self, model: DiffusionModel, schedule: Schedule, prompts: Sequence[str]) -> Denoise:
-        """The guided U-Net for some prompts, as a function of latents and step."""
-        states = model.encode_prompts(prompts, guided=self.guidance_scale != 1)
+    def denoiser(self, model: TextToImageModel, schedule: Schedule, prompts: Sequence[str]) -> Denoise:
+        """The guided denoiser for B prompts, as a function of latents and step."""
+        count, guidance = len(prompts), None
+        if self.guidance_scale == 1:
+            conditioning = model.encode(prompts)
+        else:  # encoded together: each copy to a GPU makes the CPU wait
+            both = model.encode([*[""] * count, *prompts])
+            guidance = Guidance(both.rows(slice(count)), self.guidance_scale, self.unconditional)
+            conditioning = both.rows(slice(count, None))
 
         def denoise(latents: Tensor, index: Index) -> Tensor:
-            time = schedule.time(index, latents.device)
-            return model.predict(latents, time, states, self.guidance_scale, self.unconditional)
+            return model.predict(latents, schedule.time(index, latents), conditioning, guidance)
 
         return denoise
 
 
 @torch.no_grad()
 def generate(
-    model: DiffusionModel, sampler: Sampler, prompts: Sequence[str], keys: Sequence[Sequence[int]], batch_size: int = 32
+    model: TextToImageModel,
+    sampler: Sampler,
+    prompts: Sequence[str],
+    keys: Sequence[Sequence[int]],
+    batch_size: int = 32,
 ) -> Iterator[Tensor]:
     """Draw an image for each prompt, in batches.
 
     Args:
-        model: With the adapters that are on.
-        sampler: How.
+        model: The model, with its adapters as they are.
+        sampler: Settings of the rollouts.
         prompts: N strings.
         keys: N tuples of whole numbers; the noise of an image depends on its key alone.
-        batch_size: Images at a time.
+        batch_size: Images per batch.
 
     Yields:
-        (b, 3, H, W) uint8 on the CPU, until there are N.
+        (b, 3, H, W) uint8 on the CPU, N images in all.
     """
     schedule = sampler.schedule_of(model)
     for start in range(0, len(prompts), batch_size):

@@ -1,156 +1,158 @@
-"""Source of a diffusion model: a hub id, a folder or a single file, with precisions."""
+"""Reading pipelines of `diffusers` from a hub id, a folder or a single file, for all families of models."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from t2ifb.diffusion.model import DiffusionModel
-from t2ifb.utils.devices import device_of, dtype_of
+from t2ifb.utils.files import read_text
 from t2ifb.utils.overrides import typed
 
+INDEX = "model_index.json"
 
-@dataclass(frozen=True)
-class DiffusionSource:
-    """Description of a latent diffusion model in `StableDiffusionPipeline`'s format, before it is built.
 
-    Attributes:
-        source: Hub id such as `stable-diffusion-v1-5/stable-diffusion-v1-5`, a folder in `diffusers`' format, or a
-            single `.safetensors` file.
+def read_pipeline(
+    kind: Any,
+    source: str,
+    dtypes: Mapping[str, torch.dtype],
+    variant: str | None = None,
+    config: str | None = None,
+    **options: Any,
+) -> Any:
+    """A pipeline without progress bars.
+
+    Args:
+        kind: Class of the pipeline.
+        source: Hub id, folder in diffusers' format, or single `.safetensors` file.
+        dtypes: Types of the networks by part, with `default` for all others.
         variant: Variant of the files, such as `fp16`.
         config: For a single file: folder or hub id of a pipeline of the same kind, for its configuration.
-        precision: Precision of the frozen weights. Adapters are always float32.
-        decoder_precision: Precision of the decoder. fp16 overflows in some autoencoders.
-        tiny_decoder: Folder or hub id of an `AutoencoderTiny` that decodes when gradients are needed.
-        gradient_checkpointing: Recompute U-Net and decoder in the backward pass instead of storing activations.
-        device: Device for `load`; `auto` is the GPU if one exists.
+        options: Further arguments of `from_pretrained` and `from_single_file`.
+
+    Raises:
+        ValueError: The weights are missing, cannot be downloaded, or are not such a pipeline.
     """
+    _check_files(source, kind.__name__)
+    path = Path(source).expanduser()
+    try:
+        with quiet():  # the model card mentions the disabled safety checker
+            if path.is_file():
+                loaded = _single_file(kind, path, dtypes, options if config is None else {"config": config, **options})
+            else:
+                where = str(path) if path.is_dir() else source
+                extra = {"requires_safety_checker": False} if "safety_checker" in options else {}
+                loaded = kind.from_pretrained(
+                    where, dtype=dict(dtypes), variant=variant, use_safetensors=True, **options, **extra
+                )
+    except Exception as error:  # the hub, diffusers, transformers and safetensors raise various types
+        raise ValueError(_failure(source, config, kind.__name__, error)) from error
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
-    source: str
-    variant: str | None = None
-    config: str | None = None
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    decoder_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    tiny_decoder: str | None = None
-    gradient_checkpointing: bool = False
-    device: str = "auto"
 
-    def __post_init__(self) -> None:
-        for setting in ("precision", "decoder_precision"):
-            dtype_of(getattr(self, setting), setting)
+def _single_file(kind: Any, path: Path, dtypes: Mapping[str, torch.dtype], options: Mapping[str, Any]) -> Any:
+    """A pipeline in a single file. Its parts are read in float32 and then rounded once if their types differ."""
+    same = len(set(dtypes.values())) == 1
+    loaded = kind.from_single_file(str(path), dtype=dtypes["default"] if same else torch.float32, **options)
+    for name, network in loaded.components.items():
+        if isinstance(network, torch.nn.Module):
+            network.to(dtypes.get(name, dtypes["default"]))
+    return loaded
 
-    def load(self) -> DiffusionModel:
-        """Build the model, without the safety checker.
 
-        Raises:
-            ValueError: The weights are missing, cannot be downloaded, or are not such a pipeline.
-        """
-        pipeline = self.pipeline()
-        parts = {name: getattr(pipeline, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
-        decoder = self._tiny()
-        with _quiet():
-            for network in (parts["vae"], decoder):
-                if network is not None:
-                    network.to(dtype_of(self.decoder_precision))
-        if self.gradient_checkpointing:
-            for network in (parts["unet"], parts["vae"] if decoder is None else decoder):
-                network.enable_gradient_checkpointing()
-        model = DiffusionModel(**parts, scheduler_config=pipeline.scheduler.config, decoder=decoder)
-        model.denoiser.to(memory_format=torch.channels_last)
-        return model.to(device_of(self.device))
+def read_tiny_decoder(source: str) -> Any:
+    """An `AutoencoderTiny`, by folder or hub id.
 
-    def pipeline(self) -> Any:
-        """The pipeline, with its VAE in `decoder_precision`. Plain `diffusers` needs both precisions to be equal.
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    from diffusers import AutoencoderTiny
 
-        Raises:
-            ValueError: As in `load`.
-        """
-        from diffusers import StableDiffusionPipeline
+    try:
+        with quiet():
+            return AutoencoderTiny.from_pretrained(source)
+    except Exception as error:
+        raise ValueError(f"cannot load tiny_decoder={source}: {first_line(error)}") from error
 
-        self._check_files()
-        dtype, of_vae = dtype_of(self.precision), dtype_of(self.decoder_precision)
-        options: dict[str, Any] = {"safety_checker": None}
-        path = Path(self.source).expanduser()
-        try:
-            with _quiet():  # the model card mentions the disabled safety checker
-                if path.is_file():
-                    if self.config is not None:
-                        options["config"] = self.config
-                    loaded = StableDiffusionPipeline.from_single_file(
-                        str(path), dtype=dtype if dtype == of_vae else torch.float32, **options
-                    )
-                    for network in (loaded.unet, loaded.text_encoder):
-                        network.to(dtype)
-                    loaded.vae.to(of_vae)
-                else:
-                    extra = {"requires_safety_checker": False, "variant": self.variant, "use_safetensors": True}
-                    where = str(path) if path.is_dir() else self.source
-                    dtypes = {"default": dtype, "vae": of_vae}  # avoids rounding to the U-Net's type first
-                    loaded = StableDiffusionPipeline.from_pretrained(where, dtype=dtypes, **options, **extra)
-        except Exception as error:  # the hub, diffusers, transformers and safetensors raise various types
-            raise ValueError(self._failure(error)) from error
-        loaded.set_progress_bar_config(disable=True)
-        return loaded
 
-    def _check_files(self) -> None:
-        """Check that a file or folder can be a model. Weights are not read.
+def pipeline_class(source: str, config: str | None = None) -> str:
+    """Name of a pipeline's class, from `model_index.json`; of a single file, from that of its configuration.
 
-        Raises:
-            ValueError: The file or folder is not a model.
-        """
-        path = Path(self.source).expanduser()
-        if path.is_file() and path.suffix.lower() != ".safetensors":
+    Raises:
+        ValueError: There is no such file, or it cannot be downloaded.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if config is None:
             raise ValueError(
-                f"{path}: only .safetensors files are read, because other formats can run code when they are loaded. "
-                "Get the model as .safetensors, or convert it to a folder in diffusers' format"
+                f"{source} is a single file; also give config=<folder or hub id of a pipeline of its kind>"
             )
-        if path.is_file():
-            from safetensors import SafetensorError, safe_open
+        return pipeline_class(config)
+    if path.is_dir():
+        _check_files(source)
+        return _named_class(path / INDEX)
+    from huggingface_hub import hf_hub_download
 
-            try:
-                with safe_open(path, "pt"):
-                    pass
-            except SafetensorError as error:
-                raise ValueError(f"{path} is not a complete .safetensors file ({error}): download it again") from error
-        elif path.is_dir() and not (path / "model_index.json").is_file():
-            hint = "expected a folder in diffusers' format"
-            if files := sorted(path.glob("*.safetensors")):
-                file = typed("diffusion.source", files[0])
-                hint = f"for a single file in it set {file} diffusion.config=<folder of a pipeline of its kind>"
-            raise ValueError(f"{path} has no model_index.json; {hint}")
+    try:
+        return _named_class(Path(hf_hub_download(source, INDEX)))
+    except Exception as error:
+        raise ValueError(_failure(source, config, "", error)) from error
 
-    def _tiny(self) -> Any:
-        if self.tiny_decoder is None:
-            return None
-        from diffusers import AutoencoderTiny
+
+def _named_class(index: Path) -> str:
+    try:
+        return str(json.loads(read_text(index))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read {index}: {error!r}; expected a pipeline in diffusers' format") from error
+
+
+def _check_files(source: str, expected: str | None = None) -> None:
+    """Check that a file or folder can be a model. Weights are not read.
+
+    Raises:
+        ValueError: The file or folder is not a model, or a pipeline of another class than `expected`.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() != ".safetensors":
+        raise ValueError(
+            f"{path}: only .safetensors files are read, because other formats can run code when they are loaded. "
+            "Get the model as .safetensors, or convert it to a folder in diffusers' format"
+        )
+    if path.is_file():
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return AutoencoderTiny.from_pretrained(self.tiny_decoder)
-        except Exception as error:
-            raise ValueError(f"cannot load tiny_decoder={self.tiny_decoder}: {_first_line(error)}") from error
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a complete .safetensors file ({error}): download it again") from error
+    elif path.is_dir() and not (path / INDEX).is_file():
+        hint = "expected a folder in diffusers' format"
+        if files := sorted(path.glob("*.safetensors")):
+            file = typed("diffusion.source", files[0])
+            hint = f"for a single file in it set {file} diffusion.config=<folder of a pipeline of its kind>"
+        raise ValueError(f"{path} has no {INDEX}; {hint}")
+    elif path.is_dir() and expected and (found := _named_class(path / INDEX)) != expected:
+        raise ValueError(f"{path} is a {found}, and this family of models reads a {expected}")
 
-    def _failure(self, error: Exception) -> str:
-        """Message for weights that cannot be loaded."""
-        path = Path(self.source).expanduser()
-        if path.exists():
-            hint = (
-                ""
-                if path.is_dir() or self.config
-                else " A single file also needs config=<folder of a pipeline of its kind>."
-            )
-            return f"cannot load {self.source} as a Stable Diffusion pipeline: {_first_line(error)}.{hint}"
-        return (
-            f"the diffusion model {self.source} is not on this machine and cannot be downloaded "
-            f"({type(error).__name__}). Download it where a network is available: hf download {self.source}; then "
-            "set diffusion.source=<folder>, also for a copied folder"
-        )
+
+def _failure(source: str, config: str | None, kind: str, error: Exception) -> str:
+    path = Path(source).expanduser()
+    if path.exists():
+        hint = "" if path.is_dir() or config else " A single file also needs config=<folder of a pipeline of its kind>."
+        return f"cannot load {source} as a {kind or 'pipeline'}: {first_line(error)}.{hint}"
+    return (
+        f"the diffusion model {source} is not on this machine and cannot be downloaded "
+        f"({type(error).__name__}). Download it where a network is available: hf download {source}; then "
+        "set diffusion.source=<folder>, also for a copied folder"
+    )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress progress bars and messages of the libraries that load weights."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -165,6 +167,7 @@ def _quiet() -> Iterator[None]:
         diffusers_logging.set_verbosity(before)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0][:300].rstrip(".") if lines else type(error).__name__

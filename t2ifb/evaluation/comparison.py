@@ -1,18 +1,14 @@
 """Paired comparison of two models' scores on the same prompts and noise."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from t2ifb.evaluation.statistics import Interval, bootstrap_interval, paired_difference
-from t2ifb.evaluation.tables import latex, markdown, without_nan
-from t2ifb.utils.files import atomic_write
+from t2ifb.evaluation.tables import write_results
 
 HEADINGS = ("scorer", "base", "tuned", "difference", "wins %")
 
@@ -85,19 +81,4 @@ def gains(
 
 def write_gains(rows: Sequence[Gain], folder: Path, stem: str) -> None:
     """Write `<stem>.md`, `.tex`, `.json` and `.csv`, each atomically."""
-    lines = [row.cells() for row in rows]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    compared = [f"{name}{end}" for name in ("difference", "win_rate") for end in ("", "_low", "_high")]
-    writer.writerow(["scorer", "base", "tuned", *compared, "trained_on"])
-    for row in rows:
-        ends = [value for each in (row.difference, row.win_rate) for value in (each.mean, each.low, each.high)]
-        writer.writerow([row.name, row.base, row.tuned, *ends, row.trained_on])
-    for suffix, text in (
-        ("md", markdown(HEADINGS, lines)),
-        ("tex", latex(HEADINGS, lines)),
-        ("csv", buffer.getvalue()),
-        ("json", json.dumps([without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False)),
-    ):
-        with atomic_write(folder / f"{stem}.{suffix}") as file:
-            file.write(text.encode())
+    write_results(rows, HEADINGS, [row.cells() for row in rows], folder, stem)

@@ -11,14 +11,12 @@ from rich.progress import track
 
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
 from t2ifb.diffusion.sampling import generate
-from t2ifb.evaluation.lazy import Identities, Unbuilt, build
+from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.run_names import short_names
 from t2ifb.utils.devices import device_of
-from t2ifb.utils.files import atomic_write, file_lock, sha256_file
-from t2ifb.utils.fingerprints import library_versions
-
-STREAM = 0x0DF6
-"""Separates this noise from that of training and validation."""
+from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.fingerprints import FileHashes, fingerprint, library_versions
+from t2ifb.utils.random_streams import Stream
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Sample:
 
     def key(self, seed: int) -> tuple[int, ...]:
         """Random key of the noise, a function of prompt and copy alone."""
-        return (STREAM, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
+        return (Stream.IMAGE_CACHE, seed, int(self.name.partition("_")[0][:15], 16), self.copy)
 
 
 class Generations:
@@ -58,7 +56,7 @@ class Generations:
 
         Args:
             folder: Folder of the cache.
-            diffusion: A `DiffusionSource`, unbuilt.
+            diffusion: A `ModelSource`, unbuilt.
             sampling: A `Sampler`, unbuilt.
             batch_size: Images per batch.
             device: Device; `auto` is the GPU if one exists.
@@ -67,7 +65,7 @@ class Generations:
         self.root, self.diffusion, self.sampling = Path(folder).expanduser(), diffusion, sampling
         self.batch_size, self.seed = batch_size, seed
         self.device = device_of(device)
-        self._identities = Identities(self.root / "file_keys.npy")
+        self._hashes = FileHashes(self.root / "file_keys.npy")
 
     def fill(self, name: str, adapters: Path | None, samples: Sequence[Sample]) -> list[Path]:
         """Files of one model's images, sampled if missing.
@@ -90,7 +88,7 @@ class Generations:
                 model = replace(build(self.diffusion), device=str(self.device)).load()
                 sampler = build(self.sampling)
                 if adapters is not None:
-                    load_lora(model.denoiser, adapters)
+                    load_lora(model, adapters)
                 for batch in track(missing, f"sampling from {name}"):
                     some = [samples[number] for number in batch]
                     keys = [sample.key(self.seed) for sample in some]
@@ -101,10 +99,9 @@ class Generations:
         return files
 
     def _key(self, adapters: Path | None) -> str:
-        code = [self._identities(part) for part in (self.diffusion, self.sampling, load_lora, Generations)]
-        weights = "base" if adapters is None else sha256_file(adapters / LORA_WEIGHTS)
-        parts = [*code, *library_versions().values(), str(self.seed), weights]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        weights = "base" if adapters is None else adapters / LORA_WEIGHTS
+        parts = self.diffusion, self.sampling, load_lora, Generations, library_versions(), self.seed, weights
+        return fingerprint(*parts, hash_file=self._hashes)[:16]
 
 
 def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:

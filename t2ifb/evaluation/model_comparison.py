@@ -52,7 +52,7 @@ class ModelComparison:
         """Store the settings. Nothing is loaded yet.
 
         Args:
-            diffusion: A `DiffusionSource`, unbuilt.
+            diffusion: A `ModelSource`, unbuilt.
             sampling: A `Sampler`, unbuilt.
             prompts: The `test` prompts are used. `most` sets their number (the report's figure has 200 of 466, drawn
                 with a seed) and `seed` the choice.
@@ -74,7 +74,7 @@ class ModelComparison:
         if not runs:
             raise ValueError("no runs to compare with the base model: set run=<folder>, or run=[<folder>,<folder>]")
         if not scorers:
-            raise ValueError("no scorers; add one with +scorer@scorers.<name>=<option>")
+            raise ValueError("scorers={}: expected at least one scorer")
         if images_per_prompt < 1:
             raise ValueError(f"images_per_prompt={images_per_prompt} must be at least 1")
         self.models = tuned_runs([runs] if isinstance(runs, str) else runs)

@@ -1,15 +1,14 @@
 """Plots that evaluate scorers, as PNG files, and the style that all plots share."""
 
-import csv
 import logging
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -67,25 +66,20 @@ FEW = 10
 """Minimum number of images of a rank for a reliable mean."""
 
 
-def learning_curves(metrics: Path | Iterable[Mapping[str, Any]], path: Path) -> None:
+def learning_curves(metrics: Path, path: Path) -> None:
     """Training and validation loss and accuracy over optimiser steps.
 
     Args:
-        metrics: `metrics.csv` of a run, or its rows.
+        metrics: `metrics.csv` of a run.
         path: The PNG to write.
     """
-    if isinstance(metrics, Path):
-        with metrics.open(encoding="utf-8", newline="") as file:
-            metrics = list(csv.DictReader(file))
-    rows = list(metrics)
+    table = pd.read_csv(metrics)
     figure = new_figure(10, 4)
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, color, width in (("train", BLUE, 1.0), ("val", ORANGE, 2.0)):
-            points = [
-                (float(r["step"]), float(r[key])) for r in rows if r.get(key := f"{split}/{quantity}") not in ("", None)
-            ]
-            if points:
-                steps, values = np.array(points).T
+            points = table.reindex(columns=["step", f"{split}/{quantity}"]).dropna()
+            if len(points):
+                steps, values = points.to_numpy(np.float64).T
                 label = "training" if split == "train" else "validation"
                 axes.plot(steps, values, color=color, lw=width, alpha=0.9, label=label)
                 if split == "val":

@@ -28,9 +28,10 @@ from t2ifb.data.embeddings import cut_prompts, report_cut
 from t2ifb.data.images import load_image, pixel_batches
 from t2ifb.data.rankings import Image
 from t2ifb.data.storage.row_store import RowStore
-from t2ifb.evaluation.lazy import Identities, Unbuilt, UnusableScorers, build
+from t2ifb.evaluation.lazy import Unbuilt, UnusableScorers, build
 from t2ifb.utils.devices import device_of
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock, write_json
+from t2ifb.utils.fingerprints import FileHashes, identity
 
 Wanted: TypeAlias = dict[bytes, tuple[Image, list[tuple[bytes, str]]]]
 """Pairs to score: by image key, the image and its prompts as (pair key, text)."""
@@ -61,13 +62,13 @@ class ScoreStore:
 
     Attributes:
         folder: Folder of the store.
-        identity: Identity of the scorer, as JSON.
+        identity: Identity of the scorer.
     """
 
-    def __init__(self, root: Path, identity: str) -> None:
+    def __init__(self, root: Path, identity: Any) -> None:
         """Open the store. Nothing is written."""
         self.identity = identity
-        self.folder = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self.folder = root / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         self.rows = RowStore(self.folder, "scores", "<f4")
 
     def missing(self, wanted: Wanted) -> Wanted:
@@ -94,8 +95,7 @@ class ScoreStore:
         if before is None or before.device != device:
             before = Speed(0, 0.0, device)
         record = {"images": before.images + len(keys), "seconds": before.seconds + seconds, "device": device}
-        with atomic_write(self.folder / "scorer.json") as file:
-            file.write(json.dumps({**record, "scorer": json.loads(self.identity)}, indent=1).encode())
+        write_json(self.folder / "scorer.json", {**record, "scorer": self.identity})
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Scores:
 
     def identity(self, name: str) -> dict[str, Any]:
         """Identity of a scorer."""
-        return dict(json.loads(self.stores[name].identity))
+        return dict(self.stores[name].identity)
 
 
 Scorer: TypeAlias = Callable[[Tensor, list[str]], Tensor]
@@ -154,7 +154,7 @@ class ScoreCache:
         self.root, self.batch_size = Path(folder).expanduser(), batch_size
         self.device = device_of(device)
         self._image_keys = ImageKeys(self.root / "image_keys.npy")
-        self._identities = Identities(self.root / "file_keys.npy")
+        self._hashes = FileHashes(self.root / "file_keys.npy")
 
     def fill(self, scorers: Mapping[str, Unbuilt], images: Sequence[Image], prompts: Sequence[str]) -> Scores:
         """Compute missing scores, one scorer after the other.
@@ -207,7 +207,7 @@ class ScoreCache:
         stores, errors = {}, {}
         for name, part in scorers.items():
             try:
-                stores[name] = ScoreStore(self.root, self._identities(part))
+                stores[name] = ScoreStore(self.root, identity(part, self._hashes, "scorer"))
             except UNUSABLE as error:
                 errors[name] = str(error) or type(error).__name__
         return stores, errors

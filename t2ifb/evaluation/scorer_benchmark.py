@@ -53,7 +53,7 @@ class ScorerBenchmark:
             ValueError: No scorers are given, or an argument is out of range.
         """
         if not scorers:
-            raise ValueError("no scorers; add one with +scorer@scorers.<name>=<option>")
+            raise ValueError("scorers={}: expected at least one scorer")
         self.dataset, self.split, self.splits = dataset, split, (split,)
         self.cache = ScoreCache(cache_folder, device, batch_size)
         self.published, self.seed = dict(published or {}) if split == "test" else {}, seed

@@ -1,17 +1,17 @@
 """Several scorers applied to the same images, and the table of their scores."""
 
 import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_text
 
 PROMPT = "prompt"
 
@@ -31,20 +31,14 @@ class ScoreSheet:
     @classmethod
     def read(cls, path: Path) -> "ScoreSheet":
         """Read a file written by `write`."""
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names = [name for name in (rows[0] if rows else {}) if name != PROMPT]
-        columns = {name: np.array([float(row[name]) for row in rows]) for name in names}
-        return cls([row[PROMPT] for row in rows], columns)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a prompt may be "NA"
+        prompts = frame.pop(PROMPT).tolist()
+        return cls(prompts, {str(name): column.to_numpy(np.float64) for name, column in frame.items()})
 
     def write(self, path: Path) -> None:
         """Write a CSV file atomically."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow([PROMPT, *self.columns])
-        writer.writerows(zip(self.prompts, *(column.tolist() for column in self.columns.values()), strict=True))
-        with atomic_write(path) as file:
-            file.write(text.getvalue().encode())
+        frame = pd.DataFrame({PROMPT: self.prompts, **self.columns})
+        write_text(path, frame.to_csv(index=False, na_rep="nan", quoting=csv.QUOTE_NONNUMERIC))
 
     @property
     def by_prompt(self) -> dict[str, NDArray[np.float64]]:

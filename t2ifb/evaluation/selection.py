@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from t2ifb.data.batches import ComparisonIndex
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from t2ifb.evaluation.lazy import Unbuilt
 from t2ifb.evaluation.metrics import evaluate_preference
 from t2ifb.evaluation.score_cache import ScoreCache
 from t2ifb.evaluation.scoring import ScoreSheet
@@ -93,13 +92,13 @@ def _deviation(scores: NDArray[np.float64]) -> float:
 
 
 def weights_on_rankings(
-    dataset: PreferenceDataset, judges: Mapping[str, Unbuilt], cache_folder: Path, device: str = "auto"
+    dataset: PreferenceDataset, judges: Mapping[str, Any], cache_folder: Path, device: str = "auto"
 ) -> dict[str, Any]:
     """Weights of judges from their preference accuracy on validation rankings. Nothing is downloaded.
 
     Args:
         dataset: Source of the rankings.
-        judges: Unbuilt judges by name.
+        judges: Judges by name, unbuilt or built.
         cache_folder: Folder of the score cache.
         device: Device; `auto` is the GPU if one exists.
 
@@ -116,11 +115,11 @@ def weights_on_rankings(
     return {"weights": dict.fromkeys(judges, 1.0), "equal_because": why}
 
 
-def accuracies(judges: Mapping[str, Unbuilt], rankings: Sequence[RankedPrompt], cache: ScoreCache) -> dict[str, float]:
+def accuracies(judges: Mapping[str, Any], rankings: Sequence[RankedPrompt], cache: ScoreCache) -> dict[str, float]:
     """Preference accuracy of each judge, in [0, 1]; a tie counts as wrong, as in table 1.
 
     Args:
-        judges: Unbuilt judges by name.
+        judges: Judges by name, unbuilt or built.
         rankings: At least one ranking.
         cache: Score cache.
 

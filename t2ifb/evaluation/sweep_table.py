@@ -1,7 +1,5 @@
 """Summary of a sweep: runs sorted by the checkpoint selection score, and the Pareto front."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -11,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 from numpy.typing import NDArray
+from pandas import DataFrame
 
 from t2ifb.evaluation.tables import markdown, screen, show
 from t2ifb.evaluation.tuning_plots import trade_off
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_text
 
 FIGURES = ("judges", "kl", "kl_without_last_two", "reward", "gold", "accuracy", "loss")
 """Validation metrics of the kept checkpoint that are shown, if a run has them."""
@@ -125,11 +124,8 @@ class SweepTable:
         chosen = next((job.chosen_by for job in self.jobs if job.chosen_by), "")
         by = f", best first by {chosen} on validation prompts" if chosen else ""
         show(screen(f"{self.folder}: {len(self.jobs)} runs{by}", headings, lines))
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([headings, *exact])
-        for name, content in (("sweep.md", markdown(headings, lines)), ("sweep.csv", text.getvalue())):
-            with atomic_write(self.folder / name) as file:
-                file.write(content.encode())
+        write_text(self.folder / "sweep.md", markdown(headings, lines))
+        write_text(self.folder / "sweep.csv", DataFrame(exact, columns=headings).to_csv(index=False))
         if self.placed:
             self._draw(varied)
 

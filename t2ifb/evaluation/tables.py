@@ -1,25 +1,24 @@
 """Tables of results, on the screen and as Markdown, CSV, JSON and LaTeX. Names are escaped."""
 
-import csv
-import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pandas import DataFrame, Index
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tabulate import tabulate
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_json, write_text
 
 LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
 """Style of tables on the screen, narrow enough for 80 columns."""
@@ -57,51 +56,22 @@ def show(table: Table) -> None:
 
 def escape_markdown(text: str) -> str:
     """Escape text for Markdown, including table cells."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", _one_line(text).replace("&", "&amp;").replace("<", "&lt;"))
-
-
-def escape_latex(text: str) -> str:
-    """Escape text for LaTeX."""
-    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
-
-
-_LATEX = {
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Markdown table. The first cell of each line is a name and is escaped."""
-    shown = [headings, *([escape_markdown(name), *figures] for name, *figures in lines)]
-    text = ["| " + " | ".join(line) + " |" for line in shown]
-    return "\n".join([text[0], "|" + "---|" * len(headings), *text[1:]]) + "\n"
+    shown = [[escape_markdown(name), *figures] for name, *figures in lines]
+    return str(tabulate(shown, headings, "pipe", disable_numparse=True)) + "\n"
 
 
 def latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """LaTeX tabular in the style of booktabs."""
-    minus = re.compile(r"(?<!\S)-(?=\d)|(?<=\[)-(?=\d)")
-    shown = [[name, *(minus.sub("$-$", figure) for figure in figures)] for name, *figures in _escaped(headings, lines)]
-    rows = [" & ".join(line) + r" \\" for line in shown]
-    body = [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
-    columns = "l" + "r" * (len(headings) - 1)
-    return (
-        "\n".join(["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
-        + "\n"
-    )
-
-
-def _escaped(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[escape_latex(cell) for cell in line] for line in (headings, *lines)]
+    """LaTeX tabular in the style of booktabs. All cells are escaped."""
+    shown = [[" ".join(cell.split()) for cell in line] for line in lines]
+    align = ["left", *["right"] * (len(headings) - 1)]
+    text = tabulate(shown, headings, "latex_booktabs", disable_numparse=True, colalign=align if lines else None)
+    text = re.sub(r"(?<= & )( *)-(?=\d)|(?<=\[)-(?=\d)", r"\1$-$", text)
+    return f"% needs \\usepackage{{booktabs}} and \\usepackage[T1]{{fontenc}}\n{text}\n"
 
 
 def without_nan(value: Any) -> Any:
@@ -194,56 +164,47 @@ def order_table(rows: Sequence[Row], title: str) -> Table:
 
 def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
     """Table of each scorer's accuracy on each component of the ground truth, for the terminal."""
-    table = Table(title=title, **LOOK)
-    table.add_column("scorer", **TEXT)
-    for part in by_part:
-        table.add_column(f"{part} %", **NUMBERS)
-    for name in next(iter(by_part.values())):
-        table.add_row(Text(name), *(_with_interval(scorers[name], "") for scorers in by_part.values()))
-    return table
+    names = next(iter(by_part.values()))
+    lines = [[name, *(_with_interval(scorers[name], "") for scorers in by_part.values())] for name in names]
+    return screen(title, ["scorer", *(f"{part} %" for part in by_part)], lines)
 
 
 def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", reference: str = REFERENCE) -> None:
-    """Write `<stem>.md`, `.csv`, `.json` and `.tex` to a folder, each atomically.
+    """Write `<stem>.md`, `.csv`, `.json` and `.tex` to a folder, see `write_results`."""
+    write_results(rows, *_shown(rows, reference, wide=any(row.tau for row in rows)), folder, stem)
 
-    Names are escaped in Markdown and LaTeX. CSV and JSON have unrounded numbers, with accuracies in [0, 1].
+
+def write_results(
+    rows: Sequence[Any], headings: Sequence[str], lines: Sequence[Sequence[str]], folder: Path, stem: str
+) -> None:
+    """Write `<stem>.md`, `.tex`, `.csv` and `.json` to a folder, each atomically.
+
+    Names are escaped in Markdown and LaTeX. CSV and JSON have unrounded numbers.
+
+    Args:
+        rows: Dataclasses of the results, with a `name`.
+        headings: Headings of the rounded table.
+        lines: Its cells as text.
+        folder: The folder.
+        stem: Name of the files.
     """
-    headings, lines = _shown(rows, reference, wide=any(row.tau for row in rows))
-    for suffix, text in (
-        ("md", markdown(headings, lines)),
-        ("tex", latex(headings, lines)),
-        ("csv", _csv(rows)),
-        ("json", json.dumps([without_nan(asdict(row)) for row in rows], indent=2, allow_nan=False)),
-    ):
-        with atomic_write(folder / f"{stem}.{suffix}") as file:
-            file.write(text.encode())
+    write_text(folder / f"{stem}.md", markdown(headings, lines))
+    write_text(folder / f"{stem}.tex", latex(headings, lines))
+    numbers = DataFrame([_flat(row) for row in rows], dtype=object).dropna(axis=1, how="all")
+    write_text(folder / f"{stem}.csv", numbers.to_csv(index=False))
+    content = [without_nan(asdict(row)) for row in rows]
+    write_json(folder / f"{stem}.json", content)
 
 
 def write_matrix(names: Sequence[str], matrix: NDArray[np.float64], path: Path) -> None:
     """Write a square matrix as CSV with row and column names."""
-    lines = [["scorer", *names], *([name, *map(repr, row.tolist())] for name, row in zip(names, matrix, strict=True))]
-    with atomic_write(path) as file:
-        buffer = io.StringIO()
-        csv.writer(buffer).writerows(lines)
-        file.write(buffer.getvalue().encode())
+    write_text(path, DataFrame(matrix, Index(names, name="scorer"), names).to_csv())
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    """CSV with one column per number (`accuracy`, `accuracy_low`, `accuracy_high`, ...), without empty columns."""
-    lines = [_flat(row) for row in rows]
-    names = ["scorer", *(f.name + end for f in fields(Row) for end in ("", "_low", "_high") if f.name != "name")]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [name for name in names if any(name in line for line in lines)], restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def _flat(row: Row) -> dict[str, Any]:
-    line: dict[str, Any] = {"scorer": row.name}
+def _flat(row: Any) -> dict[str, Any]:
+    """One entry per number: `accuracy`, `accuracy_low`, `accuracy_high`, ..."""
+    line: dict[str, Any] = {}
     for name, value in vars(row).items():
-        if isinstance(value, Interval):
-            line |= {name: value.mean, f"{name}_low": value.low, f"{name}_high": value.high}
-        elif name != "name" and value is not None:
-            line[name] = value
-    return line
+        ends = {"": "mean", "_low": "low", "_high": "high"} if isinstance(value, Interval) else {}
+        line |= {name + end: getattr(value, part) for end, part in ends.items()} or {name: value}
+    return {"scorer": line.pop("name"), **line}

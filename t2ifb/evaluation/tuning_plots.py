@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -106,11 +105,11 @@ def progress_sheet(
     save(figure, path)
 
 
-def tuning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+def tuning_curves(rows: Iterable[Mapping[str, float]], path: Path) -> None:
     """Held-out metrics over the updates: reward, judges' gain, gold with its components, KL divergence.
 
     Args:
-        rows: Rows of `metrics.csv`.
+        rows: Rows of `metrics.csv`, see `read_metrics`.
         path: The PNG to write.
     """
     table = list(rows)
@@ -118,8 +117,7 @@ def tuning_curves(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     figure = new_figure(4 * min(4, len(names)), 2.6 * -(-len(names) // 4))
     panels = list(figure.subplots(-(-len(names) // 4), min(4, len(names)), squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
-        points = [(float(r["step"]), float(r[name])) for r in table if r.get(name) not in ("", None)]
-        steps, values = np.array(points).T
+        steps, values = np.array([(row["step"], row[name]) for row in table if name in row]).T
         axes.plot(steps, values, color=BLUE, lw=1.8, marker="o", ms=3)
         axes.axhline(values[0], color=GRAY, lw=0.8, ls="--")
         axes.set(xlabel="update", title=name.removeprefix("val/"))

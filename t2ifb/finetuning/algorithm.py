@@ -1,4 +1,4 @@
-"""What a fine-tuning algorithm is: what it collects, how it is split into updates, and what it minimises."""
+"""The interface of fine-tuning algorithms: what they collect, how they split it into updates, and their loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class Experience:
     """N rows that an algorithm learns from, such as latents at a step with their prompt.
 
-    An algorithm decides what a row is and which tensors it has. An experience can be indexed, and its `state` can be
-    saved and restored, so that a killed run resumes inside it.
+    The algorithm defines the rows and their tensors. An experience can be indexed, and its `state` can be saved and
+    restored, so that a killed run resumes between the updates of one experience.
 
     Attributes:
         prompts: N texts.
-        tensors: By name, (N, ...) each.
-        total: Rows that the loss is the mean over: those of the whole minibatch, over all parts and processes.
+        tensors: Tensors (N, ...) by name.
+        total: Number of rows of the whole minibatch, over all parts and processes; the loss is the mean over them.
     """
 
     prompts: list[str]
@@ -54,7 +54,7 @@ class Experience:
         return type(self)([self.prompts[n] for n in numbers], tensors, self.total)
 
     def parts(self, size: int | None) -> Iterator[Self]:
-        """The same in parts of at most `size` rows that are in memory together; `None` is one part."""
+        """The rows in parts of at most `size`, one part in memory at a time; `None` gives one part."""
         size = size or max(1, len(self))
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
@@ -71,19 +71,19 @@ class Experience:
 
     @classmethod
     def of(cls, state: Mapping[str, Any], device: torch.device | str) -> Self:
-        """What `state` gave; tensors of floating point numbers on a device, whole numbers on the CPU."""
+        """The experience of a `state`. Floating-point tensors are moved to a device; integers stay on the CPU."""
         tensors = {k: v.to(device) if v.is_floating_point() else v for k, v in state["tensors"].items()}
         return cls(list(state["prompts"]), tensors, state["total"])
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a part of a minibatch costs.
+    """The loss of a part of a minibatch.
 
     Attributes:
         total: Scalar with gradient, the part's share of the minibatch mean: the sum over its rows divided by
             `Experience.total`. Parts and processes therefore add up to one update, however the rows are shared.
-        terms: (B,) by name, of the part's rows; their means are logged as `train/<name>`.
+        terms: Values (B,) of the part's rows by name; their means are logged as `train/<name>`.
     """
 
     total: Tensor
@@ -91,11 +91,11 @@ class Loss:
 
 
 class Algorithm(Protocol):
-    """How samples become updates; the loop around it is the same for every algorithm (`FineTuningModule`)."""
+    """A fine-tuning algorithm. `FineTuningModule` is the loop that all algorithms share."""
 
     @property
     def data(self) -> Literal["prompts", "preference_pairs"]:
-        """What it starts from: prompts, or pairs of images of which one is preferred."""
+        """Training data: prompts, or pairs of images with one preferred image each."""
         ...
 
     @property
@@ -105,23 +105,23 @@ class Algorithm(Protocol):
 
     @property
     def updates_per_experience(self) -> int:
-        """How many minibatches `minibatches` gives."""
+        """Number of minibatches per experience."""
         ...
 
     def check(self, steps: int) -> None:
-        """Raise a `ValueError` if the settings do not fit a schedule of so many steps."""
+        """Raise a `ValueError` if the settings do not fit a schedule with this number of steps."""
         ...
 
     def collect(self, policy: "Policy", batch: PromptBatch) -> Experience:
-        """What is learned from a batch; called without gradient."""
+        """The experience of a batch of prompts; called without gradient."""
         ...
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
-        """The rows of each update, a function of the experience and a seed of its own. Each is one optimiser step."""
+        """The rows of each update, one optimiser step each: a function of the experience and the seed."""
         ...
 
     def loss(self, policy: "Policy", part: Experience) -> Loss:
-        """The equation of the paper on rows that are in memory together."""
+        """The equation of the paper, on a part of a minibatch."""
         ...
 
 
@@ -132,10 +132,10 @@ def check_weights(alpha: float, beta: float) -> None:
 
 
 def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:
-    """The loss of rows (B,) of a part, with what is logged of them.
+    """The loss of the rows (B,) of a part, with its logged terms.
 
-    A loss that is not finite makes the whole gradient NaN, also where the gradient of the broken term would be finite:
-    then the update is skipped, under a GradScaler too.
+    A loss that is not finite makes the whole gradient NaN, even if the gradient of its term is finite. The update is
+    then skipped, also under a GradScaler.
     """
     total = rows.sum() / part.total
     return Loss(total * (1 + 0 * total.detach()), {**terms, "loss": rows})

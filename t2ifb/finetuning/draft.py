@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.finetuning.algorithm import Experience, Loss, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
-
-DEPTH_STREAM = 0x0DF4
-"""Keeps the draws of how many steps apart from others with the same seed."""
+from t2ifb.utils.random_streams import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,13 @@ class DRaFT:
         """How many steps an update goes back: a function of (seed, position)."""
         if self.truncation == "fixed":
             return self.last_steps
-        return 1 + int(np.random.default_rng([DEPTH_STREAM, seed, position]).integers(self.last_steps))
+        return 1 + int(generator(Stream.DRAFT_STEPS, seed, position).integers(self.last_steps))
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Latents where the last steps begin."""
         rollout, denoise = policy.start(batch)
         first = len(policy.schedule) - self.depth(policy.seed, batch.position)
-        with policy.model.untrained():
+        with policy.untrained():
             latents = rollout.to(first, denoise)
         return Experience(batch.prompts, {"latents": latents, **policy.resume_state(rollout)})
 

@@ -1,8 +1,8 @@
 """Evaluation of a policy, of the base model and of checkpoints on fixed held-out prompts and noise."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from t2ifb.data.embeddings import Encoder
-from t2ifb.diffusion.lora import load_adapter_state
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.lora import load_adapter_state, without_adapters
+from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.sampling import Rollout, Sampler, to_bytes
 from t2ifb.evaluation.metrics import diversity
@@ -28,9 +28,9 @@ from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import first_process
 from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.random_streams import Stream
 
-STREAMS = {"validation": 0x0DF2, "test": 0x0DF3}
-"""Separate the noise of the splits from each other and from that of training."""
+STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST}
 FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 """Reserved names of metrics and of a sheet's column, not allowed for judges."""
 
@@ -129,11 +129,11 @@ class Evaluator(nn.Module):
         return len(self.prompts)
 
     @torch.no_grad()
-    def sample(self, model: DiffusionModel, numbers: Sequence[int], with_kl: bool = True) -> None:
+    def sample(self, model: TextToImageModel, numbers: Sequence[int], with_kl: bool = True) -> None:
         """Sample the images with the given indices and record images and KL divergence.
 
-        Everything is computed outside autocast: in bf16 the rounding of the two U-Net calls alone may exceed the
-        policy's KL divergence. The U-Net computes in the precision of its frozen weights, the rest in fp32, which is
+        Everything is computed outside autocast: in bf16 the rounding of the two denoiser calls alone may exceed the
+        policy's KL divergence. The denoiser computes in the precision of its frozen weights, the rest in fp32, which is
         not rounded to TF32.
 
         Args:
@@ -152,7 +152,7 @@ class Evaluator(nn.Module):
                 noisy = rollout.latents
                 output = denoise(noisy, step)
                 if with_kl:
-                    with model.base():
+                    with without_adapters(model.denoiser):
                         reference = schedule.kl_step(denoise(noisy, step), noisy, step)
                     policy = schedule.kl_step(output, noisy, step)
                     kl[step] = gaussian_kl(policy.mean, reference.mean, policy.variance)
@@ -256,7 +256,7 @@ def evaluate_base(
 
 
 def evaluate_checkpoints(
-    run: RunFolder, evaluator: Evaluator, model: DiffusionModel, samples_per_batch: int, base: EvalSamples
+    run: RunFolder, evaluator: Evaluator, model: TextToImageModel, samples_per_batch: int, base: EvalSamples
 ) -> tuple[dict[str, EvalSamples], int]:
     """Samples of the base model (`base`), the kept checkpoint (`kept`) and the last one (`last`), and the kept step.
 
@@ -274,7 +274,7 @@ def evaluate_checkpoints(
 
 
 def evaluate(
-    evaluator: Evaluator, model: DiffusionModel, samples_per_batch: int, whom: str, base: bool = False
+    evaluator: Evaluator, model: TextToImageModel, samples_per_batch: int, whom: str, base: bool = False
 ) -> EvalSamples:
     """Sample and score all images of an evaluator. Processes of one group share the sampling.
 
@@ -292,7 +292,7 @@ def evaluate(
     for start in track(starts, f"sampling images of {whom}", disable=not first_process()):
         numbers = share[start : start + samples_per_batch]
         if base:
-            with model.base():
+            with without_adapters(model.denoiser):
                 evaluator.sample(model, numbers, with_kl=False)
         else:
             evaluator.sample(model, numbers)
@@ -300,11 +300,25 @@ def evaluate(
     return evaluator.answers()
 
 
+@contextmanager
+def weights_in_fp32(network: nn.Module) -> Iterator[None]:
+    """A network computing in fp32, not in TF32. Weights in half precision are fp32 in this context."""
+    rounded = [(weight, weight.dtype) for weight in network.parameters() if weight.dtype != torch.float32]
+    try:
+        for weight, _ in rounded:
+            weight.data = weight.data.float()
+        with true_float32():
+            yield
+    finally:
+        for weight, dtype in rounded:
+            weight.data = weight.data.to(dtype)
+
+
 @torch.no_grad()
 def rounding_floor(
     evaluator: Evaluator,
     sampler: Sampler,
-    model: DiffusionModel,
+    model: TextToImageModel,
     training_context: Callable[[], AbstractContextManager[None]],
 ) -> Tensor:
     """KL divergence (T,) of the base model to itself from training precision alone, in nats per sample.
@@ -317,19 +331,19 @@ def rounding_floor(
         evaluator: The evaluation; its first prompts and their noise are used.
         sampler: Sampler of training rollouts.
         model: Model with the policy's adapters, which are disabled here.
-        training_context: Context of U-Net calls in training.
+        training_context: Context of the denoiser's calls in training.
     """
     schedule = sampler.schedule_of(model)
     found = []
     for number, prompt in enumerate(evaluator.prompts[:FLOOR_SAMPLES]):
         rollout = Rollout(schedule, [(evaluator.stream, evaluator.seed, number)], model.latent_shape, model.device)
         seen: list[tuple[Tensor, Tensor]] = []
-        with model.weights_in_fp32(), model.base():
+        with weights_in_fp32(model.denoiser), without_adapters(model.denoiser):
             denoise = sampler.denoiser(model, schedule, [prompt])
             for step in range(len(schedule)):
                 seen.append((rollout.latents, denoise(rollout.latents, step)))
                 rollout.take(seen[-1][1])
-        with model.base():
+        with without_adapters(model.denoiser):
             denoise = sampler.denoiser(model, schedule, [prompt])
             for step, (noisy, exact) in enumerate(seen):
                 with training_context():

@@ -11,6 +11,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchmetrics import MeanMetric
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import adapter_state, load_adapter_state
@@ -18,22 +19,20 @@ from t2ifb.finetuning.algorithm import Algorithm, Experience
 from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-
-MINIBATCH_STREAM = 0x0DF6
-"""Keeps the seeds of minibatches apart from others with the same seed."""
+from t2ifb.utils.random_streams import Stream
 
 
 class FineTuningModule(LightningModule):
-    """Trains a policy's adapters by an algorithm: collect, then for each minibatch loss, backward pass and one step.
+    """Trains a policy's adapters: collects an experience, then does one optimiser step per minibatch.
 
     Logs the means of the algorithm's terms as `train/<name>`.
 
     Attributes:
-        policy: What is trained.
-        algorithm: What is minimised.
-        terms: The latest loss's parts, (B,) each, so that a NaN can be traced.
-        experience: What the present updates learn from; None before the first and where the batch has no share for this
-            process.
+        policy: The trained policy.
+        algorithm: The algorithm.
+        terms: Terms (B,) of the latest loss, so that a NaN can be traced.
+        experience: Experience of the current updates; None before the first one, and if this process has no share of
+            the batch.
     """
 
     def __init__(
@@ -45,16 +44,16 @@ class FineTuningModule(LightningModule):
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = 1.0,
     ) -> None:
-        """Put the parts together.
+        """Store the settings.
 
         Args:
-            policy: What is trained.
-            algorithm: What is minimised.
-            optimizer: Makes the optimiser from the adapters' weights.
-            evaluator: What a validation looks at.
-            micro_batch_size: Rows of an experience that are in memory together in a backward pass; by default as many
-                as there are prompts in a batch. It does not change an update.
-            gradient_clip_norm: Largest norm of an update's gradient; None for no limit.
+            policy: The trained policy.
+            algorithm: The algorithm.
+            optimizer: Builds the optimiser from the adapters' weights.
+            evaluator: Evaluation of validations.
+            micro_batch_size: Rows of an experience in memory together in a backward pass; by default the number of
+                prompts in a batch. It does not change an update.
+            gradient_clip_norm: Maximum norm of an update's gradient; None for no limit.
 
         Raises:
             ValueError: The algorithm does not fit the schedule, or a number is out of range.
@@ -71,15 +70,15 @@ class FineTuningModule(LightningModule):
         self.terms: dict[str, Tensor] = {}
         self.experience: Experience | None = None
         self._inside = False
-        self._seen: dict[str, list[Tensor]] = {}
+        self._means: dict[str, MeanMetric] = {}
 
     def setup(self, stage: str) -> None:
-        """Let several processes exchange nothing but adapters: each reads the frozen weights itself."""
+        """Synchronise only the adapters between processes; each process reads the frozen weights itself."""
         frozen = [name for name, weight in self.named_parameters() if not weight.requires_grad]
         self._ddp_params_and_buffers_to_ignore = [*frozen, *(name for name, _ in self.named_buffers())]
 
     def training_step(self, batch: PromptBatch, index: int) -> None:
-        """One update. The first of a batch's updates collects the experience that all of them learn from."""
+        """One update. The first update of a batch collects the experience of all its updates."""
         optimizer: Any = self.optimizers()
         with fast_attention(self.device), self._apart():
             if batch.update == 0:
@@ -101,11 +100,11 @@ class FineTuningModule(LightningModule):
         return self.algorithm.collect(self.policy, batch) if batch.prompts else None
 
     def _parts(self, batch: PromptBatch) -> list[Experience]:
-        """The rows of this update in parts that fit into memory; none where this process has no share of the batch."""
-        assert self.experience is not None or not batch.prompts, "an update without the experience that it learns from"
+        """The rows of this update in parts that fit into memory; none if this process has no share of the batch."""
+        assert self.experience is not None or not batch.prompts, "an update has no experience"
         minibatch = None
         if self.experience is not None:
-            seed = np.random.SeedSequence([MINIBATCH_STREAM, self.policy.seed, batch.position]).generate_state(1)
+            seed = np.random.SeedSequence([Stream.MINIBATCHES, self.policy.seed, batch.position]).generate_state(1)
             minibatch = next(islice(self.algorithm.minibatches(self.experience, int(seed[0])), batch.update, None))
         total = self._over_processes(0 if minibatch is None else len(minibatch))
         if not minibatch:
@@ -128,12 +127,12 @@ class FineTuningModule(LightningModule):
         return int(total)
 
     def _apart(self) -> AbstractContextManager[None]:
-        """Keeps several processes from averaging at each backward pass: they add up once, when an update is whole."""
+        """Disable averaging over processes at each backward pass; gradients are added up once per update."""
         strategy: Any = self.trainer.strategy if self.trainer.world_size > 1 else None
         return nullcontext() if strategy is None else strategy.block_backward_sync()
 
     def _sum_gradients(self) -> None:
-        """Add up the gradients of all processes: each has divided by the prompts of the whole batch."""
+        """Add up the gradients of all processes. Each loss is already divided by the rows of the whole minibatch."""
         if self.trainer.world_size == 1:
             return
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.policy.adapters]
@@ -144,68 +143,66 @@ class FineTuningModule(LightningModule):
             weight.grad = gradient
 
     def note(self, **figures: Tensor) -> None:
-        """Remember figures, each (B,) of some samples, until their means are logged."""
+        """Add figures, each (B,) of some samples, to the means that are logged."""
         for name, values in figures.items():
-            wide = torch.float32 if values.device.type == "mps" else torch.float64  # which MPS does not have
-            total = torch.stack([values.detach().to(wide).sum(), values.new_tensor(len(values), dtype=wide)])
-            self._seen.setdefault(name, []).append(total)
+            self._mean(name).update(values.detach())
+
+    def _mean(self, name: str) -> MeanMetric:
+        return self._means.setdefault(name, MeanMetric(nan_strategy="disable").to(self.device))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Limit the gradient, once it is complete and unscaled.
+        """Clip the complete, unscaled gradient.
 
         Raises:
-            ValueError: The optimiser takes gradients that are still scaled, so that their norm means nothing.
+            ValueError: The optimiser takes scaled gradients, whose norm is meaningless.
         """
         if self.gradient_clip_norm is None or all(weight.grad is None for weight in self.policy.adapters):
             return
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             raise ValueError(
-                "algorithm.gradient_clip_norm cannot be held with trainer.precision=16-mixed and a fused optimiser; "
-                "give optimizer.fused=false, or algorithm.gradient_clip_norm=null"
+                f"gradient_clip_norm={self.gradient_clip_norm} cannot be held with trainer.precision=16-mixed and a "
+                "fused optimiser; give optimizer.fused=False, or gradient_clip_norm=None"
             )
         nn.utils.clip_grad_norm_(self.policy.adapters, self.gradient_clip_norm)
 
     def on_validation_start(self) -> None:
-        """Give the memory that updates have used back: what a validation needs is of other sizes."""
+        """Free the memory cache of updates: a validation needs blocks of other sizes."""
         torch.cuda.empty_cache()
 
     def on_validation_end(self) -> None:
-        """Give the memory that the validation has used back."""
+        """Free the memory cache of the validation."""
         torch.cuda.empty_cache()
 
     def validation_step(self, batch: list[int], index: int) -> None:
-        """Draw some held-out samples from the policy and judge them."""
+        """Sample some held-out images from the policy."""
         assert self.evaluator is not None
         self.evaluator.sample(self.policy.model, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log what was found."""
+        """Score the samples and log the figures."""
         assert self.evaluator is not None
         self.evaluator.gather()
         for name, value in self.evaluator.figures(self.evaluator.answers()).items():
             self.log(f"val/{name}", value, prog_bar=name in ("reward", "kl"))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser that was asked for."""
+        """The optimiser of the adapters' weights."""
         return self.make_optimizer(self.policy.adapters)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the adapters, an experience whose updates are not all done, and figures that are not logged yet.
-
-        Figures are those of the first process. Everything else is read from where it came from.
-        """
+        """Save the adapters, an unfinished experience, and the figures of the first process that are not logged yet."""
         if self._inside:
             state = None if self.experience is None else self.experience.state()
             checkpoint["experience"] = self._of_all_processes(state)
         checkpoint["state_dict"] = adapter_state(self.policy.model.denoiser)
-        checkpoint["noted"] = {name: torch.stack(values).cpu() for name, values in self._seen.items()}
+        checkpoint["means"] = {name: mean.metric_state for name, mean in self._means.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the adapters in.
+        """Load the adapters, and the experience if it is unfinished.
 
         Raises:
-            ValueError: They are of other layers or of another rank, or an experience is of other processes.
+            ValueError: The adapters belong to other layers or have another rank, or the number of processes differs.
         """
         load_adapter_state(self.policy.model.denoiser, checkpoint["state_dict"])
         checkpoint["state_dict"] = {}
@@ -218,24 +215,20 @@ class FineTuningModule(LightningModule):
             state, self._inside = states[self.global_rank], True
             self.experience = None if state is None else Experience.of(state, self.device)
         if self.global_rank == 0:
-            self._seen = {name: list(values.to(self.device)) for name, values in checkpoint.get("noted", {}).items()}
+            for name, state in checkpoint.get("means", {}).items():
+                vars(self._mean(name)).update({key: value.to(self.device) for key, value in state.items()})
 
     def _log(self) -> None:
-        """Log the means since the last time, now and then."""
+        """Log the means since the last log, every `log_every_n_steps` updates."""
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        totals = {name: torch.stack(values).sum(0).cpu() for name, values in self._seen.items()}
-        self._seen = {}
-        parts = self._of_all_processes(totals)
-        names = dict.fromkeys(name for part in parts for name in part)
-        sums = {name: sum(part[name] for part in parts if name in part) for name in names}
-        means = {name: float(total[0] / total[1]) for name, total in sums.items()}
-        for name, value in means.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("reward", "kl"), batch_size=1)
+        for name in sorted(set().union(*self._of_all_processes(set(self._means)))):  # an empty share has no names
+            self.log(f"train/{name}", self._mean(name).compute(), prog_bar=name in ("reward", "kl"), batch_size=1)
+        self._means = {}
 
 
 class ReFLModule(FineTuningModule):
-    """What the report tunes with: a `FineTuningModule` whose algorithm is `ReFL`."""
+    """The report's setting: a `FineTuningModule` with the algorithm `ReFL`."""
 
     def __init__(
         self,
@@ -247,13 +240,13 @@ class ReFLModule(FineTuningModule):
         gradients_per_rollout: int = 1,
         **options: Any,
     ) -> None:
-        """Put the parts together; arguments as of `ReFL` and `FineTuningModule`."""
+        """Store the settings; arguments as in `ReFL` and `FineTuningModule`."""
         super().__init__(policy, ReFL(window, gradients_per_rollout, alpha, beta), optimizer, **options)
 
 
 def fast_attention(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU the plain attention: flash attention's backward pass takes twice as long there.
+    """Plain attention on a CPU, where the backward pass of flash attention takes twice as long.
 
-    Held around a whole update: what gradient checkpointing computes again has to be what was computed first.
+    Use it around a whole update: gradient checkpointing must recompute exactly the first computation.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -4,15 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
-
-INDEX_STREAM = 0x0DF1
-"""Keeps the draws of steps apart from others with the same seed."""
+from t2ifb.utils.random_streams import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class ReFL:
         """Latents at m steps of each prompt's rollout."""
         rollout, denoise = policy.start(batch)
         steps = self.indices(len(policy.schedule), policy.seed, batch.position)
-        with policy.model.untrained():
+        with policy.untrained():
             latents = [rollout.to(step, denoise) for step in steps]
         numbers = torch.tensor(steps).repeat_interleave(len(batch.prompts))
         return Experience(batch.prompts * len(steps), {"latents": torch.cat(latents), "step": numbers})
@@ -94,6 +91,6 @@ class ReFL:
     def indices(self, steps: int, seed: int, position: int) -> list[int]:
         """The m steps at which an update takes its gradients, rising: a function of (seed, position)."""
         first, last = self.window_of(steps)
-        rng = np.random.default_rng([INDEX_STREAM, seed, position])
+        rng = generator(Stream.REFL_STEPS, seed, position)
         drawn = rng.choice(last - first + 1, self.gradients_per_rollout, replace=False)
         return sorted(first + int(number) for number in drawn)

@@ -113,7 +113,7 @@ class TuningResults:
         run: RunFolder,
         evaluator: Evaluator,
         answers: Mapping[str, EvalSamples],
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Mapping[str, float]],
         trained_on: Sequence[str],
         kept: int,
         seed: int,
@@ -189,7 +189,7 @@ class TuningResults:
 
     def _change(self, earlier: int, later: int) -> Interval:
         """Change of the selection score between two validations. One is the best of all, which widens the interval."""
-        validations = sum(row.get("val/judges") not in ("", None) for row in self.rows)
+        validations = sum("val/judges" in row for row in self.rows)
         base, old, new = (ScoreSheet.read(self.run.step(step, ".csv")) for step in (0, earlier, later))
         return change(base, old, new, self.evaluator.chosen_by, self.seed, 1 - 0.05 / validations)
 
@@ -206,7 +206,7 @@ class TuningResults:
         ]
 
 
-def keeps_base(rows: Sequence[Mapping[str, Any]], kept: int) -> bool:
+def keeps_base(rows: Sequence[Mapping[str, float]], kept: int) -> bool:
     """Whether to keep the base model: the best checkpoint's selection score is not above it.
 
     Args:
@@ -217,7 +217,7 @@ def keeps_base(rows: Sequence[Mapping[str, Any]], kept: int) -> bool:
 
 
 def verdict_sentence(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, float]],
     kept: int,
     change: Callable[[int, int], Interval],
     chosen_by: str = "the held-out scorers",
@@ -232,12 +232,11 @@ def verdict_sentence(
             ones.
         chosen_by: Name of the scorers that selected the checkpoint.
     """
-    looked = [row for row in rows if row.get("val/reward") not in ("", None)]
-    if len(looked) < 2:
+    seen = [row for row in rows if "val/reward" in row]
+    if len(seen) < 2:
         return "No validation took place."
-    seen = [{key: float(value) for key, value in row.items() if value not in ("", None)} for row in looked]
     first, last = seen[0], seen[-1]
-    at = next((row for row in seen if int(row["step"]) == kept), last)
+    at = next((row for row in seen if row["step"] == kept), last)
     top = max(seen, key=lambda row: row["val/judges"])
     which = f"Kept step {kept}"
     if keeps_base(rows, kept):

@@ -4,17 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
-from t2ifb.utils.random_streams import gaussian
+from t2ifb.utils.random_streams import Stream, gaussian, generator
 
-INDEX_STREAM = 0x0DF5
-"""Keeps the draws of steps apart from others with the same seed."""
 LARGEST = 20.0
 """Of the weights: one sample cannot outweigh all others."""
 
@@ -28,7 +25,7 @@ class RewardWeighted:
     Each rollout goes down to the image without gradient, and the image is rewarded. The sample is then learned as data
     are, at m random steps of the schedule, with the KL divergence to the base model at the same noisy latents. The
     denoiser is not guided there. A weight means something only if the reward is normalised
-    (`algorithm.standardise`): then it is one for a sample that is as good as the base model's are on average. The
+    (`standardise`): then it is one for a sample that is as good as the base model's are on average. The
     reward needs no gradient.
 
     Attributes:
@@ -58,14 +55,14 @@ class RewardWeighted:
 
     def indices(self, steps: int, seed: int, position: int) -> list[int]:
         """The m steps at which an update looks at its samples: a function of (seed, position)."""
-        rng = np.random.default_rng([INDEX_STREAM, seed, position])
+        rng = generator(Stream.REWARD_WEIGHTED_STEPS, seed, position)
         return sorted(int(number) for number in rng.choice(steps, self.gradients_per_rollout, replace=False))
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Samples with their weights, and the noise that they are learned with at m steps."""
         steps = len(policy.schedule)
         rollout, denoise = policy.start(batch)
-        with policy.model.untrained():
+        with policy.untrained():
             samples = rollout.to(steps, denoise)
         reward = policy.score(samples, batch.prompts)
         weight = (reward / self.temperature).exp().clamp(max=LARGEST) + 0 * reward  # an infinite reward is an error

@@ -1,45 +1,61 @@
 """Fine-tuning run: tunes adapters on a reward, evaluates them with held-out scorers, and exports them."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import seed_everything
 from torch import nn
 
 from t2ifb.data.datamodules import PromptDataModule
-from t2ifb.data.prompts import PromptSplits
+from t2ifb.data.datasets import open_dataset
+from t2ifb.data.prompts import Prompts, prompt_splits
+from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.model import DECODER, ModelSource, TextToImageModel
+from t2ifb.diffusion.models import source_of
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.evaluation.lazy import build
 from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
-from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
+from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.evaluator import (
     BASE,
     FIGURES,
     REWARD,
     Evaluator,
-    evaluate,
     evaluate_base,
     evaluate_checkpoints,
     rounding_floor,
 )
+from t2ifb.finetuning.judge_weights import check_weights, weights_of_run
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.out_of_memory import explained_memory
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.finetuning.results import TuningResults, UsualGuidance
+from t2ifb.finetuning.results import TuningResults
+from t2ifb.finetuning.run_parts import (
+    SET_BY_TUNING,
+    at_usual_guidance,
+    check_algorithm,
+    check_counts,
+    check_truth,
+    recipe,
+    savings,
+    to_bf16,
+)
 from t2ifb.finetuning.term_gradients import TermGradients
+from t2ifb.finetuning.trained_on import Scorer, held_out, judge_parts, record_reward, reward_part
 from t2ifb.finetuning.validation import ValidationCallback
+from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.mix import Mix
+from t2ifb.scorers.shorthand import clip_source
 from t2ifb.training import loggers
 from t2ifb.training.losses import kl_sums
 from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
@@ -47,34 +63,45 @@ from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.reward_checks import check_differentiable, check_known
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import (
+    ONE_DEVICE,
     SET_BY_THE_RUN,
     MakeLogger,
     MakeTrainer,
     first_process,
     make_trainer,
+    named_gpu,
     on_usable_device,
     reject_reserved,
 )
-from t2ifb.utils.devices import device_facts, has_bf16, true_float32
-from t2ifb.utils.files import make_folder, public_name, sha256_file
+from t2ifb.utils.devices import device_facts, true_float32
+from t2ifb.utils.files import data_folder, make_folder, sha256_file
+from t2ifb.utils.reward_runs import RECORD
+
+ADAMW = partial(torch.optim.AdamW, lr=1e-5, fused=True)
 
 
-class FineTuning:
-    """Stage 2 of the report: fine-tune a diffusion model on alpha * reward - beta * KL (see `FineTuningModule`)."""
+class FineTuner:
+    """Stage 2 of the report: fine-tune a diffusion model on alpha * reward - beta * KL (see `FineTuningModule`).
+
+    FineTuner("stable-diffusion-v1-5/stable-diffusion-v1-5", ImageReward.from_pretrained(), "prompts.txt",
+              output_dir="outputs/tuned", algorithm=ReFL(window=(30, 39))).fit()
+    """
 
     def __init__(
         self,
-        diffusion: DiffusionSource,
-        lora: LoRA,
-        reward: nn.Module,
-        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-        prompts: PromptSplits,
-        rollout: Sampler,
-        sampling: Sampler,
-        method: Algorithm | None = None,
-        judges: Mapping[str, nn.Module] | None = None,
+        model: ModelSource | str | Path,
+        reward: Scorer,
+        prompts: Prompts,
+        output_dir: str | Path,
+        algorithm: Algorithm | None = None,
+        lora: LoRA | None = None,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] = ADAMW,
+        sampling: Sampler | None = None,
+        rollout: Sampler | None = None,
+        judges: Mapping[str, Scorer] | None = None,
         truth: nn.Module | None = None,
         judge_weights: Mapping[str, float] | None = None,
+        rankings: PreferenceDataset | str | Path | None = None,
         usual_guidance_scale: float | None = None,
         usual_guidance_prompts: int = 64,
         alpha: float | None = None,
@@ -82,33 +109,44 @@ class FineTuning:
         standardise: bool | None = None,
         batch_size: int = 1,
         micro_batch_size: int | None = None,
-        gradient_clip_norm: float | None = 1.0,
+        gradient_clip_norm: float | None = None,
         epochs: float = 10,
         validate_every: int = 100,
         validation_prompts: int = 64,
         images_per_prompt: int = 2,
         samples_per_batch: int = 32,
-        diversity: Any = None,
+        diversity: CLIPSource | str | Path | None = None,
         patience: int | None = None,
         max_skipped_updates: int = 10,
         gradient_norms: bool = False,
-        cache_folder: str | Path | None = None,
+        cache_folder: str | Path | Literal[False] | None = None,
+        trainer: MakeTrainer = ONE_DEVICE,
+        logger: MakeLogger = loggers.no_logger,
+        seed: int = 0,
+        resume: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store the settings. The diffusion model is not loaded yet.
+        """Store the settings and build the scorers. The diffusion model is not loaded yet.
 
         Args:
-            diffusion: Source of the diffusion model.
-            lora: Configuration of the adapters.
-            reward: The reward to maximise: a scorer, differentiable with respect to the images.
-            optimizer: Builds the optimiser from parameters.
-            prompts: Prompts for training, validation and test.
-            rollout: Sampler of training rollouts.
-            sampling: Sampler of evaluation images.
-            method: The algorithm; `ReFL` as in the report by default.
-            judges: Held-out scorers by name.
+            model: Source of the diffusion model; or its hub id, folder or `.safetensors` file.
+            reward: The reward to maximise: a scorer, differentiable with respect to the images, or an unbuilt one. Or
+                a run folder or export of a reward model, `latest` (the reward run beside `output_dir` that was
+                finished last), or a scorer's name such as `image_reward`.
+            prompts: Prompts for training, validation and test; or a file or list of prompts (`prompt_splits`).
+            output_dir: Folder of the run and the exported adapters, created by `fit`.
+            algorithm: The algorithm; `ReFL` as in the report by default.
+            lora: Configuration of the adapters; rank 4 by default.
+            optimizer: Builds the optimiser from parameters; AdamW with a learning rate of 1e-5 by default.
+            sampling: Sampler of evaluation images; by default 40 steps at guidance scale 7.5.
+            rollout: Sampler of training rollouts; by default `sampling` without gradients through the unconditional
+                branch.
+            judges: Held-out scorers by name, given as `reward` is. Those that the run is trained on are left out.
             truth: Ground-truth scorer (`shapes`), for monitoring only.
-            judge_weights: Weights of the judges in checkpoint selection, by name (`weights_of` in
-                `t2ifb.evaluation.selection` computes them from preference accuracies); equal by default.
+            judge_weights: Weights of the judges in checkpoint selection, by name; by default their preference accuracy
+                on `rankings` decides (`weights_of`), and without those they are equal.
+            rankings: Data set, or its folder, whose validation rankings weigh the judges. Not used if the validation
+                prompts are a `PromptFile`.
             usual_guidance_scale: Usual guidance scale of the base model. If it differs from that of `sampling`, the run
                 ends with a comparison of the kept adapters and the base model at this scale.
             usual_guidance_prompts: Number of test prompts in that comparison, one image each.
@@ -124,75 +162,72 @@ class FineTuning:
             validation_prompts: Number of held-out prompts per validation.
             images_per_prompt: Images per validation prompt.
             samples_per_batch: Images per sampling batch.
-            diversity: A `CLIPSource` for the diversity of a prompt's images.
+            diversity: CLIP for the diversity of a prompt's images, or its name (`clip_source`).
             patience: Stop after this many validations without improvement; never by default.
             max_skipped_updates: Maximum skipped updates with NaN or infinity.
             gradient_norms: Log the gradient norms of reward and KL, see `TermGradients`.
-            cache_folder: Folder of the cache of base model samples.
+            cache_folder: Folder of the base model's samples and the judges' scores, which runs share; `data_folder` by
+                default, False for none.
+            trainer: Builds the `lightning.Trainer`; by default one GPU if there is one, else the CPU.
+            logger: Builds a logger from `run` and `config`, such as `wandb_logger`; `metrics.csv` is always written.
+            seed: Random seed of the run.
+            resume: Continue the unfinished run in `output_dir` from its last checkpoint, if it has one. All other
+                arguments must be as before.
+            config: Settings to record with the logger; they change nothing else.
 
         Raises:
-            ValueError: A number is out of range.
+            ValueError: A number is out of range, a shorthand names nothing, or a scorer cannot be built.
         """
         if taken := sorted({REWARD, *FIGURES} & set(judges or {})):
-            raise ValueError(f"the judge name {taken[0]!r} is reserved for another metric; rename the judge")
-        members = [*(reward.scorers.values() if isinstance(reward, Mix) else [reward]), *(judges or {}).values()]
-        if truth is not None and any(type(member) is type(truth) for member in members):
-            raise ValueError("the ground-truth scorer is for monitoring only; remove it from reward and judges")
-        weights = dict.fromkeys(judges or {}, 1.0) if judge_weights is None else dict(judge_weights)
-        total = sum(weights.values())
-        if weights.keys() != set(judges or {}) or min(weights.values(), default=0) < 0 or (judges and not total > 0):
-            raise ValueError(
-                f"judge_weights={weights}: expected one for each of the judges {', '.join(judges or {}) or '(none)'}, "
-                "none negative and at least one above 0"
-            )
-        if usual_guidance_prompts < 1:
-            raise ValueError(f"usual_guidance_prompts={usual_guidance_prompts} must be at least 1")
-        if epochs <= 0 or validate_every < 1 or validation_prompts < 1 or images_per_prompt < 1:
-            raise ValueError(
-                f"epochs={epochs} must be above 0, and validate_every={validate_every}, validation_prompts="
-                f"{validation_prompts}, images_per_prompt={images_per_prompt} at least 1"
-            )
-        self.diffusion, self.lora, self.optimizer = diffusion, lora, optimizer
-        self.standardise = isinstance(reward, Mix) if standardise is None else standardise
-        self.reward = Mix({REWARD: reward}) if self.standardise and not isinstance(reward, Mix) else reward
-        self.prompts, self.rollout, self.sampling = prompts, rollout, sampling
-        self.judges, self.truth, self.judge_weights = dict(judges or {}), truth, weights
-        usual = sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
-        self.usual_sampling = replace(sampling, guidance_scale=usual)
+            raise ValueError(f"judges[{taken[0]!r}]: the name is reserved for another metric; rename the judge")
+        if epochs <= 0:
+            raise ValueError(f"epochs={epochs} must be above 0")
+        check_counts(
+            validate_every=validate_every,
+            validation_prompts=validation_prompts,
+            images_per_prompt=images_per_prompt,
+            usual_guidance_prompts=usual_guidance_prompts,
+            samples_per_batch=samples_per_batch,
+            batch_size=batch_size,
+        )
+        self.output_dir, self.trainer, self.logger = Path(output_dir).expanduser(), trainer, logger
+        self.seed, self.resume, self.config = seed, resume, dict(config or {})
+        self.model = source_of(model) if isinstance(model, (str, Path)) else model
+        self.prompts, self.lora, self.optimizer = prompt_splits(prompts), lora or LoRA(), optimizer
+        self.sampling = sampling or Sampler(40, 7.5)
+        self.rollout = rollout or replace(self.sampling, unconditional="detached")
+        usual = self.sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
+        self.usual_sampling = replace(self.sampling, guidance_scale=usual)
         self.usual_guidance_prompts = usual_guidance_prompts
         given = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
-        self.method: Any = replace(method or ReFL(), **given)  # type: ignore[type-var]
-        if self.method.data != "prompts":
-            raise ValueError(f"{type(self.method).__name__} learns from {self.method.data}; a run gives prompts only")
-        if gradient_norms and not hasattr(self.method, "beta"):
-            raise ValueError(f"gradient_norms needs a KL term, and {type(self.method).__name__} has no beta")
-        self.settings: dict[str, Any] = {
-            "micro_batch_size": micro_batch_size,
-            "gradient_clip_norm": gradient_clip_norm,
-        }
+        self.algorithm: Any = replace(algorithm or ReFL(), **given)  # type: ignore[type-var]
+        check_algorithm(self.algorithm, gradient_norms)
+        self.reward_part, parts = reward_part(reward, self.output_dir, resume), judge_parts(judges, self.output_dir)
+        built = build(self.reward_part)
+        self.judges, self.truth = held_out(parts, built), truth
+        check_truth(truth, built, self.judges)
+        self.judge_parts = {name: parts[name] for name in self.judges}
+        self.standardise = isinstance(built, Mix) if standardise is None else standardise
+        self.reward = Mix({REWARD: built}) if self.standardise and not isinstance(built, Mix) else built
+        self.find_weights = judge_weights is None and bool(self.judges)
+        self.judge_weights = dict.fromkeys(self.judges, 1.0) if judge_weights is None else dict(judge_weights)
+        check_weights(self.judge_weights, self.judges)
+        self.rankings = None if rankings is None else open_dataset(rankings)
+        self.micro_batch_size, self.gradient_clip_norm = micro_batch_size, gradient_clip_norm
         self.batch_size, self.epochs, self.validate_every = batch_size, epochs, validate_every
         self.validation_prompts, self.images_per_prompt = validation_prompts, images_per_prompt
-        self.samples_per_batch, self.diversity = samples_per_batch, diversity
-        self.patience, self.max_skipped_updates, self.cache_folder = patience, max_skipped_updates, cache_folder
+        self.samples_per_batch = samples_per_batch
+        self.diversity = None if diversity is None else clip_source(diversity)
+        self.patience, self.max_skipped_updates = patience, max_skipped_updates
         self.gradient_norms = gradient_norms
+        self.cache_folder = None if cache_folder is False else Path(cache_folder or data_folder()).expanduser()
 
-    def _asks(self) -> dict[str, Any]:
-        """The arguments that the base model's answers depend on, besides prompts and seed."""
-        names = ("diffusion", "sampling", "reward", "judges", "truth", "diversity", "standardise")
+    def baseline_cache(self) -> BaselineCache:
+        """Cache of the base model's samples, keyed by the arguments that they depend on besides prompts and seed."""
+        names = ("model", "sampling", "reward", "judges", "truth", "diversity", "standardise")
         numbers = ("validation_prompts", "images_per_prompt", "samples_per_batch")
-        return {name: getattr(self, name) for name in (*names, *numbers)}
-
-    def _check_judges(self) -> None:
-        """A judge is not what the run is trained on.
-
-        Raises:
-            ValueError: It has the same weights and settings.
-        """
-        members = self.reward.scorers.values() if isinstance(self.reward, Mix) else [self.reward]
-        for name, judge in self.judges.items():
-            for member in (member for member in members if type(member) is type(judge)):
-                if member is judge or fingerprint(member) == fingerprint(judge):
-                    raise ValueError(f"judges[{name!r}] is the reward that the run is trained on; leave it out")
+        folder = None if self.cache_folder is None else self.cache_folder / "baseline_cache"
+        return BaselineCache(folder, {name: getattr(self, name) for name in (*names, *numbers)})
 
     @property
     def splits(self) -> list[str]:
@@ -200,66 +235,70 @@ class FineTuning:
         sources = (self.prompts.train, self.prompts.validation, self.prompts.test)
         return [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
 
-    def run(
-        self,
-        run: RunFolder,
-        trainer: MakeTrainer,
-        logger: MakeLogger,
-        seed: int = 0,
-        resume: Path | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Tune, evaluate, export, and write all results to the run's folder. Arguments as in `RewardTraining.run`.
+    def fit(self) -> dict[str, Any]:
+        """Tune, evaluate, export, and write all results to `output_dir`.
 
         Returns:
-            Content of `summary.json`.
+            Content of `summary.json`; empty in all processes but the first.
 
         Raises:
-            ValueError: The reward has no gradient, the settings are inconsistent, or memory is too small.
+            ValueError: The reward has no gradient, the settings are inconsistent, memory is too small, or the folder
+                has a run that is not to be continued.
         """
-        reject_reserved(trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
-        trainer = on_usable_device(trainer)
+        reject_reserved(self.trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
+        trainer, run = on_usable_device(self.trainer), RunFolder(self.output_dir)
         precision = str(getattr(trainer, "keywords", {}).get("precision"))
         if precision in ("16-true", "bf16-true"):
             raise ValueError(
-                f"trainer.precision={precision} would round the adapters' updates away; use "
-                f"{precision.replace('true', 'mixed')}, and diffusion.precision for the frozen weights"
+                f"trainer.precision={precision} would round the adapters' updates away; use trainer.precision="
+                f"{precision.replace('true', 'mixed')}, and model.precision=… for the frozen weights"
             )
         with (
             run.held() if first_process() else nullcontext(),
-            explained_memory(self._savings, isinstance(self.method, ReFL)),
+            explained_memory(lambda: savings(self), isinstance(self.algorithm, ReFL)),
             true_float32(),
         ):
-            return self._run(run, trainer, logger, seed, resume, dict(config or {}))
+            return self._fit(run, trainer)
 
-    def _run(
-        self, run: RunFolder, trainer: MakeTrainer, logger: MakeLogger, seed: int, resume: Path | None, config: Any
-    ) -> dict[str, Any]:
-        started = time.monotonic()
-        self._check_judges()
-        if self.method.needs_gradient:
+    def _prepare(self, run: RunFolder, trainer: MakeTrainer) -> None:
+        """Check that the run may start, and find the weights of the judges."""
+        if self.algorithm.needs_gradient:
             check_differentiable(self.reward)
-        if resume is None and first_process():
-            (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
+        if first_process():
+            run.check_new(self.resume)
+            record_reward(run.path / RECORD, self.reward_part, self.reward, self.resume)
+            if not self.resume:
+                (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
+        if self.find_weights:
+            on_cpu = getattr(trainer, "keywords", {}).get("accelerator") == "cpu"
+            device = "cpu" if on_cpu else named_gpu(trainer) or "auto"
+            cache, validation = (self.cache_folder or run.path) / "scores", self.prompts.validation
+            asked = self.judge_parts, validation, self.rankings, cache, device, self.resume
+            self.judge_weights = weights_of_run(run.path, *asked)
+
+    def _fit(self, run: RunFolder, trainer: MakeTrainer) -> dict[str, Any]:
+        started, seed = time.monotonic(), self.seed
+        self._prepare(run, trainer)
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
-        check_known(self.truth, asked, "algorithm.truth=null")
+        check_known(self.truth, asked, "truth=None")
         evaluator = self.evaluator("validation", seed)
-        each = self.method.updates_per_experience
+        each = self.algorithm.updates_per_experience
         data = PromptDataModule(texts["train"], self.batch_size, seed, len(evaluator), self.samples_per_batch, each)
-        model = replace(self.diffusion, device="cpu").load()
+        model = replace(self.model, device="cpu").load()
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
             print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         policy = Policy(model, self.lora, self.reward, self.rollout, seed)
-        module = FineTuningModule(policy, self.method, self.optimizer, evaluator, **self.settings)
+        limits = self.micro_batch_size, self.gradient_clip_norm
+        module = FineTuningModule(policy, self.algorithm, self.optimizer, evaluator, *limits)
         metrics, guard, watch = (
             MetricsCSV(run),
             NanGuard(self.max_skipped_updates),
             ValidationCallback(run, evaluator, self.patience),
         )
-        recorder = loggers.start(logger, run, config) if first_process() else False
+        recorder = loggers.start(self.logger, run, {"seed": seed} | self.config) if first_process() else False
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is validated and saved
@@ -268,13 +307,13 @@ class FineTuning:
         if min(self.batch_size, len(evaluator)) < engine.world_size:
             raise ValueError(
                 f"{engine.world_size} processes need at least as many prompts per update and images per validation; "
-                f"algorithm.batch_size={self.batch_size}, and {len(evaluator)} images"
+                f"batch_size={self.batch_size}, and {len(evaluator)} images"
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
-            _to_bf16(model.denoiser, model.text_encoder)
+            to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
         engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does at the start of training
         module.to(engine.strategy.root_device)
-        base = BaselineCache(self.cache_folder, self._asks())
+        base = self.baseline_cache()
         unit = self.reward if self.standardise else None
         evaluator.base = evaluate_base(
             run, evaluator, model.device, lambda: base.of(evaluator, model, self.samples_per_batch), standardised=unit
@@ -284,24 +323,19 @@ class FineTuning:
         floors = kl_sums(rounding_floor(evaluator, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
-        last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
+        last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
         if recorder and last is None:
             recorder.log_metrics(metrics.start | floor, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         engine.strategy.barrier()  # wait until the first process has written the checkpoints
         module.to(engine.strategy.root_device)
-        test = self.evaluator("test", seed).to(engine.strategy.root_device)
-        of_base = base.of(test, model, self.samples_per_batch)
-        answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
-        usual = self._at_usual_guidance(model, base, seed, engine.strategy.root_device)
-        if not engine.is_global_zero:
+        verdict = self._test(run, model, base, engine.strategy.root_device)
+        if verdict is None:
             return {}
-        rows = read_metrics(run.metrics)
-        verdict = TuningResults(run, test, answers, rows, [REWARD], best_step, seed, usual)
         figures = verdict.write() | {
-            "best_step": best_step,
+            "best_step": verdict.kept,
             "chosen_by": "judges",
-            "validation": validation_figures(rows, best_step),
+            "validation": validation_figures(verdict.rows, verdict.kept),
             "steps": engine.global_step,
             "skipped_updates": guard.skipped,
             "overflowed_updates": guard.overflowed,
@@ -313,66 +347,35 @@ class FineTuning:
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
-        recipe = self._recipe(run, best_step, seed, figures["precision"])
-        meant_for = verdict.warning(self.rollout.guidance_scale)
-        save_lora(model.denoiser, make_folder(run.export), self.diffusion.source, verdict.card(recipe), meant_for)
-        shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
-        summary = run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
+        summary = self._export(run, model, verdict, figures)
         loggers.finish(recorder, verdict.examples(), run, figures["validation"])
         return summary
 
-    def _at_usual_guidance(
-        self, model: DiffusionModel, base: BaselineCache, seed: int, device: torch.device
-    ) -> UsualGuidance | None:
-        """Compare the base model with the loaded adapters at the usual guidance scale, if that differs."""
-        if self.usual_sampling == self.sampling:
+    def _test(
+        self, run: RunFolder, model: TextToImageModel, base: BaselineCache, device: torch.device
+    ) -> TuningResults | None:
+        """Compare the base model with the best and the last checkpoint on the test prompts; the best is left loaded.
+
+        None in all processes but the first.
+        """
+        test = self.evaluator("test", self.seed).to(device)
+        of_base = base.of(test, model, self.samples_per_batch)
+        answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
+        usual = at_usual_guidance(self, model, base, device)
+        if not first_process():
             return None
-        evaluator = self.evaluator("test", seed, self.usual_sampling, self.usual_guidance_prompts).to(device)
-        answers = {
-            "base": base.of(evaluator, model, self.samples_per_batch),
-            "kept": evaluate(
-                evaluator, model, self.samples_per_batch, f"guidance {self.usual_sampling.guidance_scale:g}"
-            ),
-        }
-        return UsualGuidance(evaluator, answers, (REWARD,), seed)
+        rows = read_metrics(run.metrics)
+        return TuningResults(run, test, answers, rows, [REWARD], best_step, self.seed, usual)
 
-    def _recipe(self, run: RunFolder, kept: int, seed: int, precision: str) -> dict[str, Any]:
-        """Settings of the run, for the model card."""
-        members = self.reward.scorers.values() if isinstance(self.reward, Mix) else [self.reward]
-        names = [getattr(member, "name", type(member).__name__) for member in members]
-        record = run.path / "reward.json"
-        known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-        hashes = [f"{Path(key).name} (SHA-256 {digest})" for key, digest in known.get("hashes", {}).items()]
-        optimizer = getattr(self.optimizer, "func", self.optimizer)
-        return {
-            "base model": public_name(self.diffusion.source),
-            "reward": ", ".join([*names, *hashes]),
-            "judges that chose the checkpoint": ", ".join(
-                f"{n} (weight {w:.2f})" for n, w in self.judge_weights.items()
-            )
-            or "none, the reward itself",
-            "method": self.method,
-            "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(self.optimizer, 'keywords', {})}",
-            "updates": f"{kept} of {self.batch_size} prompts each",
-            **{
-                name: f"{sampler.num_inference_steps} steps, guidance {sampler.guidance_scale:g}"
-                for name, sampler in (("rollouts in training", self.rollout), ("images below", self.sampling))
-            },
-            "seed, precision": f"{seed}, {precision}",
-        }
-
-    def _savings(self) -> list[str]:
-        """Settings that need less memory, largest usual savings first."""
-        least = {
-            "diffusion.gradient_checkpointing=true": self.diffusion.gradient_checkpointing,
-            "algorithm.micro_batch_size=1": 1 in (self.settings["micro_batch_size"], self.batch_size),
-            "algorithm.method.last_steps=1": getattr(self.method, "last_steps", 1) == 1,
-            "diffusion.decoder_precision=bf16": self.diffusion.decoder_precision != "fp32" or not has_bf16(),
-            "algorithm.samples_per_batch=1": self.samples_per_batch == 1,
-            "diffusion.precision=fp16": self.diffusion.precision != "fp32",
-            "algorithm.diversity=null": self.diversity is None,
-        }
-        return [setting for setting, is_so in least.items() if not is_so]
+    def _export(
+        self, run: RunFolder, model: TextToImageModel, verdict: TuningResults, figures: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write the adapters with their model card, and `summary.json`."""
+        card = verdict.card(recipe(self, run, verdict.kept, figures["precision"]))
+        meant_for = verdict.warning(self.rollout.guidance_scale)
+        save_lora(model, make_folder(run.export), self.model.source, card, meant_for)
+        shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
+        return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
     def evaluator(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
@@ -389,23 +392,8 @@ class FineTuning:
         if split == "validation":
             prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
         judges = ScorerSet({REWARD: self.reward, **self.judges}, self.truth)
-        embeds = self.diversity is not None and images_per_prompt > 1
-        encoder = replace(self.diversity, device="cpu").load() if embeds else None
+        encoder = None
+        if self.diversity is not None and images_per_prompt > 1:
+            encoder = replace(self.diversity, device="cpu").load()
         chosen_by = {name: self.judge_weights[name] for name in self.judges} or {REWARD: 1.0}
         return Evaluator(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
-
-
-def _to_bf16(*networks: nn.Module) -> None:
-    """Round weights from fp16 to bf16, because Lightning's mixed precision on a CPU is bf16."""
-    rounded = [weight for network in networks for weight in network.parameters() if weight.dtype == torch.float16]
-    for weight in rounded:
-        weight.data = weight.data.bfloat16()
-    if rounded and first_process():
-        print("mixed precision is bf16 on a CPU: the weights of U-Net and text encoder are rounded from fp16 to bf16")
-
-
-SET_BY_TUNING = {
-    "gradient_clip_val": "give algorithm.gradient_clip_norm",
-    "accumulate_grad_batches": "use algorithm.batch_size, and algorithm.micro_batch_size for less memory",
-}
-"""Trainer arguments that are set by a fine-tuning run's own settings, with the reason."""

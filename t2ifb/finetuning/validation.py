@@ -1,9 +1,11 @@
 """Validation callback with early stopping: the over-optimisation guard during a run."""
 
+import sys
 from typing import Any
 
 import numpy as np
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from PIL import Image
 
 from t2ifb.evaluation.tuning_plots import progress_sheet
@@ -16,7 +18,7 @@ SHOWN = 8
 """Number of prompts in the pictures."""
 
 
-class ValidationCallback(Callback):
+class ValidationCallback(EarlyStopping):
     """Writes scores and images of each validation, and stops a run whose judges no longer improve.
 
     The checkpoint with the highest `val/judges` is kept, the selection score of `t2ifb.evaluation.selection`. Gold
@@ -31,20 +33,20 @@ class ValidationCallback(Callback):
             evaluator: The evaluation.
             patience: Stop after this many validations without improvement; never by default.
         """
-        self.run, self.evaluator, self.patience = run, evaluator, patience
-        self.best, self.waited = float("-inf"), 0
+        most = sys.maxsize if patience is None else patience
+        options: dict[str, Any] = {"check_finite": False, "check_on_train_epoch_end": False}
+        super().__init__("val/judges", patience=most, mode="max", **options)
+        self.run, self.evaluator = run, evaluator
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Record the base model's scores. A run that stopped early does not continue training after a resume."""
         if trainer.is_global_zero and self.evaluator.base is not None:
             self._write(self.evaluator.base, 0)
-        self._stop_if_waited(trainer)
+        trainer.should_stop |= self.wait_count >= self.patience
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the results and check for early stopping."""
-        judged = float(trainer.callback_metrics["val/judges"])
-        self.best, self.waited = (judged, 0) if judged > self.best else (self.best, self.waited + 1)
-        self._stop_if_waited(trainer)
+        super().on_validation_end(trainer, module)
         if trainer.is_global_zero and self.evaluator.last is not None and self.evaluator.base is not None:
             some = self._shown
             columns = {
@@ -56,13 +58,9 @@ class ValidationCallback(Callback):
             progress_sheet(self.evaluator.prompts[some], columns, path)
             loggers.show(trainer.loggers, "samples", path, trainer.global_step)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best": self.best, "waited": self.waited}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score."""
-        self.best, self.waited = state_dict["best"], state_dict["waited"]
+        """Restore the best score and the count, but not the patience: a resumed run may have another."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
     @property
     def _shown(self) -> slice:
@@ -75,7 +73,3 @@ class ValidationCallback(Callback):
         strip = np.concatenate([image.permute(1, 2, 0).numpy() for image in answers.images[self._shown]], axis=1)
         with atomic_write(self.run.step(step, "_strip.png")) as file:
             Image.fromarray(strip).save(file, format="PNG")
-
-    def _stop_if_waited(self, trainer: Trainer) -> None:
-        if self.patience is not None and self.waited >= self.patience:
-            trainer.should_stop = True

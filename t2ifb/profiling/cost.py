@@ -8,21 +8,20 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.model import ModelSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.profiling.memory_tracker import Event, Operations
 from t2ifb.profiling.meta_mode import Attention
 
-TEXT, UNET, DECODER, REWARD = "text encoder", "U-Net", "decoder", "reward"
-JUDGES, DIVERSITY = "judges", "diversity encoder"
+REWARD, JUDGES, DIVERSITY = "reward", "judges", "diversity encoder"
 WEIGHTS, OPTIMISER = "weights", "optimiser"
 UPDATE, LOOK, ROUNDING = "update", "validation", "rounding"
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run with the arguments of `FineTuning` and `FineTuningModule`. Its scorers are on the `meta` device.
+    """A run with the arguments of `FineTuner` and `FineTuningModule`. Its scorers are on the `meta` device.
 
     Attributes:
         diffusion: Source of the diffusion model.
@@ -42,7 +41,7 @@ class RunSpec:
         on_gpu: Whether memory is a GPU's, whose allocator caches freed blocks.
     """
 
-    diffusion: DiffusionSource
+    diffusion: ModelSource
     lora: LoRA
     optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer]
     reward: nn.Module

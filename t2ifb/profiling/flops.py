@@ -9,7 +9,7 @@ from t2ifb.profiling.savings import MemoryEstimate
 
 @dataclass(frozen=True)
 class Length:
-    """Length of a `FineTuning` run.
+    """Length of a `FineTuner` run.
 
     Attributes:
         prompts: Number of training prompts.

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from t2ifb.diffusion.model import DENOISER
 from t2ifb.evaluation.tables import NUMBERS, TEXT
 from t2ifb.evaluation.tables import show as show_table
-from t2ifb.profiling.cost import JUDGES, OPTIMISER, UNET, ModulePart
+from t2ifb.profiling.cost import JUDGES, OPTIMISER, ModulePart
 from t2ifb.profiling.flops import FlopEstimate
 from t2ifb.profiling.gpu_memory import CONTEXT, LIBRARIES, SPARE, WORKSPACE
 from t2ifb.profiling.memory_tracker import WORK, Operations
@@ -104,7 +105,7 @@ def show(
     Args:
         run: The run as configured.
         counted: Its arithmetic.
-        kept: Bytes saved by the U-Net for the backward pass, by setting.
+        kept: Bytes saved by the denoiser for the backward pass, by setting.
         memory: Available memory, if known.
         found: Settings that save memory.
         notes: Assumptions.
@@ -112,7 +113,9 @@ def show(
     console = Console()
     console.print(Text(_heading(run)))
     show_table(_parts(run))
-    console.print(Text("U-Net's saved activations: " + "; ".join(f"{size_text(b)} {how}" for how, b in kept.items())))
+    console.print(
+        Text("Denoiser's saved activations: " + "; ".join(f"{size_text(b)} {how}" for how, b in kept.items()))
+    )
     show_table(_operations(run, counted))
     if run.tuning.on_gpu:
         show_table(_seconds(run, counted, memory))
@@ -133,11 +136,11 @@ def _heading(run: MemoryEstimate) -> str:
     prompts = f"{tuning.together} prompt{'s' if tuning.together > 1 else ''} at a time"
     guidance = ""
     if tuning.rollout.guidance_scale != 1:
-        branch = ", unconditional branch without gradient" if tuning.rollout.unconditional == "detached" else ""
+        branch = ", unconditional branch without gradient" if tuning.rollout.unconditional != "grad" else ""
         guidance = f"; guidance {tuning.rollout.guidance_scale:g} in rollouts{branch}"
     return (
-        f"{source.source}: U-Net in {source.precision}, decoder in {source.decoder_precision}{mixed}, {checkpointing} "
-        f"gradient checkpointing, {tuning.attention} attention; {prompts}{guidance}"
+        f"{source.source}: denoiser in {source.precision}, decoder in {source.decoder_precision}{mixed}, "
+        f"{checkpointing} gradient checkpointing, {tuning.attention} attention; {prompts}{guidance}"
     )
 
 
@@ -191,7 +194,7 @@ def _parts(run: MemoryEstimate) -> Table:
     costs, parts = (run.update, run.judging), run.update.parts
     for name, part in parts.items():
         alive = [part.weights + cost.at_peak.get(name, 0) for cost in costs]
-        if name == UNET:
+        if name == DENOISER:
             alive = [size + cost.at_peak.get(OPTIMISER, 0) for size, cost in zip(alive, costs, strict=True)]
         table.add_row(name if part.weights else f"{name} (shared)", *_counts([part]), *map(size_text, alive))
     work = (size_text(cost.at_peak.get(WORK, 0)) for cost in costs)

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from t2ifb.profiling.cost import UNET, Cost, RunSpec
-from t2ifb.profiling.geometry import SD15, TAESD_ID, geometry_of
+from t2ifb.diffusion.model import DENOISER
+from t2ifb.profiling.cost import Cost, RunSpec
 from t2ifb.profiling.gpu_memory import LIBRARIES, pool_size
 from t2ifb.profiling.update_cost import judging_cost, update_cost
 from t2ifb.utils.devices import has_bf16
 
 WORTH = 0.005
 """Minimum saving of a proposed setting, relative to the limit."""
-AGAIN = "U-Net and decoder are computed twice for each gradient"
+AGAIN = "denoiser and decoder are computed twice for each gradient"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MemoryEstimate:
     ) -> "MemoryEstimate":
         """Measure the costs that are not given."""
         update = update or update_cost(tuning)
-        return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[UNET].optimiser))
+        return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[DENOISER].optimiser))
 
     @property
     def peak(self) -> int:
@@ -137,11 +137,10 @@ def _other_model(
 
 
 def _tiny_decoder(run: MemoryEstimate, limit: float) -> Suggestion | None:
-    """Use TAESD, which supports only the latents of Stable Diffusion's first versions."""
-    scale = SD15.vae["scaling_factor"]
-    if geometry_of(run.tuning.diffusion).vae.get("scaling_factor", scale) != scale:
+    """Use the published tiny decoder for the model's latents, if there is one."""
+    if (tiny := run.tuning.diffusion.fitting_tiny_decoder()) is None:
         return None
-    return _other_model("tiny_decoder", None, TAESD_ID, "the reward is computed on coarser images", run, limit)
+    return _other_model("tiny_decoder", None, tiny, "the reward is computed on coarser images", run, limit)
 
 
 CANDIDATES: tuple[Callable[[MemoryEstimate, float], Suggestion | None], ...] = (
@@ -150,7 +149,7 @@ CANDIDATES: tuple[Callable[[MemoryEstimate, float], Suggestion | None], ...] = (
     partial(_fewer, "micro_batch_size"),
     partial(_other_model, "decoder_precision", "fp32", "bf16", "images are slightly rounded"),
     _no_diversity,
-    partial(_other_model, "precision", "fp32", "bf16", "the U-Net is rounded"),
-    partial(_other_model, "precision", "fp32", "fp16", "the U-Net is rounded"),
+    partial(_other_model, "precision", "fp32", "bf16", "the denoiser is rounded"),
+    partial(_other_model, "precision", "fp32", "fp16", "the denoiser is rounded"),
     _tiny_decoder,
 )

@@ -12,21 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.model import DECODER, DENOISER, TextToImageModel
 from t2ifb.evaluation.scoring import BATCH, ScorerSet
-from t2ifb.finetuning.evaluator import Evaluator, rounding_floor
+from t2ifb.finetuning.evaluator import Evaluator, rounding_floor, weights_in_fp32
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.profiling.cost import (
-    DECODER,
     DIVERSITY,
     JUDGES,
     LOOK,
     OPTIMISER,
     REWARD,
     ROUNDING,
-    TEXT,
-    UNET,
     UPDATE,
     WEIGHTS,
     Cost,
@@ -35,7 +32,6 @@ from t2ifb.profiling.cost import (
 )
 from t2ifb.profiling.memory_tracker import ActivationBytes, Event, MemoryTracker, bytes_of, tensors_of
 from t2ifb.profiling.meta_mode import MetaMode
-from t2ifb.profiling.meta_model import MetaModel
 
 STEPS = 2
 """Number of simulated gradients per update. The third costs as much as the second."""
@@ -62,7 +58,7 @@ def update_cost(tuning: RunSpec) -> Cost:
             with ActivationBytes(tensors_of(module)) as saved:
                 denoise(_noise(model, some), 0)
             denoising = tracker.operations * (1 / some)
-            kept = {UNET: saved.total, **_kept_behind(tuning, module, prompts[:some])}
+            kept = {DENOISER: saved.total, **_kept_behind(tuning, module, prompts[:some])}
             tracker.restart()
             for weight in policy.adapters:
                 weight.grad = torch.zeros_like(weight)
@@ -76,20 +72,20 @@ def update_cost(tuning: RunSpec) -> Cost:
         state = [value for values in optimizer.state.values() for value in values.values()]
         held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
         parts = _parts(networks, kept)
-        parts[UNET] = replace(parts[UNET], optimiser=bytes_of(policy.adapters) + held)
+        parts[DENOISER] = replace(parts[DENOISER], optimiser=bytes_of(policy.adapters) + held)
         phases |= {WEIGHTS: weights, UPDATE: tracker.events}
         between = denoising * ((m - 1) * len(prompts))  # rollouts' steps between the gradients, which are counted apart
         gradient = (tracker.operations - between) * (1 / (m * len(prompts)))
         return Cost(tracker.peak, _activations(tracker), denoising, gradient, parts, phases)
 
 
-def kept_by_unet(tuning: RunSpec) -> int:
-    """Bytes that the U-Net saves for the backward pass, for all prompts in memory together."""
+def kept_by_denoiser(tuning: RunSpec) -> int:
+    """Bytes that the denoiser saves for the backward pass, for all prompts in memory together."""
     with _model(tuning) as model:
-        tuning.lora.add(model.denoiser)
+        tuning.lora.add(model)
         schedule = tuning.rollout.schedule_of(model)
         denoise = tuning.rollout.denoiser(model, schedule, _prompts(tuning.together))
-        with ActivationBytes(tensors_of(model)) as saved:
+        with ActivationBytes(tensors_of(model.denoiser)) as saved:
             denoise(_noise(model, tuning.together), 0)
         return saved.total
 
@@ -108,7 +104,7 @@ def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
     drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
     sampler = replace(tuning.sampling, num_inference_steps=2)
     with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
-        tuning.lora.add(model.denoiser)
+        tuning.lora.add(model)
         evaluator = Evaluator(_prompts(drawn), sampler, ScorerSet({REWARD: tuning.reward, **tuning.judges})).to("meta")
         sampler.denoiser(
             model, sampler.schedule_of(model), evaluator.prompts
@@ -145,9 +141,9 @@ class _Rounding(NamedTuple):
 
 
 def _rounding(
-    tracker: MemoryTracker, networks: Mapping[str, list[Any]], tuning: RunSpec, model: DiffusionModel
+    tracker: MemoryTracker, networks: Mapping[str, list[Any]], tuning: RunSpec, model: TextToImageModel
 ) -> _Rounding:
-    """Cost of the rounding measurement of one sample. The fp32 copy of the U-Net's weights belongs to the U-Net."""
+    """Cost of the rounding measurement of one sample. The fp32 copy of weights belongs to the denoiser."""
     evaluator, sampler = (
         Evaluator(_prompts(1), tuning.sampling, ScorerSet({})),
         replace(tuning.rollout, num_inference_steps=2),
@@ -157,10 +153,10 @@ def _rounding(
     with ExitStack() as stack:
         tracker.restart()
         with tracker.within(WEIGHTS):
-            stack.enter_context(model.weights_in_fp32())
+            stack.enter_context(weights_in_fp32(model.denoiser))
         with tracker.watching(_called(networks)):
             rounding_floor(evaluator, sampler, model, nullcontext)
-        alive = Counter(_activations(tracker)) + Counter({UNET: tracker.at_peak[WEIGHTS] - weights})
+        alive = Counter(_activations(tracker)) + Counter({DENOISER: tracker.at_peak[WEIGHTS] - weights})
         peak = tracker.peak
         with tracker.within(WEIGHTS):
             stack.close()
@@ -168,17 +164,15 @@ def _rounding(
 
 
 @contextmanager
-def _model(tuning: RunSpec) -> Iterator[DiffusionModel]:
+def _model(tuning: RunSpec) -> Iterator[TextToImageModel]:
     with MetaMode(tuning.attention, tuning.autocast):
-        yield MetaModel.of(tuning.diffusion).load()
+        yield tuning.diffusion.on_meta()
 
 
-def _networks(tuning: RunSpec, model: DiffusionModel) -> dict[str, list[Any]]:
+def _networks(tuning: RunSpec, model: TextToImageModel) -> dict[str, list[Any]]:
     """Networks by part."""
     return {
-        TEXT: [model.text_encoder],
-        UNET: [model.denoiser],
-        DECODER: [each for each in (model.vae, model.decoder) if each is not None],
+        **model.networks(),
         REWARD: [tuning.reward],
         JUDGES: [*tuning.judges.values()],
         DIVERSITY: [] if tuning.encoder is None else [tuning.encoder],
@@ -187,7 +181,7 @@ def _networks(tuning: RunSpec, model: DiffusionModel) -> dict[str, list[Any]]:
 
 def _called(networks: Mapping[str, list[Any]]) -> dict[str, list[nn.Module]]:
     """Called modules by part: of an autoencoder only the decoder."""
-    return {**networks, DECODER: [each.decoder for each in networks[DECODER]]}
+    return {**networks, DECODER: [getattr(each, "decoder", each) for each in networks[DECODER]]}
 
 
 @contextmanager
@@ -221,7 +215,7 @@ def _kept_behind(tuning: RunSpec, module: FineTuningModule, prompts: list[str]) 
     return {DECODER: decoder.total, REWARD: reward.total}
 
 
-def _noise(model: DiffusionModel, count: int) -> Tensor:
+def _noise(model: TextToImageModel, count: int) -> Tensor:
     return torch.empty(count, *model.latent_shape, device="meta")
 
 

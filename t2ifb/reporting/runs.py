@@ -25,7 +25,7 @@ CHANGES = ("reward", "judges", "gold", *KL)
 """Validation metrics in the overview, as changes from the base model."""
 PROVENANCE = ("git_commit", "reward_sha256")
 """Settings outside the configuration: the commit, and hashes of the training data."""
-CLASSES = {"FineTuning": TUNING, "RewardTraining": REWARD, "ScorerBenchmark": TABLE1, "ModelComparison": FIGURE8}
+CLASSES = {"FineTuner": TUNING, "RewardTrainer": REWARD, "ScorerBenchmark": TABLE1, "ModelComparison": FIGURE8}
 """Kind of run by the component that the configuration builds."""
 
 

@@ -15,7 +15,7 @@ from t2ifb.evaluation import plots
 from t2ifb.evaluation.accuracy_table import AccuracyTable, display_names
 from t2ifb.evaluation.metrics import calibration, evaluate_preference, ordered_pairs
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.tables import CEILING, REFERENCE, parts_table, screen_table, show, write_table
+from t2ifb.evaluation.tables import CEILING, REFERENCE, markdown, parts_table, screen_table, show, write_table
 from t2ifb.reward_learning.module import RewardModule
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
@@ -51,7 +51,7 @@ class RewardResults:
         published: Mapping[str, float],
         seed: int,
     ) -> None:
-        """Score everything; see `RewardTraining` for the arguments, and `embedded` for the embeddings."""
+        """Score everything; see `RewardTrainer` for the arguments, and `embedded` for the embeddings."""
         self.split = split
         self.rankings, self.encoded = data.rankings(split), data.encoded(split)
         self.seed = seed
@@ -103,13 +103,10 @@ class RewardResults:
 
     def card(self) -> str:
         """Metrics for the model card."""
-        lines = [
-            f"| {name} | {100 * result.accuracy.mean:.2f} | {100 * result.accuracy.low:.2f} to "
-            f"{100 * result.accuracy.high:.2f} |"
-            for name, result in self.results.items()
-        ]
-        heading = "| scorer | preference accuracy % | 95 % interval |\n|---|---|---|"
-        return "\n".join([f"Rankings of the split `{self.split}`:", "", heading, *lines, "", f"Seed {self.seed}."])
+        percent = {name: result.accuracy.scaled(100) for name, result in self.results.items()}
+        lines = [[name, f"{each.mean:.2f}", f"{each.low:.2f} to {each.high:.2f}"] for name, each in percent.items()]
+        table = markdown(["scorer", "preference accuracy %", "95 % interval"], lines)
+        return f"Rankings of the split `{self.split}`:\n\n{table}\nSeed {self.seed}."
 
     def examples(self) -> list[dict[str, Any]]:
         """Example rankings, one row per image: prompt, image, rank, reward."""

@@ -1,7 +1,7 @@
 """Reward run: trains a head on cached embeddings, tests its best state, and exports it."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,6 +13,7 @@ from lightning import seed_everything
 from torch import nn
 
 from t2ifb.data.datamodules import RewardDataModule
+from t2ifb.data.datasets import open_dataset
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.pixel_features import PixelFeatures
 from t2ifb.data.rankings import PreferenceDataset
@@ -20,13 +21,16 @@ from t2ifb.evaluation.plots import learning_curves
 from t2ifb.reward_learning.module import RewardModule
 from t2ifb.reward_learning.results import RewardResults, embedded
 from t2ifb.scorers.clip import CLIPSource
+from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import export_hash, write_export
+from t2ifb.scorers.shorthand import clip_source
 from t2ifb.training import loggers
 from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.reward_checks import check_known
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import (
+    ONE_DEVICE,
     SET_BY_THE_RUN,
     MakeLogger,
     MakeTrainer,
@@ -37,10 +41,16 @@ from t2ifb.training.trainer import (
     reject_reserved,
 )
 from t2ifb.utils.devices import device_facts, true_float32
+from t2ifb.utils.files import data_folder
+
+ADAM = partial(torch.optim.Adam, lr=1e-5, betas=(0.9, 0.99), fused=True)
+"""The report's optimiser."""
 
 
-class RewardTraining:
+class RewardTrainer:
     """Stage 1 of the report: a reward model from rankings.
+
+        RewardTrainer("path/to/ImageRewardDB", "ViT-L-14-quickgelu/openai", output_dir="outputs/reward").fit()
 
     Attributes:
         splits: Splits for training, for selection of the best state, and for tests.
@@ -49,62 +59,75 @@ class RewardTraining:
 
     def __init__(
         self,
-        dataset: PreferenceDataset,
-        encoder: CLIPSource,
-        head: Callable[..., nn.Module],
-        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
-        cache_folder: str | Path,
+        dataset: PreferenceDataset | str | Path,
+        encoder: CLIPSource | str | Path,
+        output_dir: str | Path,
+        head: Callable[..., nn.Module] = MLPHead,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] = ADAM,
+        cache_folder: str | Path | None = None,
         cache_storage: Literal["fp32", "fp16", "bf16"] = "fp32",
         grouping: Literal["prompt", "comparison"] = "prompt",
         batch_size: int = 256,
         epochs: int = 20,
         validations_per_epoch: float = 1,
-        test_splits: Sequence[str] = ("test",),
         baselines: Mapping[str, nn.Module] | None = None,
-        ceiling: nn.Module | None = None,
-        ceiling_parts: Sequence[str] = (),
-        published: Mapping[str, float] | None = None,
         max_skipped_updates: int = 10,
         train_prompts: int | None = None,
         encoder_lr: float = 1e-5,
+        trainer: MakeTrainer = ONE_DEVICE,
+        logger: MakeLogger = loggers.no_logger,
+        seed: int = 0,
+        resume: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Store the settings. Nothing is loaded yet.
 
         Args:
-            dataset: Rankings with the splits train, validation and test.
-            encoder: Source of the encoder. A frozen encoder embeds each image and prompt once. With `trainable_layers`
-                its last layers are tuned with the head, end to end from pixels, and nothing is cached.
+            dataset: Rankings with the splits train, validation and test, or their folder or hub id (`open_dataset`).
+                Of its attributes, `test_splits` are the splits for testing the best state (figures and model card show
+                the first), `ceiling` is a ground-truth scorer, the upper limit of agreement with the annotators,
+                `ceiling_parts` names its components for additional comparisons, and `published` has published
+                accuracies in per cent, by name.
+            encoder: Source of the encoder, or its name such as `ViT-L-14-quickgelu/openai` (`clip_source`). A frozen
+                encoder embeds each image and prompt once. With `trainable_layers` its last layers are tuned with the
+                head, end to end from pixels, and nothing is cached.
+            output_dir: Folder of the run and its export, created by `fit`.
             head: Builds the head from `embedding_dim`.
             optimizer: Builds the optimiser from parameter groups.
-            cache_folder: Folder of the embedding cache.
+            cache_folder: Folder of the embedding cache; by default `embeddings` in `data_folder`.
             cache_storage: Precision of embeddings on disk.
             grouping: See the class.
             batch_size: Approximate number of comparisons per batch.
             epochs: Number of passes over the comparisons.
             validations_per_epoch: Validations per epoch; 0.5 validates every second epoch.
-            test_splits: Splits for testing the best state. Figures and model card show the first.
             baselines: Scorers in the final table, by name.
-            ceiling: Ground-truth scorer (`shapes`), the upper limit of agreement with the annotators.
-            ceiling_parts: Components of `ceiling.parts(images, prompts)` for additional comparisons.
-            published: Published accuracies in per cent, by name.
             max_skipped_updates: Maximum skipped updates with NaN or infinity.
             train_prompts: Number of training rankings, drawn with the seed; all by default.
             encoder_lr: Learning rate of the encoder's tuned layers.
+            trainer: Builds the `lightning.Trainer`; by default one GPU if there is one, else the CPU.
+            logger: Builds a logger from `run` and `config`, such as `wandb_logger`; `metrics.csv` is always written.
+            seed: Random seed of the run.
+            resume: Continue the unfinished run in `output_dir` from its last checkpoint, if it has one. All other
+                arguments must be as before.
+            config: Settings to record with the logger; they change nothing else.
 
         Raises:
-            ValueError: A number is out of range.
+            ValueError: A number is out of range, or a shorthand names nothing.
         """
-        if ceiling_parts and not hasattr(ceiling, "parts"):
-            raise ValueError(f"ceiling_parts={list(ceiling_parts)} needs a ceiling with parts.")
-        if not test_splits:
-            raise ValueError("test_splits is empty; give at least one split, such as test.")
+        dataset, encoder = open_dataset(dataset), clip_source(encoder)
+        self.ceiling, self.ceiling_parts = getattr(dataset, "ceiling", None), getattr(dataset, "ceiling_parts", ())
+        if self.ceiling_parts and not hasattr(self.ceiling, "parts"):
+            raise ValueError(f"dataset.ceiling_parts={list(self.ceiling_parts)} needs a dataset.ceiling with parts")
+        if not (tested := tuple(getattr(dataset, "test_splits", ("test",)))):
+            raise ValueError("dataset.test_splits=[]: expected at least one split, such as test")
         if epochs < 1 or validations_per_epoch * epochs < 1:
             raise ValueError(
                 f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
                 "one happens."
             )
-        self.cache = EmbeddingCache(Path(cache_folder), encoder, cache_storage)
-        self.splits = ("train", "validation", *test_splits)
+        cache = data_folder() / "embeddings" if cache_folder is None else Path(cache_folder)
+        self.cache = EmbeddingCache(cache, encoder, cache_storage)
+        self.splits = ("train", "validation", *tested)
         self.data = partial(
             RewardDataModule,
             dataset,
@@ -114,39 +137,22 @@ class RewardTraining:
             train_prompts=train_prompts,
         )
         self.encoder, self.head, self.optimizer, self.encoder_lr = encoder, head, optimizer, encoder_lr
-        self.epochs, self.validations_per_epoch, self.max_skipped_updates = (
-            epochs,
-            validations_per_epoch,
-            max_skipped_updates,
-        )
-        self.baselines, self.published = dict(baselines or {}), dict(published or {})
-        self.ceiling, self.ceiling_parts = ceiling, tuple(ceiling_parts)
+        self.epochs, self.validations_per_epoch = epochs, validations_per_epoch
+        self.max_skipped_updates = max_skipped_updates
+        self.baselines, self.published = dict(baselines or {}), dict(getattr(dataset, "published", {}))
+        self.output_dir, self.trainer, self.logger = Path(output_dir).expanduser(), trainer, logger
+        self.seed, self.resume, self.config = seed, resume, dict(config or {})
 
-    def run(
-        self,
-        run: RunFolder,
-        trainer: MakeTrainer,
-        logger: MakeLogger,
-        seed: int = 0,
-        resume: Path | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Train, test the best state, export it, and write all results to the run's folder.
-
-        Args:
-            run: Run folder.
-            trainer: Builds the `lightning.Trainer`.
-            logger: Builds the logger from `run` and `config`.
-            seed: Random seed of the run.
-            resume: The run's folder, to continue from its last checkpoint.
-            config: The resolved configuration, for the records.
+    def fit(self) -> dict[str, Any]:
+        """Train, test the best state, export it, and write all results to `output_dir`.
 
         Returns:
-            Content of `summary.json`.
+            Content of `summary.json`; empty in all processes but the first.
 
         Raises:
-            ValueError: Data or settings are inconsistent.
+            ValueError: Data or settings are inconsistent, or the folder has a run that is not to be continued.
         """
+        trainer, run = self.trainer, RunFolder(self.output_dir)
         reject_reserved(self.head, "head", {"embedding_dim": "it is determined by the encoder"})
         reject_reserved(trainer, "trainer", SET_BY_THE_RUN)
         trainer = on_usable_device(trainer)
@@ -154,7 +160,9 @@ class RewardTraining:
             self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
         self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
         with run.held() if first_process() else nullcontext(), true_float32():
-            return self._run(run, trainer, logger, seed, resume, dict(config or {}))
+            if first_process():
+                run.check_new(self.resume)
+            return self._fit(run, trainer)
 
     def _check_precision(self, precision: str) -> None:
         """Check that tuned weights are not kept in half precision.
@@ -168,20 +176,12 @@ class RewardTraining:
                 f"away; use {precision.replace('true', 'mixed')}"
             )
 
-    def _run(
-        self,
-        run: RunFolder,
-        trainer: MakeTrainer,
-        logger: MakeLogger,
-        seed: int,
-        resume: Path | None,
-        config: dict[str, Any],
-    ) -> dict[str, Any]:
-        started = time.monotonic()
+    def _fit(self, run: RunFolder, trainer: MakeTrainer) -> dict[str, Any]:
+        started, seed = time.monotonic(), self.seed
         tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
         data = self.data(feed=self.cache if tuned is None else PixelFeatures(tuned), seed=seed)
         tested = [ranked.prompt for split in self.splits[2:] for ranked in data.rankings(split)]
-        check_known(self.ceiling, tested, "algorithm.ceiling=null algorithm.ceiling_parts=[]")
+        check_known(self.ceiling, tested, "dataset.ceiling=None and dataset.ceiling_parts=[]")
         data.prepare_data()
         some = slice(0, 1)
         width = data.encoded("train").images.gather(some).shape[1] if tuned is None else tuned.embedding_dim
@@ -190,11 +190,11 @@ class RewardTraining:
         )  # here, because filling the cache may have used the generator
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), NanGuard(self.max_skipped_updates)
-        recorder = loggers.start(logger, run, config) if first_process() else False
+        recorder = loggers.start(self.logger, run, {"seed": seed} | self.config) if first_process() else False
         steps = self.epochs * data.steps_per_epoch
         every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
         engine = make_trainer(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
-        last = run.last_checkpoint if resume is not None and run.last_checkpoint.exists() else None
+        last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         if not engine.is_global_zero:
             return {}

@@ -40,8 +40,7 @@ def last_layers(model: nn.Module, count: int) -> list[str]:
     }
     if unknown := [name for name, (blocks, _) in towers.items() if not blocks]:
         raise ValueError(
-            f"the encoder's tower for {' and '.join(unknown)} has an unsupported architecture; "
-            "keep encoder.trainable_layers at 0"
+            f"the encoder's tower for {' and '.join(unknown)} has an unsupported architecture; keep trainable_layers=0"
         )
     if count > (most := max(len(blocks) for blocks, _ in towers.values())):
         raise ValueError(f"trainable_layers={count}: the encoder has only {most} layers")

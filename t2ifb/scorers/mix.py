@@ -39,7 +39,7 @@ class Mix(nn.Module):
         """
         super().__init__()
         if not scorers:
-            raise ValueError("a mix needs at least one scorer: add +scorer@<place>.scorers.<name>=<scorer>")
+            raise ValueError("scorers={}: a mix needs at least one scorer")
         if unknown := sorted((weights or {}).keys() - scorers.keys()):
             raise ValueError(f"weights for {', '.join(unknown)}, but the scorers are {', '.join(scorers)}")
         self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from t2ifb.data.storage.hub import hub_errors
 
-BESIDE = ("med_config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
-"""Additional files that scorers read beside the weights."""
-
 
 def find_weights(source: str | Path, filename: str, *others: str) -> Path:
     """Path of a file of published weights, downloaded if missing.

@@ -16,7 +16,7 @@ from t2ifb.data.datasets.imagereward_db import Record, write_imagereward_db
 from t2ifb.shapes.grammar import SPLITS, scenes
 from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
-from t2ifb.utils.files import atomic_write, file_lock, make_folder, sha256_file
+from t2ifb.utils.files import file_lock, make_folder, sha256_file, write_json
 
 REPORT = "build.json"
 """File with the build settings and measurements. It exists only for a complete data set."""
@@ -130,8 +130,7 @@ def _build(folder: Path, settings: WorldSettings) -> dict[str, float]:
         records = [record for job in some for record in annotate(job, parts, settings, tally)]
         write_imagereward_db(staging, split, records, images_per_archive=4000)
     figures = tally.figures()
-    with atomic_write(staging / REPORT) as file:
-        file.write(json.dumps({"settings": settings.to_json(), "figures": figures}, indent=2).encode())
+    write_json(staging / REPORT, {"settings": settings.to_json(), "figures": figures})
     staging.rename(folder)  # which is missing or empty
     shutil.rmtree(parts)
     return figures
@@ -166,8 +165,7 @@ def _begin(parts: Path, settings: WorldSettings) -> None:
     if started.exists() and json.loads(started.read_text(encoding="utf-8")) != settings.to_json():
         shutil.rmtree(parts)
     make_folder(parts)
-    with atomic_write(started) as file:
-        file.write(json.dumps(settings.to_json()).encode())
+    write_json(started, settings.to_json())
 
 
 @dataclass

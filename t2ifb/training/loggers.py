@@ -1,4 +1,4 @@
-"""Loggers in addition to `metrics.csv`: Weights & Biases, CSV or none. A failing logger does not stop a run."""
+"""Loggers in addition to `metrics.csv`: Weights & Biases or none. A failing logger does not stop a run."""
 
 import logging
 import netrc
@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from t2ifb.training.run_folder import RunFolder
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,7 @@ def wandb_logger(
     online = mode == "online" or (mode == "auto" and logged_in())
     id_file = run.path / "wandb_id.txt"
     if not id_file.exists():
-        with atomic_write(id_file) as file:
-            file.write(uuid.uuid4().hex[:8].encode())
+        write_text(id_file, uuid.uuid4().hex[:8])
     run_id = id_file.read_text(encoding="utf-8").strip()
     domain = str(config.get("domain", ""))
     parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, plus the sweep's name in a sweep
@@ -157,11 +156,6 @@ def wandb_logger(
     for name, best in BEST.items():
         started.define_metric(name, step_metric=STEP, step_sync=True, summary=best)
     return WandbLogger(experiment=started, save_dir=run.path)
-
-
-def csv_logger(run: RunFolder, config: dict[str, Any]) -> Logger:
-    """Lightning's CSV files in `csv/`, for tools that read them, in addition to `metrics.csv`."""
-    return CSVLogger(run.path, name="csv", version="")
 
 
 def no_logger(run: RunFolder, config: dict[str, Any]) -> Literal[False]:

@@ -1,16 +1,15 @@
 """`metrics.csv`: all metrics of a run over its steps."""
 
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 
 from t2ifb.training.run_folder import RunFolder
-from t2ifb.utils.files import atomic_write
+from t2ifb.utils.files import write_text
 
 
 class MetricsCSV(Callback):
@@ -42,7 +41,7 @@ class MetricsCSV(Callback):
         self._started = time.monotonic() - self.seconds
         self.rows = [{"step": 0, "wall_seconds": 0.0} | self.start] if self.start else []
         if trainer.global_step and self.run.metrics.exists():
-            self.rows = [row for row in read_metrics(self.run.metrics) if int(row["step"]) <= trainer.global_step]
+            self.rows = [row for row in read_metrics(self.run.metrics) if row["step"] <= trainer.global_step]
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Record the training metrics every few steps."""
@@ -75,34 +74,29 @@ class MetricsCSV(Callback):
         if not trainer.is_global_zero:
             return
         columns = list(dict.fromkeys(["step", "wall_seconds", *sorted({key for row in self.rows for key in row})]))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with atomic_write(self.run.metrics) as file:
-            file.write(text.getvalue().encode())
+        write_text(self.run.metrics, pd.DataFrame(self.rows, columns=columns).to_csv(index=False))
 
     def _note(self, trainer: Trainer, prefix: str) -> None:
         figures = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
         step = trainer.global_step
-        if self.rows and int(self.rows[-1]["step"]) == step:
+        if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1] |= figures
         else:
             self.rows.append({"step": step, "wall_seconds": round(time.monotonic() - self._started, 3)} | figures)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a `metrics.csv`, values as text."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of a `metrics.csv`. A row lacks the metrics that were not measured, and those that were NaN."""
+    rows = pd.read_csv(path).to_dict("records")
+    return [{str(name): value for name, value in row.items() if pd.notna(value)} for row in rows]
 
 
-def validation_figures(rows: Sequence[Mapping[str, Any]], step: int) -> dict[str, float]:
+def validation_figures(rows: Sequence[Mapping[str, float]], step: int) -> dict[str, float]:
     """Validation metrics of a step by name; empty without a validation.
 
     Args:
         rows: Rows of a `metrics.csv`.
         step: The step.
     """
-    at = next((row for row in rows if int(row["step"]) == step), {})
-    return {key[4:]: float(value) for key, value in at.items() if key.startswith("val/") and value not in ("", None)}
+    at = next((row for row in rows if row["step"] == step), {})
+    return {key.removeprefix("val/"): value for key, value in at.items() if key.startswith("val/")}

@@ -61,7 +61,7 @@ class NanGuard(Callback):
                 "Single overflows are normal; summary.json counts them as overflowed_updates.",
             )
         if self.in_a_row > MOST_IN_A_ROW or scale < SMALLEST_SCALE:
-            smaller = " A smaller algorithm.alpha and algorithm.beta help too." if hasattr(module, "algorithm") else ""
+            smaller = " A smaller alpha and beta help too." if hasattr(module, "algorithm") else ""
             raise ValueError(
                 f"{self.in_a_row} consecutive updates overflowed in fp16 and were dropped; the loss scale fell to "
                 f"{scale:g}. Use trainer.precision=bf16-mixed or 32-true.{smaller}"

@@ -30,7 +30,7 @@ def check_differentiable(reward: nn.Module) -> None:
         name = getattr(reward, "name", type(reward).__name__)
         raise ValueError(
             f"the reward ({name}) has no gradient with respect to the images and cannot be used for tuning; choose a "
-            "differentiable scorer with scorer@reward=<option>"
+            "differentiable scorer with reward=…"
         )
 
 

@@ -1,7 +1,6 @@
 """Folder of one run: its layout, and atomic writes."""
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -11,8 +10,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from t2ifb.utils.files import FolderInUse, atomic_write, make_folder
+from t2ifb.utils.files import FolderInUse, make_folder, write_json
 
+SUMMARY = "summary.json"
+"""Results of a run; written last, so that it marks a finished run."""
 PACKAGES = (
     "t2ifb",
     "torch",
@@ -59,6 +60,26 @@ class RunFolder:
         """Path of a validation's file in `samples/`, such as `step_000020.csv`."""
         return self.samples / f"step_{step:06d}{ending}"
 
+    def check_new(self, resume: bool) -> None:
+        """Check that a run may start here: no results are overwritten.
+
+        Args:
+            resume: Whether the folder's unfinished run is to be continued.
+
+        Raises:
+            ValueError: The folder has a finished run, or an unfinished one and `resume` is False.
+        """
+        if (self.path / SUMMARY).exists():
+            raise ValueError(
+                f"output_dir={str(self.path)!r}: the run in it is finished; its results are in {SUMMARY} and export/. "
+                "Give another folder"
+            )
+        if self.last_checkpoint.exists() and not resume:
+            raise ValueError(
+                f"output_dir={str(self.path)!r}: there is an unfinished run in it; continue it with resume=True, or "
+                "give another folder"
+            )
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Lock the folder. The operating system releases the lock when this process ends, even by a kill.
@@ -80,13 +101,12 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file to the folder atomically."""
-        with atomic_write(self.path / name) as file:
-            file.write(json.dumps(content, indent=2, default=str).encode())
+        write_json(self.path / name, content)
 
     def write_summary(self, figures: dict[str, Any]) -> dict[str, Any]:
         """Write `summary.json`: results, versions and the git commit."""
         summary = figures | {"versions": versions(PACKAGES), "git_commit": git_commit(), "machine": platform.platform()}
-        self.write_json("summary.json", summary)
+        self.write_json(SUMMARY, summary)
         return summary
 
 

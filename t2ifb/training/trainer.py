@@ -68,13 +68,15 @@ def best_and_last(run: RunFolder, best_by: str) -> list[ModelCheckpoint]:
 
 MakeTrainer = Callable[..., Trainer]
 MakeLogger = Callable[..., Logger | Literal[False]]
+ONE_DEVICE = partial(Trainer, accelerator="auto", devices=1)
+"""The default trainer: one GPU if there is one, else the CPU, in float32."""
 FIRST_SCALE = 2.0**12
 """Initial loss scale in fp16. PyTorch's 2^16 overflows at alpha = 100; 1 to 2^12 give the same gradients."""
 SET_BY_THE_RUN = {
-    "max_epochs": "give algorithm.epochs",
-    "max_steps": "give algorithm.epochs",
-    "val_check_interval": "the algorithm sets the validation interval",
-    "logger": "choose one with logger=<option>",
+    "max_epochs": "give epochs=…",
+    "max_steps": "give epochs=…",
+    "val_check_interval": "other arguments set the validation interval",
+    "logger": "give logger=…",
 }
 """Trainer arguments that are set by the run's own settings, with the reason."""
 

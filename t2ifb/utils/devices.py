@@ -84,7 +84,7 @@ def gpu_error(index: int = 0) -> str | None:
     return (
         f"the GPU {torch.cuda.get_device_name(index)} has compute capability {major}.{minor} (sm_{major}{minor}), but "
         f"this build of PyTorch {torch.__version__} supports {', '.join(built_for)}. Install another build, or use "
-        "the CPU (trainer=cpu; device=cpu for scoring and sampling)."
+        "the CPU (trainer.accelerator=cpu; device=cpu for scoring and sampling)."
     )
 
 

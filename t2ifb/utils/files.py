@@ -110,6 +110,17 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         _sync_folder(folder)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file like `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file like `atomic_write`. Values of other types are written as text."""
+    write_text(path, json.dumps(content, indent=2, default=str))
+
+
 @lru_cache(maxsize=1)
 def _umask() -> int:
     """The process's umask, which can only be read by setting it. `mkstemp` ignores it."""
@@ -233,3 +244,8 @@ def read_json_list(path: Path) -> list[Any]:
     if not isinstance(entries, list):
         raise ValueError(f"{path} must contain a JSON list, found {type(entries).__name__}")
     return entries
+
+
+def data_folder() -> Path:
+    """The folder for data sets and caches: `$T2IFB_DATA`, else `~/.cache/t2ifb`. It need not exist."""
+    return Path(os.environ.get("T2IFB_DATA") or "~/.cache/t2ifb").expanduser().absolute()

@@ -1,15 +1,47 @@
-"""Noise as a function of (seed, position), independent of earlier draws and of the device."""
+"""All random streams. Every draw is a function of (stream, seed, position), independent of earlier draws."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 import numpy as np
 import torch
 from torch import Tensor
 
-STREAM = 0x0DF0
-"""Separates this random stream from others with the same seed."""
+
+class Stream(IntEnum):
+    """Separates draws that have the same seed. A changed value changes the results of all runs."""
+
+    EPOCH_ORDER = 0x0DDE
+    """Order of the units of an epoch."""
+    WEIGHTED_ORDER = 0x0DDF
+    """Order of units that appear more or less often than once per epoch."""
+    SUBSET = 0x0DE0
+    """Choice of a subset of units."""
+    NOISE = 0x0DF0
+    """Noise of latents."""
+    REFL_STEPS = 0x0DF1
+    """Steps at which ReFL takes its gradients."""
+    VALIDATION = 0x0DF2
+    """Part of the noise keys of validation samples."""
+    TEST = 0x0DF3
+    """Part of the noise keys of test samples."""
+    DRAFT_STEPS = 0x0DF4
+    """Number of steps that DRaFT back-propagates through."""
+    REWARD_WEIGHTED_STEPS = 0x0DF5
+    """Noise levels of reward-weighted likelihood."""
+    IMAGE_CACHE = 0x0DF6
+    """Part of the noise keys of images that compare models."""
+    MINIBATCHES = 0x0DF7
+    """Seeds of an experience's minibatches."""
+
+
 INITIAL = 0
 """Index of the draw that starts a rollout. The noise of step i is draw i + 1."""
+
+
+def generator(stream: Stream, *key: int) -> np.random.Generator:
+    """Random numbers of a stream for a key of non-negative integers, such as (seed, epoch)."""
+    return np.random.default_rng([stream, *key])
 
 
 def gaussian(keys: Sequence[Sequence[int]], draw: int, shape: Sequence[int]) -> Tensor:
@@ -23,5 +55,5 @@ def gaussian(keys: Sequence[Sequence[int]], draw: int, shape: Sequence[int]) -> 
     Returns:
         (B, C, H, W) float32 on the CPU.
     """
-    drawn = [np.random.default_rng([STREAM, draw, *key]).standard_normal(tuple(shape), np.float32) for key in keys]
+    drawn = [generator(Stream.NOISE, draw, *key).standard_normal(tuple(shape), np.float32) for key in keys]
     return torch.from_numpy(np.stack(drawn))

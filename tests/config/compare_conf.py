@@ -66,19 +66,33 @@ def dump(file: Path) -> None:
 
 
 OPTIONS = {
-    "rollout=<domain>": "renamed: sampling@rollout=<domain>",
-    "scorer=latest": "renamed: scorer=reward_model, whose source is `latest` by default",
-    "scorer=judging_aesthetic_score": "moved into experiment/refl_overoptimised.yaml",
-    "trainer=gpu": "removed: trainer.accelerator=gpu says the same",
-    "+published@algorithm.published=report": "moved to dataset.published",
+    "algorithm=refl, draft, reward_weighted": "moved: +experiment=refl, … over algorithm=fine_tuning",
+    "evaluation=table1, figure8": "moved: +experiment=table1, figure8",
+    "scorer=shapes_aesthetic_score, …": "removed: scorer=aesthetic_score, … with the domain's scorer_sources",
+    "trainer=cpu": "removed: trainer.accelerator=cpu says the same",
+    "logger=csv": "removed: metrics.csv is always written",
+    "+experiment=reward_best": "removed: +experiment=reward_mlp head=interaction says the same",
+    "+sweep=reward_lr": "removed: -m optimizer.lr=1.25e-4,2.5e-4,5e-4,1e-3 says the same",
+    "hydra/launcher=ray": "moved to t2ifb/config/ray_launcher.py",
 }
-"""Options of groups that are gone."""
-FACTS = ("test_splits", "published", "ceiling", "ceiling_parts")
-"""Keys that moved to the data set: recipe/data/ and published/ had them."""
+"""Options of groups that are gone or are elsewhere."""
+DEFAULTS = {
+    "evaluation.judges": None,
+    "algorithm.algorithm.last_steps": 1,
+    "algorithm.algorithm.gradients_per_rollout": 1,
+}
+"""Arguments that no file sets where a domain has no recipe, and their defaults."""
+OWN = ("aesthetic_score", "blip_score", "image_reward")
+"""Scorers that have weights of their own in `shapes`."""
 ABSENT = "absent"
 
 
-def explained(case: str, key: str, before: Any, after: Any, then: dict[str, Any], now: dict[str, Any]) -> str | None:
+def gone(case: str) -> bool:
+    """Whether a case that was composed before is of an experiment that is gone."""
+    return "+experiment=reward_best" in case
+
+
+def explained(case: str, key: str, before: Any, after: Any) -> str | None:
     """Why a key differs; None if it must not.
 
     Args:
@@ -86,38 +100,20 @@ def explained(case: str, key: str, before: Any, after: Any, then: dict[str, Any]
         key: A dotted key.
         before: Its value before, or `ABSENT`.
         after: Its value after, or `ABSENT`.
-        then: The whole configuration before, flat.
-        now: The whole configuration after, flat.
     """
-    if case.startswith("plan") and "+experiment" not in case:
-        return "removed: plan has no algorithm of its own, and asks for +experiment=refl"
-    if case.startswith("plan +experiment=reward_") and "optimizer" in key and "reward_weighted" not in case:
-        return "changed: the optimiser of a reward run, which plan refuses, is that of train"
     first, _, rest = key.partition(".")
-    fact = next((fact for fact in FACTS if f".{fact}." in f".{key}."), None)
-    in_dataset = "dataset" in key.split(".") and fact is not None
-    if in_dataset and before == ABSENT:
-        return "moved: a fact of the data set is an argument of the data set"
-    if first in ("algorithm", "evaluation") and fact and before == ABSENT:
-        if key == "evaluation.ceiling" and after == "gold" and now.get("scorers.gold") is None:
-            return "always named: the scorer `gold` is null where the data set has no ceiling"
-        if after is None or after in ([], ["test"]):
-            return "always given: the default of the argument, where the data set does not have the fact"
-    if (
-        key == "splits"
-        and after is None
-        and before == ["train", "validation", *now.get("dataset.test_splits", ["test"])]
-    ):
-        return "derived: null is train, validation and the test splits of the data set"
-    if key == "scorers.gold" and before == ABSENT and after is None:
-        return "null, and so left out, where the data set has no ceiling"
-    if key == "scorers.gold.part" and (before, after) == ("gold", ABSENT):
-        return "removed: the default of the argument"
-    if first == "rollout" or key.startswith("algorithm.rollout."):
-        if rest.endswith("unconditional") and (before, after) == ("grad", ABSENT):
-            return "removed: the default of the argument"
-        if (key, before, after) == ("rollout.unconditional", "detached", ABSENT) and "algorithm.alpha" not in now:
-            return "moved to recipe/sd15/fine_tuning.yaml: only fine-tuning has rollouts"
+    if before == ABSENT and first in ("samples_per_batch", "scorer_sources"):
+        return "added: a fact of the domain"
+    if after == ABSENT and key in DEFAULTS and before == DEFAULTS[key]:
+        return "removed: the default of the argument, where the domain has no recipe"
+    if (before, after) in ((ABSENT, None), (ABSENT, "fp32")):
+        name, _, argument = key.rpartition(".")
+        if name.rpartition(".")[2] in OWN and argument in ("vocabulary", "precision") and "domain=shapes" in case:
+            return "added: the default of the argument, as in the file of the public weights"
+    if case.split()[0] == "evaluate" and "+experiment" not in case:
+        table1 = first == "evaluation" or key.startswith(("scorers.gold", "scorers.reward_model"))
+        if table1 and after in (ABSENT, {}):
+            return "removed: evaluate has no evaluation of its own, and asks for +experiment=table1 or figure8"
     return None
 
 
@@ -131,14 +127,14 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
     """Print how often each explanation was needed and what has none; gives how many have none."""
     reasons: dict[str, set[str]] = {}
-    left = [f"{case}: only in one of the two" for case in before.keys() ^ after.keys()]
+    left = [f"{case}: only in one of the two" for case in before.keys() ^ after.keys() if not gone(case)]
     for case in before.keys() & after.keys():
         then, now = flat(before[case]), flat(after[case])
         for key in then.keys() | now.keys():
             was, is_now = then.get(key, ABSENT), now.get(key, ABSENT)
             if was == is_now:
                 continue
-            if reason := explained(case, key, was, is_now, then, now):
+            if reason := explained(case, key, was, is_now):
                 reasons.setdefault(reason, set()).add(key)
             else:
                 left.append(f"{case}: {key}: {was!r} -> {is_now!r}")

@@ -1,6 +1,7 @@
 """What a run is trained on is found once, recorded, and is no judge of itself."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.reward_source import EXPORT, resolve_reward
+from t2ifb.config.reward_source import find_latest, resolve_reward
+from t2ifb.utils.reward_runs import EXPORT, newest_reward_run
 
 RUN = Path("outputs/shapes/reward_mlp")
 
@@ -17,7 +19,7 @@ class FakeParts:
     """The values that are asked for and settled; no component is built."""
 
     def __init__(self, **values: Any) -> None:
-        self.values = {"domain": "shapes", "judges": {}} | values
+        self.values = {"domain": "shapes"} | values
         self.arguments: list[str] = []
 
     def value(self, key: str) -> Any:
@@ -42,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settled(**values: Any) -> dict[str, Any]:
     parts = FakeParts(**values)
-    resolve_reward(parts, Path("reward.json"))  # type: ignore[arg-type]
+    resolve_reward(parts, Path())  # type: ignore[arg-type]
     return parts.values
 
 
@@ -79,10 +81,9 @@ def test_no_run_is_said_with_what_to_do() -> None:
     assert not Path("reward.json").exists()
 
 
-def test_what_it_is_trained_on_is_no_judge(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_that_is_the_reward_is_found_without_building_it() -> None:
     clip, blip = {"_target_": "clip", "source": "c"}, {"_target_": "blip", "source": "b"}
-    assert settled(reward=dict(clip), judges={"clip": clip, "blip": blip, "none": None})["judges"] == {"blip": blip}
-    assert "judges.clip is what the run is trained on" in capsys.readouterr().err
+    assert judges_of(dict(clip), {"clip": clip, "blip": blip, "none": None}) == {"blip": blip}
 
 
 def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_gone(
@@ -93,7 +94,7 @@ def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_g
     def job(name: str) -> str:
         parts = FakeParts(reward={"_target_": "x", "source": "latest"})
         Path("sweep", name).mkdir(parents=True)
-        resolve_reward(parts, Path("sweep", name, "reward.json"))  # type: ignore[arg-type]
+        resolve_reward(parts, Path("sweep", name))  # type: ignore[arg-type]
         return str(parts.values["reward"]["source"])
 
     first = finished_run("2026-01-01")
@@ -103,3 +104,23 @@ def test_jobs_of_a_sweep_go_by_one_reward_and_say_when_it_is_not_the_newest_or_g
     shutil.rmtree(first)
     with pytest.raises(ConfigError, match=r"latest\.json\), which is gone; put it back"):
         job("c")
+
+
+def test_latest_is_found_for_every_scorer_that_wants_it(tmp_path: Path) -> None:
+    scorers = {"a": {"source": "latest"}, "b": {"source": "x"}, "c": {"source": "latest", "more": 1}}
+    assert find_latest(scorers, "scorers", "d", [], tmp_path)[0] == {"b": {"source": "x"}}
+    with pytest.raises(ConfigError, match=r"scorers\.c: there is no finished reward run"):
+        find_latest(scorers, "scorers", "d", ["+scorers.c.source=latest"], tmp_path)
+    export = tmp_path / "d" / "e" / "1" / "export"
+    export.mkdir(parents=True)
+    for file in (export / "reward.safetensors", export.parent / "summary.json"):
+        file.touch()
+    run = str(export.parent)
+    assert find_latest(scorers, "scorers", "d", [], tmp_path) == (
+        {"a": {"source": run}, "b": {"source": "x"}, "c": {"source": run, "more": 1}}, []
+    )  # fmt: skip
+    (tmp_path / "d" / "e" / "name" / "export").mkdir(parents=True)
+    for place in ("export/reward.safetensors", "summary.json"):
+        (tmp_path / "d" / "e" / "name" / place).touch()
+    os.utime(tmp_path / "d" / "e" / "name" / "summary.json", (1, 1))  # its name comes last, it was finished first
+    assert newest_reward_run(tmp_path / "d") == export.parent

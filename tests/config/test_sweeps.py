@@ -2,7 +2,6 @@
 
 import gc
 import json
-import math
 import os
 import sys
 import time
@@ -11,16 +10,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightning import seed_everything
 
 from t2ifb.config.compose import compose_all
 from t2ifb.config.paths import job_folder
 from t2ifb.config.sweeps import FAILED, objectives, one_job
-from t2ifb.evaluation.sweep_table import SweepTable, pareto_front
 from t2ifb.training.run_folder import RunFolder
 from tests.config.test_command import TINY
 from tests.conftest import Command
@@ -119,7 +114,7 @@ def test_a_job_is_known_by_its_arguments_but_for_those_of_the_logger() -> None:
     folder = job_folder(["+experiment=refl", "seed=1"])
     assert folder == "b7628f07a2"
     assert folder == job_folder(
-        ["seed=1", "logger=csv", "+experiment=refl", "logger.mode=offline", "++logger.tags=[a]"]
+        ["seed=1", "logger=none", "+experiment=refl", "logger.mode=offline", "++logger.tags=[a]"]
     )
     assert (
         len({folder, job_folder(["+experiment=refl", "seed=2"]), job_folder(["+experiment=refl", "+loggers=1"])}) == 3
@@ -156,59 +151,6 @@ def test_a_sweeper_is_told_the_figures_that_it_goes_by() -> None:
         objectives(figures, ["validation/gold"])
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
-def test_no_run_on_the_front_is_beaten_and_every_other_is(points: list[tuple[int, int]]) -> None:
-    gains, costs = (np.array(side, float) for side in zip(*points, strict=True))
-    front = pareto_front(gains, costs)
-    for number in range(len(points)):
-        beaten = any(
-            gains[other] >= gains[number] and costs[other] <= costs[number]
-            and (gains[other] > gains[number] or costs[other] < costs[number])
-            for other in range(len(points))
-        )  # fmt: skip
-        assert front[number] != beaten
-
-
-def test_the_table_puts_the_best_first_and_marks_the_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, judges, kl in (
-        ("a", 0.1, 1.0),
-        ("aa", math.nan, 1.0),
-        ("b", 0.3, 9.0),
-        ("c", 0.2, 16.0),
-        ("e", -0.123456789, 0.5),  # nearest to the base model, and worse than it
-        ("d", None, None),
-    ):
-        (tmp_path / name / ".hydra").mkdir(parents=True)
-        text = f"- +experiment=refl\n- algorithm.beta={kl}\n"
-        (tmp_path / name / ".hydra" / "overrides.yaml").write_text(text)
-        summary = {"chosen_by": "judges", "validation": {"judges": judges, "kl": kl, "gold": 0.7}}
-        if judges is not None:
-            (tmp_path / name / "summary.json").write_text(json.dumps(summary))
-    table = SweepTable(tmp_path)
-    assert [job.folder.name for job in table.jobs] == ["b", "c", "a", "e", "aa", "d"]
-    assert {folder.name for folder in table.on_front} == {"a", "b"}
-    assert [job.folder.name for job in table.unfinished] == ["d"]
-    table.write()
-    assert "best first by judges" in " ".join(capsys.readouterr().out.split())
-    lines = (tmp_path / "sweep.csv").read_text().splitlines()
-    assert lines[0] == "run,beta,judges,kl,gold,front,state"
-    assert lines[1] == "b,9.0,0.3,9.0,0.7,*,finished" and lines[6].endswith(",not finished")
-    assert "| 9 | 0.3 |" in (tmp_path / "sweep.md").read_text()  # rounded for people only
-    assert lines[4] == "e,0.5,-0.123456789,0.5,0.7,,finished"
-    assert (tmp_path / "sweep.png").stat().st_size > 5000
-
-
-def test_where_no_run_is_better_than_the_base_model_none_is_on_the_front(tmp_path: Path) -> None:
-    (tmp_path / "a" / ".hydra").mkdir(parents=True)
-    (tmp_path / "a" / ".hydra" / "overrides.yaml").write_text("- +experiment=refl\n")
-    (tmp_path / "a" / "summary.json").write_text('{"chosen_by": "judges", "validation": {"judges": -0.1, "kl": 2}}')
-    table = SweepTable(tmp_path)
-    table.write()
-    assert not table.on_front and (tmp_path / "sweep.png").stat().st_size > 5000
-    assert (tmp_path / "sweep.csv").read_text() == "run,judges,kl,front\na,-0.1,2,\n"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "ray", "submitit_local"])
 def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launcher: str) -> None:
@@ -223,18 +165,6 @@ def test_jobs_run_in_other_processes(run_module: Command, tmp_path: Path, launch
     assert done.returncode == 1
     assert {json.loads(file.read_text())["seed"] for file in folder.glob("*/figures.json")} == {1, 2, 3}
     assert "1 of 3 runs are not finished" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_job_whose_process_was_killed_is_recorded(run_module: Command, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    (tmp_path / "fail.txt").write_text("kill:")
-    (tmp_path / "fail_seed.txt").write_text("1")
-    done = run_module(*TINY, "-m", "seed=1,2", "hydra/launcher=ray")
-    assert done.returncode == 1
-    (failure,) = (tmp_path / "outputs" / "tiny" / "tiny" / "sweep").glob("*/failed.json")
-    assert "a job was lost" in failure.read_text()
-    assert "failed: a job was lost" in done.stdout and "1 of 2 runs are not finished" in done.stdout
 
 
 @pytest.mark.slow

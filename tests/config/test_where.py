@@ -29,6 +29,7 @@ def places(key: str, *overrides: str, command: str = "train", config_dir: str | 
 
 def test_files_are_in_the_order_that_they_are_merged_in() -> None:
     assert places("optimizer.lr", "+experiment=tiny", config_dir=CONF) == [
+        "conf/train.yaml 1.0e-5",
         "optimizer/tiny.yaml 0.1",
         "experiment/tiny.yaml 0.2",
     ]
@@ -40,22 +41,24 @@ def test_files_are_in_the_order_that_they_are_merged_in() -> None:
 def test_files_that_other_files_include_are_found() -> None:
     """The experiment includes another one, the algorithm what it shares, the recipe the judges."""
     beta = places("algorithm.beta", "+experiment=refl_overoptimised")
-    assert beta == ["shared/fine_tuning.yaml 0.01", "experiment/refl_overoptimised.yaml 0.0"]
-    assert places("algorithm.method.last_steps", "+experiment=draft") == [
-        "algorithm/draft.yaml 1",
-        "shapes/draft.yaml 5",
+    assert beta == ["algorithm/fine_tuning.yaml 0.01", "experiment/refl_overoptimised.yaml 0.0"]
+    assert places("algorithm.algorithm.last_steps", "+experiment=draft") == ["shapes/draft.yaml 5"]
+    window = places("algorithm.algorithm.gradients_per_rollout", "+experiment=refl_overoptimised", "domain=sd15")
+    assert window == ["sd15/refl.yaml 1"]
+    judge = places("judges.image_reward.source", "+experiment=refl")
+    assert judge == [
+        "scorer/image_reward.yaml ${oc.select:scorer_sources.image_reward,zai-org/ImageReward}",
+        "domain/shapes.yaml ${shapes_weights:image_reward}",
     ]
-    judge = places("judges.aesthetic_score.source", "+experiment=refl")
-    assert judge == ["scorer/shapes_aesthetic_score.yaml ${shapes_weights:aesthetic}"]
     scorer = places("scorers.aesthetic_score.encoder.model", command="evaluate")
     assert scorer == [
-        "scorer/shapes_aesthetic_score.yaml ${encoder}",
+        "scorer/aesthetic_score.yaml ${encoder}",
         "encoder/shapes_clip.yaml local-dir:${shapes_weights:clip}",
     ]
 
 
 def test_the_command_line_comes_last_and_a_default_of_the_schema_is_found() -> None:
-    assert places("optimizer.lr", "optimizer.lr=3", "domain=sd15") == ["optimizer/adam.yaml 1.0e-5", "typed 3"]
+    assert places("optimizer.lr", "optimizer.lr=3", "domain=sd15") == ["conf/train.yaml 1.0e-5", "typed 3"]
     assert places("seed") == ["config/schema.py 0"]
     assert places("seed", command="plan") == ["config/schema.py 0"]
     assert places("seed", "seed=2") == ["config/schema.py 0", "typed 2"]
@@ -64,7 +67,7 @@ def test_the_command_line_comes_last_and_a_default_of_the_schema_is_found() -> N
 def test_a_reference_is_followed() -> None:
     scale = places("algorithm.rollout.guidance_scale", "+experiment=refl", "domain=sd15")
     assert scale == [
-        "shared/fine_tuning.yaml ${rollout}",
+        "algorithm/fine_tuning.yaml ${rollout}",
         "sampling/sd15.yaml ${usual_guidance_scale}",
         "domain/sd15.yaml 7.5",
     ]
@@ -72,13 +75,23 @@ def test_a_reference_is_followed() -> None:
 
 def test_a_sweep_file_is_a_place() -> None:
     swept = places("optimizer.lr", "+experiment=tiny", "+sweep=tiny", config_dir=CONF)
-    assert swept == ["optimizer/tiny.yaml 0.1", "experiment/tiny.yaml 0.2", "sweep/tiny.yaml 0.1,0.3"]
+    assert swept == [
+        "conf/train.yaml 1.0e-5",
+        "optimizer/tiny.yaml 0.1",
+        "experiment/tiny.yaml 0.2",
+        "sweep/tiny.yaml 0.1,0.3",
+    ]
 
 
 @pytest.mark.parametrize("domain", ["shapes", "sd15"])
-@pytest.mark.parametrize("experiment", sorted(file.stem for file in (conf_folder() / "experiment").glob("r*.yaml")))
+@pytest.mark.parametrize("experiment", sorted(file.stem for file in (conf_folder() / "experiment").glob("[rd]*.yaml")))
 def test_the_learning_rate_is_in_at_most_three_files(experiment: str, domain: str) -> None:
-    assert 1 <= len(places("optimizer.lr", f"+experiment={experiment}", f"domain={domain}")) <= 3
+    found = [place.split()[0] for place in places("optimizer.lr", f"+experiment={experiment}", f"domain={domain}")]
+    stage = "reward" if experiment == "reward_mlp" else "fine_tuning"
+    recipes = {f"{domain}/{name}.yaml" for name in (stage, experiment)}
+    assert found[0] == "conf/train.yaml"
+    assert set(found) <= {"conf/train.yaml", f"experiment/{experiment}.yaml", *recipes}
+    assert len(found) <= 3
 
 
 def test_the_text_has_the_value_and_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +101,8 @@ def test_the_text_has_the_value_and_file_and_line(monkeypatch: pytest.MonkeyPatc
     first, *lines = where_text("optimizer.lr", [config], typed).splitlines()
     assert first == "optimizer.lr = 0.3"
     assert [line.split() for line in lines] == [
-        ["conf/optimizer/adamw.yaml:3", "optimizer.lr:", "1.0e-5"],
-        ["conf/recipe/shapes/fine_tuning.yaml:7", "optimizer.lr:", "1.0e-3"],
+        ["conf/train.yaml:24", "optimizer.lr:", "1.0e-5"],
+        ["conf/recipe/shapes/fine_tuning.yaml:11", "optimizer.lr:", "1.0e-3"],
         ["command", "line", "optimizer.lr:", "0.3"],
     ]
     assert where_text("judges", [config], typed).splitlines()[0] == "judges"

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def make_split(folder: Path, split: str, ranks: list[tuple[int, ...]]) -> list[R
         paths = []
         for index in range(len(row)):
             path = folder / f"{split}-{number}-{index}.png"
-            picture(int.from_bytes(path.name.encode(), "little") % 2**32).save(path)
+            picture(zlib.crc32(path.name.encode())).save(path)
             paths.append(path)
         rankings.append(RankedPrompt(f"{split}-{number}", f"prompt {number % 7} of {split}", tuple(paths), row))
     return rankings

@@ -1,12 +1,10 @@
 from collections import Counter
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import lightning
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,18 +42,6 @@ def all_pairs(module: RewardDataModule) -> list[tuple[int, int, int]]:
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def test_a_split_is_indexed_as_its_rankings_say(module: RewardDataModule, dataset: FolderDataset) -> None:
-    encoded = module.encoded("train")
-    rankings = dataset.rankings("train")
-    assert encoded.prompt_ids == tuple(r.prompt_id for r in rankings)
-    assert len(encoded.images) == sum(len(r.images) for r in rankings)
-    assert len(encoded.prompts) == len(rankings)
-    assert (encoded.ranks[encoded.better] < encoded.ranks[encoded.worse]).all()
-    for column in (encoded.better, encoded.worse):
-        assert torch.equal(encoded.prompt_of_image[column], encoded.prompt_of_comparison)
-    assert encoded.comparisons_per_prompt.tolist() == [len(r.comparisons()) for r in rankings]
-
-
 @settings(deadline=None, max_examples=25)
 @given(batch_size=st.integers(1, 200), seed=st.integers(0, 100), epoch=st.integers(0, 3))
 @pytest.mark.parametrize("grouping", GROUPINGS)
@@ -91,21 +77,6 @@ def test_rows_are_the_embeddings_of_image_and_prompt(
     assert torch.equal(batch.images, cache.images(images).gather(batch.image_index.numpy()))
     expected = PooledPixels(0).encode_prompts([prompts[i] for i in batch.image_index.tolist()])
     torch.testing.assert_close(batch.prompts, expected)
-
-
-def test_both_groupings_give_the_same_loss_on_the_same_comparisons(module: RewardDataModule) -> None:
-    encoded = module.encoded("train")
-    prompts = np.array([0, 4, 9])
-    comparisons = np.flatnonzero(np.isin(encoded.prompt_of_comparison.numpy(), prompts))
-    head = torch.nn.Linear(12, 1)
-
-    def loss(batch: RewardBatch) -> Tensor:
-        rewards = head(torch.cat([batch.images, batch.prompts], 1)).squeeze(1)
-        return -logsigmoid(rewards[batch.better] - rewards[batch.worse]).mean()
-
-    by_prompt, singly = encoded.batch_of_prompts(prompts), encoded.batch_of_comparisons(comparisons)
-    assert sorted(pairs(by_prompt)) == sorted(pairs(singly))
-    torch.testing.assert_close(loss(by_prompt), loss(singly))
 
 
 def as_process(module: RewardDataModule, rank: int, world_size: int) -> RewardDataModule:
@@ -234,15 +205,6 @@ def test_everything_is_encoded_before_training(dataset: FolderDataset, tmp_path:
     for split in module.splits:
         module.encoded(split)
     assert source.loads == 1
-
-
-def test_a_batch_moves_between_devices_and_precisions(module: RewardDataModule) -> None:
-    batch = module.train_batch(0)
-    moved = batch.to("meta")
-    assert moved.images.device.type == moved.better.device.type == "meta"
-    assert replace(moved, total_comparisons=1).total_comparisons == 1
-    assert batch.images.dtype == torch.float32
-    assert batch.better.dtype == torch.int64
 
 
 class Ties(FolderDataset):

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from t2ifb.data import content_keys, validation
-from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.images import load_image
-from t2ifb.data.rankings import RankedPrompt, image_error, open_image
-from t2ifb.data.validation import check_once
+from t2ifb.data.rankings import image_error, open_image
 from tests.data.parts import picture
 
 
@@ -126,20 +123,3 @@ def test_too_many_pixels_are_one_clear_message(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"{name}.png: it has more than 89,478,485 pixels; save it smaller$"):
             open_image(path)
         assert "more than 89,478,485 pixels" in str(image_error(path))
-
-
-def test_what_older_decoding_left_in_caches_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = (tmp_path / "a.png", tmp_path / "b.png")
-    for number, path in enumerate(paths):
-        picture(number).save(path)
-    ranking = RankedPrompt("1", "a cat", paths, (1, 2))
-    memory = tmp_path / "checked.json"
-    keys = []
-    for version in (1, 2, 2):
-        monkeypatch.setattr(content_keys, "DECODING", version)
-        monkeypatch.setattr(validation, "DECODING", version)
-        keys.append((ImageKeys(tmp_path / "keys.npy")(paths), memory.read_bytes() if memory.exists() else b""))
-        check_once([ranking], "here", paths, memory)
-    assert not set(keys[0][0]) & set(keys[1][0])
-    assert keys[1][0] == keys[2][0]
-    assert keys[1][1] != keys[2][1]

@@ -6,9 +6,6 @@ import torch
 
 from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.prompts import PromptFile, PromptList, PromptSplits, RankingPrompts
-from t2ifb.shapes.annotators import PROMPTS
-from t2ifb.shapes.grammar import scenes
-from t2ifb.shapes.prompts import ScenePrompts
 from tests.conftest import real_data
 from tests.data.parts import FolderDataset
 
@@ -129,14 +126,6 @@ def test_held_out_prompts_are_drawn_by_seed_and_position() -> None:
     assert [test[renamed.index(prompt)] for prompt in some(200, renamed)] == drawn  # by position, not by text
     with pytest.raises(ValueError, match="most=0 must be at least 1"):
         some(0)
-
-
-def test_fresh_prompts_of_shapes_are_none_of_the_ranked_ones() -> None:
-    ranked = {scene.prompt for split in ("validation", "test") for scene in scenes(split, PROMPTS[split], 0)}
-    fresh = [*ScenePrompts("validation", 128).prompts(), *ScenePrompts("test", 400).prompts()]
-    assert len(set(fresh)) == 528
-    assert not ranked & set(fresh)
-    assert ScenePrompts("test", 5).prompts() == ScenePrompts("test", 5).prompts()
 
 
 def test_batches_of_prompts_are_a_function_of_seed_and_position() -> None:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2ifb.data.datasets.ranking_files import RankingFiles
 from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings, open_image, read_bytes
 from tests.conftest import real_data
 from tests.data.parts import make_split, picture
@@ -134,20 +133,3 @@ def test_an_image_may_be_any_object_that_opens() -> None:
     one, same, other = InMemory(picture(0)), InMemory(picture(0)), InMemory(picture(1))
     assert open_image(InMemory(picture(0).convert("RGBA"))).mode == "RGB"
     assert read_bytes(one) == read_bytes(same) != read_bytes(other)
-
-
-def test_ranking_files_are_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a.png", "b.png"):
-        picture(0).save(tmp_path / name)
-    files = RankingFiles({"test": write(tmp_path / "test.json", [entry(0)])})
-    assert files.available("test")
-    assert not files.available("train")
-    assert len(files.rankings("test")) == 1
-    with monkeypatch.context() as patch:  # what was decoded once is known
-        patch.setattr(Image, "open", lambda *_: pytest.fail("decoded again"))
-        assert len(files.rankings("test")) == 1
-    with pytest.raises(ValueError, match="no split 'train'; the splits are test"):
-        files.rankings("train")
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(ValueError, match="missing"):
-        files.rankings("test")

@@ -6,15 +6,18 @@ from typing import Any
 
 import torch
 
-from t2ifb.profiling.geometry import SD15, Geometry
+from t2ifb.diffusion.models.stable_diffusion import SD15
+from t2ifb.diffusion.pipeline_config import PipelineConfig
 
 MERGES = 48894
 """How many of the table's merges CLIP uses."""
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 
-def write_random_pipeline(folder: str | Path, geometry: Geometry = SD15, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a folder that `StableDiffusionPipeline.from_pretrained` and `DiffusionSource` read.
+def write_random_pipeline(
+    folder: str | Path, geometry: PipelineConfig = SD15, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write a folder that `StableDiffusionPipeline.from_pretrained` and `StableDiffusionSource` read.
 
     The weights are those that the networks begin their training with, the same each time: what the pipeline draws means
     nothing. The tokenizer is CLIP's.
@@ -33,7 +36,7 @@ def write_random_pipeline(folder: str | Path, geometry: Geometry = SD15, dtype: 
     import diffusers
 
     tokenizer = clip_tokenizer()
-    rows = int(geometry.text_encoder["vocab_size"])
+    rows = int(geometry.parts["text_encoder"]["vocab_size"])
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer has {len(tokenizer)} ids, the text encoder only {rows}")
     tokenizer.model_max_length = geometry.context
@@ -42,10 +45,15 @@ def write_random_pipeline(folder: str | Path, geometry: Geometry = SD15, dtype: 
         torch.set_default_dtype(dtype)  # each network is then made in its type, never in float32 first
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            unet, vae, text_encoder = geometry.unet_network(), geometry.vae_network(), geometry.text_network()
+            unet, vae, text_encoder = (
+                geometry.network("unet"),
+                geometry.network("vae"),
+                geometry.network("text_encoder"),
+            )
     finally:
         torch.set_default_dtype(before)
-    scheduler: Any = getattr(diffusers, geometry.scheduler["_class_name"]).from_config(geometry.scheduler)
+    settings = geometry.parts["scheduler"]
+    scheduler: Any = getattr(diffusers, settings["_class_name"]).from_config(settings)
     pipeline = diffusers.StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -19,24 +19,26 @@ from t2ifb.diffusion.lora import (
     load_lora,
     merged,
     save_lora,
+    untrained,
     without_adapters,
 )
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.model import Guidance
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionModel, StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler, generate
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.utils.files import sha256_file
-from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
+from tests.diffusion.parts import KEYS, PROMPTS, at, shapes_model
 
 
-def predict(model: DiffusionModel) -> torch.Tensor:
-    return model.predict(torch.ones(2, *model.latent_shape), 500, model.encode_prompts(PROMPTS, guided=True), 2.0)
+def predict(model: StableDiffusionModel) -> torch.Tensor:
+    guidance = Guidance(model.encode([""] * 2), 2.0)
+    return model.predict(torch.ones(2, *model.latent_shape), at(500), model.encode(PROMPTS), guidance)
 
 
-def tuned(lora: LoRA | None = None, precision: str = "fp32") -> DiffusionModel:
+def tuned(lora: LoRA | None = None, precision: str = "fp32") -> StableDiffusionModel:
     """Adapters with B other than zero."""
     model = shapes_model(precision)
-    weights = (lora or LoRA()).add(model.denoiser)
+    weights = (lora or LoRA()).add(model)
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         weight.data = torch.randn(weight.shape, generator=generator) * 0.1
@@ -46,7 +48,7 @@ def tuned(lora: LoRA | None = None, precision: str = "fp32") -> DiffusionModel:
 def test_tuning_begins_at_the_base_model() -> None:
     model = shapes_model()
     before = predict(model)
-    weights = LoRA(rank=4, targets=("to_q", "conv1")).add(model.denoiser)
+    weights = LoRA(rank=4, targets=("to_q", "conv1")).add(model)
     assert torch.equal(predict(model), before)
     assert {id(w) for w in model.denoiser.parameters() if w.requires_grad} == {id(w) for w in weights}
     assert any(weight.ndim == 4 for weight in weights)
@@ -57,9 +59,9 @@ def test_the_base_model_is_the_same_network_with_adapters_off(precision: str) ->
     before, model = predict(shapes_model(precision)), tuned(precision=precision)
     after = predict(model)
     assert not torch.equal(after, before)
-    with torch.no_grad(), model.base():
+    with torch.no_grad(), without_adapters(model.denoiser):
         assert torch.equal(predict(model), before)
-        with model.base():
+        with without_adapters(model.denoiser):
             assert torch.equal(predict(model), before)
         assert torch.equal(predict(model), before)
     assert torch.equal(predict(model), after)
@@ -73,9 +75,9 @@ def test_the_same_seed_gives_the_same_adapters_and_draws_from_no_one() -> None:
     drawn = torch.rand(1)
     torch.manual_seed(3)
     one, other, third = shapes_model(), shapes_model(), shapes_model()
-    LoRA().add(one.denoiser, seed=1)
-    LoRA().add(other.denoiser, seed=1)
-    LoRA().add(third.denoiser, seed=2)
+    LoRA().add(one, seed=1)
+    LoRA().add(other, seed=1)
+    LoRA().add(third, seed=2)
     assert torch.equal(torch.rand(1), drawn)
     name = next(name for name in adapter_state(one.denoiser) if "lora_A" in name)
     assert torch.equal(adapter_state(one.denoiser)[name], adapter_state(other.denoiser)[name])
@@ -86,12 +88,12 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
     model = tuned()
     state = {name: weight.clone() for name, weight in adapter_state(model.denoiser).items()}
     fresh = shapes_model()
-    LoRA().add(fresh.denoiser)
+    LoRA().add(fresh)
     load_adapter_state(fresh.denoiser, state)
     assert torch.equal(predict(fresh), predict(model))
     wider, elsewhere = shapes_model(), shapes_model()
-    LoRA(rank=8).add(wider.denoiser)
-    LoRA(targets=("to_q",)).add(elsewhere.denoiser)
+    LoRA(rank=8).add(wider)
+    LoRA(targets=("to_q",)).add(elsewhere)
     with pytest.raises(ValueError, match="another rank: .* is \\(4, .* Use the original rank"):
         load_adapter_state(wider.denoiser, state)
     with pytest.raises(ValueError, match="on other layers"):
@@ -101,10 +103,10 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
 @pytest.mark.parametrize("lora", [LoRA(), LoRA(rank=2, lora_alpha=6.0), LoRA(rank=2, targets=("to_k", "conv2"))])
 def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora: LoRA) -> None:
     model = tuned(lora)
-    save_lora(model.denoiser, tmp_path, PIPELINE)
-    pipeline = DiffusionSource(str(PIPELINE)).pipeline()
+    save_lora(model, tmp_path, PIPELINE)
+    pipeline = StableDiffusionSource(str(PIPELINE)).pipeline()
     pipeline.load_lora_weights(str(tmp_path))
-    plain = DiffusionModel(
+    plain = StableDiffusionModel(
         pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.scheduler.config
     )
     sampler = Sampler(4, 3.0)
@@ -118,14 +120,14 @@ def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora
 def test_an_export_has_equal_bytes_and_the_mode_of_any_new_file(tmp_path: Path) -> None:
     model = tuned()
     for number in range(6):
-        save_lora(model.denoiser, tmp_path / str(number), PIPELINE)
+        save_lora(model, tmp_path / str(number), PIPELINE)
     assert len({(tmp_path / str(n) / LORA_WEIGHTS).read_bytes() for n in range(6)}) == 1
     (tmp_path / "new").touch()
     assert (tmp_path / "0" / LORA_WEIGHTS).stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 def test_the_cards_code_loads_the_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_lora(tuned().denoiser, tmp_path, PIPELINE)
+    save_lora(tuned(), tmp_path, PIPELINE)
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall("```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
@@ -146,7 +148,7 @@ def test_a_card_names_no_place_on_this_machine(tmp_path: Path) -> None:
     single = f"{file.name} (SHA-256 {sha256_file(file)[:16]})"
     sources = {str(folder): digest, "some/model": '"some/model"', str(file): f'from_single_file("<{single}>"'}
     for source, name in sources.items():
-        save_lora(tuned().denoiser, tmp_path / "export", source)
+        save_lora(tuned(), tmp_path / "export", source)
         card = (tmp_path / "export" / "README.md").read_text()
         assert name in card and str(tmp_path) not in card
 
@@ -157,17 +159,18 @@ def hash_all(folder: Path) -> str:
 
 def test_adapters_of_another_base_model_are_said_to_be_so(tmp_path: Path) -> None:
     model = tuned()
-    save_lora(model.denoiser, tmp_path, PIPELINE)
-    config = dict(model.denoiser.config) | {"cross_attention_dim": 32}
+    save_lora(model, tmp_path, PIPELINE)
+    other: Any = shapes_model()
+    other.denoiser = UNet2DConditionModel.from_config(dict(model.denoiser.config) | {"cross_attention_dim": 32})
     with pytest.raises(ValueError, match="belongs to another base model"):
-        load_lora(UNet2DConditionModel.from_config(config), tmp_path)
+        load_lora(other, tmp_path)
     with pytest.raises(ValueError, match="expected a finished fine-tuning run"):
-        load_lora(shapes_model().denoiser, tmp_path / "nowhere")
+        load_lora(shapes_model(), tmp_path / "nowhere")
 
 
 def test_what_cannot_be_adapted_is_said() -> None:
     with pytest.raises(ValueError, match="cannot add adapters to to_nowhere"):
-        LoRA(targets=("to_nowhere",)).add(shapes_model().denoiser)
+        LoRA(targets=("to_nowhere",)).add(shapes_model())
     with pytest.raises(ValueError, match="rank=0"):
         LoRA(rank=0)
     with pytest.raises(ValueError, match="targets is empty"):
@@ -176,20 +179,27 @@ def test_what_cannot_be_adapted_is_said() -> None:
 
 def test_merged_adapters_give_the_same_output_and_leave_the_weights_as_they_were() -> None:
     model = tuned()
-    layers = adapted_layers(model.denoiser)
-    latents, states = torch.randn(2, *model.latent_shape), model.encode_prompts(PROMPTS)
+    latents, conditioning = torch.randn(2, *model.latent_shape), model.encode(PROMPTS)
     before = {name: weight.clone() for name, weight in model.denoiser.state_dict().items()}
+
+    def call() -> torch.Tensor:
+        return model.predict(latents, at(500), conditioning)
+
     with torch.no_grad():
-        adapted = model.predict(latents, 500, states)
-        with merged(layers):
-            together = model.predict(latents, 500, states)
-            with pytest.raises(RuntimeError, match="adapters are merged"), model.base():
-                pass
+        adapted = call()
+        with without_adapters(model.denoiser):
+            base = call()
+            with merged(model.denoiser):  # off stays off
+                assert torch.equal(call(), base)
+        with merged(model.denoiser):
+            together = call()
             assert any(not torch.equal(before[name], weight) for name, weight in model.denoiser.state_dict().items())
-        with without_adapters(layers):
-            base = model.predict(latents, 500, states)
-            with merged(layers):  # off stays off
-                assert torch.equal(model.predict(latents, 500, states), base)
+            with without_adapters(model.denoiser):
+                assert torch.equal(call(), base)
+                with without_adapters(model.denoiser):
+                    assert torch.equal(call(), base)
+                assert torch.equal(call(), base)
+            assert torch.equal(call(), together)
     assert float((adapted - base).norm()) > 1e-2 * float(base.norm())
     assert float((together - adapted).norm()) < 1e-4 * float((adapted - base).norm())
     after = model.denoiser.state_dict()
@@ -199,11 +209,28 @@ def test_merged_adapters_give_the_same_output_and_leave_the_weights_as_they_were
 
 def test_adapters_come_back_after_an_error() -> None:
     model = tuned()
-    layers = adapted_layers(model.denoiser)
-    latents, states = torch.randn(1, *model.latent_shape), model.encode_prompts(PROMPTS[:1])
+    latents, conditioning = torch.randn(1, *model.latent_shape), model.encode(PROMPTS[:1])
     with torch.no_grad():
-        adapted = model.predict(latents, 500, states)
+        adapted = model.predict(latents, at(500, 1), conditioning)
         for context in (merged, without_adapters):
-            with pytest.raises(ValueError, match="within"), context(layers):
+            with pytest.raises(ValueError, match="within"), context(model.denoiser):
                 raise ValueError("within")
-            assert torch.equal(model.predict(latents, 500, states), adapted)
+            assert torch.equal(model.predict(latents, at(500, 1), conditioning), adapted)
+
+
+def test_untrained_calls_merge_in_fp32_and_leave_autocast_in_half_precision() -> None:
+    for precision, merges in (("fp32", True), ("bf16", False)):
+        model = tuned(precision=precision)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), untrained(model.denoiser):
+            assert all(layer.disable_adapters is merges for layer in adapted_layers(model.denoiser))
+            assert torch.is_autocast_enabled("cpu") is merges
+
+
+def test_layers_are_found_again_when_adapters_are_added(tmp_path: Path) -> None:
+    save_lora(tuned(), tmp_path, PIPELINE)
+    one, other = shapes_model(), shapes_model()
+    assert adapted_layers(one.denoiser) == adapted_layers(other.denoiser) == []
+    LoRA().add(one)
+    load_lora(other, tmp_path)
+    assert len(adapted_layers(one.denoiser)) == len(adapted_layers(other.denoiser)) > 0
+    assert adapted_layers(one.denoiser) is adapted_layers(one.denoiser)  # no second walk

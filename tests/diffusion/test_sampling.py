@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Rollout, Sampler, generate
 from t2ifb.diffusion.schedule import ddim
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.utils.random_streams import gaussian
 from tests.diffusion.parts import KEYS, PROMPTS, shapes_model
@@ -22,7 +22,7 @@ def still(config: object, steps: int) -> object:
 def test_images_are_those_of_the_pipeline(guidance_scale: float) -> None:
     sampler = Sampler(STEPS, guidance_scale, still)  # type: ignore[arg-type]
     ours = torch.cat(list(generate(shapes_model(), sampler, PROMPTS, KEYS)))
-    pipeline = DiffusionSource(str(PIPELINE)).pipeline()
+    pipeline = StableDiffusionSource(str(PIPELINE)).pipeline()
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     theirs = pipeline(
         PROMPTS,

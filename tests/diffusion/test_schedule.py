@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 
 from t2ifb.diffusion.path import cps_variance, eta_variance
 from t2ifb.diffusion.schedule import Schedule, ddim, ddpm, flow, own
+from tests.diffusion.parts import path_of
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -45,7 +46,7 @@ def test_ddim(eta: float, spacing: str, prediction: str) -> None:
     config = SD | {"timestep_spacing": spacing, "prediction_type": prediction}
     scheduler = DDIMScheduler.from_config(config)
     scheduler.set_timesteps(7)
-    follow(ddim(config, 7, eta), scheduler, eta)
+    follow(ddim(path_of(config), 7, eta), scheduler, eta)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
@@ -53,7 +54,7 @@ def test_ddpm(spacing: str) -> None:
     config = SD | {"timestep_spacing": spacing}
     scheduler = DDPMScheduler.from_config(config)
     scheduler.set_timesteps(9)
-    follow(ddpm(config, 9), scheduler, None)
+    follow(ddpm(path_of(config), 9), scheduler, None)
 
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0}
@@ -61,7 +62,7 @@ FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps":
 
 @pytest.mark.parametrize("steps", [2, 7, 40])
 def test_a_flow_without_noise_is_eulers_method(steps: int) -> None:
-    scheduler, schedule = FlowMatchEulerDiscreteScheduler.from_config(FLOW), flow(FLOW, steps)
+    scheduler, schedule = FlowMatchEulerDiscreteScheduler.from_config(FLOW), flow(path_of(FLOW), steps)
     scheduler.set_timesteps(steps)
     torch.testing.assert_close(schedule.timesteps, scheduler.timesteps)
     x = torch.randn(2, 4, 3, 3)
@@ -76,14 +77,14 @@ def test_a_flow_without_noise_is_eulers_method(steps: int) -> None:
 
 def test_a_flows_shift_may_depend_on_the_resolution() -> None:
     config = FLOW | {"shift": 1.0, "use_dynamic_shifting": True}
-    scheduler, schedule = FlowMatchEulerDiscreteScheduler.from_config(config), flow(config, 5, mu=0.8)
+    scheduler, schedule = FlowMatchEulerDiscreteScheduler.from_config(config), flow(path_of(config), 5, mu=0.8)
     scheduler.set_timesteps(5, mu=0.8)
     torch.testing.assert_close(schedule.timesteps, scheduler.timesteps)
 
 
 @pytest.mark.parametrize("rule", [eta_variance, partial(eta_variance, eta=0.5), cps_variance])
 def test_a_flow_may_be_stochastic_but_its_last_step_is_not(rule: Any) -> None:
-    schedule = flow(FLOW, 8, rule)
+    schedule = flow(path_of(FLOW), 8, rule)
     assert min(schedule.variances[:-1]) > 0 == schedule.variances[-1]
     assert schedule.kl_variances == [*schedule.variances[:-1], schedule.variances[-2]]
 
@@ -92,15 +93,19 @@ def test_zero_terminal_snr_needs_a_velocity() -> None:
     config = SD | {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     scheduler = DDIMScheduler.from_config(config | {"prediction_type": "v_prediction"})
     scheduler.set_timesteps(5)
-    schedule = ddim(config | {"prediction_type": "v_prediction"}, 5)
+    schedule = ddim(path_of(config | {"prediction_type": "v_prediction"}), 5)
     assert float(schedule.a[0]) == pytest.approx(0, abs=1e-3)
     follow(schedule, scheduler, 1.0)
     with pytest.raises(ValueError, match="rescale_betas_zero_snr.*only from v_prediction"):
-        ddim(config, 5)
+        ddim(path_of(config), 5)
 
 
 @pytest.mark.parametrize(
-    ("still", "noisy"), [(ddim(SD, 10, 0.0), ddim(SD, 10, 1.0)), (flow(FLOW, 10), flow(FLOW, 10, eta_variance))]
+    ("still", "noisy"),
+    [
+        (ddim(path_of(SD), 10, 0.0), ddim(path_of(SD), 10, 1.0)),
+        (flow(path_of(FLOW), 10), flow(path_of(FLOW), 10, eta_variance)),
+    ],
 )
 def test_a_deterministic_sampler_takes_the_kl_of_eta_1(still: Schedule, noisy: Schedule) -> None:
     output, x = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
@@ -112,7 +117,7 @@ def test_a_deterministic_sampler_takes_the_kl_of_eta_1(still: Schedule, noisy: S
 
 
 def test_a_last_step_without_noise_has_the_variance_of_the_one_before() -> None:
-    schedule = ddpm(SD, 40)
+    schedule = ddpm(path_of(SD), 40)
     assert schedule.step(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), 39).variance == 0
     assert schedule.kl_variances[39] == schedule.kl_variances[38] > 1e-4
     assert schedule.kl_variances[:39] == schedule.variances[:39]
@@ -121,11 +126,11 @@ def test_a_last_step_without_noise_has_the_variance_of_the_one_before() -> None:
 @pytest.mark.parametrize("variance", [-0.1, 2.0, float("nan")])
 def test_a_variance_that_no_step_has_is_refused(variance: float) -> None:
     with pytest.raises(ValueError, match="must be from 0 to s'²"):
-        flow(FLOW, 4, lambda a, s, a_next, s_next: torch.full_like(s, variance))
+        flow(path_of(FLOW), 4, lambda a, s, a_next, s_next: torch.full_like(s, variance))
 
 
 def test_samples_may_be_at_different_steps() -> None:
-    schedule, output, x = ddim(SD, 10), torch.randn(3, 4, 3, 3), torch.randn(3, 4, 3, 3)
+    schedule, output, x = ddim(path_of(SD), 10), torch.randn(3, 4, 3, 3), torch.randn(3, 4, 3, 3)
     together, divergence = schedule.step(output, x, [0, 4, 9]), schedule.kl_step(output, x, [0, 4, 9])
     for row, index in enumerate((0, 4, 9)):
         alone = schedule.step(output[row : row + 1], x[row : row + 1], index)
@@ -134,7 +139,11 @@ def test_samples_may_be_at_different_steps() -> None:
         assert torch.equal(together.log_prob(x)[row : row + 1], alone.log_prob(x[row : row + 1]))
         assert float(together.variance[row]) == pytest.approx(alone.variance)  # type: ignore[index]
         assert float(divergence.variance[row]) == pytest.approx(schedule.kl_variances[index])  # type: ignore[index]
-    assert schedule.time([0, 9], x.device).tolist() == [schedule.times[0], schedule.times[9]]  # type: ignore[union-attr]
+    times = schedule.timesteps[[0, 4, 9]]
+    assert torch.equal(schedule.time([0, 4, 9], x), times)
+    assert torch.equal(schedule.time(4, x), times[1].expand(3))
+    again = schedule.step(output, x, [9, 4, 0])  # other steps than before
+    assert torch.equal(again.clean[:1], schedule.step(output[:1], x[:1], 9).clean)
 
 
 def test_only_the_last_step_of_a_stochastic_sampler_may_be_deterministic() -> None:
@@ -142,15 +151,19 @@ def test_only_the_last_step_of_a_stochastic_sampler_may_be_deterministic() -> No
         return torch.where(torch.arange(10) < 3, eta_variance(*ends), 0.0)
 
     with pytest.raises(ValueError, match="expected stochastic steps before the last"):
-        _ = flow(FLOW, 10, window).kl_variances
+        _ = flow(path_of(FLOW), 10, window).kl_variances
 
 
 def test_the_pipelines_own_multistep_scheduler_is_refused() -> None:
     with pytest.raises(ValueError, match="PNDMScheduler.*scheduler=ddim"):
-        own(SD, 10)
-    assert own(SD | {"_class_name": "DDIMScheduler"}, 10).variances == ddim(SD, 10).variances
-    assert own(FLOW, 10).prediction == "flow"
-    assert own(SD | {"_class_name": "DDPMScheduler"}, 10).s_next[-1] == 0
+        own(path_of(SD), 10)
+    with pytest.raises(ValueError, match="PNDMScheduler, not that of a rectified flow"):
+        flow(path_of(SD), 10)
+    with pytest.raises(ValueError, match="the model is a rectified flow"):
+        ddim(path_of(FLOW), 10)
+    assert own(path_of(SD | {"_class_name": "DDIMScheduler"}), 10).variances == ddim(path_of(SD), 10).variances
+    assert own(path_of(FLOW), 10).prediction == "flow"
+    assert own(path_of(SD | {"_class_name": "DDPMScheduler"}), 10).s_next[-1] == 0
 
 
 @pytest.mark.parametrize(
@@ -164,11 +177,11 @@ def test_the_pipelines_own_multistep_scheduler_is_refused() -> None:
 )
 def test_what_has_no_closed_form_is_refused(change: dict[str, Any], steps: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ddim(SD | change, steps)
+        ddim(path_of(SD | change), steps)
 
 
 def test_eta_and_variance_are_checked() -> None:
     with pytest.raises(ValueError, match="eta must be"):
-        ddim(SD, 10, 1.5)
+        ddim(path_of(SD), 10, 1.5)
     with pytest.raises(ValueError, match="fixed_large"):
-        ddpm(SD | {"variance_type": "fixed_large"}, 10)
+        ddpm(path_of(SD | {"variance_type": "fixed_large"}), 10)

@@ -1,135 +1,24 @@
-"""What a scorer is, known without building it."""
+"""Components that are built on demand."""
 
-import os
 from functools import partial
 from pathlib import Path
 
-import pytest
-from torch import nn
-
-from t2ifb.evaluation import lazy
-from t2ifb.evaluation.lazy import Identities, build, owner
-from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
+from t2ifb.evaluation.lazy import build, owner
 from t2ifb.scorers.clip_score import CLIPScore
 from t2ifb.scorers.heads import MLPHead
-from t2ifb.scorers.reward_model import RewardModel
 from t2ifb.shapes.gold import GoldScore
-from t2ifb.utils.fingerprints import code_hash
-from tests.evaluation.parts import Both, Brightness, Scripted, weights
-from tests.scorers.parts import tiny_clip
+from tests.evaluation.parts import Both, Brightness, weights
 
 
-@pytest.fixture
-def identity(tmp_path: Path) -> Identities:
-    return Identities(tmp_path / "keys.npy")
-
-
-def test_a_file_counts_by_its_content_and_not_by_its_name(identity: Identities, tmp_path: Path) -> None:
-    one, same = weights(tmp_path / "a" / "w.json"), weights(tmp_path / "b" / "other.json")
-    other = weights(tmp_path / "c.json", factor=2)
-    assert identity(partial(Brightness, weights=one)) == identity(partial(Brightness, str(same)))
-    assert identity(partial(Brightness, weights=one)) != identity(partial(Brightness, weights=other))
-    before = identity(partial(Brightness, weights=one))
-    weights(one, factor=3)
-    assert identity(partial(Brightness, weights=one)) != before
-
-
-def test_a_folder_counts_by_all_its_files(identity: Identities, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        weights(tmp_path / name / "deep" / "w.json")
-    assert identity(partial(Brightness, tmp_path / "one")) == identity(partial(Brightness, tmp_path / "two"))
-    weights(tmp_path / "two" / "more.json")
-    assert identity(partial(Brightness, tmp_path / "one")) != identity(partial(Brightness, tmp_path / "two"))
-
-
-def test_hashes_of_files_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = weights(tmp_path / "w.json")
-    before = Identities(tmp_path / "keys.npy")(partial(Brightness, file))
-
-    def read_again(path: Path) -> str:
-        raise AssertionError(f"{path} is read again")
-
-    monkeypatch.setattr(lazy, "sha256_file", read_again)
-    assert Identities(tmp_path / "keys.npy")(partial(Brightness, file)) == before
-    os.utime(file, (1, 1))
-    with pytest.raises(AssertionError, match="is read again"):
-        Identities(tmp_path / "keys.npy")(partial(Brightness, file))
-
-
-def test_what_is_left_to_its_default_is_the_same_as_the_default(identity: Identities, tmp_path: Path) -> None:
-    file = weights(tmp_path / "w.json")
-    assert identity(partial(Brightness, file)) == identity(partial(Brightness, file, shift=0.0))
-    assert identity(partial(Brightness, file)) != identity(partial(Brightness, file, shift=0.5))
-    assert identity(partial(Scripted)) != identity(partial(Brightness, file))
-
-
-def test_a_clip_counts_by_its_fingerprint_built_or_not(identity: Identities, tmp_path: Path) -> None:
-    one, same, other = (tiny_clip(tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
-    scorers = [partial(CLIPScore.from_pretrained, source=CLIPSource(f"local-dir:{folder}")) for folder in (one, other)]
-    unmade = partial(CLIPScore.from_pretrained, source=partial(CLIPSource, model=f"local-dir:{same}", device="cpu"))
-    assert identity(scorers[0]) == identity(unmade)
-    assert identity(scorers[0]) != identity(scorers[1])
-
-
-def test_a_reward_model_counts_by_its_export(identity: Identities, tmp_path: Path) -> None:
-    encoder = CLIPEncoder(CLIPSource(f"local-dir:{tiny_clip(tmp_path / 'clip')}"))
-    head = MLPHead(12, [4], [])
-    for run in ("one", "two"):
-        RewardModel(encoder, head).save_pretrained(tmp_path / run / "export", card=f"card of {run}")
-        (tmp_path / run / "metrics.csv").write_text(run)
-    one, two = (partial(RewardModel.from_pretrained, source=str(tmp_path / run)) for run in ("one", "two"))
-    assert identity(one) == identity(two)
-    RewardModel(encoder, MLPHead(12, [4], [])).save_pretrained(tmp_path / "two" / "export")
-    assert identity(one) != identity(two)
-
-
-def test_components_inside_are_looked_into_and_built_first(identity: Identities, tmp_path: Path) -> None:
-    files = [weights(tmp_path / f"{factor}.json", factor) for factor in (1, 2, 3)]
-    scorers = [partial(Both, scorers=[partial(Brightness, files[0]), partial(Brightness, file)]) for file in files]
-    assert len({identity(scorer) for scorer in scorers}) == 3
-    built = build(scorers[1])
+def test_components_inside_are_built_first(tmp_path: Path) -> None:
+    files = [weights(tmp_path / f"{factor}.json", factor) for factor in (1, 2)]
+    built = build(partial(Both, scorers=[partial(Brightness, file) for file in files]))
     assert isinstance(built, Both)
     assert [scorer.factor for scorer in built.scorers] == [1, 2]
-    factory = partial(partial, MLPHead, hidden=[3])
-    assert isinstance(build(factory), partial)
-    assert identity(partial(dict, head=factory)) != identity(partial(dict, head=partial(partial, MLPHead, hidden=[4])))
-
-
-def test_what_cannot_be_told_apart_is_refused(identity: Identities) -> None:
-    with pytest.raises(ValueError, match=r"scorer.scorers.0 is a Linear, which has no fingerprint"):
-        identity(partial(Both, scorers=[nn.Linear(1, 1)]))
-    with pytest.raises(ValueError, match="Brightness: missing a required argument: 'weights'"):
-        identity(partial(Brightness))
-
-
-def test_strings_that_are_no_paths_count_as_they_are(identity: Identities) -> None:
-    for text in ("openai", "owner/name", "https://example.org/w.pt", "", "~nobody/x", "a" * 5000, "a\0b"):
-        assert identity(partial(Brightness, text)) != identity(partial(Brightness, text + "x"))
+    assert isinstance(build(partial(partial, MLPHead, hidden=[3])), partial)
 
 
 def test_the_name_is_the_classes(tmp_path: Path) -> None:
     assert owner(partial(CLIPScore.from_pretrained, source="x")).name == "CLIP Score"
     assert owner(partial(Brightness, tmp_path)).name == "Brightness"
     assert not hasattr(owner(partial(GoldScore)), "name")
-
-
-def test_code_counts_with_what_it_imports_from_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "somepackage"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "score.py").write_text("import numpy\nfrom somepackage import part\nfrom somepackage.part import x\n")
-    (package / "part.py").write_text("def f():\n    from somepackage import deep\n")
-    (package / "deep.py").write_text("x = 1\n")
-    (package / "other.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def fresh() -> str:
-        code_hash.cache_clear()
-        return code_hash("somepackage.score")
-
-    before = fresh()
-    (package / "other.py").write_text("x = 2\n")
-    assert fresh() == before
-    (package / "deep.py").write_text("x = 2\n")
-    assert fresh() != before
-    assert code_hash("builtins") != code_hash("__main__")

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scipy.stats import kendalltau
 from t2ifb.evaluation.metrics import (
     agreement,
     calibration,
+    diversity,
     evaluate_preference,
     kendall_tau_b,
     mean_kendall_tau,
@@ -240,3 +242,10 @@ def test_calibration_stands_extremes() -> None:
 def test_a_graded_truth_decides_pairs_of_one_prompt_beyond_the_margin() -> None:
     better, worse, prompt = ordered_pairs([0.5, 0.51, 0.9, 0.1, 0.4], [0, 0, 0, 1, 1], 0.02)
     assert list(zip(better.tolist(), worse.tolist(), prompt.tolist(), strict=True)) == [(2, 0, 0), (2, 1, 0), (4, 3, 1)]
+
+
+def test_diversity_is_the_mean_distance_of_a_prompts_images() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=2)
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    expected = [sum(1 - float(prompt[i] @ prompt[j]) for i, j in pairs) / len(pairs) for prompt in vectors]
+    assert diversity(vectors).tolist() == pytest.approx(expected, abs=1e-6)

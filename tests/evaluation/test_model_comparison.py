@@ -12,22 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2ifb.data.prompts import PromptList, PromptSplits
-from t2ifb.diffusion.lora import LoRA, save_lora
-from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.evaluation import image_cache, lazy
-from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
+from t2ifb.evaluation import image_cache
 from t2ifb.evaluation.lazy import UnusableScorers
-from t2ifb.evaluation.metrics import diversity
 from t2ifb.evaluation.model_comparison import ModelComparison, picks
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes.gold import GoldScore
-from t2ifb.shapes.weights import CLIP, PIPELINE
-from t2ifb.utils import fingerprints
+from t2ifb.shapes.weights import CLIP
+from tests.evaluation.tuned_run import DIFFUSION, SAMPLING, write_tuned_run
 
 PROMPTS = ["a red circle on a white background", "<b>two & a half</b>", "a blue star on a gray background"]
-DIFFUSION = partial(DiffusionSource, str(PIPELINE), device="cpu")
-SAMPLING = partial(Sampler, 2, 1.0)
 
 
 class Redness(nn.Module):
@@ -46,15 +39,7 @@ class Length(nn.Module):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished fine-tuning run, as far as others read it."""
-    folder = tmp_path_factory.mktemp("runs") / "one"
-    model = DIFFUSION().load()
-    for weight in LoRA().add(model.denoiser):
-        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
-    (folder / "export").mkdir(parents=True)
-    save_lora(model.denoiser, folder / "export", PIPELINE, "A test.")
-    (folder / "summary.json").write_text("{}")
-    return folder
+    return write_tuned_run(tmp_path_factory.mktemp("runs") / "one")
 
 
 def make_figure(folder: Path, run: Path, **changes: Any) -> ModelComparison:
@@ -110,56 +95,6 @@ def test_what_was_drawn_is_not_drawn_again(run: Path, tmp_path: Path, monkeypatc
     assert second["figure8"] == first["figure8"]
 
 
-def test_what_other_code_drew_is_drawn_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def place() -> Path:
-        return Generations(tmp_path, DIFFUSION, SAMPLING, 4, "cpu").fill("one", run / "export", samples)[0].parent
-
-    samples = samples_of(PROMPTS[:1], 1)
-    places = {place(), place()}
-    assert len(places) == 1
-    versions = fingerprints.library_versions()
-    for library in ("torch", "diffusers", "transformers", "peft"):
-        monkeypatch.setattr(fingerprints, "version", {**versions, library: "0.0"}.get)
-        places.add(place())
-    for module in ("t2ifb.diffusion.lora", "t2ifb.evaluation.image_cache"):
-        monkeypatch.setattr(lazy, "code_hash", lambda name, other=module: "other" if name == other else "")
-        places.add(place())
-    assert len(places) == 7
-
-
-def test_an_images_noise_is_a_function_of_prompt_and_copy(tmp_path: Path) -> None:
-    def pixels(folder: str, samples: list[Sample], batch_size: int, seed: int = 0) -> dict[str, Any]:
-        made = Generations(tmp_path / folder, DIFFUSION, SAMPLING, batch_size, "cpu", seed).fill("base", None, samples)
-        return {file.stem: np.asarray(Image.open(file)).astype(int) for file in made}
-
-    some = samples_of(PROMPTS[:2], 2)
-    straight, turned = pixels("a", some, 4), pixels("b", some[::-1], 3)
-    assert all(np.abs(straight[name] - turned[name]).max() <= 1 for name in straight)
-    assert np.abs(straight[some[0].name] - straight[some[1].name]).max() > 10
-    other = pixels("c", some[:1], 1, seed=1)
-    assert np.abs(straight[some[0].name] - other[some[0].name]).max() > 10
-
-
-def test_diversity_is_the_mean_distance_of_a_prompts_images() -> None:
-    vectors = torch.nn.functional.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=2)
-    pairs = [(i, j) for i in range(4) for j in range(i)]
-    expected = [sum(1 - float(prompt[i] @ prompt[j]) for i, j in pairs) / len(pairs) for prompt in vectors]
-    assert diversity(vectors).tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_runs_are_called_by_what_tells_them_apart(run: Path, tmp_path: Path) -> None:
-    places = [tmp_path / name for name in ("a/x", "b/x", "c/refl/2026-11-26_05-09-34_547353", "d/base")]
-    for place in places:
-        place.mkdir(parents=True)
-        for part in ("export", "summary.json"):
-            (place / part).symlink_to(run / part)
-    assert list(tuned_runs(places)) == ["a/x", "b/x", "refl", "d/base"]
-    with pytest.raises(ValueError, match="given twice"):
-        tuned_runs([run, run])
-    with pytest.raises(ValueError, match="not a finished fine-tuning run"):
-        tuned_runs([tmp_path])
-
-
 def test_several_runs_have_tables_of_their_own_names(run: Path, tmp_path: Path) -> None:
     for name in ("a/x", "b/x"):
         (tmp_path / name).mkdir(parents=True)
@@ -205,7 +140,7 @@ def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys
     ("changes", "message"),
     [
         ({"runs": []}, "set run=<folder>"),
-        ({"scorers": {}}, "no scorers; add one"),
+        ({"scorers": {}}, "scorers={}: expected at least one scorer"),
         ({"images_per_prompt": 0}, "images_per_prompt=0 must"),
         ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],

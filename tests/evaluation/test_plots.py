@@ -1,16 +1,15 @@
-"""Every picture is written, whatever the prompt says and however little there is to show."""
+"""Every plot shows the values that it was given, whatever the prompt says and however little there is to show."""
 
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from t2ifb.evaluation import plots, tuning_plots
 from t2ifb.evaluation.metrics import calibration
 from t2ifb.evaluation.plots import (
     accuracy_bars,
@@ -23,71 +22,100 @@ from t2ifb.evaluation.plots import (
 )
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import Row
-from t2ifb.evaluation.tuning_plots import progress_sheet
+from tests.evaluation.pictures import assert_picture, points, texts, ticks
 
 ROWS = [
-    {"step": step, "train/loss": 0.7 / step, "val/loss": 0.6 if step % 5 == 0 else "", "val/accuracy": ""}
+    {"step": step, "train/loss": 0.7 / step, "val/loss": "", "train/accuracy": "", "val/accuracy": ""}
     for step in range(1, 20)
 ]
+for step, loss, accuracy in ((5, 0.6, 0.6), (10, 0.5, 0.8), (15, 0.55, 0.7)):
+    ROWS[step - 1] |= {"val/loss": loss, "val/accuracy": accuracy}
 
 
-def assert_picture(path: Path, min_colors: int = 3) -> None:
-    with Image.open(path) as image:
-        assert min(image.size) > 100
-        colors = image.convert("RGB").getcolors(1 << 24)
-    assert colors is not None
-    assert len(colors) >= min_colors
-
-
-def test_learning_curves_from_rows_and_from_a_file_are_the_same(tmp_path: Path) -> None:
-    learning_curves(ROWS, tmp_path / "rows.png")
-    with (tmp_path / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(ROWS[0]))
         writer.writeheader()
-        writer.writerows(ROWS)
-    learning_curves(tmp_path / "metrics.csv", tmp_path / "file.png")
-    assert_picture(tmp_path / "rows.png")
-    with Image.open(tmp_path / "rows.png") as one, Image.open(tmp_path / "file.png") as other:
-        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+        writer.writerows(rows)
+    return path
 
 
-def test_letters_that_the_font_lacks_are_one_note(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+def test_learning_curves_have_every_measured_value_and_mark_the_best(
+    figures: dict[str, Figure], tmp_path: Path
 ) -> None:
-    plots._say_missing.cache_clear()
-    for name in ("a", "b"):
-        images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-        progress_sheet(["猫と犬", "ねこ \U0001f534"], {"base": images}, tmp_path / f"{name}.png")
-        assert_picture(tmp_path / f"{name}.png", 2)
-    assert len(recwarn) == 0
-    assert [record.getMessage() for record in caplog.records if "missing in the font" in record.getMessage()] != []
-    assert len(caplog.records) == 1
+    learning_curves(write_metrics(tmp_path / "metrics.csv", ROWS), tmp_path / "curves.png")
+    assert_picture(tmp_path / "curves.png")
+    loss, accuracy = figures["curves.png"].axes
+    assert points(loss, "training") == (list(range(1, 20)), pytest.approx([0.7 / step for step in range(1, 20)]))
+    assert points(loss, "validation") == ([5, 10, 15], [0.6, 0.5, 0.55])
+    assert points(loss, "best, 0.500") == ([10], [0.5])  # the lowest loss
+    assert points(accuracy, "validation") == ([5, 10, 15], [0.6, 0.8, 0.7])
+    assert points(accuracy, "best, 0.800") == ([10], [0.8])  # the highest accuracy
+    assert len(accuracy.lines) == 2  # none of training accuracy, which was not measured
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("optimiser step", "loss (eq. 4)")
+    assert accuracy.get_ylabel() == "preference accuracy"
 
 
-def test_learning_curves_without_rows(tmp_path: Path) -> None:
-    learning_curves([], tmp_path / "empty.png")
+def test_learning_curves_without_rows_are_empty(figures: dict[str, Figure], tmp_path: Path) -> None:
+    learning_curves(write_metrics(tmp_path / "metrics.csv", []), tmp_path / "empty.png")
     assert_picture(tmp_path / "empty.png")
+    assert [len(axes.lines) for axes in figures["empty.png"].axes] == [0, 0]
 
 
-def test_reward_by_rank(tmp_path: Path) -> None:
-    reward_by_rank([3.0, 1.0, 2.0, 5.0], [1, 2, 2, 1], [0, 0, 0, 1], tmp_path / "ranks.png")
+def test_rewards_stand_by_rank_relative_to_their_prompt(figures: dict[str, Figure], tmp_path: Path) -> None:
+    reward_by_rank([3.0, 1.0, 2.0, 5.0, 7.0], [1, 2, 2, 1, 3], [0, 0, 0, 1, 1], tmp_path / "ranks.png")
     assert_picture(tmp_path / "ranks.png")
+    (axes,) = figures["ranks.png"].axes
+    (bars,) = axes.containers  # prompts' means are 2 and 6
+    line, _, (stems,) = bars.lines
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1, 2, 3], [0, -0.5, 1])
+    ends = np.array([segment[:, 1] for segment in stems.get_segments()])
+    np.testing.assert_allclose(ends, [[-1, 1], [-1, 0], [1, 1]])  # standard errors; one image alone has none
+    assert texts(axes) == ["n=2", "n=2", "n=1"]
+    assert ticks(axes, "x") == ["1", "2", "3"]
+
+
+def test_ranks_with_few_images_do_not_set_the_scale(figures: dict[str, Figure], tmp_path: Path) -> None:
+    scores = np.array([0.5, -0.5] * 10 + [100.0])
+    ranks = np.array([1, 2] * 10 + [3])
+    reward_by_rank(scores - scores.mean(), ranks, np.zeros(21, int), tmp_path / "ranks.png")
+    (axes,) = figures["ranks.png"].axes
+    assert axes.get_ylim()[1] < 5
 
 
 @pytest.mark.parametrize("comparisons", [0, 1, 50])
-def test_calibration_plot(tmp_path: Path, comparisons: int) -> None:
+def test_calibration_stands_beside_the_diagonal(figures: dict[str, Figure], tmp_path: Path, comparisons: int) -> None:
     scores = np.random.default_rng(0).normal(size=100)
     result = calibration(scores, np.arange(comparisons), np.arange(comparisons) + 50)
     calibration_plot(result, tmp_path / "calibration.png")
     assert_picture(tmp_path / "calibration.png")
+    (axes,) = figures["calibration.png"].axes
+    assert points(axes, "perfectly calibrated") == ([0, 1], [0, 1])
+    assert axes.lines[1].get_xdata().tolist() == result.predicted.tolist()
+    assert axes.lines[1].get_ydata().tolist() == result.observed.tolist()
+    (dots,) = axes.collections
+    np.testing.assert_array_equal(np.asarray(dots.get_offsets()), np.stack([result.predicted, result.observed], 1))
+    areas = dots.get_sizes() - 15
+    np.testing.assert_allclose(areas * max(1, result.count.max(initial=0)), 250 * result.count)
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
+    assert axes.get_title() == f"expected calibration error {result.error:.3f}"
 
 
 @pytest.mark.parametrize("prompt", ["costs $5 and $x_{$", r"\frac{1", "a\nb " * 60, "<b>&amp;</b> 圖 🎨", "word" * 60])
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_ranking_sheet_takes_any_prompt_as_text(tmp_path: Path, prompt: str) -> None:
+def test_ranking_sheet_takes_any_prompt_as_text(figures: dict[str, Figure], tmp_path: Path, prompt: str) -> None:
     images = [Image.new("RGB", (64, 48), color) for color in ("red", "green", "blue")]
     ranking_sheet([(prompt, images, [2, 1, 2]), ("a", images[:1], [1])], [[0.1, 0.0, -1.0], [2.0]], tmp_path / "s.png")
     assert_picture(tmp_path / "s.png", min_colors=5)
+    grid = np.array(figures["s.png"].axes).reshape(2, 4)
+    (shown,) = grid[0, 0].texts
+    assert "".join(prompt.split()).startswith("".join(shown.get_text().removesuffix("…").split()))
+    assert not shown.get_parse_math()
+    assert [axes.get_title() for axes in grid[0, 1:]] == ["rank 1", "rank 2", "rank 2"]
+    assert [texts(axes) for axes in grid[0, 1:]] == [["+0.00"], ["+0.10"], ["-1.00"]]
+    best = np.asarray(grid[0, 1].images[0].get_array())
+    np.testing.assert_array_equal(best, np.asarray(images[1]))  # the green one
+    assert [len(axes.images) for axes in grid[1]] == [0, 1, 0, 0]
 
 
 def test_ranking_sheet_marks_mistakes_and_nothing_else(tmp_path: Path) -> None:
@@ -117,36 +145,52 @@ def test_no_figure_touches_pyplot() -> None:
 NAMES = ["CLIP Score", r"\frac{1 $x_{$", "a very long name of a scorer that nobody would give it " * 3, ""]
 
 
-def test_accuracy_bars(tmp_path: Path) -> None:
+def test_accuracy_bars_begin_at_chance_and_end_at_the_mean(figures: dict[str, Figure], tmp_path: Path) -> None:
     rows = [Row(name, Interval(0.4 + 0.1 * i, 0.38 + 0.1 * i, 0.43 + 0.1 * i)) for i, name in enumerate(NAMES)]
     rows += [Row("ImageReward", published=65.14), Row("nothing", Interval(np.nan, np.nan, np.nan)), Row("empty")]
     accuracy_bars(rows, "$ of {", tmp_path / "bars.png")
     accuracy_bars([], "", tmp_path / "none.png")
     assert_picture(tmp_path / "bars.png")
     assert_picture(tmp_path / "none.png", min_colors=2)
+    (axes,) = figures["bars.png"].axes
+    bars = [bar for bar in axes.patches if np.isfinite(bar.get_width())]
+    assert {bar.get_x() for bar in bars} == {50}
+    np.testing.assert_allclose([bar.get_width() for bar in bars], [-10, 0, 10, 20], atol=1e-9)
+    stems = [line.get_segments()[0][:, 0] for line in axes.collections[:4]]
+    np.testing.assert_allclose(stems, [[38, 43], [48, 53], [58, 63], [68, 73]])
+    assert points(axes, "published") == ([65.14], [4])
+    assert texts(axes)[:5] == ["40.0", "50.0", "60.0", "70.0", "65.1"]
+    assert ticks(axes, "y") == [*(shortened(name, 32) for name in NAMES), "ImageReward", "nothing"]  # none for `empty`
+    assert not any(label.get_parse_math() for label in axes.get_yticklabels())
+    assert axes.get_title() == "$ of {"
+    low, high = axes.get_xlim()
+    assert low < 38 and high > 73
+    assert axes.yaxis_inverted()  # the first row is at the top
+    assert not figures["none.png"].axes[0].patches
+
+
+def test_random_and_ceiling_are_gray(figures: dict[str, Figure], tmp_path: Path) -> None:
+    rows = [Row(name, Interval(0.6, 0.5, 0.7)) for name in ("random", "CLIP Score", "annotator ceiling")]
+    accuracy_bars(rows, "", tmp_path / "bars.png")
+    colors = [bar.get_facecolor()[:3] for bar in figures["bars.png"].axes[0].patches]
+    assert colors[0] == colors[2] != colors[1]
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_agreement_map(tmp_path: Path, count: int) -> None:
+def test_agreement_map_has_the_matrix_in_per_cent(figures: dict[str, Figure], tmp_path: Path, count: int) -> None:
     matrix = np.full((count, count), 0.61)
     np.fill_diagonal(matrix, 1)
+    matrix[0, -1] = 0.87 if count > 1 else 1
     agreement_map(NAMES[:count], matrix, tmp_path / "map.png")
     assert_picture(tmp_path / "map.png")
+    axes = figures["map.png"].axes[0]
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array()), 100 * matrix)
+    assert axes.images[0].get_clim() == (50, 100)
+    assert texts(axes) == [f"{100 * value:.0f}" for value in matrix.flat]
+    assert ticks(axes, "x") == ticks(axes, "y") == [shortened(name, 24) for name in NAMES[:count]]
     agreement_map(NAMES[:count], np.full((count, count), np.nan), tmp_path / "nan.png")
+    assert set(texts(figures["nan.png"].axes[0])) == {"nan"}
 
 
 def test_of_a_long_name_the_end_is_kept() -> None:
     assert [shortened("reward/2026-08-01", width) for width in (17, 8)] == ["reward/2026-08-01", "…6-08-01"]
-
-
-def test_long_names_stand_side_by_side_above_a_sheet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    figures: list[Figure] = []
-    monkeypatch.setattr(tuning_plots, "save", lambda figure, path: figures.append(figure))
-    names = ["shapes/refl/2026-08-01_10-22-33_123456", "alpha_$5_$6/2026-08-01_10-22-33_123457_12"]
-    progress_sheet(["a"], dict.fromkeys(names, np.zeros((1, 3, 8, 8), np.uint8)), tmp_path / "sheet.png")
-    figures[0].draw_without_rendering()
-    titles = [axes.title for axes in figures[0].axes[1:]]
-    assert [title.get_text().replace("\n", "") for title in titles] == names
-    assert not any(title.get_parse_math() for title in titles)
-    one, other = (title.get_window_extent() for title in titles)
-    assert one.x1 < other.x0

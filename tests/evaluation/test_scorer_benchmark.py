@@ -112,7 +112,7 @@ def test_any_layout_of_rankings_and_any_split_will_do(tmp_path: Path) -> None:
 
 def test_no_scorers_or_no_rankings(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, _ = world
-    with pytest.raises(ValueError, match="no scorers; add one"):
+    with pytest.raises(ValueError, match="scorers={}: expected at least one scorer"):
         table(folder, tmp_path, scorers={})
     (tmp_path / "empty.json").write_text("[]")
     empty = RankingFiles({"test": tmp_path / "empty.json"})

@@ -70,15 +70,6 @@ def test_a_fall_is_told_from_chance() -> None:
     assert change(base, base, sheet(one=noise[0] + 0.5, other=noise[1] - 9), judges | {"other": 0.0}).low > 0
 
 
-def test_a_sheet_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = ScoreSheet(['a "red", circle', 'a "red", circle', "two\r\nli\rnes"], {"x": np.array([1.0, 2.5, np.nan])})
-    written.write(tmp_path / "sheet.csv")
-    read = ScoreSheet.read(tmp_path / "sheet.csv")
-    assert list(read.prompts) == list(written.prompts)
-    np.testing.assert_array_equal(read.columns["x"], written.columns["x"])
-    np.testing.assert_array_equal(read.by_prompt["x"], [1.75, np.nan])
-
-
 def grays(folder: Path, name: str, values: list[int]) -> RankedPrompt:
     """Gray images, in the order that people prefer."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ from t2ifb.evaluation.tables import (
     HEADINGS,
     Row,
     cells,
-    escape_latex,
     escape_markdown,
     order_table,
     screen,
@@ -81,20 +80,20 @@ WILD = "$5 & 10% of #1_a {b} ~c^ \\d | <e> `f` *g*\nh"
 
 
 def test_names_are_text_in_latex(tmp_path: Path) -> None:
-    assert escape_latex(WILD) == (
-        r"\$5 \& 10\% of \#1\_a \{b\} \textasciitilde{}c\textasciicircum{} \textbackslash{}d \textbar{} "
-        r"\textless{}e\textgreater{} `f` *g* h"
-    )
     write_table([Row(WILD, Interval(0.5, 0.4, 0.6))], tmp_path)
     lines = (tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()
+    name = (
+        r"\$5 \& 10\% of \#1\_a \{b\} \textasciitilde{}c\^{} \textbackslash{}d | "
+        r"\ensuremath{<}e\ensuremath{>} `f` *g* h"
+    )
     assert lines[1] == r"\begin{tabular}{lr}"
-    assert lines[3] == r"scorer & accuracy \% \\"
-    assert lines[5] == escape_latex(WILD) + r" & 50.00 [40.0, 60.0] \\"
+    assert lines[3].split() == [r"scorer", r"&", r"accuracy", r"\%", r"\\"]
+    assert lines[5].split() == (name + r" & 50.00 [40.0, 60.0] \\").split()
 
 
 def test_a_minus_is_a_minus_in_latex(tmp_path: Path) -> None:
     write_table([Row("a-1", Interval(0.5, 0.4, 0.6), against=Interval(-0.1, -0.2, 0.05))], tmp_path)
-    line = (tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()[5]
+    line = " ".join((tmp_path / "table.tex").read_text(encoding="utf-8").splitlines()[5].split())
     assert line == r"a-1 & 50.00 [40.0, 60.0] & $-$10.00 [$-$20.0, +5.0] \\"
 
 

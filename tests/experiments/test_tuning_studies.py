@@ -20,7 +20,7 @@ from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import check
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.shapes.weights import PIPELINE
 from tests.conftest import run_in
 from tests.finetuning.tuning_worlds import FEW, export_reward
@@ -54,8 +54,8 @@ def test_supervised_tuning_learns_and_what_is_finished_is_not_done_again(
     monkeypatch.setattr(supervised, "RENDERS", 40)
 
     def tuned(folder: Path, *steps: int) -> list[torch.Tensor]:
-        model = DiffusionSource(str(PIPELINE)).load()
-        adapters = LoRA().add(model.denoiser)
+        model = StableDiffusionSource(str(PIPELINE)).load()
+        adapters = LoRA().add(model)
         before = [weight.clone() for weight in adapters]
         for number in steps:
             monkeypatch.setattr(supervised, "STEPS", number)

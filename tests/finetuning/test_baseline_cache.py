@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import ddim
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning import baseline_cache
-from t2ifb.finetuning.baseline_cache import BaselineCache, fingerprint
+from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.evaluator import EvalSamples, Evaluator
 from t2ifb.scorers.clip import CLIPSource
@@ -34,8 +34,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Evaluator]:
         found.append(evaluator)
         return ask(evaluator, *arguments, **options)
 
-    ask = baseline_cache.ask
-    monkeypatch.setattr(baseline_cache, "ask", counted)
+    ask = baseline_cache.evaluate
+    monkeypatch.setattr(baseline_cache, "evaluate", counted)
     return found
 
 
@@ -43,7 +43,7 @@ def test_the_same_question_is_asked_once(
     tmp_path: Path, drawn: list[Evaluator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuning = make_tuning()
-    model = tuning.diffusion.load()
+    model = tuning.model.load()
     (tmp_path / "weights").write_text("one")
     settings: dict[str, Any] = {"diffusion": {"source": str(tmp_path / "weights")}, "samples_per_batch": 2}
 
@@ -88,9 +88,9 @@ def test_the_same_question_is_asked_once(
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path, drawn: list[Evaluator]) -> None:
     tuning = make_tuning()
-    model = tuning.diffusion.load()
+    model = tuning.model.load()
     for _ in range(2):
-        BaselineCache(None, {"diffusion": tuning.diffusion}).of(tuning.evaluator("test", 0), model, 2)
+        BaselineCache(None, {"model": tuning.model}).of(tuning.evaluator("test", 0), model, 2)
     assert len(drawn) == 2 and not list(tmp_path.iterdir())
 
 
@@ -107,7 +107,7 @@ class Weighted(nn.Module):
         return self.weight * images.mean((1, 2, 3))
 
 
-def test_the_arguments_of_a_run_decide_what_is_asked_again() -> None:
+def test_the_arguments_of_a_run_decide_what_is_asked_again(tmp_path: Path) -> None:
     """Each run has its own objects, as two processes have."""
 
     def asked(**changes: Any) -> Any:
@@ -115,18 +115,22 @@ def test_the_arguments_of_a_run_decide_what_is_asked_again() -> None:
             "weighted": Weighted(**changes.pop("judge", {})),
             "mix": Mix({"a": Weighted(**changes.pop("member", {}))}),
         }
-        tuning = make_tuning(**{"judges": judges, "diversity": CLIPSource(f"local-dir:{CLIP}")} | changes)
-        return json.loads(json.dumps(fingerprint(tuning._asks())))
+        tuning = make_tuning(
+            **{"judges": judges, "cache_folder": tmp_path, "diversity": CLIPSource(f"local-dir:{CLIP}")} | changes
+        )
+        return json.loads(json.dumps(tuning.baseline_cache().known))
 
     same = asked()
-    assert asked(alpha=7.0, epochs=1, batch_size=1, lora=LoRA(rank=2), rollout=Sampler(3, 1.0), method=DRaFT()) == same
-    assert asked(diffusion=DiffusionSource(PIPELINE)) == same
+    assert (
+        asked(alpha=7.0, epochs=1, batch_size=1, lora=LoRA(rank=2), rollout=Sampler(3, 1.0), algorithm=DRaFT()) == same
+    )
+    assert asked(model=StableDiffusionSource(PIPELINE)) == same
     different = [
         *(asked(judge=change) for change in ({"weight": 2.0}, {"buffer": 1.0}, {"part": "one"})),
         asked(member={"weight": 2.0}), asked(reward=Redness()), asked(judges={}), asked(diversity=None),
         asked(truth=GoldScore()), asked(truth=GoldScore("alignment")), asked(standardise=True),
         asked(sampling=Sampler(5, 1.0)), asked(sampling=Sampler(4, 1.0, schedule=partial(ddim, eta=0.0))),
-        asked(diffusion=DiffusionSource(str(PIPELINE), precision="bf16")),
+        asked(model=StableDiffusionSource(str(PIPELINE), precision="bf16")),
         asked(validation_prompts=1), asked(images_per_prompt=2), asked(samples_per_batch=1),
     ]  # fmt: skip
     texts = [json.dumps(each, sort_keys=True) for each in [same, *different]]
@@ -135,12 +139,12 @@ def test_the_arguments_of_a_run_decide_what_is_asked_again() -> None:
 
 def test_a_run_keeps_answers_without_a_configuration(tmp_path: Path) -> None:
     tune(make_tuning(cache_folder=tmp_path / "kept", epochs=0.1), tmp_path / "run")
-    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 2  # validation and test
+    assert len(list((tmp_path / "kept" / "baseline_cache").glob("*.safetensors"))) == 2  # validation and test
 
 
-def test_a_judge_is_not_what_the_run_is_trained_on(tmp_path: Path) -> None:
+def test_what_a_run_is_trained_on_is_no_judge_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     for reward in (Weighted(), Mix({"a": Weighted(), "b": Redness()})):
-        tuning = make_tuning(reward=reward, judges={"redness": Darkness(), "mine": Weighted()})
-        with pytest.raises(ValueError, match=r"judges\['mine'\] is the reward that the run is trained on"):
-            tune(tuning, tmp_path)
-    make_tuning(reward=Weighted(), judges={"mine": Weighted(2.0)})._check_judges()
+        tuning = make_tuning(reward=reward, judges={"dark": Darkness(), "mine": Weighted()})
+        assert tuning.judges.keys() == tuning.judge_weights.keys() == {"dark"}
+        assert "judges['mine'] is what the run is trained on, and so no judge" in capsys.readouterr().err
+    assert make_tuning(reward=Weighted(), judges={"mine": Weighted(2.0)}).judges.keys() == {"mine"}

@@ -70,7 +70,7 @@ def test_no_operation_of_an_update_would_raise_on_a_gpu(tmp_path: Path, undone: 
         "image_reward": ImageReward.from_pretrained(WORLD / "image_reward"),
     }
     listen = Listen()
-    tuning = make_tuning(reward=Mix(scorers), method=method, epochs=1, standardise=False)
+    tuning = make_tuning(reward=Mix(scorers), algorithm=method, epochs=1, standardise=False)
     summary = tune(tuning, tmp_path, callbacks=[listen], deterministic=True)
     assert summary["steps"] == 2
     assert {"convolution", "convolution_backward", "mm"} <= listen.heard.names

@@ -28,7 +28,7 @@ def by_the_book(module: FineTuningModule, batch: PromptBatch, depth: int) -> Ten
             move = schedule.step(denoise(latents, step), latents, step)
             if step >= steps - depth:
                 fixed = latents.detach()
-                with torch.no_grad(), policy.model.base():
+                with policy.reference():
                     base = schedule.kl_step(denoise(fixed, step), fixed, step)
                 tuned = schedule.kl_step(denoise(fixed, step), fixed, step)
                 loss = loss + algorithm.beta / depth * gaussian_kl(tuned.mean, base.mean, tuned.variance).mean()

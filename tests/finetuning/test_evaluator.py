@@ -28,7 +28,7 @@ def make_exam(images_per_prompt: int = 1, split: str = "validation") -> Evaluato
 
 def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> None:
     model, evaluator = shapes_model(), make_exam()
-    LoRA().add(model.denoiser)
+    LoRA().add(model)
     answers = evaluate(evaluator, model, 2, "the policy")
     assert not answers.kl.any() and not answers.kl_without_last_two.any()
     drawn = torch.cat(list(generate(model, SAMPLER, PROMPTS, [(evaluator.stream, 3, 0), (evaluator.stream, 3, 1)])))
@@ -39,7 +39,7 @@ def test_the_base_model_has_moved_nowhere_and_draws_what_the_sampler_draws() -> 
 
 def test_a_policy_that_moved_has_a_kl_and_a_gain_in_the_base_models_units() -> None:
     model, evaluator = shapes_model(), make_exam()
-    weights = LoRA().add(model.denoiser)
+    weights = LoRA().add(model)
     evaluator.base = evaluate(evaluator, model, 2, "the base model", base=True)
     for weight in weights:
         weight.data = torch.full_like(weight, 0.03)
@@ -119,7 +119,7 @@ def test_the_rounding_of_a_precision_is_measured() -> None:
     assert floor(None) == 0
     rounded = floor(torch.bfloat16)
     assert rounded > 0.01
-    LoRA().add(model.denoiser)
+    LoRA().add(model)
     half = model.denoiser.to(torch.bfloat16)
     assert 0.5 * rounded < floor(None) < 2 * rounded  # half-precision weights round without autocast
     assert model.denoiser is half and model.denoiser.dtype == torch.bfloat16

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.diffusion.model import DiffusionModel
+from t2ifb.diffusion.lora import without_adapters
+from t2ifb.diffusion.models.stable_diffusion import SD15_IDS, StableDiffusionModel, StableDiffusionSource
 from t2ifb.diffusion.sampling import Rollout, Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
 from t2ifb.finetuning.draft import DRaFT
@@ -29,10 +29,8 @@ from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
 from t2ifb.profiling.cost import RunSpec
-from t2ifb.profiling.geometry import SD15_IDS
 from t2ifb.profiling.memory_tracker import MemoryTracker, tensors_of
 from t2ifb.profiling.meta_mode import MetaMode
-from t2ifb.profiling.meta_model import MetaModel
 from t2ifb.profiling.update_cost import update_cost
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.utils.random_streams import gaussian
@@ -45,7 +43,7 @@ pytestmark = [
 ]
 PROMPTS = ["a red circle", "two blue stars"]
 BATCH = PromptBatch(0, PROMPTS, [0, 1], 2)
-SD15 = DiffusionSource(SD15_IDS[0], precision="fp16", gradient_checkpointing=True)
+SD15 = StableDiffusionSource(SD15_IDS[0], precision="fp16", gradient_checkpointing=True)
 SAMPLER = Sampler(2, 4.0, unconditional="detached")
 
 
@@ -66,7 +64,7 @@ class FakeRun:
         """Build everything on `meta`; entering puts it on the fake GPU."""
         self.of, self.guard = of, NanGuard()
         with MetaMode():
-            self.model = MetaModel.of(of.diffusion).load()
+            self.model = of.diffusion.on_meta()
             reward, optimizer = copy.deepcopy(of.reward), partial(torch.optim.AdamW, fused=True)
             policy = Policy(self.model, of.lora, reward, of.rollout)
             self.module: Any = FineTuningModule(policy, algorithm, optimizer, gradient_clip_norm=None).to("meta")
@@ -115,24 +113,25 @@ class FakeRun:
         self.guard.on_train_batch_end(self.module.trainer, self.module)
 
 
-ENCODING = "diffusion/model.py: states: Tensor = self.text_encoder(tokens.input_ids.to(device)).last_h"
-STATES = "diffusion/model.py: return torch.cat([self._encode(text) for text in texts]).to(self.devic"
-START = "diffusion/sampling.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.devi"
-TIMES = "diffusion/schedule.py: self._times_on[device] = self.timesteps.to(device)"
-NOISE = "diffusion/sampling.py: noise = gaussian(self.keys, self.index + 1, self.shape).to(self.devi"
-NOTE = "finetuning/module.py: total = torch.stack([values.detach().to(wide).sum(), values.new"
+ENCODING = "diffusion/models/stable_diffusion.py: states: Tensor = self.text_encoder(tokens.input_ids."
+DOWNLOAD = 'diffusion/models/stable_diffusion.py: return Conditioning({"states": states.cpu()})'
+STATES = "diffusion/model.py: return type(self)({name: each.to(device, dtype or each.dtype) for name"
+START = "diffusion/sampling.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.dev"
+TIMES = "diffusion/schedule.py: self._copies[device, name] = values.to(device)"
+NOISE = "diffusion/sampling.py: drawn = torch.stack([gaussian(self.keys, step + 1, self.shape) for "
+NOTE = "finetuning/module.py: total = torch.stack([values.detach().to(wide).sum(), values.new_tens"
 MEAN = "scorers/preprocess.py: return torch.tensor(values, dtype=dtype, device=device)[:, None, No"
 FILTER = "scorers/preprocess.py: return torch.tensor(weights / weights.sum(1, keepdims=True), dtype="
-TOKENS = "scorers/clip.py: return self.encode_tokens(self.tokenize(prompts).to(self._device)"
+TOKENS = "scorers/clip.py: return self.encode_tokens(self.tokenize(prompts).to(self._device))"
 LEARNED_NOISE = 'finetuning/reward_weighted.py: "noise": torch.cat(noise).to(policy.device),'
 UPLOADS = {
     "refl": {STATES: 2, NOISE: 1, NOTE: 4},
     "draft": {STATES: 2, NOISE: 1, NOTE: 4},
-    "reward_weighted": {STATES: 2, NOISE: 2, NOTE: 6, LEARNED_NOISE: 1},
+    "reward_weighted": {STATES: 2, NOISE: 1, NOTE: 6, LEARNED_NOISE: 1},
 }
 """Copies to the GPU in an update of two prompts and two steps, by algorithm.
 
-All make those of `test_an_update` too: two prompts and the empty one are encoded once a run, each step has its
+All make those of `test_an_update` too: two prompts and the empty one are encoded once a run, each rollout has its
 noise, and the scorer prepares images and prompts. A real GPU keeps `MEAN` and `FILTER`, which a fake one cannot.
 """
 METHODS: dict[str, Algorithm] = {"refl": ReFL(window=(1, 1)), "draft": DRaFT(2), "reward_weighted": RewardWeighted()}
@@ -144,7 +143,7 @@ def test_an_update(name: str) -> None:
     with FakeRun(tuning(), METHODS[name]) as run, Watch() as watch:
         run.update()
     assert dict(watch.uploads) == {ENCODING: 3, START: 1, TIMES: 1, FILTER: 2, MEAN: 2, TOKENS: 1, **UPLOADS[name]}
-    assert dict(watch.downloads) == {"diffusion/model.py: return states.cpu()": 3}
+    assert dict(watch.downloads) == {DOWNLOAD: 3}
     assert dict(watch.answers) == {
         "training/nan_guard.py: if self._broken_loss is None and not loss.isfinite():": 1,
         "training/nan_guard.py: scale = scaler.get_scale()": 1,
@@ -171,18 +170,18 @@ def test_a_validation() -> None:
         with Watch() as watch:
             evaluator.sample(run.model, [0, 1])
             evaluator.answers()
-    steps = {TIMES: 1, NOISE: 2}
+    steps = {TIMES: 1, NOISE: 1}
     pixels = {
         "evaluation/scoring.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
-        "finetuning/evaluator.py: pixels = [some.to(self._place.device).float() / 255 for some in images.s": 1,
+        "finetuning/evaluator.py: pixels = [some.to(self._place.device).float() / 255 for some in i": 1,
     }
     assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, FILTER: 4, MEAN: 4, TOKENS: 1} | steps | pixels
     assert dict(watch.downloads) == {
-        "diffusion/model.py: return states.cpu()": 2,
+        DOWNLOAD: 2,
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,
         "finetuning/evaluator.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
         "evaluation/scoring.py: found.setdefault(name, []).append(score.float().cpu())": 1,
-        "finetuning/evaluator.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in ": 1,
+        "finetuning/evaluator.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for s": 1,
     }
     assert dict(watch.answers) == {}
 
@@ -212,11 +211,14 @@ def test_kernels_of_a_call() -> None:
         rollout, denoise = run.module.policy.start(replace(BATCH, prompts=PROMPTS[:1], numbers=[0]))
         for name, mixed, base in (("training", True, False), ("validation", False, False), ("base", False, True)):
             watch.restart()
-            with run.autocast() if mixed else nullcontext(), run.model.base() if base else nullcontext():
+            with (
+                run.autocast() if mixed else nullcontext(),
+                without_adapters(run.model.denoiser) if base else nullcontext(),
+            ):
                 denoise(rollout.latents, 0)
             found[name] = watch.kernels
         watch.restart()
-        with run.autocast(), run.model.untrained():
+        with run.autocast(), run.module.policy.untrained():
             denoise(rollout.latents, 0)
         assert watch.kernels <= 1.05 * KERNELS["validation"]  # a rollout's step, also within training's autocast
     for name, recorded in KERNELS.items():
@@ -238,7 +240,7 @@ def test_latents_that_stay_in_float32_are_found(monkeypatch: pytest.MonkeyPatch)
     """Where there is no autocast."""
     of = tuning()
     monkeypatch.setattr(
-        DiffusionModel, "_call", lambda self, latents, time, states: self.denoiser(latents, time, states)[0]
+        StableDiffusionModel, "_call", lambda self, x, time, of: self.denoiser(x, time, of["states"])[0]
     )
     with FakeRun(of, ReFL()) as run, Watch(), pytest.raises(RuntimeError, match="dtype|type"):
         to_gpu(Evaluator(PROMPTS, of.sampling, ScorerSet({}))).sample(run.model, [0, 1])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from t2ifb.data.datamodules import PromptBatch, PromptDataModule
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.reward_weighted import RewardWeighted
 from t2ifb.scorers import BLIPScore, CLIPScore, ImageReward
@@ -32,9 +32,9 @@ from tests.diffusion.parts import PROMPTS
 from tests.finetuning.tuning_worlds import Darkness, make_tuning, tune
 from tests.training.worlds import KillAt, Killed, same
 
-HALF = DiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True, device="cpu")
+HALF = StableDiffusionSource(str(PIPELINE), precision="fp16", gradient_checkpointing=True, device="cpu")
 WORLD = Path(weights.__file__).parent
-make_half = partial(make_tuning, diffusion=HALF, alpha=100.0, beta=0.01, gradient_clip_norm=None)
+make_half = partial(make_tuning, model=HALF, alpha=100.0, beta=0.01, gradient_clip_norm=None)
 
 
 class Watch(lightning.Callback):
@@ -98,7 +98,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
 def test_the_gradient_is_that_of_fp32(tmp_path: Path, method: Any, scale: float) -> None:
     """The last steps' KL divergence makes DRaFT's gradient so large that its scale has to fall first."""
     found = []
-    for name, options in (("fp32", {"diffusion": DiffusionSource(str(PIPELINE))}), ("fp16", {})):
+    for name, options in (("fp32", {"model": StableDiffusionSource(str(PIPELINE))}), ("fp16", {})):
         taken = Gradient()
         with pytest.raises(Killed):
             fp16 = scale if name == "fp16" else None
@@ -221,7 +221,7 @@ def test_the_first_scale_is_the_frameworks_unless_a_plugin_is_given(tmp_path: Pa
 
 def reward_gradient(decoder: str, scorer: nn.Module, alpha: float) -> Tensor:
     """The gradient of alpha * reward at latents, divided by alpha."""
-    model = DiffusionSource(str(PIPELINE), decoder_precision=decoder, device="cpu").load()  # type: ignore[arg-type]
+    model = StableDiffusionSource(str(PIPELINE), decoder_precision=decoder, device="cpu").load()  # type: ignore[arg-type]
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     reward = scorer(model.decode(latents), PROMPTS[:2])
     return torch.autograd.grad(alpha * reward.sum(), latents)[0] / alpha

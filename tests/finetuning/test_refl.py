@@ -31,7 +31,7 @@ def by_the_book(module: FineTuningModule, batch: PromptBatch) -> Tensor:
         rollout = Rollout(policy.schedule, keys, policy.model.latent_shape, "cpu")
         denoise = policy.sampler.denoiser(policy.model, policy.schedule, batch.prompts)
         noisy = rollout.to(step, denoise)
-        with torch.no_grad(), policy.model.base():
+        with policy.reference():
             base = policy.schedule.kl_step(denoise(noisy, step), noisy, step)
         tuned = policy.schedule.kl_step(denoise(noisy, step), noisy, step)
         reward = policy.reward(policy.model.decode(tuned.clean), batch.prompts)

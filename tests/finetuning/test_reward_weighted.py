@@ -27,14 +27,14 @@ def by_the_book(module: FineTuningModule, batch: PromptBatch) -> Tensor:
     denoise = policy.sampler.denoiser(policy.model, schedule, batch.prompts)
     samples = Rollout(schedule, keys, shape, "cpu").to(len(schedule), denoise)
     weights = torch.exp(policy.reward(policy.model.decode(samples), batch.prompts) / algorithm.temperature)
-    states, loss = policy.model.encode_prompts(batch.prompts), torch.zeros(())
+    conditioning, loss = policy.model.encode(batch.prompts), torch.zeros(())
     steps = algorithm.indices(len(schedule), policy.seed, batch.position)
     for step in steps:
         noise, (a, s) = gaussian(keys, len(schedule) + 1 + step, shape), schedule.level(step, samples)
-        noisy, time = a * samples + s * noise, schedule.times[step]
-        with torch.no_grad(), policy.model.base():
-            base = schedule.kl_step(policy.model.predict(noisy, time, states), noisy, step)
-        output = policy.model.predict(noisy, time, states)
+        noisy, time = a * samples + s * noise, schedule.time(step, samples)
+        with policy.reference():
+            base = schedule.kl_step(policy.model.predict(noisy, time, conditioning), noisy, step)
+        output = policy.model.predict(noisy, time, conditioning)
         tuned = schedule.kl_step(output, noisy, step)
         kl = gaussian_kl(tuned.mean, base.mean, tuned.variance)
         error = (output - noise).pow(2).mean((1, 2, 3))
@@ -70,7 +70,7 @@ class Wrong(nn.Module):
 @pytest.mark.slow
 def test_a_reward_without_gradient_will_do_and_no_weight_is_above_the_largest(tmp_path: Path) -> None:
     method = RewardWeighted(temperature=0.01)
-    summary = tune(make_tuning(method=method, reward=Steps(), standardise=False), tmp_path)
+    summary = tune(make_tuning(algorithm=method, reward=Steps(), standardise=False), tmp_path)
     assert summary["steps"] == 6 and summary["skipped_updates"] == 0
     module = make_module(method)
     module.policy.reward = Steps()

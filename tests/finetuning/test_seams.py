@@ -1,9 +1,9 @@
 """The seams hold: algorithms and a model family written here, from outside, train together and resume exactly."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,11 +12,21 @@ import lightning
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from t2ifb.data.datamodules import PromptBatch, PromptDataModule
-from t2ifb.diffusion.lora import LoRA, adapted_layers, adapter_state, merged, without_adapters
+from t2ifb.diffusion.lora import LoRA, LoRAFormat, adapter_state, load_lora
+from t2ifb.diffusion.model import (
+    DECODER,
+    DENOISER,
+    TEXT,
+    Conditioning,
+    Guidance,
+    TextToImageModel,
+    guided,
+)
 from t2ifb.diffusion.path import add_noise, clean_and_noise, cps_variance
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import flow
@@ -26,7 +36,8 @@ from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
-from tests.diffusion.parts import PROMPTS, shapes_model
+from t2ifb.training.run_folder import RunFolder
+from tests.diffusion.parts import PROMPTS, path_of, shapes_model
 from tests.finetuning.tuning_worlds import Redness, make_tuning, tune
 
 
@@ -108,7 +119,7 @@ class DPO:
 class ToyFlow(nn.Module):
     """A rectified flow with random weights: a tiny transformer of SD3's kind, letters as tokens, pixels as latents."""
 
-    scheduler_config: ClassVar[dict[str, Any]] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    lora_format = LoRAFormat("StableDiffusion3Pipeline", "transformer", ("to_q", "to_k", "to_v", "to_out.0"))
     latent_shape = (4, 8, 8)
 
     def __init__(self) -> None:
@@ -120,27 +131,29 @@ class ToyFlow(nn.Module):
             pos_embed_max_size=8,
         )  # fmt: skip
         self.letters = nn.Embedding(128, 16)
+        self.path = path_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
         self.requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:
         return self.letters.weight.device
 
-    def encode_prompts(self, prompts: list[str], guided: bool = False) -> Tensor:
-        texts = [*([""] * len(prompts) if guided else []), *prompts]
-        return self.letters(torch.tensor([[ord(c) % 128 for c in text.ljust(8)[:8]] for text in texts]))
+    def networks(self) -> dict[str, list[nn.Module]]:
+        return {TEXT: [self.letters], DENOISER: [self.denoiser], DECODER: []}
 
-    def predict(self, latents: Tensor, time: Any, states: Tensor, scale: float = 1.0, rule: str = "grad") -> Tensor:
-        guided = len(states) == 2 * len(latents)
-        times = torch.as_tensor(time, dtype=torch.float32).reshape(-1).expand(len(latents))
-        times = times.repeat(len(states) // len(latents))
-        output = self.denoiser(
-            torch.cat([latents, latents]) if guided else latents, states, states.mean(1), times, return_dict=False
-        )[0].float()
-        if not guided:
-            return output
-        without, conditional = output.chunk(2)
-        return scale * conditional + (1 - scale) * (without.detach() if rule == "detached" else without)
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        states = self.letters(torch.tensor([[ord(c) % 128 for c in text.ljust(8)[:8]] for text in prompts]))
+        return Conditioning({"states": states, "pooled": states.mean(1)})
+
+    def too_long(self, prompts: Sequence[str]) -> int:
+        return sum(len(prompt) > 8 for prompt in prompts)
+
+    def predict(self, latents: Tensor, time: Tensor, of: Conditioning, guidance: Guidance | None = None) -> Tensor:
+        return guided(self._call, self.denoiser, latents, time, of, guidance)
+
+    def _call(self, latents: Tensor, time: Tensor, of: Conditioning) -> Tensor:
+        output: Tensor = self.denoiser(latents, of["states"], of["pooled"], time, return_dict=False)[0].float()
+        return output
 
     def decode(self, latents: Tensor) -> Tensor:
         return (latents[:, :3] / 4 + 0.5).clamp(0, 1)
@@ -148,15 +161,28 @@ class ToyFlow(nn.Module):
     def encode_images(self, images: Tensor) -> Tensor:
         return torch.cat([4 * (images - 0.5), torch.zeros_like(images[:, :1])], 1)
 
-    @contextmanager
-    def base(self) -> Iterator[None]:
-        with without_adapters(adapted_layers(self.denoiser)):
-            yield
 
-    @contextmanager
-    def untrained(self) -> Iterator[None]:
-        with merged(adapted_layers(self.denoiser)):
-            yield
+@dataclass(frozen=True)
+class ToySource:
+    """A source for a whole run."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    source: str = "toy/flow"
+    precision: str = "fp32"
+    decoder_precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    device: str = "cpu"
+
+    def load(self) -> TextToImageModel:
+        return ToyFlow()
+
+    on_meta = load
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def fitting_tiny_decoder(self) -> None:
+        return None
 
 
 FAMILIES: dict[str, Any] = {
@@ -239,12 +265,26 @@ def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path,
 
 
 def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> None:
-    summary = tune(make_tuning(method=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
+    summary = tune(make_tuning(algorithm=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
     assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
     with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
-        make_tuning(method=DPO())
+        make_tuning(algorithm=DPO())
     with pytest.raises(ValueError, match="gradient_norms needs a KL term"):
-        make_tuning(method=ClippedPolicyGradient(), gradient_norms=True)
+        make_tuning(algorithm=ClippedPolicyGradient(), gradient_norms=True)
+
+
+@pytest.mark.parametrize("rule", ["grad", "reference"])
+def test_a_family_from_outside_goes_through_a_whole_run(tmp_path: Path, rule: Any) -> None:
+    sampler = replace(FAMILIES["flow"][1], unconditional=rule)
+    tuning = make_tuning(diffusion=ToySource(), rollout=sampler, sampling=sampler, lora=LoRA(), epochs=1)
+    summary = tune(tuning, tmp_path)
+    assert summary["steps"] == 2 and summary["test_last"]["kl"] > 0
+    model = ToyFlow()
+    load_lora(model, tmp_path)
+    kept = torch.load(RunFolder(tmp_path).best_checkpoint, weights_only=True)["state_dict"]
+    loaded = get_peft_model_state_dict(model.denoiser, adapter_name="default_0")
+    assert all(torch.equal(kept[name], weight) for name, weight in loaded.items()) and loaded.keys() == kept.keys()
+    assert "StableDiffusion3Pipeline.from_pretrained" in (tmp_path / "export" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

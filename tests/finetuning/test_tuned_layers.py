@@ -12,15 +12,13 @@ from safetensors.torch import load_file
 
 from t2ifb.data.images import load_image
 from t2ifb.reward_learning.module import RewardModule
-from t2ifb.reward_learning.run import RewardTraining
+from t2ifb.reward_learning.run import RewardTrainer
 from t2ifb.scorers import Ensemble, RewardModel
 from t2ifb.scorers.clip import CLIPEncoder
-from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from tests.training.worlds import KillAt, Killed, make_training, run_training, same, weights
 
 
-def tuning(folder: Path, **changes: Any) -> RewardTraining:
+def tuning(folder: Path, **changes: Any) -> RewardTrainer:
     """The brightness world with the encoder's one layer tuned."""
     encoder = replace(make_training(folder).encoder, trainable_layers=1)
     return make_training(folder, **({"encoder": encoder, "encoder_lr": 1e-3, "epochs": 2} | changes))
@@ -150,7 +148,7 @@ def test_gradients_repeat_to_the_bit_with_many_texts_of_many_numbers() -> None:
 def test_tuning_in_half_precision_is_refused(tmp_path: Path) -> None:
     trainer = partial(lightning.Trainer, precision="bf16-true")
     with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true .* use bf16-mixed"):
-        tuning(tmp_path).run(RunFolder(tmp_path / "half"), trainer, no_logger)
+        tuning(tmp_path, trainer=trainer).fit()
     with pytest.raises(ValueError, match="layers cannot be tuned in bf16"):
         replace(tuning(tmp_path).encoder, precision="bf16")
     with pytest.raises(ValueError, match="at least 0"):

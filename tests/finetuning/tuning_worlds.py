@@ -13,21 +13,20 @@ from torch import Tensor, nn
 
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.finetuning.run import FineTuning
+from t2ifb.finetuning.run import FineTuner
 from t2ifb.scorers import RewardModel
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from tests.diffusion.parts import PROMPTS
 
 FEW = (
-    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.method.window=[0,2]",
-    "sampling.num_inference_steps=3", "algorithm.method.gradients_per_rollout=1", "algorithm.batch_size=2",
+    "+experiment=refl", "rollout.num_inference_steps=3", "algorithm.algorithm.window=[0,2]",
+    "sampling.num_inference_steps=3", "algorithm.algorithm.gradients_per_rollout=1", "algorithm.batch_size=2",
     "algorithm.validation_prompts=2", "algorithm.validate_every=1", "algorithm.epochs=1", "prompts.train.count=4",
     "prompts.test.count=2", "prompts.validation.count=2", "algorithm.standardise=false",
 )  # fmt: skip
@@ -57,9 +56,9 @@ class Darkness(nn.Module):
         return 1 - images.mean((1, 2, 3))
 
 
-def make_tuning(**changes: Any) -> FineTuning:
+def make_tuning(**changes: Any) -> FineTuner:
     settings: dict[str, Any] = {
-        "diffusion": DiffusionSource(str(PIPELINE)),
+        "model": StableDiffusionSource(str(PIPELINE)),
         "lora": LoRA(),
         "reward": Darkness(),
         "optimizer": partial(torch.optim.AdamW, lr=1e-3),
@@ -71,21 +70,24 @@ def make_tuning(**changes: Any) -> FineTuning:
         "rollout": Sampler(4, 1.0),
         "sampling": Sampler(4, 1.0),
         "judges": {"redness": Redness()},
-        "method": ReFL([1, 3]),
+        "algorithm": ReFL([1, 3]),
         "batch_size": 2,
         "epochs": 3,
         "validate_every": 2,
         "validation_prompts": 2,
         "images_per_prompt": 1,
+        "gradient_clip_norm": 1.0,
+        "cache_folder": False,
+        "output_dir": "run",
     }
     settings |= changes
-    if hasattr(settings["method"], "alpha"):
+    if hasattr(settings["algorithm"], "alpha"):
         settings = {"alpha": 1.0, "beta": 1e-6} | settings
-    return FineTuning(**settings)
+    return FineTuner(**settings)
 
 
 def tune(
-    tuning: FineTuning,
+    tuning: FineTuner,
     folder: Path,
     resume: bool = False,
     callbacks: list[lightning.Callback] | None = None,
@@ -108,8 +110,10 @@ def tune(
             arguments["plugins"].append(MixedPrecision("16-mixed", "cpu", scaler))
         return lightning.Trainer(accelerator="cpu", enable_progress_bar=True, **arguments, **options)
 
+    tuning.output_dir, tuning.trainer, tuning.logger = folder, trainer, logger
+    tuning.seed, tuning.resume = seed, resume
     with pytest.MonkeyPatch.context() as monkeypatch:
         if not pictures:
             for drawn in ("validation.progress_sheet", "results.progress_sheet", "results.tuning_curves"):
                 monkeypatch.setattr(f"t2ifb.finetuning.{drawn}", lambda *given: Path(given[-1]).touch())
-        return tuning.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
+        return tuning.fit()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from t2ifb.data.prompts import PromptList, PromptSplits
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.training.loggers import no_logger
 from t2ifb.training.run_folder import RunFolder
@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
         PromptList([f"a {c} star on a white background", f"a {c} square on a gray background"]) for c in COLOURS
     ]
     tuning = make_tuning(
-        diffusion=DiffusionSource(str(PIPELINE), precision="fp16"), reward=Heavy(), alpha=100.0, beta=0.01, epochs=2,
+        model=StableDiffusionSource(str(PIPELINE), precision="fp16"), reward=Heavy(), alpha=100.0, beta=0.01, epochs=2,
         prompts=PromptSplits(PromptList([*PROMPTS, HEAVY]), *held_out), gradient_clip_norm=None, validate_every=4,
     )  # fmt: skip
     tuning.run(RunFolder(folder), trainer, no_logger, seed=1)

@@ -13,17 +13,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.model import DECODER, DENOISER
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.diffusion.source import DiffusionSource
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
-from t2ifb.profiling.cost import DECODER, DIVERSITY, JUDGES, OPTIMISER, REWARD, UNET, RunSpec
+from t2ifb.profiling.cost import DIVERSITY, JUDGES, OPTIMISER, REWARD, RunSpec
 from t2ifb.profiling.flops import FlopEstimate, Length
 from t2ifb.profiling.memory_tracker import WORK, ActivationBytes, bytes_of, tensors_of
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.profiling.savings import CANDIDATES, MemoryEstimate, savings
-from t2ifb.profiling.update_cost import judging_cost, kept_by_unet, update_cost
+from t2ifb.profiling.update_cost import judging_cost, kept_by_denoiser, update_cost
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.meta import MetaCLIP
@@ -41,7 +42,7 @@ def small_run(pipeline: Path = PIPELINE, **changes: Any) -> RunSpec:
     with MetaMode():
         reward = CLIPScore.on_meta(CLIP).to("meta")
     settings: dict[str, Any] = {"rollout": Sampler(4), "sampling": Sampler(4), "attention": "plain", "on_gpu": False}
-    source, optimizer = DiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
+    source, optimizer = StableDiffusionSource(str(pipeline)), partial(torch.optim.AdamW)
     return RunSpec(source, LoRA(), optimizer, reward, judges={}, **settings | changes)
 
 
@@ -72,7 +73,7 @@ class Real:
         optimizer.step()
         optimizer.zero_grad()
         self.prompts = [f"prompt {number}" for number in range(tuning.batch_size)]
-        self.model.encode_prompts(self.prompts)
+        self.model.encode(self.prompts)
         states = [value for values in optimizer.state.values() for value in values.values()]
         self.held = bytes_of([*tensors_of(self.module), *states])
 
@@ -131,22 +132,24 @@ def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         with ActivationBytes(tensors_of(real.module)) as saved:
             denoise(latents, 0)
-        kept[UNET] = saved.total
+        kept[DENOISER] = saved.total
         with ActivationBytes(tensors_of(real.module)) as saved:
             images = real.model.decode(latents.requires_grad_())
         kept[DECODER] = saved.total
         with ActivationBytes(tensors_of(real.module)) as saved:
             real.reward(images.detach().requires_grad_(), real.prompts)
         kept[REWARD] = saved.total
-    assert {name: cost.parts[name].saved for name in (UNET, DECODER)} == {name: kept[name] for name in (UNET, DECODER)}
+    assert {name: cost.parts[name].saved for name in (DENOISER, DECODER)} == {
+        name: kept[name] for name in (DENOISER, DECODER)
+    }
     assert cost.parts[REWARD].saved == pytest.approx(kept[REWARD], rel=0.02)
-    assert kept_by_unet(tuning) == kept[UNET]
+    assert kept_by_denoiser(tuning) == kept[DENOISER]
 
 
 def test_parts_add_up() -> None:
     cost = cost_of(batch_size=2)
     assert cost.peak == sum(part.weights for part in cost.parts.values()) + sum(cost.at_peak.values())
-    unet = cost.parts[UNET]
+    unet = cost.parts[DENOISER]
     assert unet.trained == 25_600
     assert unet.parameters == 2_540_324
     assert unet.optimiser == 3 * 4 * unet.trained  # gradient and two moments
@@ -176,7 +179,7 @@ def test_a_detached_branch_costs_operations_but_no_memory() -> None:
     plain, followed = cost_of(), cost_of(rollout=Sampler(4, 4.0))
     assert detached.denoising.total == pytest.approx(2 * plain.denoising.total)
     assert plain.sample.total < detached.sample.total < followed.sample.total
-    assert detached.parts[UNET].saved == pytest.approx(plain.parts[UNET].saved, rel=0.01)
+    assert detached.parts[DENOISER].saved == pytest.approx(plain.parts[DENOISER].saved, rel=0.01)
     assert detached.peak == pytest.approx(plain.peak, rel=0.02)
     assert detached.peak < 0.95 * followed.peak
 
@@ -214,7 +217,7 @@ def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -
     assert mixed.peak == plain.peak  # that of 64 images before the judges
     assert plain.at_peak.keys() == {REWARD, WORK}
     run = MemoryEstimate.of(small_run(samples_per_batch=1), 64)
-    assert run.judging.peak - plain.peak == run.update.parts[UNET].optimiser == run.judging.at_peak[OPTIMISER]
+    assert run.judging.peak - plain.peak == run.update.parts[DENOISER].optimiser == run.judging.at_peak[OPTIMISER]
 
 
 def test_half_precision_weights_are_counted_once_while_rounding_is_measured() -> None:
@@ -223,8 +226,8 @@ def test_half_precision_weights_are_counted_once_while_rounding_is_measured() ->
     exact, half = (MemoryEstimate.of(replace(usual, diffusion=source), 1) for source in sources)
     for run in (exact, half):
         assert run.judging.peak == pytest.approx(run.weights + sum(run.judging.at_peak.values()), rel=0.001)
-    rounded = exact.update.parts[UNET].weights - half.update.parts[UNET].weights
-    assert half.judging.at_peak[UNET] > rounded > 0  # what fp32 adds to the U-Net's weights is there once more
+    rounded = exact.update.parts[DENOISER].weights - half.update.parts[DENOISER].weights
+    assert half.judging.at_peak[DENOISER] > rounded > 0  # what fp32 adds to the U-Net's weights is there once more
 
 
 @pytest.mark.slow
@@ -260,7 +263,7 @@ def test_even_all_settings_may_not_do() -> None:
 
 def test_bf16_is_not_proposed_to_a_gpu_that_only_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2ifb.profiling.savings.has_bf16", lambda: False)
-    run: Any = SimpleNamespace(tuning=SimpleNamespace(diffusion=DiffusionSource(str(PIPELINE))))
+    run: Any = SimpleNamespace(tuning=SimpleNamespace(diffusion=StableDiffusionSource(str(PIPELINE))))
     candidates = [candidate for candidate in CANDIDATES if "bf16" in getattr(candidate, "args", ())]
     assert len(candidates) == 2
     assert [candidate(run, 1.0) for candidate in candidates] == [None, None]

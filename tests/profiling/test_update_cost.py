@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.profiling.geometry import SD15_IDS
+from t2ifb.diffusion.models.stable_diffusion import SD15_IDS, StableDiffusionSource
 from t2ifb.profiling.memory_tracker import ActivationBytes, MemoryTracker, tensors_of
 from t2ifb.profiling.meta_mode import Attention, MetaMode
-from t2ifb.profiling.meta_model import MetaModel
 
 GB, TFLOP = 1e9, 1e12
 
@@ -19,9 +17,9 @@ GB, TFLOP = 1e9, 1e12
 @pytest.fixture(scope="module")
 def unet() -> Iterator[Any]:
     with MetaMode():
-        unet = MetaModel.of(DiffusionSource(SD15_IDS[0], precision="fp16")).load().denoiser
-        LoRA(rank=4).add(unet)
-    yield unet
+        model = StableDiffusionSource(SD15_IDS[0], precision="fp16").on_meta()
+        LoRA(rank=4).add(model)
+    yield model.denoiser
 
 
 def kept(unet: Any, attention: Attention, batch: int = 1) -> float:

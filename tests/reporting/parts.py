@@ -39,7 +39,7 @@ def write_tuning_run(
         "data_folder": "${data_folder:}",
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": lr},
         "algorithm": {
-            "_target_": "t2ifb.finetuning.run.FineTuning",
+            "_target_": "t2ifb.finetuning.run.FineTuner",
             "optimizer": "${optimizer}",
             "alpha": 1.0,
             "beta": beta,
@@ -73,7 +73,7 @@ def write_tuning_run(
 def write_reward_run(folder: Path, *, lr: float = 1e-5, seed: int = 0) -> Path:
     """A reward run."""
     folder.mkdir(parents=True)
-    algorithm = {"_target_": "t2ifb.reward_learning.run.RewardTraining", "epochs": 2}
+    algorithm = {"_target_": "t2ifb.reward_learning.run.RewardTrainer", "epochs": 2}
     write_config(folder, {"seed": seed, "optimizer": {"lr": lr}, "algorithm": algorithm})
     lines = [["step", "wall_seconds", "train/loss", "val/accuracy", "val/loss"]]
     lines += [[str(n), str(n / 10), str(1 / n), str(0.5 + n / 100), "0.6"] for n in range(1, 11)]

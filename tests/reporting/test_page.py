@@ -84,14 +84,6 @@ def test_data_is_what_was_read(tmp_path: Path) -> None:
     assert len(data["images"]) == 4  # all images of the two are the same
 
 
-def test_the_kept_step_is_among_the_thinned_ones(tmp_path: Path) -> None:
-    run = write_tuning_run(tmp_path / "run", steps=range(250))
-    summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps(summary | {"best_step": 102}))
-    (data,) = data_of(page_of(run))["runs"]
-    assert 102 in data["val"]["step"] and len(data["val"]["step"]) == 200
-
-
 def test_broken_and_empty_runs_are_named_on_the_page(tmp_path: Path) -> None:
     broken, empty = write_tuning_run(tmp_path / "broken"), tmp_path / "empty"
     (broken / "summary.json").write_text("{")

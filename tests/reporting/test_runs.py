@@ -5,7 +5,6 @@ import pytest
 
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.finetuning.results import usual_guidance_sentence, verdict_sentence
-from t2ifb.reporting.curves import spread
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
 from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, write_tuning_run
 
@@ -105,38 +104,3 @@ def test_what_is_broken_is_noted_and_the_rest_is_read(tmp_path: Path) -> None:
     ):
         assert text in notes
     assert not run.results.gains
-
-
-def test_figures_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "metrics.csv").write_text("step,val/kl,val/gold,train/loss\n0,0,0.5,nan\n5,nan,x,nan\n9,2\n10,inf,0.7,\n")
-    run = read_run(folder)
-    assert run.val.step == [0, 10]
-    assert run.val.columns == {"kl": [0, None], "gold": [0.5, 0.7]}
-    assert run.notes[0].startswith(".hydra/config.yaml: is missing")
-    assert run.notes[1].startswith("metrics.csv: 1 of its lines have another number of cells")
-    assert run.notes[2].endswith("skipped (val/gold, val/kl)")  # NaN is no error
-
-
-@pytest.mark.parametrize(("count", "most"), [(0, 3), (2, 3), (10, 3), (10, 1), (10, 10)])
-def test_thinning_keeps_the_ends(count: int, most: int) -> None:
-    some = spread(count, most)
-    assert len(some) == min(count, most) == len(set(some))
-    if count and most > 1:
-        assert (some[0], some[-1]) == (0, count - 1)
-
-
-@pytest.mark.parametrize("most", [1, 2, 3, 7])
-def test_thinning_keeps_what_was_kept(most: int) -> None:
-    for kept in range(20):
-        some = spread(20, most, kept)
-        assert kept in some and len(some) == most and some == sorted(set(some))
-        assert most < 3 or (some[0], some[-1]) == (0, 19)
-
-
-def test_prompts_with_any_breaks_of_lines_are_read(tmp_path: Path) -> None:
-    prompts = ["a\u2028b", "c\x85d", "e\x0cf", "g\nh"]
-    run = read_run(write_tuning_run(tmp_path / "run", prompts=prompts))
-    assert run.samples[0].prompts == tuple(prompts)
-    assert run.notes == []

@@ -12,11 +12,11 @@ import lightning
 import pytest
 import torch
 
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.data.images import load_image
 from t2ifb.scorers import RewardModel
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.gold import GoldScore
-from t2ifb.training.loggers import no_logger
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.files import StorageError
@@ -93,8 +93,9 @@ def test_a_killed_run_resumes_to_the_same_weights(whole: tuple[Path, dict[str, A
 def test_a_ceiling_that_does_not_know_the_prompts_is_refused_before_the_run(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="GoldScore does not support .*'picture 0 of test'.*algorithm.ceiling=null"):
-        run_training(make_training(whole[0], ceiling=GoldScore()), tmp_path)
+    dataset = ImageRewardDB(whole[0] / "data", ceiling=GoldScore())
+    with pytest.raises(ValueError, match="GoldScore does not support .*'picture 0 of test'.*dataset.ceiling=None"):
+        run_training(make_training(whole[0], dataset=dataset), tmp_path)
     assert not (tmp_path / "metrics.csv").exists()
 
 
@@ -188,8 +189,8 @@ def test_two_processes_are_not_in_one_run(whole: tuple[Path, dict[str, Any]]) ->
 def test_what_the_run_sets_is_not_silently_ignored(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = whole
     trainer = partial(lightning.Trainer, max_steps=5)
-    with pytest.raises(ValueError, match=r"trainer\.max_steps is set by the run: give algorithm\.epochs"):
-        make_training(folder).run(RunFolder(folder / "refused"), trainer, no_logger)
+    with pytest.raises(ValueError, match=r"trainer\.max_steps is set by the run: give epochs="):
+        make_training(folder, output_dir=folder / "refused", trainer=trainer).fit()
     with pytest.raises(ValueError, match=r"head\.embedding_dim is set by the run"):
         run_training(make_training(folder, head=partial(MLPHead, embedding_dim=3)), folder / "refused")
 
@@ -204,3 +205,24 @@ def test_baselines_of_one_name_keep_their_own_rows(whole: tuple[Path, dict[str, 
 def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="epochs=0"):
         make_training(tmp_path, epochs=0)
+
+
+def test_what_belongs_to_a_data_set_is_read_from_it(tmp_path: Path) -> None:
+    make_training(tmp_path)
+    facts = {"test_splits": ["validation", "test"], "published": {"someone": 60.0}}
+    training = make_training(tmp_path, dataset=ImageRewardDB(tmp_path / "data", **facts))
+    assert training.splits == ("train", "validation", "validation", "test") and training.published == {"someone": 60.0}
+    with pytest.raises(ValueError, match=r"dataset.test_splits=\[\]: expected at least one split"):
+        make_training(tmp_path, dataset=ImageRewardDB(tmp_path / "data", test_splits=()))
+    with pytest.raises(ValueError, match=r"dataset.ceiling_parts=\['fidelity'\] needs a dataset.ceiling with parts"):
+        make_training(tmp_path, dataset=ImageRewardDB(tmp_path / "data", ceiling_parts=["fidelity"]))
+
+
+def test_a_folder_with_a_run_is_not_overwritten(whole: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = whole
+    with pytest.raises(ValueError, match=r"output_dir='.*': the run in it is finished; .* Give another folder"):
+        run_training(make_training(folder), folder / "whole", resume=True)
+    with pytest.raises(Killed):
+        run_training(make_training(folder), folder / "unfinished", callbacks=[KillAt(13)])
+    with pytest.raises(ValueError, match="unfinished run in it; continue it with resume=True, or give another folder"):
+        run_training(make_training(folder), folder / "unfinished")

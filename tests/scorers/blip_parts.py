@@ -1,13 +1,20 @@
 """Checkpoints of BLIP and ImageReward with random weights, and the networks written out once more to compare with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, layer_norm, linear
 
+from t2ifb.scorers import BLIPScore, ImageReward
+from tests.conftest import real_data
+
+HEADS = 4
+"""Of the text tower of small checkpoints."""
+Scorer = type[ImageReward | BLIPScore]
+Computation = Callable[..., Tensor]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "circle", "square", "and", "##s", "two"]
 
 
@@ -75,7 +82,7 @@ def image_reward_shapes(
     return named
 
 
-def write_small(folder: Path, seed: int = 0, heads: int = 4) -> Path:
+def write_small(folder: Path, seed: int = 0, heads: int = HEADS) -> Path:
     """A small `ImageReward.pt` and the `model_large.pth` with its towers, `med_config.json` and `vocab.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = random_state(image_reward_shapes(), seed)
@@ -164,3 +171,32 @@ def reference_cosine(state: Mapping[str, Tensor], heads: int, pixels: Tensor, id
     blip = Reference({n.removeprefix("blip."): t for n, t in state.items()}, heads)
     image = blip.affine(blip.image(pixels)[:, 0], "vision_proj")
     return torch.cosine_similarity(image, blip.affine(blip.text(ids, mask), "text_proj"))
+
+
+def tokens(count: int, vocabulary: int, length: int = 9) -> tuple[Tensor, Tensor]:
+    """Ids and mask of at most four texts of different lengths."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, vocabulary, (count, length), generator=generator)
+    mask = (torch.arange(length) < torch.tensor([length, 4, 6, 2])[:count, None]).long()
+    return ids * mask, mask
+
+
+def check_network(scorer: Scorer, reference: Computation, checkpoint: Path) -> None:
+    """Compare a scorer of a small checkpoint with the network written out once more."""
+    state = torch.load(checkpoint, weights_only=True)
+    pixels, (ids, mask) = torch.randn(4, 3, 24, 24), tokens(4, 15)
+    built = scorer.from_checkpoint(checkpoint, checkpoint.with_name("med_config.json"))
+    scores = built.score_tokens(pixels, ids, mask)
+    assert scores.std() > 0.01  # else anything agrees with anything
+    torch.testing.assert_close(scores, reference(state, HEADS, pixels, ids, mask), rtol=1e-4, atol=1e-6)
+
+
+def check_full_geometry(scorer: Scorer, reference: Computation, folder: Path) -> None:
+    """The same for a file in the published layout."""
+    layout = json.loads(real_data("imagereward_checkpoint_layout.json").read_text())
+    state = random_state({name: tuple(shape) for name, shape in layout.items()})
+    torch.save(state, folder / "ImageReward.pt")
+    pixels, (ids, mask) = torch.randn(2, 3, 224, 224), tokens(2, 30_522, 35)
+    with torch.inference_mode():
+        scores = scorer.from_checkpoint(folder / "ImageReward.pt").score_tokens(pixels, ids, mask)
+        torch.testing.assert_close(scores, reference(state, 12, pixels, ids, mask), rtol=1e-4, atol=1e-5)

@@ -215,24 +215,6 @@ def test_vit_l_14_loads_from_a_local_file(tmp_path: Path) -> None:
         torch.testing.assert_close(encoder.encode_images(image), model.encode_image(pixels, normalize=True))
 
 
-def test_clip_score_is_the_cosine(folder: Path, encoder: CLIPEncoder) -> None:
-    images = torch.rand(2, 3, 20, 20, requires_grad=True)
-    scorer = CLIPScore.from_pretrained(folder)
-    scores = scorer(images, PROMPTS)
-    cosine = torch.cosine_similarity(encoder.encode_images(images), encoder.encode_prompts(PROMPTS))
-    torch.testing.assert_close(scores, cosine)
-    assert scores.dtype == torch.float32
-    assert torch.autograd.grad(scores.sum(), images)[0].any()
-    torch.testing.assert_close(CLIPScore(encoder)(images, PROMPTS), cosine)
-
-
-def test_clip_score_builds_its_encoder_when_it_sees_an_image(folder: Path) -> None:
-    scorer = CLIPScore.from_pretrained(CLIPSource(f"local-dir:{folder}", device="cpu")).to("meta")
-    assert scorer.source is not None
-    assert sum(1 for _ in scorer.parameters()) == 0
-    assert next(scorer.encoder.parameters()).is_meta  # type: ignore[attr-defined]
-
-
 def model_of(scorer: nn.Module) -> nn.Module:
     """The network of `open_clip` in a scorer or encoder."""
     return next(module.model for module in scorer.modules() if isinstance(module, CLIPEncoder))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from t2ifb.scorers import HPSv2
@@ -62,3 +63,23 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"hf download xswu/HPSv2 HPS_v2\.1_compressed\.pt"):
         HPSv2.from_pretrained()
+
+
+TEXTS = ["a red circle above a blue square", "a photograph of an astronaut"]
+
+
+@pytest.mark.huge
+def test_at_its_published_size_from_its_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-H-14").eval().to(torch.bfloat16)
+    assert sum(weight.numel() for weight in model.parameters()) == 986_109_441
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "HPS_v2.1_compressed.pt")
+    images = torch.rand(2, 3, 224, 224)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (model.visual.image_mean, model.visual.image_std))
+    with torch.inference_mode():
+        image = model.encode_image(((images - mean) / std).to(torch.bfloat16)).float()
+        text = model.encode_text(open_clip.get_tokenizer("ViT-H-14")(TEXTS)).float()
+        expected = (normalize(image, dim=1) * normalize(text, dim=1)).sum(1)
+        del model
+        scores = HPSv2.from_pretrained(tmp_path, precision="bf16")(images, TEXTS)
+    torch.testing.assert_close(scores, expected, atol=2e-3, rtol=0)

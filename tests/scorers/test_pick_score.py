@@ -1,3 +1,4 @@
+import math
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2ifb.scorers import PickScore
 from tests.scorers.parts import byte_tokenizer
@@ -77,3 +78,37 @@ def test_weights_that_are_not_whole_and_another_vocabulary_are_refused(folder: P
     other.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has 600 tokens"):
         PickScore.from_pretrained(folder, processor=tmp_path)
+
+
+TEXTS = ["a red circle above a blue square", "a photograph of an astronaut"]
+
+
+@pytest.mark.huge
+def test_at_its_published_size_from_its_folder(tmp_path: Path) -> None:
+    """The configuration of laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
+    text = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    vision = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16, "num_hidden_layers": 32}
+    config = CLIPConfig(
+        text_config=text | {"hidden_act": "gelu"},
+        vision_config=vision | {"hidden_act": "gelu", "patch_size": 14, "image_size": 224},
+        projection_dim=1024,
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(config).eval().to(torch.bfloat16)
+    assert sum(weight.numel() for weight in model.parameters()) == 986_109_441
+    model.save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer(49_408)
+    tokenizer.save_pretrained(tmp_path)
+    processor = CLIPImageProcessor()
+    processor.save_pretrained(tmp_path)
+    images = torch.rand(2, 3, 224, 224)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
+    with torch.inference_mode():
+        tokens = tokenizer(TEXTS, padding=True, return_tensors="pt")
+        output = model(pixel_values=((images - mean) / std).to(torch.bfloat16), **tokens)
+        scale = model.logit_scale.item()  # its type rounds it, and e to that power far more
+        cosine = torch.cosine_similarity(output.image_embeds.float(), output.text_embeds.float())
+        expected = math.exp(scale) * cosine
+        del model
+        scores = PickScore.from_pretrained(tmp_path, precision="bf16")(images, TEXTS)
+    torch.testing.assert_close(scores, expected, atol=0.02, rtol=0)

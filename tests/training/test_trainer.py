@@ -8,7 +8,7 @@ import lightning
 import pytest
 import torch
 
-from t2ifb.diffusion.source import DiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.training.loggers import no_logger
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import ProgressBar, named_gpu, on_usable_device
@@ -29,7 +29,7 @@ def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("t2ifb.utils.devices.gpu_error", lambda index: "the GPU P100 is too old.")
     trainer = partial(lightning.Trainer, accelerator="gpu")
-    for training in (make_tuning(diffusion=DiffusionSource("no/model")), make_training(tmp_path)):
+    for training in (make_tuning(diffusion=StableDiffusionSource("no/model")), make_training(tmp_path)):
         with pytest.raises(ValueError, match="accelerator=gpu: the GPU P100 is too old"):
             training.run(RunFolder(tmp_path / "run"), trainer, no_logger)
 

@@ -14,12 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB, Record, write_imagereward_db
-from t2ifb.reward_learning.run import RewardTraining
+from t2ifb.reward_learning.run import RewardTrainer
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from tests.scorers.parts import tiny_clip
 
 
@@ -48,7 +47,7 @@ def brightness_world(folder: Path, prompts: int = 24) -> ImageRewardDB:
     return ImageRewardDB(folder)
 
 
-def make_training(folder: Path, **changes: Any) -> RewardTraining:
+def make_training(folder: Path, **changes: Any) -> RewardTrainer:
     """A small reward run over the brightness world; data, encoder and cache lie in `folder` and are made once."""
     data, clip = folder / "data", folder / "clip"
     dataset = ImageRewardDB(data) if data.exists() else brightness_world(data)
@@ -58,16 +57,17 @@ def make_training(folder: Path, **changes: Any) -> RewardTraining:
         "encoder": encoder,
         "head": partial(MLPHead, hidden=[16, 8], dropout=[0.1, 0.1]),
         "optimizer": partial(torch.optim.Adam, lr=3e-3),
+        "output_dir": folder / "run",
         "cache_folder": folder / "cache",
         "batch_size": 24,
         "epochs": 5,
         "baselines": {"CLIP Score": CLIPScore(encoder)},
     }
-    return RewardTraining(**(settings | changes))
+    return RewardTrainer(**(settings | changes))
 
 
 def run_training(
-    training: RewardTraining,
+    training: RewardTrainer,
     folder: Path,
     resume: bool = False,
     callbacks: list[lightning.Callback] | None = None,
@@ -80,7 +80,9 @@ def run_training(
         arguments["callbacks"] += callbacks or []
         return lightning.Trainer(accelerator="cpu", **arguments)
 
-    return training.run(RunFolder(folder), trainer, logger, seed, resume=folder if resume else None)
+    training.output_dir, training.trainer, training.logger = folder, trainer, logger
+    training.seed, training.resume = seed, resume
+    return training.fit()
 
 
 class FailingLogger(Logger):

@@ -66,6 +66,15 @@ class HPDv2:
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)
 
+    @staticmethod
+    def recognises(source: str) -> bool:
+        """Whether a folder or hub id is in HPDv2's layout."""
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            return source.endswith("/HPDv2")
+        images = [folder / name for part in ("train", "test") for name in (part, f"{part}.tar.gz")]
+        return (folder / "test.json").is_file() and any(each.exists() for each in images)
+
     @property
     def missing_message(self) -> str:
         """Message for a missing split."""

@@ -65,6 +65,12 @@ class ImageRewardDB:
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)
 
+    @staticmethod
+    def recognises(source: str) -> bool:
+        """Whether a folder or hub id is in ImageRewardDB's layout."""
+        folder = Path(source).expanduser()
+        return any(folder.glob("metadata-*.parquet")) if folder.is_dir() else source.endswith("/ImageRewardDB")
+
     @property
     def missing_message(self) -> str:
         """Message for a missing split."""

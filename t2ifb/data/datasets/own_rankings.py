@@ -121,6 +121,14 @@ class OwnRankings:
         self._tables: dict[Path, list[Row]] = {}
         self._told = False
 
+    @staticmethod
+    def recognises(source: str) -> bool:
+        """Whether a folder has a table of all splits, or one of `train` that is not JSON (HPDv2 has `train.json`)."""
+        folder = Path(source).expanduser()
+        names = {path.name.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+        tables = {f"{stem}{suffix}" for stem in ("rankings", "train") for suffix in READERS} - {"train.json"}
+        return bool(names & tables)
+
     @property
     def missing_message(self) -> str:
         """Message for a missing split."""
@@ -130,8 +138,8 @@ class OwnRankings:
             there = f"{path} has the splits {', '.join(names)}. "
         return there + (
             f"Expected a table {self.source / '<split>.csv'}, or one for all splits, {self.source / 'rankings.csv'} "
-            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; set the folder with "
-            "`dataset.source=<folder>`."
+            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; give the folder as "
+            "source."
         )
 
     def available(self, split: str) -> bool:
@@ -210,7 +218,7 @@ class OwnRankings:
         if not counts[wanted]:
             raise ValueError(
                 f"{path} has no column split, and the split by hash left no prompts for {wanted} ({text}). Add the "
-                "column split, use one file per split, or set other dataset.shares or another dataset.seed."
+                "column split, use one file per split, or set other shares=… or another seed."
             )
         if not self._told:
             logger.warning("%s has no column split; its prompts are split by a hash: %s", path, text)

@@ -63,6 +63,12 @@ class PickAPic:
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self._files = files_of(source, self.cache_folder)
 
+    @staticmethod
+    def recognises(source: str) -> bool:
+        """Whether a folder or hub id is in Pick-a-Pic's layout."""
+        folder = Path(source).expanduser()
+        return any(folder.glob("data/*-*.parquet")) if folder.is_dir() else source.endswith("/pickapic_v2")
+
     @property
     def missing_message(self) -> str:
         """Message for a missing split."""

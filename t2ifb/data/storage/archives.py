@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 from rich import progress
 
 from t2ifb.data.errors import BadRecord
-from t2ifb.utils.files import atomic_write, file_lock, free_bytes, make_folder, storage_errors
+from t2ifb.utils.files import file_lock, free_bytes, make_folder, storage_errors, write_json
 
 OPEN_ARCHIVES = 40
 """Archives kept open per process. ImageRewardDB has 36."""
@@ -145,8 +145,7 @@ def unpack_once(archive: Path, folder: Path) -> list[BadRecord]:
             place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
             try:
                 refused = _extract(archive, place)
-                with atomic_write(place / RECORD) as file:
-                    file.write(json.dumps({**_stamp(archive), "refused": [error.what for error in refused]}).encode())
+                write_json(place / RECORD, {**_stamp(archive), "refused": [error.what for error in refused]})
                 place.chmod(0o755)
                 if folder.exists():
                     (folder / RECORD).unlink(missing_ok=True)

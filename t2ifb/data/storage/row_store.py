@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from t2ifb.data.content_keys import KEY_BYTES
 from t2ifb.utils.files import atomic_write, make_folder, storage_errors
+from t2ifb.utils.fingerprints import KEY_BYTES
 
 HEADER_BYTES = 128
 
@@ -67,7 +67,7 @@ class RowStore:
             sound = keys.dtype == np.uint8 and keys.shape[1:] == (KEY_BYTES,) and dtype == self.dtype and width > 0
             if not sound:
                 raise ValueError("unexpected type or shape")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             logger.warning("%s is damaged (%s) and will be rebuilt.", self.rows_path, error)
             return
         whole = (self.rows_path.stat().st_size - HEADER_BYTES) // (width * self.dtype.itemsize)

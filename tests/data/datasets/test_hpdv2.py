@@ -2,8 +2,6 @@ import io
 import json
 import shutil
 import tarfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ifb.data.datasets.hpdv2 import HPDv2
-from t2ifb.data.errors import BadRecord
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import read_bytes
 from t2ifb.data.storage import archives
-from t2ifb.data.storage.archives import unpack_once
 from tests.data.parts import encoded_picture, two_steps
 
 PROMPTS = [f"prompt {n}" for n in range(40)]
@@ -122,26 +118,6 @@ def test_archives_are_unpacked_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     write_tar(folder / "test.tar.gz", {f"test/{n:08d}.jpg": encoded_picture(200 + n) for n in range(9)})
     (ranking, *_) = HPDv2(folder).rankings("test")
     assert read_bytes(ranking.images[0]) == encoded_picture(200)
-
-
-def test_jobs_that_come_at_once_unpack_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed = folder / "unpacked" / ".images.abcdef.tmp"  # left behind by a job that was killed
-    killed.mkdir(parents=True)
-    started: list[Path] = []
-    original = archives._extract
-
-    def slow(archive: Path, place: Path) -> list[BadRecord]:
-        started.append(place)
-        time.sleep(0.2)
-        assert not (folder / "unpacked" / "images").exists()
-        return original(archive, place)
-
-    monkeypatch.setattr(archives, "_extract", slow)
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: unpack_once(folder / "test.tar.gz", folder / "unpacked" / "images"), range(3)))
-    assert len(started) == 1
-    assert len(list((folder / "unpacked" / "images" / "test").iterdir())) == 9
-    assert not killed.exists()
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "test/"])

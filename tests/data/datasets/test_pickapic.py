@@ -5,11 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.datasets.pickapic import PickAPic
 from t2ifb.data.rankings import open_image, read_bytes
 from t2ifb.data.storage import archives
-from t2ifb.data.storage.archives import ParquetImage
 from tests.data.parts import encoded_picture, two_steps
 
 
@@ -100,15 +98,6 @@ def test_listing_does_not_read_the_images(folder: Path, monkeypatch: pytest.Monk
     assert read == ["jpg_1"]
 
 
-def test_few_row_groups_stay_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "KEPT_BYTES", 1)
-    groups = archives._RowGroups()
-    shard = next((folder / "data").glob("train-00000*"))
-    for group in (0, 1, 2):
-        groups.get(shard, group, "jpg_0")
-    assert len(groups._kept) == 2
-
-
 def test_only_so_many_shards_are_read(folder: Path) -> None:
     assert len(PickAPic(folder, max_shards=1).rankings("train")) == 5
     next((folder / "data").glob("train-00001*")).unlink()
@@ -164,18 +153,6 @@ def test_broken_shards_are_named(folder: Path) -> None:
     pq.write_table(pa.table({"caption": ["a"], "jpg_0": [b""]}), shard)
     with pytest.raises(ValueError, match="has no column label_0, label_1, image_0_uid"):
         PickAPic(folder).rankings("test")
-
-
-def test_keys_are_remembered_until_the_shard_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (ranking, *_) = PickAPic(folder).rankings("test")
-    keys = ImageKeys(folder / "keys.npy")(ranking.images)
-    assert len(set(keys)) == 2
-    with monkeypatch.context() as patch:
-        patch.setattr(ParquetImage, "read", lambda _: pytest.fail("read again"))
-        assert ImageKeys(folder / "keys.npy")(ranking.images) == keys
-    shard = next((folder / "data").glob("test-*"))
-    write_shard(folder, shard.name, [row(90), row(91)])
-    assert ImageKeys(folder / "keys.npy")(ranking.images) != keys
 
 
 def test_a_reward_model_trains_on_it(folder: Path, tmp_path: Path) -> None:

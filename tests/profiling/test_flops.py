@@ -1,0 +1,43 @@
+"""How long a run is, and what it computes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from t2ifb.profiling.flops import FlopEstimate, Length
+from t2ifb.profiling.memory_tracker import Operations
+
+
+@pytest.mark.parametrize(
+    ("prompts", "epochs", "every", "batch", "updates"),
+    [
+        (10, 1.0, 5, 1, 10), (10, 1.0, 5, 4, 3), (10, 2.0, 4, 4, 8), (10, 0.01, 100, 1, 1), (11, 2.0, 5, 2, 15),
+        (4, 3.0, 100, 2, 6),
+    ],
+)  # fmt: skip
+def test_a_run_ends_with_a_validation(prompts: int, epochs: float, every: int, batch: int, updates: int) -> None:
+    length = Length(prompts, tests=1, epochs=epochs, validate_every=every)
+    assert length.updates(batch) == updates
+
+
+def test_operations_add_up() -> None:
+    """Two gradients at a tenth of a step each, and a validation of three images with two steps and two calls each."""
+    step, sample, judge = Operations(half=10.0, single=0.0), Operations(half=5.0, single=2.0), Operations(0.0, 1.0)
+    tuning = SimpleNamespace(
+        steps_to_window=4.0, batch_size=3, method=SimpleNamespace(gradients_per_rollout=2),
+        sampling=SimpleNamespace(num_inference_steps=2),
+    )  # fmt: skip
+    costs = {"update": SimpleNamespace(denoising=step, sample=sample)}
+    costs["judging"] = SimpleNamespace(denoising=step, sample=judge)
+    run: Any = SimpleNamespace(tuning=tuning, images=3, **costs)
+    found = FlopEstimate.of(run, Length(prompts=9, tests=7, epochs=1, validate_every=2))
+    assert (found.updates, found.validations) == (4, 2)
+    assert (found.gradient.half, found.gradient.single) == (5 + 2 * 10, 2)
+    assert (found.update.half, found.update.single) == (6 * 25, 6 * 2)
+    assert found.training.half == 4 * 150
+    assert (found.validation.half, found.validation.single) == (3 * 2 * 2 * 10, 3)
+    base, policy = 20, 40  # two steps with one call and with two
+    assert found.judging.half == 3 * base + 2 * 120 + 7 * (base + 2 * policy)
+    assert found.judging.single == 3 * 1 + 2 * 3 + 7 * 3
+    assert found.run.half == found.training.half + found.judging.half

@@ -1,0 +1,90 @@
+"""`python -m t2ifb.generate` draws what it is asked for, and says what it was not told."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2ifb.config.command import run
+from t2ifb.diffusion.lora import LoRA, save_lora
+from t2ifb.generate import generate
+from t2ifb.shapes.weights import PIPELINE
+from tests.diffusion.parts import PROMPTS, shapes_model
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def go(*arguments: str) -> int:
+        quick = ["sampling.num_inference_steps=2", "device=cpu"]
+        monkeypatch.setattr(sys, "argv", ["generate", *arguments, *quick])
+        try:
+            return run("generate", generate)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return go
+
+
+def folder(tmp_path: Path) -> Path:
+    (found,) = (tmp_path / "outputs" / "shapes" / "generate").iterdir()
+    return found
+
+
+def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shapes_model()
+    for weight in LoRA(rank=2, lora_alpha=8.0).add(model):
+        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    save_lora(model, tmp_path / "run" / "export", PIPELINE)
+    (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script> " * 80]))
+    assert go("file=wild.txt", "lora=run", "images_per_prompt=2") == 0
+    index = json.loads((folder(tmp_path) / "prompts.json").read_text())
+    assert [entry["prompt"] for entry in index] == [*PROMPTS, ("../<script> " * 80).strip()]
+    assert "longer than the text encoder's context and cut: 1 prompts" in capsys.readouterr().out
+    pictures = {
+        name: [np.asarray(Image.open(folder(tmp_path) / file)).astype(int) for file in index[0]["images"][name]]
+        for name in ("base", "tuned")
+    }
+    assert np.abs(pictures["base"][0] - pictures["base"][1]).max() > 10
+    assert np.abs(pictures["base"][0] - pictures["tuned"][0]).max() > 10
+    assert len(list(folder(tmp_path).glob("*.png"))) == 3 * 2 * 2 + 1
+
+
+def test_without_adapters_the_base_model_alone_draws(go: Run, tmp_path: Path) -> None:
+    assert go("split=test", "prompts.test.count=3", "most=2") == 0
+    index = json.loads((folder(tmp_path) / "prompts.json").read_text())
+    assert [list(entry["images"]) for entry in index] == [["base"], ["base"]]
+
+
+def test_bad_prompts_are_skipped_by_the_setting_that_the_message_names(
+    go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.json").write_text('["a red circle", ""]')
+    assert go("file=prompts.json") == 1
+    assert "or set on_error=skip to drop these entries" in capsys.readouterr().err
+    assert go("file=prompts.json", "on_error=skip") == 0
+    assert "1 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "what to draw"),
+        (["split=test", "file=a.txt"], "what to draw"),
+        (["split=tset"], "expected train, validation or test"),
+        (["file=nowhere.txt"], "nowhere.txt does not exist"),
+        (["split=test", "lora=nowhere"], "nowhere has no pytorch_lora_weights.safetensors"),
+        (["split=test", "most=0"], "at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said(go: Run, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(*arguments) != 0
+    assert message in capsys.readouterr().err
