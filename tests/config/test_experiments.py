@@ -24,30 +24,23 @@ from tests.shapes.parts import write_database
 TASKS = {"train": train, "evaluate": evaluate}
 
 
-def command_of(name: str) -> str:
-    """The command that an experiment's file is written for; collecting the tests composes nothing."""
-    return "evaluate" if "evaluation" in content(name) else "train"
+def algorithm_of(name: str) -> str | None:
+    """The algorithm that an experiment's file, or one that it builds on, chooses; only `train` has algorithms.
 
-
-def content(name: str) -> Any:
-    return yaml.safe_load((conf_folder() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
-
-
-def tunes(name: str) -> bool:
-    """Whether an experiment's file, or one that it builds on, chooses an algorithm other than reward learning."""
-    chosen = defaults_of(name).get("override /algorithm")
-    return chosen != "reward" if chosen else any(tunes(other) for other in defaults_of(name) if other in NAMES)
-
-
-def defaults_of(name: str) -> dict[str, str]:
-    """The defaults list of an experiment's file: what is chosen of each group; a plain name chooses nothing."""
-    entries = content(name)["defaults"]
-    return dict(item for entry in entries for item in (entry if isinstance(entry, dict) else {entry: ""}).items())
+    Read from the files, as composing each experiment would take seconds whenever tests are collected.
+    """
+    entries = yaml.safe_load((conf_folder() / "experiment" / f"{name}.yaml").read_text())["defaults"]
+    chosen = [entry.get("override /algorithm") for entry in entries if isinstance(entry, dict)]
+    others = [algorithm_of(entry) for entry in entries if entry in NAMES]
+    return next(filter(None, [*chosen, *others]), None)
 
 
 NAMES = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
-EXPERIMENTS = {command: [name for name in NAMES if command_of(name) == command] for command in TASKS}
-TUNINGS = [name for name in EXPERIMENTS["train"] if tunes(name)]
+EXPERIMENTS = {
+    "train": [name for name in NAMES if algorithm_of(name)],
+    "evaluate": [name for name in NAMES if not algorithm_of(name)],
+}
+TUNINGS = [name for name in EXPERIMENTS["train"] if algorithm_of(name) != "reward"]
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
 
 
@@ -85,7 +78,7 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
 def test_every_training_is_known(name: str) -> None:
     (composed,) = compose_all("train", [f"+experiment={name}"])
     assert not composed.errors
-    assert ("algorithm" in composed.config.algorithm) == (name in TUNINGS)
+    assert ("reward" in composed.config.algorithm) == (name in TUNINGS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS["evaluate"])
