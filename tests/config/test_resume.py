@@ -58,11 +58,11 @@ def test_other_values_are_refused_by_name() -> None:
 
 def test_the_devices_may_be_others() -> None:
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    folder = start("1", "trainer.accelerator=cpu")
+    folder = start("1", "trainer=default", "trainer.accelerator=auto")
     for wish in (folder, "auto"):
         own = () if wish == folder else ("+experiment=tiny",)
         arguments = resume(wish, *own, *two)
-        assert f"hydra.run.dir={folder}" in arguments and "trainer.accelerator=cpu" not in arguments
+        assert f"hydra.run.dir={folder}" in arguments and "trainer.accelerator=auto" not in arguments
     shared = start("2", *two, "trainer.precision=bf16-mixed")
     arguments = resume(shared, "trainer=default")
     assert "trainer.precision=bf16-mixed" in arguments and not set(two) & set(arguments)
