@@ -26,23 +26,23 @@ install: $(STAMP) ## the package and its development tools in .venv
 # A run's folder is a step. With a summary.json it is finished and skipped, with checkpoints/last.ckpt it is resumed,
 # otherwise it starts from the beginning. Delete a folder to run its step again.
 RUNS := outputs/shapes
-DEMO := $(foreach run,reward_best refl_overoptimised refl,$(RUNS)/$(run)/demo/summary.json)
+DEMO := $(foreach run,reward_mlp refl_overoptimised refl,$(RUNS)/$(run)/demo/summary.json)
 FULL := $(foreach run,reward_mlp refl_overoptimised refl,$(RUNS)/$(run)/demo_full/summary.json)
 .PRECIOUS: $(DEMO) $(FULL)
 step = @printf '\n==> %s\n'
 train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
-small = $(call train,dataset=shapes_small $(1))
+small = $(call train,build.size=small $(1))
 
 demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 9 minutes)
 	$(step) "4 of 4: a page that compares the three runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(DEMO)) --output $(RUNS)/report.html
 
-$(RUNS)/reward_best/demo/summary.json: | $(STAMP)
+$(RUNS)/reward_mlp/demo/summary.json: | $(STAMP)
 	$(step) "1 of 4: draw and rank images for 500 prompts, train a reward model on the rankings (about 2 minutes)"
-	$(call small,+experiment=reward_best)
+	$(call small,+experiment=reward_mlp head=interaction)
 
 # Long enough to fail: 24 updates at twice the experiment's learning rate.
-$(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_best/demo/summary.json
+$(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo/summary.json
 	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 2 minutes)"
 	$(call small,+experiment=refl_overoptimised optimizer.lr=4e-3 algorithm.epochs=0.08 algorithm.validate_every=8 \
 		prompts.test.count=40 algorithm.usual_guidance_prompts=16)
@@ -50,7 +50,7 @@ $(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_best/dem
 # A third of the usual updates at twice the learning rate, and half of the test prompts.
 $(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summary.json
 	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 4 minutes)"
-	$(call small,+experiment=refl reward.source=$(RUNS)/reward_best/demo optimizer.lr=2e-3 \
+	$(call small,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo optimizer.lr=2e-3 \
 		algorithm.epochs=0.1333 algorithm.validate_every=10 prompts.test.count=200)
 
 demo-full: $(FULL) ## the same with the full data set and the usual lengths (about 20 minutes)

@@ -46,8 +46,8 @@ VARIANTS: dict[str, list[str]] = {
     "mlp, 4 tuned": ["encoder.trainable_layers=4", *TUNED],
     **{f"mlp, {count} prompts": less_data(count) for count in FEWER},
     **{f"interaction, {count} prompts": ["head=interaction", *less_data(count)] for count in FEWER},
-    "mlp, 4800 prompts": ["dataset=shapes_large"],
-    "interaction, 4800 prompts": ["dataset=shapes_large", "head=interaction"],
+    "mlp, 4800 prompts": ["build.size=large"],
+    "interaction, 4800 prompts": ["build.size=large", "head=interaction"],
 }
 """Changes of each variant from `+experiment=reward_mlp`."""
 

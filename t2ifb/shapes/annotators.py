@@ -25,6 +25,12 @@ NOISE, TIE_WIDTH = 0.105, 0.02
 """Annotator noise scale and tie width, in units of gold. Two annotators agree on 77 % of pairs."""
 PROMPTS = {"train": 1200, "validation": 100, "test": 200, "compositional": 100}
 """Number of ranked prompts per split."""
+SIZES = {
+    "small": {"train": 300, "validation": 50, "test": 100, "compositional": 50},
+    "full": PROMPTS,
+    "large": PROMPTS | {"train": 4800},
+}
+"""Sizes of the data set. Smaller ones have the first prompts of larger ones."""
 JUDGES_PROMPTS, JUDGES_SEED = {"train": 1200, "validation": 200}, 1000
 """Number of prompts per split that are ranked for the judges (validation only for the metrics of their cards), and the
 seed of the draw."""
@@ -54,6 +60,7 @@ class WorldSettings:
 
 def build(
     folder: str | Path,
+    size: str = "full",
     prompts: dict[str, int] | None = None,
     images_per_prompt: tuple[int, int] = IMAGES_PER_PROMPT,
     noise: float = NOISE,
@@ -68,7 +75,8 @@ def build(
 
     Args:
         folder: Target folder. An interrupted build continues where it stopped.
-        prompts: Number of prompts per split.
+        size: One of `SIZES`.
+        prompts: Number of prompts per split, instead of those of `size`.
         images_per_prompt: Minimum and maximum images per prompt, inclusive.
         noise: Scale of the Gumbel noise, in units of gold (0 to 1).
         tie_width: Maximum difference of opinion within one rank, in units of gold.
@@ -80,12 +88,14 @@ def build(
         here; it is left unchanged.
 
     Raises:
-        ValueError: The folder contains a data set built with other settings.
+        ValueError: The size is unknown, or the folder contains a data set built with other settings.
     """
+    if size not in SIZES:
+        raise ValueError(f"size={size} must be one of {', '.join(SIZES)}")
     folder = Path(folder).expanduser()
     if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).exists():
         return {}
-    counts = dict(prompts or PROMPTS)
+    counts = dict(prompts or SIZES[size])
     if unknown := set(counts) - set(SPLITS):
         raise ValueError(f"Unknown split {', '.join(sorted(unknown))}; the splits are {', '.join(SPLITS)}.")
     low, high = images_per_prompt

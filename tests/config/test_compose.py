@@ -117,7 +117,7 @@ def test_the_command_line_wins_over_recipe_and_experiment() -> None:
     assert overridden.head._target_ == "t2ifb.scorers.heads.MLPHead"
     # The same with the shipped domains, in any order of the arguments.
     swapped = config("dataset=shapes", "domain=sd15", "+experiment=reward_mlp")
-    assert swapped.dataset.source.endswith("shapes-2")
+    assert swapped.dataset.source.endswith("shapes-2-full")
     assert swapped.encoder.model == "ViT-L-14-quickgelu"
 
 

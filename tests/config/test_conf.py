@@ -11,7 +11,7 @@ from t2ifb.config.compose import commands_of, compose_all, open_conf
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import check
 from t2ifb.config.paths import conf_folder
-from t2ifb.shapes.annotators import IMAGES_PER_PROMPT, PROMPTS, jobs_of
+from t2ifb.shapes.annotators import SIZES
 
 OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
@@ -157,33 +157,16 @@ def test_every_option_is_right(group: str) -> None:
         check(compose_all("train", [f"{group}={option}"])[0])
 
 
-SHAPES = ("shapes", "shapes_large", "shapes_small")
-
-
-def test_the_larger_shapes_differ_in_their_training_prompts_alone() -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_each_size_of_shapes_has_a_folder_of_its_own(size: str) -> None:
     for command in ("train", "prepare", "evaluate"):
-        usual, larger = (compose_all(command, [f"dataset={name}"])[0].config for name in ("shapes", "shapes_large"))
-        assert {**usual.dataset, "source": ""} == {**larger.dataset, "source": ""}
-        built = dict(larger.build.prompts)
-        assert built.pop("train") > PROMPTS["train"]
-        assert built == {split: PROMPTS[split] for split in built}
-        assert usual.dataset.source != larger.dataset.source
-
-
-def test_the_smaller_shapes_are_the_first_prompts_of_the_usual_ones() -> None:
-    """So that what the rankings leave out, such as the prompts for fine-tuning, is left out of both."""
-    usual, smaller = (compose_all("train", [f"dataset={name}"])[0].config for name in ("shapes", "shapes_small"))
-    assert {**usual.dataset, "source": ""} == {**smaller.dataset, "source": ""}
-    assert usual.dataset.source != smaller.dataset.source
-    built = dict(smaller.build.prompts)
-    assert built.keys() == PROMPTS.keys()
-    assert all(count < PROMPTS[split] for split, count in built.items())
-    few, all_of = (jobs_of(prompts, IMAGES_PER_PROMPT, seed=0) for prompts in (built, PROMPTS))
-    assert all(few[split] == all_of[split][: len(few[split])] for split in PROMPTS)
+        usual, other = (compose_all(command, arguments)[0].config for arguments in ([], [f"build.size={size}"]))
+        assert {**usual.dataset, "source": ""} == {**other.dataset, "source": ""}
+        assert other.build.folder.endswith(f"shapes-2-{size}")
 
 
 @pytest.mark.parametrize("domain", OPTIONS["domain"])
-@pytest.mark.parametrize("dataset", [n for n in OPTIONS["dataset"] if n not in (*SHAPES, "imagereward_db")])
+@pytest.mark.parametrize("dataset", [n for n in OPTIONS["dataset"] if n not in ("shapes", "imagereward_db")])
 def test_what_belongs_to_a_data_set_does_not_come_with_another(domain: str, dataset: str) -> None:
     """Neither another set's test splits, nor its truth, nor what was published about it."""
     facts = {"test_splits", "ceiling", "ceiling_parts", "published"}

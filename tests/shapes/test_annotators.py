@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.shapes import annotators
-from t2ifb.shapes.annotators import build, opinions, rank
+from t2ifb.shapes.annotators import IMAGES_PER_PROMPT, SIZES, build, jobs_of, opinions, rank
 from t2ifb.shapes.grammar import Scene, scenes
 from t2ifb.shapes.samples import SAMPLERS, chunks
 
@@ -101,3 +101,15 @@ def test_a_larger_split_leaves_the_judges_their_own_prompts() -> None:
 def test_other_splits_do_not_depend_on_how_large_training_is() -> None:
     usual, larger = (annotators.jobs_of({"train": count, "test": 60}, (4, 9), seed=0) for count in (50, 4800))
     assert usual["test"] == larger["test"]
+
+
+def test_the_small_set_has_the_first_prompts_of_the_full_one() -> None:
+    """So that what the rankings leave out, such as the prompts for fine-tuning, is left out of both."""
+    few, all_of = (jobs_of(SIZES[size], IMAGES_PER_PROMPT, seed=0) for size in ("small", "full"))
+    assert all(len(few[split]) < len(all_of[split]) for split in few)
+    assert all(few[split] == all_of[split][: len(few[split])] for split in SIZES["full"])
+
+
+def test_an_unknown_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="size=huge must be one of small, full, large"):
+        build(tmp_path, "huge")
