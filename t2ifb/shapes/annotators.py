@@ -60,8 +60,8 @@ class WorldSettings:
 
 def build(
     folder: str | Path,
-    size: str = "full",
     prompts: dict[str, int] | None = None,
+    size: str = "full",
     images_per_prompt: tuple[int, int] = IMAGES_PER_PROMPT,
     noise: float = NOISE,
     tie_width: float = TIE_WIDTH,
@@ -75,8 +75,8 @@ def build(
 
     Args:
         folder: Target folder. An interrupted build continues where it stopped.
+        prompts: Number of prompts per split; by default those of `size`.
         size: One of `SIZES`.
-        prompts: Number of prompts per split, instead of those of `size`.
         images_per_prompt: Minimum and maximum images per prompt, inclusive.
         noise: Scale of the Gumbel noise, in units of gold (0 to 1).
         tie_width: Maximum difference of opinion within one rank, in units of gold.

@@ -112,4 +112,4 @@ def test_the_small_set_has_the_first_prompts_of_the_full_one() -> None:
 
 def test_an_unknown_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size=huge must be one of small, full, large"):
-        build(tmp_path, "huge")
+        build(tmp_path, size="huge")
