@@ -65,6 +65,27 @@ def bare(module: ReFLModule, with_base: bool = True) -> float:
     return time.perf_counter() - start
 
 
+def rollout(module: ReFLModule) -> float:
+    """Seconds of drawing a batch with adapters."""
+    batch = PromptDataModule(ScenePrompts("train", 64).prompts(), BATCH).train_batch(0)
+    start = time.perf_counter()
+    module.policy.draw(batch)
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def bare_rollout(module: ReFLModule) -> float:
+    """Seconds of the same calls of the denoiser without adapters."""
+    model = module.policy.model
+    conditioning = model.encode(ScenePrompts("train", BATCH).prompts())
+    latents, at_500 = torch.randn(BATCH, *model.latent_shape), torch.full((BATCH,), 500)
+    start = time.perf_counter()
+    with module.policy.reference():
+        for _ in range(STEPS):
+            model.predict(latents, at_500, conditioning)
+    return time.perf_counter() - start
+
+
 def rows(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[float], str]]:
     """What, against what, the ratios, the target."""
     modules = {m: make_module(m) for m in (1, 2, 5, 10)}
@@ -75,6 +96,8 @@ def rows(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[fl
         ratios(lambda: update(modules[1]), lambda: bare(modules[1])),
         "1.10",
     )
+    drawn = ratios(lambda: rollout(modules[1]), lambda: bare_rollout(modules[1]))
+    yield "a rollout with adapters", "the denoiser without them", drawn, "1.10"
     busy = ratios(lambda: beside_busy_processes(lambda: update(modules[1])), lambda: update(modules[1]))
     yield "an update beside as many busy processes as cores", "alone", busy, "at most 4"
     for m in (1, 10):

@@ -21,6 +21,7 @@ from t2ifb.data.datasets import open_dataset
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.data.prompts import prompt_splits
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
@@ -216,9 +217,9 @@ def test_messages_of_a_run_name_the_argument(options: dict[str, Any], message: s
         make_tuning(output_dir=tmp_path / "run", trainer=partial(Trainer, accelerator="cpu", **options)).fit()
 
 
-def test_names_of_models_are_sources(tmp_path: Path) -> None:
-    tuner = make_tuning(model="some/model", sampling=None, rollout=None, diversity="ViT-L-14-quickgelu/openai")
-    assert tuner.model.source == "some/model" and tuner.sampling == Sampler(40, 7.5)
+def test_names_of_models_are_sources() -> None:
+    tuner = make_tuning(model=str(PIPELINE), sampling=None, rollout=None, diversity="ViT-L-14-quickgelu/openai")
+    assert tuner.model == StableDiffusionSource(str(PIPELINE)) and tuner.sampling == Sampler(40, 7.5)
     assert tuner.rollout == Sampler(40, 7.5, unconditional="detached")
     assert tuner.diversity == CLIPSource("ViT-L-14-quickgelu", "openai")
     assert isinstance(CLIPScore(CLIPSource(f"local-dir:{CLIP}")), torch.nn.Module) and RewardModel.name

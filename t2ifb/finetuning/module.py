@@ -11,7 +11,6 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torchmetrics import MeanMetric
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import adapter_state, load_adapter_state
@@ -79,7 +78,7 @@ class FineTuningModule(LightningModule):
         self.experience: Experience | None = None
         self._inside = False
         self._minibatches: Iterator[Experience] | None = None
-        self._means: dict[str, MeanMetric] = {}
+        self._sums: dict[str, list[Tensor]] = {}
 
     def setup(self, stage: str) -> None:
         """Synchronise only the adapters between processes; each process reads the frozen weights itself."""
@@ -159,10 +158,9 @@ class FineTuningModule(LightningModule):
     def note(self, **figures: Tensor) -> None:
         """Add figures, each (B,) of some samples, to the means that are logged."""
         for name, values in figures.items():
-            self._mean(name).update(values.detach())
-
-    def _mean(self, name: str) -> MeanMetric:
-        return self._means.setdefault(name, MeanMetric(nan_strategy="disable").to(self.device))
+            wide = torch.float32 if values.device.type == "mps" else torch.float64  # which MPS lacks
+            total = torch.stack([values.detach().to(wide).sum(), values.new_tensor(len(values), dtype=wide)])
+            self._sums.setdefault(name, []).append(total)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the complete, unscaled gradient.
@@ -216,7 +214,7 @@ class FineTuningModule(LightningModule):
         if self.policy.copies:
             checkpoint["trained"] = adapter_state(denoiser)
             checkpoint["copies"] = self.policy.copies
-        checkpoint["means"] = {name: mean.metric_state for name, mean in self._means.items()}
+        checkpoint["sums"] = {name: torch.stack(values).cpu() for name, values in self._sums.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the adapters, and the experience if it is unfinished.
@@ -237,8 +235,7 @@ class FineTuningModule(LightningModule):
             state, self._inside = states[self.global_rank], True
             self.experience = None if state is None else Experience.of(state, self.device)
         if self.global_rank == 0:
-            for name, state in checkpoint.get("means", {}).items():
-                vars(self._mean(name)).update({key: value.to(self.device) for key, value in state.items()})
+            self._sums = {name: list(values.to(self.device)) for name, values in checkpoint.get("sums", {}).items()}
 
     def _evaluated(self) -> AbstractContextManager[None]:
         """The adapters that are evaluated and exported: their moving average, if there is one."""
@@ -248,9 +245,12 @@ class FineTuningModule(LightningModule):
         """Log the means since the last log, every `log_every_n_steps` updates."""
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        for name in sorted(set().union(*self._of_all_processes(set(self._means)))):  # an empty share has no names
-            self.log(f"train/{name}", self._mean(name).compute(), prog_bar=name in ("reward", "kl"), batch_size=1)
-        self._means = {}
+        totals = {name: torch.stack(values).sum(0).cpu() for name, values in self._sums.items()}
+        self._sums = {}
+        parts = self._of_all_processes(totals)
+        for name in dict.fromkeys(name for part in parts for name in part):  # an empty share has no names
+            total, count = sum(part[name] for part in parts if name in part)
+            self.log(f"train/{name}", float(total / count), prog_bar=name in ("reward", "kl"), batch_size=1)
 
 
 class ReFLModule(FineTuningModule):

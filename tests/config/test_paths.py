@@ -25,11 +25,3 @@ def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(paths, "PACKAGE", tmp_path)
     with pytest.raises(FileNotFoundError, match="install t2ifb again"):
         paths.conf_folder()
-
-
-def test_the_data_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("T2IFB_DATA", str(tmp_path))
-    assert paths.data_folder() == tmp_path
-    monkeypatch.delenv("T2IFB_DATA")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert paths.data_folder() == tmp_path / ".cache" / "t2ifb"

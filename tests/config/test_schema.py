@@ -14,7 +14,7 @@ from t2ifb.utils.files import data_folder
 
 
 def test_every_command_has_a_primary_configuration_and_every_configuration_a_schema() -> None:
-    assert {file.stem for file in conf_folder().glob("*.yaml")} == SCHEMAS.keys()
+    assert {file.stem for file in conf_folder().glob("*.yaml")} == SCHEMAS.keys() | {"base"}
 
 
 @pytest.mark.parametrize("command", SCHEMAS)

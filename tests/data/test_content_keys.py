@@ -65,7 +65,7 @@ def test_an_image_without_identity_is_read_every_time(tmp_path: Path) -> None:
     image, keys = InMemory(picture(0)), ImageKeys(tmp_path / "keys.npy")
     assert keys([image]) == keys([InMemory(picture(0))]) == keys([image])
     assert image.opened == 2
-    assert not keys.path.exists()
+    assert not keys.table.path.exists()
 
 
 def test_keys_of_several_jobs_are_kept_together(tmp_path: Path, images: list[Path]) -> None:

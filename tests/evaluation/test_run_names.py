@@ -21,5 +21,5 @@ def test_a_time_is_a_name_only_where_nothing_else_tells_runs_apart() -> None:
 
 def test_settings_are_called_by_their_shortest_ends() -> None:
     keys = ["optimizer.lr", "prompts.train.count", "prompts.test.count", "algorithm.algorithm._target_", "seed"]
-    assert list(labels(keys).values()) == ["lr", "train.count", "test.count", "method", "seed"]
+    assert list(labels(keys).values()) == ["lr", "train.count", "test.count", "algorithm", "seed"]
     assert list(labels(["prompts.test.count", "seed"]).values()) == ["test.count", "seed"]

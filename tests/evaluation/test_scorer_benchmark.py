@@ -55,7 +55,10 @@ def test_it_writes_what_it_promises(world: tuple[Path, dict[str, Any]], tmp_path
     assert [row["published"] for row in rows] == [None, 54.82, None, None, 57.76]
     assert all(row["images_per_second"] > 0 for row in rows[1:4])
     assert summary["table"]["annotator ceiling"] == summary["kendall_tau"]["annotator ceiling"] == 1
-    assert summary["scorers"]["reward_model"]["arguments"]["source"].keys() == {"export", "head", "encoder"}
+    assert summary["scorers"]["reward_model"]["arguments"]["source"]["files"].keys() == {
+        "config.json",
+        "reward.safetensors",
+    }
     assert (summary["prompts"], summary["images"], summary["comparisons"]) == (24, 96, 144)
 
 

@@ -277,14 +277,14 @@ def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> N
     assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
     with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
         make_tuning(algorithm=DPO())
-    with pytest.raises(ValueError, match="gradient_norms needs a KL term"):
+    with pytest.raises(ValueError, match="gradient_norms=True needs a KL term"):
         make_tuning(algorithm=ClippedPolicyGradient(), gradient_norms=True)
 
 
 @pytest.mark.parametrize("rule", ["grad", "reference"])
 def test_a_family_from_outside_goes_through_a_whole_run(tmp_path: Path, rule: Any) -> None:
     sampler = replace(FAMILIES["flow"][1], unconditional=rule)
-    tuning = make_tuning(diffusion=ToySource(), rollout=sampler, sampling=sampler, lora=LoRA(), epochs=1)
+    tuning = make_tuning(model=ToySource(), rollout=sampler, sampling=sampler, lora=LoRA(), epochs=1)
     summary = tune(tuning, tmp_path)
     assert summary["steps"] == 2 and summary["test_last"]["kl"] > 0
     model = ToyFlow()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from t2ifb.evaluation.scoring import ScoreSheet
@@ -38,6 +39,13 @@ def trainer(judges: float, step: int = 0, first: bool = True) -> Any:
         global_step=step,
         is_global_zero=first,
         should_stop=False,
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
+        sanity_checking=False,
+        fast_dev_run=False,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda stop, all: stop),
+        current_epoch=0,
+        world_size=1,
+        global_rank=0,
         loggers=[],
     )
 
@@ -67,7 +75,7 @@ def test_a_resumed_run_that_had_stopped_does_not_go_on(tmp_path: Path, evaluator
     again.load_state_dict(first.state_dict())
     resumed = trainer(0.0)
     again.on_train_start(resumed, None)  # type: ignore[arg-type]
-    assert resumed.should_stop and (again.best, again.waited) == (first.best, 1)
+    assert resumed.should_stop and (again.best_score, again.wait_count) == (first.best_score, 1)
 
 
 def test_scores_of_all_images_and_the_first_image_of_the_first_prompts_are_written(

@@ -21,7 +21,7 @@ def kept_by_unet(device: str, dtype: torch.dtype) -> tuple[int, torch.dtype]:
     torch.set_default_dtype(dtype)  # fake networks cannot be converted
     try:
         with torch.device(device):
-            unet = small_geometry().unet_network().requires_grad_(False)
+            unet = small_geometry().network("unet").requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
     for layer in unet.modules():

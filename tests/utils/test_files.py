@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from t2ifb.utils.files import StorageError, atomic_write, file_lock, read_json_list, sha256_file
+from t2ifb.utils.files import StorageError, atomic_write, data_folder, file_lock, read_json_list, sha256_file
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
@@ -127,3 +127,11 @@ def test_a_wrong_json_file_is_named(tmp_path: Path, content: str, what: str) -> 
     path.write_text(content)
     with pytest.raises(ValueError, match=f"list.json.*{what}"):
         read_json_list(path)
+
+
+def test_the_data_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    monkeypatch.delenv("T2IFB_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_folder() == tmp_path / ".cache" / "t2ifb"
