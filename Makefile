@@ -26,14 +26,14 @@ install: $(STAMP) ## the package and its development tools in .venv
 # A run's folder is a step. With a summary.json it is finished and skipped, with checkpoints/last.ckpt it is resumed,
 # otherwise it starts from the beginning. Delete a folder to run its step again.
 RUNS := outputs/shapes
-DEMO := $(foreach run,reward_mlp refl_overoptimised refl,$(RUNS)/$(run)/demo/summary.json)
-FULL := $(foreach run,reward_mlp refl_overoptimised refl,$(RUNS)/$(run)/demo_full/summary.json)
+DEMO := $(foreach run,reward_mlp refl refl_overoptimised,$(RUNS)/$(run)/demo/summary.json)
+FULL := $(foreach run,reward_mlp refl refl_overoptimised,$(RUNS)/$(run)/demo_full/summary.json)
 .PRECIOUS: $(DEMO) $(FULL)
 step = @printf '\n==> %s\n'
 train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
 small = $(call train,build.size=small $(1))
 
-demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 9 minutes)
+demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 10 minutes)
 	$(step) "4 of 4: a page that compares the three runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(DEMO)) --output $(RUNS)/report.html
 

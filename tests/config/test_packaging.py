@@ -53,7 +53,7 @@ def test_the_demos_commands_are_right(target: str, tmp_path: Path) -> None:
     folders = [words[-1].removeprefix("hydra.run.dir=") for words in runs]
     for words in runs:
         check(compose_all("train", words[1:])[0])
-    assert [folder.rstrip("/") for folder in page[1:4]] == folders
+    assert {folder.rstrip("/") for folder in page[1:4]} == set(folders)
 
     for folder in map(Path, folders[:2]):
         (folder / "checkpoints").mkdir(parents=True)
