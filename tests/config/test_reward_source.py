@@ -1,7 +1,6 @@
 """What a run is trained on is found once, recorded, and is no judge of itself."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.reward_source import find_latest, judges_of, resolve_reward
-from t2ifb.utils.reward_runs import EXPORT, newest_reward_run
+from t2ifb.utils.reward_runs import EXPORT
 
 RUN = Path("outputs/shapes/reward_mlp")
 
@@ -119,8 +118,3 @@ def test_latest_is_found_for_every_scorer_that_wants_it(tmp_path: Path) -> None:
     assert find_latest(scorers, "scorers", "d", [], tmp_path) == (
         {"a": {"source": run}, "b": {"source": "x"}, "c": {"source": run, "more": 1}}, []
     )  # fmt: skip
-    (tmp_path / "d" / "e" / "name" / "export").mkdir(parents=True)
-    for place in ("export/reward.safetensors", "summary.json"):
-        (tmp_path / "d" / "e" / "name" / place).touch()
-    os.utime(tmp_path / "d" / "e" / "name" / "summary.json", (1, 1))  # its name comes last, it was finished first
-    assert newest_reward_run(tmp_path / "d") == export.parent

@@ -22,7 +22,7 @@ from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.utils import fingerprints
-from tests.finetuning.tuning_worlds import Darkness, Redness, make_tuning, tune
+from tests.finetuning.tuning_worlds import Redness, make_tuning, tune
 
 
 @pytest.fixture
@@ -140,11 +140,3 @@ def test_the_arguments_of_a_run_decide_what_is_asked_again(tmp_path: Path) -> No
 def test_a_run_keeps_answers_without_a_configuration(tmp_path: Path) -> None:
     tune(make_tuning(cache_folder=tmp_path / "kept", epochs=0.1), tmp_path / "run")
     assert len(list((tmp_path / "kept" / "baseline_cache").glob("*.safetensors"))) == 2  # validation and test
-
-
-def test_what_a_run_is_trained_on_is_no_judge_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    for reward in (Weighted(), Mix({"a": Weighted(), "b": Redness()})):
-        tuning = make_tuning(reward=reward, judges={"dark": Darkness(), "mine": Weighted()})
-        assert tuning.judges.keys() == tuning.judge_weights.keys() == {"dark"}
-        assert "judges['mine'] is what the run is trained on, and so no judge" in capsys.readouterr().err
-    assert make_tuning(reward=Weighted(), judges={"mine": Weighted(2.0)}).judges.keys() == {"mine"}
