@@ -243,7 +243,7 @@ def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> N
     assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
     with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
         make_tuning(algorithm=DPO())
-    with pytest.raises(ValueError, match="gradient_norms needs a KL term"):
+    with pytest.raises(ValueError, match="gradient_norms=True needs a KL term"):
         make_tuning(algorithm=ClippedPolicyGradient(), gradient_norms=True)
 
 

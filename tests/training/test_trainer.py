@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from t2ifb.diffusion.source import DiffusionSource
-from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import ProgressBar, named_gpu, on_usable_device
 from tests.finetuning.tuning_worlds import make_tuning
 from tests.training.worlds import make_training
@@ -29,9 +27,10 @@ def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("t2ifb.utils.devices.gpu_error", lambda index: "the GPU P100 is too old.")
     trainer = partial(lightning.Trainer, accelerator="gpu")
-    for training in (make_tuning(diffusion=DiffusionSource("no/model")), make_training(tmp_path)):
+    for training in (make_tuning(model=DiffusionSource("no/model")), make_training(tmp_path)):
         with pytest.raises(ValueError, match="accelerator=gpu: the GPU P100 is too old"):
-            training.run(RunFolder(tmp_path / "run"), trainer, no_logger)
+            training.trainer, training.output_dir = trainer, tmp_path / "run"
+            training.fit()
 
 
 def test_a_trainer_that_names_its_gpus_decides_where_images_are_embedded(
@@ -42,7 +41,7 @@ def test_a_trainer_that_names_its_gpus_decides_where_images_are_embedded(
     found = {wish: named_gpu(partial(lightning.Trainer, accelerator=wish, devices=d)) for wish, d in named.items()}
     assert found == {"gpu": "cuda:5", "cuda": "cuda:3", "cpu": None}
     assert named_gpu(partial(lightning.Trainer, accelerator="gpu", devices=2)) is named_gpu(lightning.Trainer) is None
-    training = make_training(tmp_path)
+    training = make_training(tmp_path, trainer=partial(lightning.Trainer, accelerator="cpu"))
     monkeypatch.setattr("t2ifb.reward_learning.run.named_gpu", lambda trainer: "cuda:7")
     with pytest.raises(ValueError, match="device=cuda:7 is not on this machine"):
-        training.run(RunFolder(tmp_path / "run"), partial(lightning.Trainer, accelerator="cpu"), no_logger)
+        training.fit()
