@@ -18,8 +18,6 @@ from torch.nn.utils import parameters_to_vector
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.shapes.weights import PIPELINE
-from t2ifb.training.loggers import no_logger
-from t2ifb.training.run_folder import RunFolder
 from tests.diffusion.parts import PROMPTS
 from tests.finetuning.tuning_worlds import Darkness, make_tuning
 
@@ -73,7 +71,8 @@ def main(folder: Path) -> None:
         model=StableDiffusionSource(str(PIPELINE), precision="fp16"), reward=Heavy(), alpha=100.0, beta=0.01, epochs=2,
         prompts=PromptSplits(PromptList([*PROMPTS, HEAVY]), *held_out), gradient_clip_norm=None, validate_every=4,
     )  # fmt: skip
-    tuning.run(RunFolder(folder), trainer, no_logger, seed=1)
+    tuning.output_dir, tuning.trainer, tuning.seed = folder, trainer, 1
+    tuning.fit()
 
 
 if __name__ == "__main__":
