@@ -26,7 +26,7 @@ def clip_source(encoder: CLIPSource | str | Path) -> CLIPSource:
     if isinstance(encoder, CLIPSource):
         return encoder
     text = str(encoder)
-    if text.startswith(LOCAL_DIR) or Path(text).expanduser().is_dir():
+    if text.startswith(LOCAL_DIR) or (text and Path(text).expanduser().is_dir()):
         return CLIPSource(LOCAL_DIR + text.removeprefix(LOCAL_DIR))
     model, _, pretrained = text.partition("/")
     if not model or not pretrained:
@@ -61,7 +61,7 @@ def scorer_part(scorer: str | Path, argument: str, runs: Path) -> "partial[Any]"
     if name := names.get(_plain(text)):
         return _by_name(name, argument)
     path = Path(text).expanduser()
-    if not path.exists() and (isinstance(scorer, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text)):
+    if not text or not path.exists() and (isinstance(scorer, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text)):
         raise ValueError(
             f"{argument}={text!r} is neither a file or folder, nor a hub id, nor one of the scorers "
             f"{', '.join(sorted(names.values()))}"

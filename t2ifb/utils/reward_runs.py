@@ -59,5 +59,5 @@ def changed_reward(record: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     """What differs from the reward that a run was started with, in words; empty if nothing does."""
     then = record["hashes"]
     changed = sorted(key for key in {**then, **hashes} if then.get(key) != hashes.get(key))
-    what = ", ".join(key if key in hashes else f"{key}, which is gone," for key in changed)
+    what = ", ".join(key if key in hashes else f"{key} (gone)" for key in changed)
     return f"reward: {what} is not what the run was started with; start a new run" if what else ""

@@ -68,7 +68,7 @@ def test_a_launcher_that_an_extra_brings_names_the_extra() -> None:
         ("wrong_type", ["conf/experiment/wrong_type.yaml", "seed", "'many'"]),
     ],
 )
-def test_a_error_in_an_experiment_file_names_the_file(experiment: str, words: list[str]) -> None:
+def test_an_error_in_an_experiment_file_names_the_file(experiment: str, words: list[str]) -> None:
     found = errors(f"+experiment={experiment}")
     assert len(found) == 1
     assert all(word in found[0] for word in words), found[0]

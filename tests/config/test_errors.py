@@ -9,6 +9,6 @@ from t2ifb.evaluation.lazy import UnusableScorers
 
 
 @pytest.mark.parametrize("error", [ConfigError(["an error", "another"]), UnusableScorers({"gold": "no weights"})])
-def test_a_error_comes_out_of_another_process_whole(error: ConfigError | UnusableScorers) -> None:
+def test_an_error_comes_out_of_another_process_whole(error: ConfigError | UnusableScorers) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.errors, str(again)) == (type(error), error.errors, str(error))

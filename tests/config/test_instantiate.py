@@ -37,7 +37,7 @@ def test_an_argument_that_the_component_does_not_take() -> None:
     assert errors("+optimizer.lrr=1") == ("optimizer.lrr: Step takes no argument 'lrr'; did you mean 'lr'?",)
 
 
-def test_a_error_is_told_once_where_it_stands_and_with_its_file() -> None:
+def test_an_error_is_told_once_where_it_stands_and_with_its_file() -> None:
     with pytest.raises(ConfigError) as caught:
         check(compose_all("train", ["+experiment=wrong_argument"], config_dir=CONF)[0])
     (error,) = caught.value.errors

@@ -167,5 +167,5 @@ def test_a_folder_whose_weights_changed_or_went_is_refused_on_resume(tmp_path: P
     with pytest.raises(ValueError, match=f"^reward: {run} is not what the run was started with"):
         record_reward(file, part, Darkness(), True)
     (Path(run) / EXPORT).unlink()
-    with pytest.raises(ValueError, match=f"^reward: {run}, which is gone, is not what the run was started with"):
+    with pytest.raises(ValueError, match=f"^reward: {run} \\(gone\\) is not what the run was started with"):
         record_reward(file, part, Darkness(), True)

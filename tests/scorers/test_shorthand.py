@@ -65,7 +65,7 @@ def test_an_encoder_is_a_model_and_its_weights(text: str, model: str, pretrained
     assert clip_source(text) == CLIPSource(model, pretrained)
 
 
-@pytest.mark.parametrize("text", ["ViT-B-32", "ViT-B-32/", "/not-there"])
+@pytest.mark.parametrize("text", ["", "ViT-B-32", "ViT-B-32/", "/not-there"])
 def test_an_encoder_without_model_or_weights_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"^encoder='{text}' is neither a folder nor <model>/<pretrained>, such as"):
         clip_source(text)
@@ -139,7 +139,7 @@ def test_a_hub_id_is_kept_as_it_is_written() -> None:
     assert source_of(scorer_part("some-one/my_reward.v2", "reward", NOWHERE)) == "some-one/my_reward.v2"
 
 
-@pytest.mark.parametrize("name", ["nothing", "a/b/c", "/not/there", "some one/reward", Path("some-one/reward")])
+@pytest.mark.parametrize("name", ["", "nothing", "a/b/c", "/not/there", "some one/reward", Path("some-one/reward")])
 def test_a_text_that_names_nothing_is_refused_with_the_names_that_there_are(name: str | Path) -> None:
     with pytest.raises(ValueError, match="is neither a file or folder, nor a hub id, nor one of the scorers") as told:
         scorer_part(name, "reward", NOWHERE)

@@ -57,9 +57,10 @@ def test_the_newest_run_is_the_one_finished_last_whatever_its_name_and_depth(tmp
 
 
 def test_of_runs_that_were_finished_together_the_last_by_name_is_the_newest(tmp_path: Path) -> None:
-    for name in ("2026-01-02", "2026-01-03", "2026-01-01"):
-        finished_run(tmp_path / name)
-    assert newest_reward_run(tmp_path) == tmp_path / "2026-01-03"
+    for day in (7, 3, 9, 1, 5, 8, 2, 6, 4):
+        finished_run(tmp_path / f"2026-01-0{day}")
+    finished_run(tmp_path / "a" / "2026-01-10")
+    assert newest_reward_run(tmp_path) == tmp_path / "a" / "2026-01-10"
 
 
 def test_the_newest_run_has_a_full_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,10 +105,10 @@ def test_a_record_is_read_as_it_was_written(reward: dict[str, Any] | None, tmp_p
     [
         ({"b": "2", "a": "1"}, ""),
         ({"a": "1", "b": "3"}, "b is not"),
-        ({"a": "1"}, "b, which is gone, is not"),
+        ({"a": "1"}, "b (gone) is not"),
         ({"a": "1", "b": "2", "c": "3"}, "c is not"),
-        ({"b": "0", "0": "1"}, "0, a, which is gone,, b is not"),
-        ({}, "a, which is gone,, b, which is gone, is not"),
+        ({"b": "0", "0": "1"}, "0, a (gone), b is not"),
+        ({}, "a (gone), b (gone) is not"),
     ],
 )
 def test_all_that_differs_from_the_start_of_a_run_is_named(now: dict[str, str], what: str) -> None:
