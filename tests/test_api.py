@@ -93,6 +93,7 @@ def test_a_reward_is_the_one_that_the_command_trains(folder: Path) -> None:
     assert same(one, other)
 
 
+@pytest.mark.slow
 def test_adapters_are_those_that_the_command_tunes(folder: Path) -> None:
     tuned = folder / "runs" / "tuned"
     judges = {"image_reward": partial(t2ifb.ImageReward.from_pretrained, source=str(IMAGE_REWARD)), "again": "latest"}

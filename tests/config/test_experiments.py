@@ -41,6 +41,14 @@ EXPERIMENTS = {
     "evaluate": [name for name in NAMES if not algorithm_of(name)],
 }
 TUNINGS = [name for name in EXPERIMENTS["train"] if algorithm_of(name) != "reward"]
+ONE_UPDATE = ("algorithm.algorithm.updates=1", "algorithm.algorithm.group_size=2")
+OWN_SAMPLES = {
+    "grpo": ONE_UPDATE,
+    "dpo": (*ONE_UPDATE, "algorithm.algorithm.best=1", "algorithm.algorithm.pairs_per_update=2"),
+    "best_of_n": (*ONE_UPDATE, "algorithm.algorithm.samples_per_update=2"),
+    "nft": ONE_UPDATE,
+}
+"""Arguments that make an experience one small update."""
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
 
 
@@ -149,7 +157,7 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     quick = [
         "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
         "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none",
-        "trainer.accelerator=cpu",
+        "trainer.accelerator=cpu", *OWN_SAMPLES.get(experiment, ()),
     ]  # fmt: skip
     folder = go(monkeypatch, tmp_path, "train", f"+experiment={experiment}", *arguments, *quick)
     summary = json.loads((folder / "summary.json").read_text())
@@ -168,7 +176,8 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     found = json.loads((folder / "judge_weights.json").read_text())  # by the validation rankings
     assert summary["judge_weights"] == found["weights"] and found["accuracies"].keys() == found["weights"].keys()
     assert judges <= found["weights"].keys() <= summary["test_kept"].keys()
-    assert ("test_usual_guidance" in summary) == (domain == "shapes")  # sd15 is tuned at its usual scale
+    at_usual_scale = domain == "sd15" or experiment == "dpo"
+    assert ("test_usual_guidance" in summary) != at_usual_scale
     if experiment == "refl":
         compare_with_base(monkeypatch, tmp_path, folder, domain, arguments)
 

@@ -52,7 +52,7 @@ def test_settings_that_do_not_fit_are_refused(wrong: dict[str, object]) -> None:
 def test_a_term_of_the_kl_is_added_where_beta_is_set() -> None:
     noted: list[dict[str, Tensor]] = []
     for beta in (0.0, 0.1):
-        module = make_module(BestOfN(group_size=2), beta=beta)
+        module = make_module(BestOfN(group_size=2, samples_per_update=2), beta=beta)
         module.note = lambda **figures: noted.append(figures)  # type: ignore[method-assign]
         module.training_step(BATCH, 0)
     assert "kl" not in noted[0] and float(noted[-1]["kl"].mean()) > 0

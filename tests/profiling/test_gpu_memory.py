@@ -184,6 +184,7 @@ def test_weights_that_are_replaced_are_not_counted_twice() -> None:
     assert pool(**{ROUNDING: rounding, LOOK: []}) == 320 * MIB
 
 
+@pytest.mark.slow
 def test_the_pool_of_a_run_is_larger_than_its_peak_and_not_by_much() -> None:
     run = MemoryEstimate.of(small_run(samples_per_batch=2, on_gpu=True), 2)
     assert run.peak <= run.pool < 1.25 * run.peak  # 2 MB and 20 MB segments are much for so small a run

@@ -112,11 +112,18 @@ def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rollout": Sampler(4, 4.0), "algorithm": ReFL(gradients_per_rollout=2), "batch_size": 2},
-        {"rollout": Sampler(4, 4.0, unconditional="detached"), "algorithm": ReFL(gradients_per_rollout=2)},
-        {"batch_size": 4, "micro_batch_size": 2},
+        pytest.param(
+            {"rollout": Sampler(4, 4.0), "algorithm": ReFL(gradients_per_rollout=2), "batch_size": 2},
+            marks=pytest.mark.slow,
+            id="guided",
+        ),
+        pytest.param(
+            {"rollout": Sampler(4, 4.0, unconditional="detached"), "algorithm": ReFL(gradients_per_rollout=2)},
+            marks=pytest.mark.slow,
+            id="detached",
+        ),
+        pytest.param({"batch_size": 4, "micro_batch_size": 2}, id="in parts"),
     ],
-    ids=["guided", "detached", "in parts"],
 )
 def test_guidance_parts_and_several_gradients(changes: dict[str, Any]) -> None:
     tuning = small_run(**changes)
@@ -220,6 +227,7 @@ def test_judging_is_done_outside_of_autocast_and_beside_the_optimisers_state() -
     assert run.judging.peak - plain.peak == run.update.parts[DENOISER].optimiser == run.judging.at_peak[OPTIMISER]
 
 
+@pytest.mark.slow
 def test_half_precision_weights_are_counted_once_while_rounding_is_measured() -> None:
     usual = small_run(samples_per_batch=1)
     sources = [replace(usual.diffusion, precision=precision) for precision in ("fp32", "bf16")]
