@@ -84,6 +84,7 @@ def command(folder: Path, name: str, *arguments: str) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_reward_is_the_one_that_the_command_trains(folder: Path) -> None:
     run = command(
         folder, "reward", "+experiment=reward_mlp", "dataset=imagereward_db", f"dataset.source={folder / 'db'}",

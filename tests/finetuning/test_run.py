@@ -124,6 +124,7 @@ def test_the_sentence_on_the_usual_guidance_scale_goes_by_its_first_figure(gold:
     assert text == f"At guidance 4 the tuned model is {verdict}: {figures} (64 test prompts)."
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_logger_did(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -293,6 +294,7 @@ class Phases(lightning.Callback):
         self.phases.append("validation")
 
 
+@pytest.mark.slow
 def test_the_recipe_of_a_gpu_runs_on_a_cpu_and_moves_every_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, run_training(tuning(folder), folder / "run")
 
 
+@pytest.mark.slow
 def test_the_last_layers_change_with_the_head_and_the_export_holds_them(tuned: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = tuned
     assert summary["test/accuracy"] > 0.7
@@ -44,6 +45,7 @@ def test_the_last_layers_change_with_the_head_and_the_export_holds_them(tuned: t
     assert "last 1 layers tuned" in (folder / "run" / "export" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_export_scores_pixels_as_the_run_did(tuned: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = tuned
     model = RewardModel.from_pretrained(folder / "run")
@@ -57,6 +59,7 @@ def test_the_export_scores_pixels_as_the_run_did(tuned: tuple[Path, dict[str, An
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
+@pytest.mark.slow
 def test_written_again_it_is_the_same_model_and_shares_no_encoder(
     tuned: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -80,6 +83,7 @@ def test_written_again_it_is_the_same_model_and_shares_no_encoder(
     assert torch.equal(on_tuned(images, prompts), frozen(images, prompts))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_no_frozen_weight_and_a_killed_run_resumes_to_the_same_weights(
     tuned: tuple[Path, dict[str, Any]],
 ) -> None:
@@ -93,6 +97,7 @@ def test_a_checkpoint_holds_no_frozen_weight_and_a_killed_run_resumes_to_the_sam
     assert same(weights(folder / "killed"), weights(folder / "run"))
 
 
+@pytest.mark.slow
 def test_at_first_it_gives_what_the_frozen_encoder_and_head_give(tmp_path: Path) -> None:
     training = tuning(tmp_path)
     encoder = training.encoder.load()
@@ -105,6 +110,7 @@ def test_at_first_it_gives_what_the_frozen_encoder_and_head_give(tmp_path: Path)
     assert (layers["params"], layers["lr"], layers["weight_decay"]) == (module.tuned, 1e-5, 0)
 
 
+@pytest.mark.slow
 def test_a_process_without_a_share_of_the_batch_has_a_gradient_of_zero(tmp_path: Path) -> None:
     training = tuning(tmp_path)
     encoder = training.encoder.load()
@@ -115,6 +121,7 @@ def test_a_process_without_a_share_of_the_batch_has_a_gradient_of_zero(tmp_path:
     assert all(weight.grad is not None and not weight.grad.any() for weight in module.tuned)
 
 
+@pytest.mark.slow
 def test_gradients_repeat_to_the_bit_with_many_texts_of_many_numbers() -> None:
     class Wide(torch.nn.Module):
         """As wide as a real encoder: the sums over equal texts are shared out among threads from 32,768 numbers on."""
@@ -145,6 +152,7 @@ def test_gradients_repeat_to_the_bit_with_many_texts_of_many_numbers() -> None:
     assert all(torch.equal(gradient(), first) for _ in range(10))
 
 
+@pytest.mark.slow
 def test_tuning_in_half_precision_is_refused(tmp_path: Path) -> None:
     trainer = partial(lightning.Trainer, precision="bf16-true")
     with pytest.raises(ValueError, match=r"trainer\.precision=bf16-true .* use bf16-mixed"):
@@ -155,6 +163,7 @@ def test_tuning_in_half_precision_is_refused(tmp_path: Path) -> None:
         replace(tuning(tmp_path).encoder, trainable_layers=-1)
 
 
+@pytest.mark.slow
 def test_fewer_prompts_are_among_the_more(tmp_path: Path) -> None:
     def ids(count: int | None, seed: int) -> set[str]:
         data = make_training(tmp_path, train_prompts=count).data(feed=None, seed=seed)

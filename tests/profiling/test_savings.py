@@ -163,6 +163,7 @@ def test_parts_add_up() -> None:
     assert cost.sample.total > 4 * cost.denoising.total
 
 
+@pytest.mark.slow
 def test_an_encoder_that_several_scorers_share_is_counted_once() -> None:
     alone = small_run()
     with MetaMode():

@@ -45,6 +45,7 @@ def test_everything_is_drawn(visit: Opener, four: list[Path], tmp_path: Path) ->
     assert seen.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
+@pytest.mark.slow
 def test_runs_are_filtered_chosen_and_searched_and_figures_chosen(visit: Opener, four: list[Path]) -> None:
     seen = visit(*four)
     seen.draw("curves")
@@ -85,6 +86,7 @@ def test_many_values_are_filtered_by_a_range(visit: Opener, tmp_path: Path) -> N
     assert shown_rows(seen) == ["04", "05", "06"]
 
 
+@pytest.mark.slow
 def test_the_pareto_front_holds_what_nothing_beats_and_controls_change_the_curves(
     visit: Opener, four: list[Path]
 ) -> None:
@@ -160,6 +162,7 @@ def test_parallel_axes_tell_long_values_apart(visit: Opener, tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_number_is_not_drawn_at_zero(visit: Opener, tmp_path: Path) -> None:
     runs = [write_tuning_run(tmp_path / f"{n:02d}", beta=10.0 + n, steps=(0, 10)) for n in range(13)]
     seen = visit(*runs, with_setting(write_tuning_run(tmp_path / "none", steps=(0, 10)), "beta", None))
@@ -193,6 +196,7 @@ def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Pa
     assert "reward 0.100 (+0.000)" in seen.page.locator("#images figure:not(.base)").inner_text()
 
 
+@pytest.mark.slow
 def test_the_slider_keeps_its_step_while_no_run_is_chosen_and_tables_are_sorted_from_the_keyboard(
     visit: Opener, four: list[Path]
 ) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import open_clip
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ def test_every_part_has_a_card_with_figures() -> None:
         assert card.count("| 0.") + card.count("| 1.") + card.count("| 4") > 2
 
 
+@pytest.mark.slow
 def test_diffusers_loads_and_runs_the_pipeline_and_guidance_helps() -> None:
     assert isinstance(StableDiffusionPipeline.from_pretrained(PIPELINE), StableDiffusionPipeline)
     pipeline = load_pipeline(torch.float32)

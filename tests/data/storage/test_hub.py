@@ -153,6 +153,7 @@ def download(
     )
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_downloaded_and_only_once(imagereward_db: Hub, tmp_path: Path) -> None:
     first = download(imagereward_db, tmp_path / "cache")
     assert first.stdout.strip() == "False True [4, 2] (8, 8)", first.stderr
@@ -175,6 +176,7 @@ def test_a_file_that_the_hub_lacks_is_named(imagereward_db: Hub, tmp_path: Path)
     assert "error: someone/rankings has no file images/train/train_3.zip" in answer.stdout, answer.stderr
 
 
+@pytest.mark.slow
 def test_only_the_wished_shards_of_pickapic_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     test_pickapic.write_set(hub.folder)
     first = download(hub, tmp_path / "cache", "partial(PickAPic, max_shards=1)")
