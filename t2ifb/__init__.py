@@ -39,7 +39,7 @@ def _wait_passively() -> None:
     """
     chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
     if not chosen:
-        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     if not chosen and "torch" in sys.modules and sys.modules["torch"].get_num_threads() > 1:
         warnings.warn(
