@@ -26,7 +26,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_threads_wait_passively_unless_the_user_says_otherwise() -> None:
-    assert python(f"import t2ifb; {SHOWN}").stdout == "PASSIVE 2000 0\n"
+    assert python(f"import t2ifb; {SHOWN}").stdout == "PASSIVE 3000 0\n"
     asked = python(f"import t2ifb; {SHOWN}", OMP_WAIT_POLICY="ACTIVE", KMP_BLOCKTIME="200")
     assert asked.stdout == "ACTIVE None 200\n"
     assert python(f"import t2ifb; {SHOWN}", GOMP_SPINCOUNT="5").stdout == "None 5 0\n"
@@ -34,7 +34,7 @@ def test_threads_wait_passively_unless_the_user_says_otherwise() -> None:
 
 def test_child_processes_inherit_the_setting() -> None:
     code = f"import t2ifb, subprocess, sys; subprocess.run([sys.executable, '-c', {SHOWN!r}], check=True)"
-    assert python(code).stdout == "PASSIVE 2000 0\n"
+    assert python(code).stdout == "PASSIVE 3000 0\n"
 
 
 @pytest.mark.parametrize(("environment", "warnings"), [({}, 1), ({"OMP_WAIT_POLICY": "PASSIVE"}, 0)])
