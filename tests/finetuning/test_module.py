@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from t2ifb.finetuning.module import FineTuningModule, fast_attention
+from t2ifb.finetuning.module import EMA, FineTuningModule, fast_attention
 from t2ifb.finetuning.refl import ReFL
 from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_module
 
@@ -85,3 +85,35 @@ def test_attention_is_plain_on_a_cpu_only_within() -> None:
     assert torch.backends.cuda.flash_sdp_enabled() == before
     with fast_attention(torch.device("cuda")):
         assert torch.backends.cuda.flash_sdp_enabled() == before
+
+
+def test_the_moving_average_is_evaluated_and_exported_and_the_trained_adapters_are_resumed() -> None:
+    module, resumed = make_module(ReFL([1, 3])), make_module(ReFL([1, 3]))
+    policy = module.policy
+    policy.average(EMA, 0.5)  # a copy at first
+    first = [weight.detach().clone() for weight in policy.adapters]
+    for weight in policy.adapters:
+        weight.data = weight.data + 1
+    policy.average(EMA, 0.25)
+    for copy, before in zip(policy.copies[EMA], first, strict=True):
+        torch.testing.assert_close(copy, 0.25 * before + 0.75 * (before + 1))
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    averaged = sorted(float(copy.sum()) for copy in policy.copies[EMA])
+    assert sorted(float(weight.sum()) for weight in checkpoint["state_dict"].values()) == pytest.approx(averaged)
+    for weight, before in zip(policy.adapters, first, strict=True):
+        assert torch.equal(weight, before + 1)  # the trained ones are in place again
+    resumed.on_load_checkpoint(checkpoint)
+    for one, other in zip(resumed.policy.adapters, policy.adapters, strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(resumed.policy.copies[EMA], policy.copies[EMA], strict=True):
+        assert torch.equal(one, other)
+    with module._evaluated():
+        assert all(torch.equal(w, c) for w, c in zip(policy.adapters, policy.copies[EMA], strict=True))
+
+
+@pytest.mark.parametrize("ema", [-0.1, 1.0])
+def test_a_decay_outside_its_range_is_refused(ema: float) -> None:
+    policy = make_module(ReFL([1, 3])).policy
+    with pytest.raises(ValueError, match="ema=.* must be from 0 to below 1"):
+        FineTuningModule(policy, ReFL([1, 3]), torch.optim.SGD, ema=ema)
