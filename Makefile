@@ -36,7 +36,7 @@ step = @printf '\n==> %s\n'
 train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
 small = $(call train,build.size=small $(1))
 
-demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 10 minutes)
+demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 8 minutes)
 	$(step) "4 of 4: a page that compares the three runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(DEMO)) --output $(RUNS)/report.html
 
