@@ -91,9 +91,7 @@ class BestOfN:
         error = (predicted - noise).square().flatten(1).mean(1)
         loss, terms = self.alpha * error, {"error": error, "reward": part["reward"]}
         if self.beta:
-            with policy.reference():
-                reference = denoise(noisy, steps)
-            kl = policy.kl(output, reference, noisy, steps)
+            kl = policy.kl_to_base(denoise, output, noisy, steps)
             loss = loss + self.beta * kl
             terms |= {"kl": kl, **by_step("kl", kl, steps)}
         return mean_loss(loss, part, **terms)

@@ -137,9 +137,7 @@ class GRPO:
         loss = -self.alpha * torch.minimum(advantage * ratio, advantage * clipped)
         terms |= {"ratio": ratio, "clipped": (ratio != clipped).float()}
         if self.beta:
-            with policy.reference():
-                reference = denoise(noisy, steps)
-            kl = policy.kl(output, reference, noisy, steps)
+            kl = policy.kl_to_base(denoise, output, noisy, steps)
             loss = loss + self.beta * kl
             terms |= {"kl": kl, **by_step("kl", kl, steps)}
         return mean_loss(loss, part, **terms)

@@ -106,9 +106,7 @@ class NFT:
         loss = self.alpha * (weight * positive + (1 - weight) * negative) / b
         terms = {"reward": part["reward"], "weight": weight, "positive": positive, "negative": negative}
         if self.beta:
-            with policy.reference():
-                reference = denoise(noisy, steps)
-            kl = policy.kl(output, reference, noisy, steps)
+            kl = policy.kl_to_base(denoise, output, noisy, steps)
             loss = loss + self.beta * kl
             terms |= {"kl": kl, **by_step("kl", kl, steps)}
         return mean_loss(loss, part, **terms)

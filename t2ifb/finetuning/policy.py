@@ -137,6 +137,12 @@ class Policy(nn.Module):
             ours, theirs = (self.schedule.kl_step(each.float(), noisy, index) for each in (output, reference))
             return gaussian_kl(ours.mean, theirs.mean, ours.variance)
 
+    def kl_to_base(self, denoise: Denoise, output: Tensor, noisy: Tensor, index: Index) -> Tensor:
+        """KL divergence (B,) as of `kl`, with the base model's output computed here by the same denoiser."""
+        with self.reference():
+            reference = denoise(noisy, index)
+        return self.kl(output, reference, noisy, index)
+
     @torch.no_grad()
     def draw(self, batch: PromptBatch) -> Tensor:
         """Finished samples (B, C, H, W) of a batch, without gradient."""

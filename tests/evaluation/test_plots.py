@@ -1,4 +1,4 @@
-"""Every plot shows the values that it was given, whatever the prompt says and however little there is to show."""
+"""Every plot shows the values that it was given, for any prompt and any amount of data."""
 
 import csv
 import sys

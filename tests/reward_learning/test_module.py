@@ -1,4 +1,4 @@
-"""The reward module: the mean over all comparisons, whatever the share, and dropout that repeats itself."""
+"""The reward module: the mean over all comparisons, for any share, and repeatable dropout."""
 
 from functools import partial
 from types import SimpleNamespace

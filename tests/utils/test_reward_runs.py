@@ -45,7 +45,7 @@ def test_a_run_counts_once_it_has_results_and_an_export(tmp_path: Path) -> None:
     assert newest_reward_run(tmp_path) == run
 
 
-def test_the_newest_run_is_the_one_finished_last_whatever_its_name_and_depth(tmp_path: Path) -> None:
+def test_the_newest_run_is_the_one_finished_last_for_any_name_and_depth(tmp_path: Path) -> None:
     finished_run(tmp_path / "z", 10)
     below = finished_run(tmp_path / "experiment" / "a", 20)
     finished_run(tmp_path / "experiment" / "b", 15)

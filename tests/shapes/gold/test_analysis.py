@@ -1,4 +1,4 @@
-"""Objects, background and cleanness of an image are measured, whatever the prompt."""
+"""Objects, background and cleanness of an image are measured, independent of the prompt."""
 
 import numpy as np
 import pytest
