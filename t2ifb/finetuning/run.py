@@ -49,6 +49,7 @@ from t2ifb.finetuning.run_parts import (
     recipe,
     savings,
     to_bf16,
+    with_weights,
 )
 from t2ifb.finetuning.term_gradients import TermGradients
 from t2ifb.finetuning.trained_on import Scorer, held_out, judge_parts, record_reward, reward_part
@@ -201,8 +202,7 @@ class FineTuner:
         usual = self.sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
         self.usual_sampling = replace(self.sampling, guidance_scale=usual)
         self.usual_guidance_prompts = usual_guidance_prompts
-        given = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
-        self.algorithm: Any = replace(algorithm or ReFL(), **given)  # type: ignore[type-var]
+        self.algorithm = with_weights(algorithm or ReFL(), alpha, beta)
         check_algorithm(self.algorithm, gradient_norms)
         self.reward_part, parts = reward_part(reward, self.output_dir, resume), judge_parts(judges, self.output_dir)
         built = build(self.reward_part)

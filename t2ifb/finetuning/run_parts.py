@@ -1,6 +1,7 @@
 """Parts of a fine-tuning run: checks of arguments, the recipe in the model card, the usual guidance, and advice."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,18 @@ def check_counts(**counts: int) -> None:
     """
     if wrong := [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]:
         raise ValueError("; ".join(wrong))
+
+
+def with_weights(algorithm: Any, alpha: float | None, beta: float | None) -> Any:
+    """The algorithm with the given weights of reward and KL divergence; None leaves a weight as it is.
+
+    Raises:
+        ValueError: The algorithm has no such weight.
+    """
+    given = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
+    if lacking := [name for name in given if not hasattr(algorithm, name)]:
+        raise ValueError(f"{type(algorithm).__name__} has no {' and no '.join(lacking)}; give {lacking[0]}=None")
+    return replace(algorithm, **given)
 
 
 def check_algorithm(algorithm: Any, gradient_norms: bool) -> None:

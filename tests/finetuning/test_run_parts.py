@@ -24,6 +24,7 @@ from t2ifb.finetuning.run_parts import (
     recipe,
     savings,
     to_bf16,
+    with_weights,
 )
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.mix import Mix
@@ -209,3 +210,10 @@ def test_only_the_first_process_says_that_weights_are_rounded(
     half = nn.Linear(3, 2).half()
     to_bf16(half)
     assert half.weight.dtype == torch.bfloat16 and not capsys.readouterr().out
+
+
+def test_weights_replace_those_of_the_algorithm_where_it_has_them() -> None:
+    assert with_weights(ReFL(alpha=3.0, beta=0.5), None, 0.1) == ReFL(alpha=3.0, beta=0.1)
+    assert with_weights(DPO(), None, None) == DPO()
+    with pytest.raises(ValueError, match="DPO has no alpha and no beta; give alpha=None"):
+        with_weights(DPO(), 1.0, 0.0)
