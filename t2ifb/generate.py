@@ -1,19 +1,42 @@
 """`python -m t2ifb.generate`: images of the base model and of a tuned one, side by side from the same noise."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components
+from t2ifb.config.reward_source import find_latest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 SHEET = 24
 """Prompts in the picture."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of one model.
+
+    Attributes:
+        images: (N, 3, H, W) uint8, the kept images.
+        scores: (N, n), scores of the n images that each kept one was chosen from; None without a scorer.
+    """
+
+    images: "Tensor"
+    scores: "NDArray[np.float64] | None"
+
+    def kept_scores(self) -> "NDArray[np.float64]":
+        """Scores (N,) of the kept images."""
+        from t2ifb.evaluation.selection import best_of
+
+        assert self.scores is not None
+        return self.scores[range(len(self.scores)), best_of(self.scores)]
 
 
 def generate(parts: Components) -> None:
@@ -21,20 +44,42 @@ def generate(parts: Components) -> None:
     from t2ifb.evaluation.tuning_plots import progress_sheet
 
     prompts, copies = _prompts(parts), int(parts.value("images_per_prompt"))
+    _check_choice(parts)
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])
     folder = parts.run_folder
     index = [
-        {"prompt": prompt, "images": _write(folder, number, copies, drawn)} for number, prompt in enumerate(prompts)
+        {"prompt": prompt, "images": _write(folder, number, copies, drawn)} | _kept_scores(number, copies, drawn)
+        for number, prompt in enumerate(prompts)
     ]
     (folder / "prompts.json").write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
     shown = prompts[:SHEET]
     columns = {
-        name if copies == 1 else f"{name} {copy + 1}": images[copy : len(shown) * copies : copies]
+        name if copies == 1 else f"{name} {copy + 1}": each.images[copy : len(shown) * copies : copies]
         for copy in range(copies)
-        for name, images in drawn.items()
+        for name, each in drawn.items()
     }
     progress_sheet(shown, columns, folder / "sheet.png")
-    print(f"{sum(map(len, drawn.values()))} images, prompts.json and sheet.png: {folder}")
+    if parts.value("scorer"):
+        _report_scores(parts, prompts, copies, drawn)
+    print(f"{sum(len(each.images) for each in drawn.values())} images, prompts.json and sheet.png: {folder}")
+
+
+def _check_choice(parts: Components) -> None:
+    """Check `best_of` and `scorer`, and replace a scorer's `source: latest` by the newest reward run.
+
+    Raises:
+        ConfigError: `best_of` is below 1 or has no scorer, or there is no reward run.
+    """
+    best_of, scorer = parts.value("best_of"), parts.value("scorer")
+    if best_of < 1:
+        raise ConfigError([f"best_of={best_of} must be at least 1"])
+    if best_of > 1 and not scorer:
+        raise ConfigError([f"best_of={best_of} needs the scorer that chooses: add scorer=<option>, such as clip_score"])
+    if scorer:
+        found, notes = find_latest({"scorer": scorer}, "", parts.value("domain"), parts.arguments)
+        if notes:
+            raise ConfigError(notes)
+        parts.settle("scorer", found["scorer"])
 
 
 def _prompts(parts: Components) -> list[str]:
@@ -58,43 +103,103 @@ def _prompts(parts: Components) -> list[str]:
     return found[: parts.value("most")]
 
 
-def _draw(parts: Components, prompts: list[str]) -> "dict[str, Tensor]":
-    """Images (N, 3, H, W) uint8 by model, `base` and, with adapters, `tuned`."""
-    import torch
-    from rich.progress import track
+def _draw(parts: Components, prompts: list[str]) -> dict[str, Drawn]:
+    """Images for N prompts by model, `base` and, with adapters, `tuned`. Each is the best of `best_of` by the scorer.
 
+    Both models choose among images from the same noise.
+    """
     from t2ifb.diffusion.lora import load_lora, without_adapters
-    from t2ifb.diffusion.sampling import generate as draw
     from t2ifb.utils.devices import device_of
 
-    model = replace(parts.build("diffusion"), device=str(device_of(parts.value("device")))).load()
+    device = device_of(parts.value("device"))
+    model = replace(parts.build("diffusion"), device=str(device)).load()
     if cut := model.too_long(list(dict.fromkeys(prompts))):
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):
         load_lora(model, parts.value("lora"))
-    sampler, size = parts.build("sampling"), parts.value("batch_size")
-    keys = [(parts.value("seed"), number) for number in range(len(prompts))]
-
-    def images(name: str) -> torch.Tensor:
-        batches = draw(model, sampler, prompts, keys, size)
-        return torch.cat(list(track(batches, f"drawing with the {name} model", total=-(-len(prompts) // size))))
-
+    scorer = parts.build("scorer")
+    if scorer is not None:
+        scorer = scorer.to(device).eval()
     with without_adapters(model.denoiser):
-        drawn = {"base": images("base")}
-    return drawn | ({"tuned": images("tuned")} if parts.value("lora") else {})
+        drawn = {"base": _best(parts, model, scorer, prompts, "base")}
+    return drawn | ({"tuned": _best(parts, model, scorer, prompts, "tuned")} if parts.value("lora") else {})
 
 
-def _write(folder: Path, number: int, copies: int, drawn: "dict[str, Tensor]") -> dict[str, list[str]]:
+def _best(parts: Components, model: Any, scorer: Any, prompts: list[str], name: str) -> Drawn:
+    """One model's images. Few prompts are drawn at a time, so that only their images are in memory."""
+    import numpy as np
+    import torch
+    from rich.progress import track
+
+    from t2ifb.diffusion.sampling import generate as draw
+    from t2ifb.evaluation.selection import best_of
+
+    sampler, size, count = parts.build("sampling"), parts.value("batch_size"), int(parts.value("best_of"))
+    together, seed = max(1, size // count), parts.value("seed")
+    kept, scores = [], []
+    for start in track(range(0, len(prompts), together), f"drawing with the {name} model"):
+        some = [prompt for prompt in prompts[start : start + together] for _ in range(count)]
+        keys = [(seed, start * count + number) for number in range(len(some))]
+        batches = list(draw(model, sampler, some, keys, size))
+        images = torch.cat(batches)
+        if scorer is None:
+            kept.append(images)
+            continue
+        with torch.inference_mode():
+            pixels = [batch.to(model.device).float() / 255 for batch in batches]
+            values = [scorer(each, some[n * size : (n + 1) * size]).cpu().double() for n, each in enumerate(pixels)]
+        scores.append(torch.cat(values).numpy().reshape(-1, count))
+        kept.append(images[best_of(scores[-1]) + count * np.arange(len(scores[-1]))])
+    return Drawn(torch.cat(kept), np.concatenate(scores) if scores else None)
+
+
+def _write(folder: Path, number: int, copies: int, drawn: dict[str, Drawn]) -> dict[str, list[str]]:
     """The files of one prompt, by model; names are numbers, independent of the prompt."""
     from PIL import Image
 
     names: dict[str, list[str]] = {}
-    for model, images in drawn.items():
+    for model, each in drawn.items():
         for copy in range(copies):
-            name = f"{number:04d}_{copy}_{model}.png"
-            Image.fromarray(images[number * copies + copy].permute(1, 2, 0).numpy()).save(folder / name)
+            name = _file(number, copy, model)
+            Image.fromarray(each.images[number * copies + copy].permute(1, 2, 0).numpy()).save(folder / name)
             names.setdefault(model, []).append(name)
     return names
+
+
+def _file(number: int, copy: int, model: str) -> str:
+    return f"{number:04d}_{copy}_{model}.png"
+
+
+def _kept_scores(number: int, copies: int, drawn: dict[str, Drawn]) -> dict[str, dict[str, list[float]]]:
+    """`scores` of the kept images of one prompt by model; empty without a scorer."""
+    rows = slice(number * copies, (number + 1) * copies)
+    found = {model: each.kept_scores()[rows].tolist() for model, each in drawn.items() if each.scores is not None}
+    return {"scores": found} if found else {}
+
+
+def _report_scores(parts: Components, prompts: list[str], copies: int, drawn: dict[str, Drawn]) -> None:
+    """Print mean scores by model, and write the scores of all images that were drawn to `scores.csv`."""
+    from pandas import DataFrame
+
+    from t2ifb.evaluation.selection import best_of
+    from t2ifb.evaluation.tables import screen, show
+    from t2ifb.utils.files import write_text
+
+    count, cost = int(parts.value("best_of")), parts.build("sampling").network_evaluations
+    rows, lines = [], []
+    for model, each in drawn.items():
+        assert each.scores is not None
+        for row, (scores, best) in enumerate(zip(each.scores, best_of(each.scores), strict=True)):
+            number, copy = divmod(row, copies)
+            rows += [
+                (prompts[number], model, _file(number, copy, model), k, score, k == best)
+                for k, score in enumerate(scores)
+            ]
+        lines.append([model, f"{each.scores.mean():.4f}", f"{each.kept_scores().mean():.4f}", str(count * cost)])
+    fields = ["prompt", "model", "image", "drawn", "score", "kept"]
+    write_text(parts.run_folder / "scores.csv", DataFrame(rows, columns=fields).to_csv(index=False))
+    headings = ["model", f"mean of {count}" if count > 1 else "mean", "kept", "network evaluations per image"]
+    show(screen(f"best of {count} by {parts.value('scorer')['_target_']}", headings, lines))
 
 
 main = command("generate", generate)

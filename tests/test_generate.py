@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,9 @@ from PIL import Image
 from t2ifb.config.command import run
 from t2ifb.diffusion.lora import LoRA, save_lora
 from t2ifb.generate import generate
-from t2ifb.shapes.weights import PIPELINE
+from t2ifb.scorers import CLIPScore
+from t2ifb.scorers.clip import CLIPSource
+from t2ifb.shapes.weights import CLIP, PIPELINE
 from tests.diffusion.parts import PROMPTS, shapes_model
 
 Run = Callable[..., int]
@@ -45,7 +48,7 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
         weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
     save_lora(model, tmp_path / "run" / "export", PIPELINE)
     (tmp_path / "wild.txt").write_text("\n".join([*PROMPTS, "../<script> " * 80]))
-    assert go("file=wild.txt", "lora=run", "images_per_prompt=2") == 0
+    assert go("file=wild.txt", "lora=run", "images_per_prompt=2", "best_of=2", "scorer=aesthetic_score") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
     assert [entry["prompt"] for entry in index] == [*PROMPTS, ("../<script> " * 80).strip()]
     assert "longer than the text encoder's context and cut: 1 prompts" in capsys.readouterr().out
@@ -56,12 +59,40 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
     assert np.abs(pictures["base"][0] - pictures["base"][1]).max() > 10
     assert np.abs(pictures["base"][0] - pictures["tuned"][0]).max() > 10
     assert len(list(folder(tmp_path).glob("*.png"))) == 3 * 2 * 2 + 1
+    assert [len(index[0]["scores"][name]) for name in ("base", "tuned")] == [2, 2]
 
 
 def test_without_adapters_the_base_model_alone_draws(go: Run, tmp_path: Path) -> None:
     assert go("split=test", "prompts.test.count=3", "most=2") == 0
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
     assert [list(entry["images"]) for entry in index] == [["base"], ["base"]]
+
+
+def test_the_best_of_several_images_is_kept_by_a_scorer(
+    go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["split=test", "prompts.test.count=3", "most=2", "scorer=clip_score", "batch_size=4"]
+    assert go(*asked, "best_of=3") == 0
+    assert "mean of 3" in capsys.readouterr().out
+    (place,) = (tmp_path / "outputs" / "shapes" / "generate").iterdir()
+    index, table = json.loads((place / "prompts.json").read_text()), pd.read_csv(place / "scores.csv")
+    assert len(table) == 2 * 3
+    for entry in index:
+        rows = table[table.prompt == entry["prompt"]]
+        assert rows.score.nunique() == 3 and rows.kept.tolist() == (rows.score == rows.score.max()).tolist()
+        assert entry["scores"]["base"] == [pytest.approx(rows.score.max())]
+        assert rows.image.unique().tolist() == entry["images"]["base"]
+    # The file is the image that was kept: scored again, it has the recorded score.
+    kept = table[table.kept].iloc[0]
+    pixels = torch.from_numpy(np.asarray(Image.open(place / kept.image)).copy()).permute(2, 0, 1)[None] / 255
+    score = CLIPScore.from_pretrained(CLIPSource(f"local-dir:{CLIP}"))(pixels, [kept.prompt])
+    assert float(score) == pytest.approx(kept.score, abs=1e-4)
+
+
+def test_one_image_is_only_scored(go: Run, tmp_path: Path) -> None:
+    assert go("split=test", "prompts.test.count=2", "scorer=gold") == 0
+    with_scores = json.loads((folder(tmp_path) / "prompts.json").read_text())
+    assert all(len(entry["scores"]["base"]) == 1 for entry in with_scores)
 
 
 def test_bad_prompts_are_skipped_by_the_setting_that_the_message_names(
@@ -83,6 +114,9 @@ def test_bad_prompts_are_skipped_by_the_setting_that_the_message_names(
         (["file=nowhere.txt"], "nowhere.txt does not exist"),
         (["split=test", "lora=nowhere"], "nowhere has no pytorch_lora_weights.safetensors"),
         (["split=test", "most=0"], "at least 1"),
+        (["split=test", "best_of=0"], "best_of=0 must be at least 1"),
+        (["split=test", "best_of=2"], "best_of=2 needs the scorer that chooses: add scorer=<option>"),
+        (["split=test", "best_of=2", "scorer=reward_model"], "scorer: there is no finished reward run"),
     ],
 )
 def test_what_is_wrong_is_said(go: Run, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,6 +95,8 @@ class GenerateConfig(BaseConfig):
     split: str | None = None
     most: int = 24
     images_per_prompt: int = 1
+    best_of: int = 1
+    scorer: Part | None = None
     lora: str | None = None
     batch_size: int = 16
     device: str = "auto"

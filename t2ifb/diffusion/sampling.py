@@ -106,6 +106,11 @@ class Sampler:
         if self.unconditional not in get_args(Unconditional):
             raise ValueError(f"unconditional must be grad, detached or reference, not {self.unconditional!r}")
 
+    @property
+    def network_evaluations(self) -> int:
+        """Evaluations of the denoiser per image: T without guidance, 2 T with it, for its two branches."""
+        return self.num_inference_steps * (1 if self.guidance_scale == 1 else 2)
+
     def schedule_of(self, model: TextToImageModel) -> Schedule:
         """The T steps on a model's path."""
         return self.schedule(model.path, self.num_inference_steps)

@@ -1,4 +1,4 @@
-"""Choice of the checkpoint that is kept: one number from all judges, and the weights of the judges."""
+"""Choices by scorers: the checkpoint that is kept, the weights of its judges, and the best of several images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +52,12 @@ def selection_score(
     weight = np.ones(values.shape[-1]) if weights is None else np.asarray(weights, np.float64)
     values, weight = values[..., weight > 0], weight[weight > 0]
     return np.minimum(np.average(values, -1, weight), values.min(-1) + margin)
+
+
+def best_of(scores: ArrayLike) -> NDArray[np.int64]:
+    """Indices (P,) of the highest of n scores (P, n); the first of equal ones. NaN is below all numbers."""
+    values = np.asarray(scores, np.float64)
+    return np.asarray(np.where(np.isnan(values), -np.inf, values).argmax(1), np.int64)
 
 
 def change(

@@ -14,7 +14,7 @@ from PIL import Image
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.evaluation.score_cache import ScoreCache
 from t2ifb.evaluation.scoring import ScoreSheet
-from t2ifb.evaluation.selection import accuracies, change, normalized_gain, selection_score, weights_of
+from t2ifb.evaluation.selection import accuracies, best_of, change, normalized_gain, selection_score, weights_of
 from tests.evaluation.parts import Brightness, weights
 
 RISES = st.lists(st.floats(-9, 9), min_size=1, max_size=6)
@@ -47,6 +47,12 @@ def test_a_rise_is_in_standard_deviations_of_the_base_models_scores() -> None:
     assert normalized_gain([1.0, np.nan, 3.0], [2.0, 9.0, np.nan]) == pytest.approx(1 / 2**0.5)
     assert normalized_gain(before[:1], before[:1] + 2) == 2  # one image has no deviation
     assert np.isnan(normalized_gain([np.nan], [1.0]))
+
+
+def test_the_best_image_has_the_highest_score_and_the_first_of_equal_ones_wins() -> None:
+    scores = [[0.1, 0.5, 0.5], [np.nan, -2.0, -3.0], [np.nan] * 3, [1.0, 0.0, np.inf]]
+    assert best_of(scores).tolist() == [1, 1, 0, 2]
+    assert best_of(np.zeros((2, 1))).tolist() == [0, 0]
 
 
 def sheet(**columns: ArrayLike) -> ScoreSheet:
