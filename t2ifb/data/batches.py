@@ -40,15 +40,21 @@ class ComparisonIndex:
     text_of_prompt: Index
 
     @classmethod
-    def build(cls, rankings: Sequence[RankedPrompt]) -> Self:
-        """Number the images and comparisons of rankings."""
+    def build(cls, rankings: Sequence[RankedPrompt], pairs: Sequence[Sequence[tuple[int, int]]] | None = None) -> Self:
+        """Number the images and comparisons of rankings.
+
+        Args:
+            rankings: P rankings.
+            pairs: Indices of the better and the worse image per ranking; by default the comparisons of the ranks.
+        """
         counts = np.array([len(ranking.images) for ranking in rankings], np.int64)
-        pairs = [np.array(ranking.comparisons(), np.int64).reshape(-1, 2) for ranking in rankings]
-        pair_counts = np.array([len(pair) for pair in pairs], np.int64)
+        given = [ranking.comparisons() for ranking in rankings] if pairs is None else pairs
+        of_rankings = [np.array(pair, np.int64).reshape(-1, 2) for pair in given]
+        pair_counts = np.array([len(pair) for pair in of_rankings], np.int64)
         numbers = np.arange(len(rankings))
         texts: dict[str, int] = {}
         text_of_prompt = [texts.setdefault(spelled_alike(ranking.prompt), len(texts)) for ranking in rankings]
-        comparisons = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+        comparisons = np.concatenate([np.empty((0, 2), np.int64), *of_rankings])
         comparisons += np.repeat(np.cumsum(counts) - counts, pair_counts)[:, None]
         return cls(
             ranks=np.array([rank for ranking in rankings for rank in ranking.ranks], np.int64),
@@ -66,8 +72,8 @@ class ComparisonIndex:
 
 
 def rankings_hash(rankings: Sequence[RankedPrompt]) -> str:
-    """Hash of ids, prompts and ranks: identifies the data behind a metric."""
-    records = [(ranking.prompt_id, ranking.prompt, ranking.ranks) for ranking in rankings]
+    """Hash of ids, prompts, ranks and votes: identifies the data behind a metric."""
+    records = [(r.prompt_id, r.prompt, r.ranks, *([r.votes] if r.votes else [])) for r in rankings]
     return hashlib.sha256(repr(records).encode()).hexdigest()[:16]
 
 
@@ -113,9 +119,11 @@ class RewardBatch:
         worse: (c,) int64.
         prompt_index: (c,) int64, each comparison's ranking, as an index into the split.
         image_index: (n,) int64, indices of the images in the split.
-        total_comparisons: Comparisons of the whole batch over all processes. The mean loss of the whole batch is the
-            sum of the processes' losses divided by this number. Shares may differ in size, and a share is empty if the
-            batch has fewer rankings than processes.
+        total_comparisons: Comparisons of the whole batch over all processes, or the sum of their weights. The mean
+            loss of the whole batch is the sum of the processes' losses divided by this number. Shares may differ in
+            size, and a share is empty if the batch has fewer rankings than processes.
+        shares: (c,) float32, share of the votes for the better image; None if all are 1.
+        weights: (c,) float32, number of votes; None if all are 1.
     """
 
     images: Tensor
@@ -124,7 +132,9 @@ class RewardBatch:
     worse: Tensor
     prompt_index: Tensor
     image_index: Tensor
-    total_comparisons: int
+    total_comparisons: float
+    shares: Tensor | None = None
+    weights: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """Move the batch to a device."""
@@ -145,6 +155,8 @@ class EncodedRankings:
         worse: (C,) int64.
         prompt_of_image: (N,) int64, from 0 to P - 1.
         prompt_of_comparison: (C,) int64.
+        shares: (C,) float32, share of the votes for the better image; None if all are 1.
+        weights: (C,) float32, number of votes; None if all are 1.
     """
 
     images: FeatureTable
@@ -155,16 +167,21 @@ class EncodedRankings:
     worse: Tensor
     prompt_of_image: Tensor
     prompt_of_comparison: Tensor
+    shares: Tensor | None = None
+    weights: Tensor | None = None
 
     @classmethod
     def build(cls, rankings: Sequence[RankedPrompt], feed: FeatureSource) -> Self:
-        """Index rankings. The feed must hold their images and prompts.
+        """Index rankings and the votes in them. The feed must hold their images and prompts.
 
         Raises:
             ValueError: Some are not in the embedding cache.
         """
         images: list[Image] = [image for ranking in rankings for image in ranking.images]
-        index = ComparisonIndex.build(rankings)
+        judgements = [ranking.judgements() for ranking in rankings]
+        index = ComparisonIndex.build(rankings, [[(j.better, j.worse) for j in some] for some in judgements])
+        shares = torch.tensor([j.share for some in judgements for j in some], dtype=torch.float32)
+        weights = torch.tensor([j.weight for some in judgements for j in some], dtype=torch.float32)
         return cls(
             images=feed.images(images),
             prompts=feed.prompts([ranking.prompt for ranking in rankings]),
@@ -174,6 +191,8 @@ class EncodedRankings:
             worse=torch.from_numpy(index.worse),
             prompt_of_image=torch.from_numpy(index.prompt_of_image),
             prompt_of_comparison=torch.from_numpy(index.prompt_of_comparison),
+            shares=None if bool((shares == 1).all()) else shares,
+            weights=None if bool((weights == 1).all()) else weights,
         )
 
     def __len__(self) -> int:
@@ -189,12 +208,25 @@ class EncodedRankings:
         """(P,), number of comparisons per ranking; 0 if all are ties."""
         return np.bincount(self.prompt_of_comparison.numpy(), minlength=len(self)).astype(np.int64)
 
-    def batch_of_prompts(self, prompts: Index, total_comparisons: int | None = None) -> RewardBatch:
+    def weight_of_prompts(self, prompts: Index) -> float:
+        """Number of comparisons of some rankings, or the sum of their weights."""
+        if self.weights is None:
+            return int(self.comparisons_per_prompt[prompts].sum())
+        return self.weight_of_comparisons(
+            _ranges(self._first_comparison[prompts], self.comparisons_per_prompt[prompts])
+        )
+
+    def weight_of_comparisons(self, comparisons: Index) -> float:
+        """Number of some comparisons, or the sum of their weights."""
+        return len(comparisons) if self.weights is None else self.weights[comparisons].sum().item()
+
+    def batch_of_prompts(self, prompts: Index, total_comparisons: float | None = None) -> RewardBatch:
         """All images and comparisons of the given rankings; each image appears once.
 
         Args:
             prompts: (p,), indices of distinct rankings.
-            total_comparisons: Comparisons of the whole batch over all processes; by default of this batch.
+            total_comparisons: Comparisons of the whole batch over all processes, or the sum of their weights; by
+                default of this batch.
         """
         counts = self.images_per_prompt[prompts]
         images = _ranges(self._first_image[prompts], counts)
@@ -205,19 +237,20 @@ class EncodedRankings:
         better, worse = self.better[comparisons] + shift, self.worse[comparisons] + shift
         return self._batch(images, better, worse, comparisons, total_comparisons)
 
-    def batch_of_comparisons(self, comparisons: Index, total_comparisons: int | None = None) -> RewardBatch:
+    def batch_of_comparisons(self, comparisons: Index, total_comparisons: float | None = None) -> RewardBatch:
         """Both images of the given comparisons; an image appears once per comparison.
 
         Args:
             comparisons: (c,), indices of comparisons.
-            total_comparisons: Comparisons of the whole batch over all processes; by default of this batch.
+            total_comparisons: Comparisons of the whole batch over all processes, or the sum of their weights; by
+                default of this batch.
         """
         images = torch.cat([self.better[comparisons], self.worse[comparisons]]).numpy()
         better, worse = torch.arange(2 * len(comparisons)).chunk(2) if len(comparisons) else (torch.arange(0),) * 2
         return self._batch(images, better, worse, comparisons, total_comparisons)
 
     def _batch(
-        self, images: Index, better: Tensor, worse: Tensor, comparisons: Index, total_comparisons: int | None
+        self, images: Index, better: Tensor, worse: Tensor, comparisons: Index, total_comparisons: float | None
     ) -> RewardBatch:
         return RewardBatch(
             images=self.images.gather(images),
@@ -226,7 +259,11 @@ class EncodedRankings:
             worse=worse,
             prompt_index=self.prompt_of_comparison[comparisons],
             image_index=torch.from_numpy(images),
-            total_comparisons=len(comparisons) if total_comparisons is None else total_comparisons,
+            total_comparisons=(
+                self.weight_of_comparisons(comparisons) if total_comparisons is None else total_comparisons
+            ),
+            shares=None if self.shares is None else self.shares[comparisons],
+            weights=None if self.weights is None else self.weights[comparisons],
         )
 
     @cached_property

@@ -135,11 +135,11 @@ class RewardDataModule(LightningDataModule):
     def train_batch(self, position: int) -> RewardBatch:
         """This process's share of the training batch at a position, counted from 0 over all epochs."""
         order, encoded = self._training_order(), self.encoded(self.splits[0])
-        units = order.units(position)
-        total, share = int(order.weights[units].sum()), self._units[units[self._position.share]]
+        units = self._units[order.units(position)]
+        share = units[self._position.share]
         if self.grouping == "prompt":
-            return encoded.batch_of_prompts(share, total)
-        return encoded.batch_of_comparisons(share, total)
+            return encoded.batch_of_prompts(share, encoded.weight_of_prompts(units))
+        return encoded.batch_of_comparisons(share, encoded.weight_of_comparisons(units))
 
     def evaluation_batches(self, split: str) -> RewardBatches:
         """This process's share of a split's rankings, whole and in order, about `batch_size` images per batch."""
@@ -149,9 +149,7 @@ class RewardDataModule(LightningDataModule):
 
         def batch(number: int) -> RewardBatch:
             prompts = np.arange(borders[number], borders[number + 1])
-            return encoded.batch_of_prompts(
-                prompts[self._position.share], int(encoded.comparisons_per_prompt[prompts].sum())
-            )
+            return encoded.batch_of_prompts(prompts[self._position.share], encoded.weight_of_prompts(prompts))
 
         return RewardBatches(len(borders) - 1, batch)
 

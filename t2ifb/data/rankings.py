@@ -30,8 +30,10 @@ __all__ = [
     "BadRecord",
     "Image",
     "ImageSource",
+    "Judgement",
     "PreferenceDataset",
     "RankedPrompt",
+    "Votes",
     "check_rankings",
     "load_rankings",
     "open_image",
@@ -60,6 +62,40 @@ ANNOUNCED = 2000
 
 
 @dataclass(frozen=True)
+class Votes:
+    """Votes on two images of a ranking.
+
+    Attributes:
+        first: Index of an image.
+        second: Index of the other image.
+        for_first: Number of votes for the first image, at least 0; a tie is half a vote for each image.
+        for_second: Number of votes for the second image.
+    """
+
+    first: int
+    second: int
+    for_first: float
+    for_second: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A comparison with the votes on it.
+
+    Attributes:
+        better: Index of the image with more votes; with equal votes, of the first image.
+        worse: Index of the other image.
+        share: Share of the votes for `better`, from 0.5 to 1.
+        weight: Number of votes.
+    """
+
+    better: int
+    worse: int
+    share: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class RankedPrompt:
     """One ranking: a prompt and its images with their ranks.
 
@@ -68,17 +104,30 @@ class RankedPrompt:
         prompt: The text.
         images: k images.
         ranks: The k ranks of the images; 1 is best, ties are allowed.
+        votes: Votes behind the ranks, if there were several or a tie was given; at most once per pair of images.
     """
 
     prompt_id: str
     prompt: str
     images: tuple[Image, ...]
     ranks: tuple[int, ...]
+    votes: tuple[Votes, ...] = ()
 
     def comparisons(self) -> list[tuple[int, int]]:
         """All pairs (index of the better image, index of the worse one); at most C(k, 2), ties are left out."""
         pairs = combinations(range(len(self.ranks)), 2)
         return [(i, j) if self.ranks[i] < self.ranks[j] else (j, i) for i, j in pairs if self.ranks[i] != self.ranks[j]]
+
+    def judgements(self) -> list[Judgement]:
+        """What a reward model learns: the votes or, without votes, `comparisons` with one vote each."""
+        if not self.votes:
+            return [Judgement(better, worse) for better, worse in self.comparisons()]
+        found = []
+        for votes in self.votes:
+            pair = (votes.first, votes.second) if votes.for_first >= votes.for_second else (votes.second, votes.first)
+            total = votes.for_first + votes.for_second
+            found.append(Judgement(*pair, max(votes.for_first, votes.for_second) / total, total))
+        return found
 
 
 class PreferenceDataset(Protocol):

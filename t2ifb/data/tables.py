@@ -1,4 +1,4 @@
-"""Reader of tables of images and prompts, one row per image, in CSV, JSON, JSON Lines or Parquet."""
+"""Reader of tables of images and prompts in CSV, JSON, JSON Lines, Parquet or WebDataset's tars."""
 
 import csv
 import difflib
@@ -15,6 +15,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from t2ifb.data.errors import BadRecord, brief
+from t2ifb.data.rankings import Image
+from t2ifb.data.storage.columnar import ColumnImage, read_columns
 from t2ifb.utils.files import read_json_list, read_text
 
 SEPARATORS = ",;\t"
@@ -24,10 +26,10 @@ PAIR = re.compile(r"(.*[ _-])?(a|b|0|1|2|left|right|better|worse|winner|loser|ch
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: an image.
+    """One row of a table.
 
     Attributes:
-        place: File and line (CSV, JSON Lines), entry (JSON) or row (Parquet).
+        place: File and line (CSV, JSON Lines), entry (JSON) or row (Parquet, tar).
         cells: Values by lower-case column name; a missing cell is None.
     """
 
@@ -40,14 +42,18 @@ class Row:
         return "" if cell is None else str(cell).strip()
 
 
-def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+def read_table(
+    path: Path, needed: Sequence[str], optional: Sequence[str] = (), accepts: Callable[[list[str]], bool] | None = None
+) -> list[Row]:
     """Read a table.
 
     Args:
         path: `.csv` or `.tsv` (UTF-8, with a header; comma, semicolon or tab between cells), `.json` (a list of
-            objects), `.jsonl` (one object per line) or `.parquet`; letter case does not matter.
+            objects), `.jsonl` (one object per line), `.parquet`, or `.tar` (`read_columns`); letter case does not
+            matter.
         needed: Required columns.
         optional: Optional columns, named in messages.
+        accepts: Whether a table with other lower-case columns is accepted all the same; it may raise `ValueError`.
 
     Raises:
         ValueError: The file is not such a table, has no rows, or lacks a column; the message names place and remedy.
@@ -58,16 +64,38 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
         raise ValueError(f"{path} does not exist; expected a table with the columns {', '.join(needed)}")
 
     def check(place: str, columns: Iterable[str]) -> None:
-        _check_columns(place, list(columns), needed, optional)
+        there = list(columns)
+        try:
+            if accepts is not None and not set(needed) <= set(there) and accepts(there):
+                return
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        _check_columns(place, there, needed, optional)
 
     rows = [row for row in read(path, check) if any(row.text(column) for column in row.cells)]
     if not rows:
         raise ValueError(f"{path} has no rows; expected one row per image, with the columns {', '.join(needed)}")
-    for row in rows:
-        for column in (*needed, *optional):
-            if (cell := row.cells.get(column)) is not None and not isinstance(cell, (str, int, float)):
-                raise ValueError(f"{row.place}: {column} must be a text or a number, found {type(cell).__name__}")
+    if set(needed) <= rows[0].cells.keys():
+        check_cells(rows, (*needed, *optional))
     return rows
+
+
+IMAGES = ("image", "first", "second")
+"""Columns whose cells may be images."""
+
+
+def check_cells(rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Check that cells are texts, numbers or empty, or an image in a column of images.
+
+    Raises:
+        ValueError: A cell of one of the columns is not; the message names its place.
+    """
+    for row in rows:
+        for column in columns:
+            cell = row.cells.get(column)
+            allowed = (str, int, float, ColumnImage) if column in IMAGES else (str, int, float)
+            if cell is not None and not isinstance(cell, allowed):
+                raise ValueError(f"{row.place}: {column} must be a text or a number, found {type(cell).__name__}")
 
 
 Check = Callable[[str, Iterable[str]], None]
@@ -121,17 +149,11 @@ def _json_lines(path: Path, check: Check) -> Iterator[Row]:
             yield _row(place, entry, check)
 
 
-def _parquet_rows(path: Path, check: Check) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
-    check(str(path), [name.strip().lower() for name in table.column_names])
-    for number, entry in enumerate(table.to_pylist()):
-        yield _row(f"{path}, row {number}", entry, check)
+def _columnar_rows(path: Path, check: Check) -> Iterator[Row]:
+    columns, entries = read_columns(path)
+    check(str(path), columns)
+    for place, entry in entries:
+        yield _row(place, entry)
 
 
 READERS: dict[str, Callable[[Path, Check], Iterator[Row]]] = {
@@ -139,16 +161,18 @@ READERS: dict[str, Callable[[Path, Check], Iterator[Row]]] = {
     ".tsv": _csv_rows,
     ".json": _json_rows,
     ".jsonl": _json_lines,
-    ".parquet": _parquet_rows,
+    ".parquet": _columnar_rows,
+    ".tar": _columnar_rows,
 }
 
 
-def _row(place: str, entry: Any, check: Check) -> Row:
+def _row(place: str, entry: Any, check: Check | None = None) -> Row:
     """A row from an object with a key for each column."""
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: expected an object with a key for each column, got {type(entry).__name__}")
     cells = {str(key).strip().lower(): cell for key, cell in entry.items()}
-    check(place, cells)
+    if check is not None:
+        check(place, cells)
     return Row(place, {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in cells.items()})
 
 
@@ -161,9 +185,8 @@ def _check_columns(place: str, there: list[str], needed: Sequence[str], optional
         return
     if sum(PAIR.fullmatch(name) is not None for name in there) > 1:
         raise ValueError(
-            f"{place}: this looks like a table of pairs ({', '.join(there)}), which are not supported. Write one row "
-            f"for each image, with the columns {', '.join(needed)}; in a pair the better image has rank 1 and the "
-            "other rank 2, and both have rank 1 in a tie"
+            f"{place}: this looks like a table of pairs ({', '.join(there)}), but rows of images are expected. Write "
+            f"one row for each image, with the columns {', '.join(needed)}"
         )
     others = [name for name in there if name not in (*needed, *optional)]
     hints = [
@@ -190,20 +213,23 @@ COMMON = {
 }
 
 
-def locate(rows: Sequence[Row], root: Path) -> tuple[list[Path | None], list[BadRecord]]:
-    """Find the image files of rows.
+def locate(rows: Sequence[Row], root: Path) -> tuple[list[Image | None], list[BadRecord]]:
+    """Find the images of rows.
 
     Args:
-        rows: Rows with a column `image`. Names may have Windows separators.
+        rows: Rows with a column `image`: an image, or a file's name, perhaps with Windows separators.
         root: Root of the image names.
 
     Returns:
-        The image files, None for missing ones, and the errors: one for all images that are missing for the same reason.
+        The images, None for missing ones, and the errors: one for all images that are missing for the same reason.
     """
     _names.cache_clear()
-    paths: list[Path | None] = []
+    paths: list[Image | None] = []
     absent: dict[str, list[tuple[Row, str]]] = {}
     for row in rows:
+        if isinstance(image := row.cells.get("image"), ColumnImage):
+            paths.append(image)
+            continue
         path, reason, hint = _find(row.text("image"), root)
         paths.append(path)
         if path is None:

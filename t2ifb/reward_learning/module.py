@@ -10,14 +10,14 @@ from torchmetrics import SumMetric
 
 from t2ifb.data.datamodules import RewardBatch
 from t2ifb.scorers.clip import CLIPEncoder
-from t2ifb.training.losses import bradley_terry_loss
+from t2ifb.training.losses import bradley_terry_loss, votes_predicted
 
 
 class RewardModule(LightningModule):
     """Trains r(x, z) so that preferred images get the higher reward (PAPER eq. 4).
 
     Logs `train/loss`, `train/accuracy`, `val/loss` and `val/accuracy`. Accuracies are preference accuracies over
-    comparisons, with ties counted as wrong.
+    comparisons, with equal rewards counted as wrong; where there are votes, over votes.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class RewardModule(LightningModule):
         """One update: the mean loss over all comparisons of the batch, over all processes."""
         seed_noise(dropout_seed(self.seed, self.global_step, self.global_rank), self.device)
         # Lightning averages gradients over processes, so each share is multiplied by the world size.
-        comparisons = max(1, batch.total_comparisons) / self.trainer.world_size
+        comparisons = (batch.total_comparisons or 1) / self.trainer.world_size
         better, worse = self.compare(batch)
-        loss = bradley_terry_loss(better, worse, comparisons)
+        loss = bradley_terry_loss(better, worse, comparisons, batch.shares, batch.weights)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss.detach(), batch_size=1, sync_dist=True)
-            accuracy = (better > worse).sum() / comparisons
+            accuracy = votes_predicted(better, worse, batch.shares, batch.weights) / comparisons
             self.log("train/accuracy", accuracy, prog_bar=True, batch_size=1, sync_dist=True)
         return loss
 
     def validation_step(self, batch: RewardBatch, index: int) -> None:
         """Accumulate loss and correct comparisons of whole rankings."""
         better, worse = self.compare(batch)
-        self.loss_sum.update(bradley_terry_loss(better, worse, comparisons=1))
-        self.right.update((better > worse).sum())
-        self.asked.update(len(better))
+        self.loss_sum.update(bradley_terry_loss(better, worse, 1, batch.shares, batch.weights))
+        self.right.update(votes_predicted(better, worse, batch.shares, batch.weights))
+        self.asked.update(len(better) if batch.weights is None else batch.weights.sum())
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, weighted by comparisons over all processes."""

@@ -12,8 +12,8 @@ from torch.nn.functional import logsigmoid
 from t2ifb.data.batches import ComparisonIndex, RewardBatch, RewardBatches, rankings_hash
 from t2ifb.data.datamodules import RewardDataModule
 from t2ifb.data.embeddings import EmbeddingCache
-from t2ifb.data.rankings import RankedPrompt
-from tests.data.parts import FolderDataset, PooledPixelsSource
+from t2ifb.data.rankings import RankedPrompt, Votes
+from tests.data.parts import FolderDataset, PooledPixelsSource, make_split
 from tests.data.test_datamodules import pairs
 
 
@@ -113,3 +113,31 @@ def test_batches_can_be_walked_again(module: RewardDataModule) -> None:
     assert len(batches) == 3
     assert [pairs(each) for each in batches] == [pairs(each) for each in batches]
     assert asked == [0, 1, 2, 0, 1, 2]
+
+
+def with_votes(tmp_path: Path, *counts: tuple[float, float]) -> RewardDataModule:
+    """A split of rankings of two images with votes, one ranking per pair of counts."""
+    rankings = make_split(tmp_path, "train", [(1, 2) if a > b else (2, 1) if b > a else (1, 1) for a, b in counts])
+    voted = [replace(r, votes=(Votes(0, 1, *pair),)) for r, pair in zip(rankings, counts, strict=True)]
+    dataset = FolderDataset({"train": voted, "validation": voted})
+    return RewardDataModule(dataset, EmbeddingCache(tmp_path / "cache", PooledPixelsSource()), batch_size=100)
+
+
+def test_votes_become_shares_and_weights(tmp_path: Path) -> None:
+    module = with_votes(tmp_path, (3, 1), (1, 4), (0.5, 0.5))
+    encoded = module.encoded("train")
+    assert (encoded.better.tolist(), encoded.worse.tolist()) == ([0, 3, 4], [1, 2, 5])
+    assert encoded.shares is not None and encoded.weights is not None
+    torch.testing.assert_close(encoded.shares, torch.tensor([0.75, 0.8, 0.5]))
+    assert encoded.weights.tolist() == [4, 5, 1]
+    batch = module.train_batch(0)
+    assert batch.total_comparisons == 10
+    assert batch.weights is not None and sorted(batch.weights.tolist()) == [1, 4, 5]
+    alone = encoded.batch_of_comparisons(np.array([1]))
+    assert (alone.shares.tolist(), alone.total_comparisons) == ([pytest.approx(0.8)], 5)  # type: ignore[union-attr]
+    assert ComparisonIndex.build(module.rankings("train")).better.tolist() == [0, 3]  # a tie has no better image
+
+
+def test_single_votes_are_comparisons_as_without_votes(tmp_path: Path) -> None:
+    voted = with_votes(tmp_path, (1, 0), (0, 1)).train_batch(0)
+    assert (voted.shares, voted.weights, voted.total_comparisons) == (None, None, 2)

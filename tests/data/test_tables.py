@@ -12,6 +12,7 @@ import pytest
 
 from t2ifb.config.errors import ConfigError
 from t2ifb.data.datasets.own_rankings import OwnRankings
+from t2ifb.data.rankings import read_bytes
 from t2ifb.score import _read_pairs
 from tests.data.parts import encoded_picture
 
@@ -49,7 +50,8 @@ def lines(rows: Table) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "cache"))
     (tmp_path / "img").mkdir()
     for number, name in enumerate(NAMES):
         (tmp_path / name).write_bytes(encoded_picture(number, "PNG"))
@@ -104,7 +106,6 @@ def test_both_commands_read_the_same_rows(folder: Path, case: str) -> None:
     assert both(folder, name) == []
 
 
-PAIRS = "caption,image_a,image_b,label\na circle,img/000_0.png,img/000_1.png,1\n"
 REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "cp1252": ("rankings.csv", text(table(), ";").encode("cp1252"), ", line 2: the text is not in UTF-8 (byte 0x93)"),
     "utf-16": ("rankings.csv", text(table(), "\t").encode("utf-16"), ", line 1: the text is in UTF-16; save the file"),
@@ -126,23 +127,10 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         "line 3: unbalanced quotation marks",
     ),
     "a column twice": ("rankings.csv", "prompt,image,rank,Prompt\na,b,1,c\n", "line 1: more than one column prompt"),
-    "pairs": ("rankings.csv", PAIRS, "line 1: this looks like a table of pairs (caption, image_a, image_b, label)"),
-    "pairs in parquet": (
-        *("rankings.parquet", parquet([("caption", "jpg_0", "jpg_1", "label_0"), ("a", "b", "c", 1)])),
-        "table of pairs (caption, jpg_0, jpg_1, label_0), which are not supported",
-    ),
-    "pairs by side": (
-        *("rankings.csv", "prompt,left_image,right_image,preference\na,b,c,left\n"),
-        "this looks like a table of pairs (prompt, left_image, right_image, preference)",
-    ),
     "a list in json lines": ("rankings.jsonl", json.dumps(objects(table())), "line 1: expected an object with a key"),
     "lines in json": ("rankings.json", lines(table()), "a file with one object per line must end with .jsonl"),
     "broken json lines": ("rankings.jsonl", lines(table()) + "\n{", "line 5 is not JSON"),
     "not parquet": ("rankings.parquet", b"PAR1", "is not a Parquet file"),
-    "images in parquet": (
-        *("rankings.parquet", parquet([COLUMNS, ("a", {"bytes": b"x", "path": None}, 1, "train")])),
-        "row 0: image must be a text or a number, found dict",
-    ),
     "a list of prompts": (
         *("rankings.json", '[{"prompt": ["a"], "image": "i.png", "rank": 1}]'),
         "entry 0: prompt must be a text or a number, found list",
@@ -159,7 +147,7 @@ def test_both_commands_give_the_same_message(folder: Path, case: str) -> None:
         assert expected in message
         assert "\n" not in message
     assert len(messages) == 2
-    if "columns are" not in expected and "pairs" not in case:
+    if "columns are" not in expected:
         assert len(set(messages)) == 1
 
 
@@ -220,10 +208,10 @@ def test_many_equal_errors_are_one_line(folder: Path) -> None:
         _read_pairs(folder / "rankings.csv")
 
 
-def test_two_people_without_ids_are_told_to_give_some(folder: Path) -> None:
+def test_two_people_without_names_are_asked_for_them(folder: Path) -> None:
     twice = text([*table(), *table()[1:]])
     (folder / "rankings.csv").write_text(twice)
-    expected = "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, give each its own"
+    expected = "line 2 and 1 more: the ranking has the same image twice; if several people ranked it, add a column"
     with pytest.raises(ValueError, match=expected):
         OwnRankings(folder).rankings("train")
 
@@ -239,3 +227,25 @@ def test_other_files_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "pairs.xlsx").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"is not a supported table; expected .csv, .tsv, .json, .jsonl"):
         _read_pairs(tmp_path / "pairs.xlsx")
+
+
+PAIRS = "caption,image_a,image_b,label\na circle,img/000_0.png,img/000_1.png,0\n"
+
+
+def test_pairs_are_read_as_rankings_but_not_scored(folder: Path) -> None:
+    (folder / "rankings.csv").write_text(PAIRS)
+    (ranking,) = OwnRankings(folder, shares={"train": 1.0}).rankings("train")
+    assert (ranking.prompt, ranking.ranks) == ("a circle", (1, 2))
+    with pytest.raises(
+        ConfigError, match=r"line 1: this looks like a table of pairs \(caption, image_a, image_b, label\)"
+    ):
+        _read_pairs(folder / "rankings.csv")
+
+
+def test_images_in_parquet_are_ranked_and_scored(folder: Path) -> None:
+    cells = [{"bytes": encoded_picture(number, "PNG"), "path": None} for number in (0, 1)]
+    rows = [COLUMNS, ("a", cells[0], 1, "train"), ("a", cells[1], 2, "train")]
+    (folder / "rankings.parquet").write_bytes(parquet(rows))
+    (ranking,) = OwnRankings(folder).rankings("train")
+    assert [read_bytes(image) for image in ranking.images] == [cell["bytes"] for cell in cells]
+    assert [image for image, _ in _read_pairs(folder / "rankings.parquet")] == list(ranking.images)

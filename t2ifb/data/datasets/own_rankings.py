@@ -1,76 +1,19 @@
-"""A user's own rankings: a folder with a table of prompts, images and ranks."""
+"""A user's own preferences: tables of rankings or pairs, exports of annotation tools, and folders of images."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from os.path import normpath
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from t2ifb.data.errors import BadRecord, OnError, brief, raise_or_skip
+from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
+from t2ifb.data.preferences.files import PreferenceFile, read_preferences, split_files
+from t2ifb.data.preferences.folders import folder_rows
+from t2ifb.data.preferences.pairs import join_annotators, rank_pairs
+from t2ifb.data.preferences.ranks import group_name, group_rows
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import RankedPrompt
-from t2ifb.data.tables import READERS, Row, locate, read_table
+from t2ifb.data.tables import READERS, Row
 from t2ifb.data.validation import check_once, memory_file
-
-NEEDED = ("prompt", "image", "rank")
-OPTIONAL = ("prompt_id", "split")
-
-
-def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], list[BadRecord], int]:
-    """Group rows into rankings by `prompt_id` or, without that column, by `prompt`.
-
-    Args:
-        rows: Rows in any order.
-        root: Root of the image paths.
-
-    Returns:
-        The rankings without errors, in the order of their first rows; the errors; the total number of rankings.
-    """
-    paths, errors = locate(rows, root)
-    images = {row.place: path for row, path in zip(rows, paths, strict=True)}
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(group_name(row), []).append(row)
-    rankings: list[RankedPrompt] = []
-    for name, group in groups.items():
-        found = list(_group_errors(group))
-        errors += found
-        there = [path for row in group if (path := images[row.place]) is not None]
-        if not found and len(there) == len(group):
-            ranks = tuple(rank for row in group if (rank := _rank(row)) is not None)
-            rankings.append(RankedPrompt(name, group[0].text("prompt"), tuple(there), ranks))
-    return rankings, errors, len(groups)
-
-
-def group_name(row: Row) -> str:
-    """Key of the row's ranking. A row without prompt and id forms its own."""
-    return row.text("prompt_id") or row.text("prompt") or row.place
-
-
-def _group_errors(group: Sequence[Row]) -> Iterable[BadRecord]:
-    for row in group:
-        if _rank(row) is None:
-            yield BadRecord(row.place, f"rank must be an integer of at least 1, found {brief(row.text('rank'))!r}")
-        if not row.text("prompt"):
-            yield BadRecord(row.place, "empty prompt")
-    first = group[0]
-    for column in ("prompt", "split"):
-        if len({row.text(column) for row in group}) > 1:
-            name = brief(group_name(first))
-            yield BadRecord(first.place, f"the rows of ranking {name!r} have different values in {column}")
-    names = [normpath(image.replace("\\", "/")) for row in group if (image := row.text("image"))]
-    if len(set(names)) < len(names):
-        people = "" if first.text("prompt_id") else "; if several people ranked it, give each its own prompt_id"
-        yield BadRecord(first.place, f"the ranking has the same image twice{people}")
-
-
-def _rank(row: Row) -> int | None:
-    """The rank as an integer, also if written as 1.0; None if it is not an integer."""
-    try:
-        rank = float(row.text("rank"))
-    except ValueError:
-        return None
-    return int(rank) if rank.is_integer() else None
-
 
 logger = logging.getLogger(__name__)
 
@@ -78,20 +21,28 @@ SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 class OwnRankings:
-    """Rankings in tables, one row per image, with the columns `prompt`, `image` and `rank` (1 is best, ties allowed).
+    """Preferences in tables, exports or folders; `read_preferences` lists the formats.
 
-    Image names are relative to the table. Rows with the same `prompt_id` form one ranking; without that column, rows
-    with the same prompt do. The folder has one table per split (`train.csv`, `validation.json`, ...) or one for all,
-    such as `rankings.csv`. In a common table the column `split` assigns the rankings. Without that column the prompts
-    are split by a hash, so a prompt stays in its split when others are added. `read_table` lists the file formats.
+    A table of rankings has one row per image with the columns `prompt`, `image` and `rank` (1 is best, ties allowed),
+    and perhaps `prompt_id`, `annotator` and `split`. A table of pairs has two images and a label or votes in each row.
+    Image names are relative to the table. Answers of several annotators on the same images are joined, and their votes
+    become targets and weights of the Bradley-Terry loss.
+
+    `source` is a file, or a folder with one table per split (`train.csv`, `validation.json`, ...), with one for all,
+    such as `rankings.csv` or a single table of any name, with parquet or tar shards named after their splits, or with
+    folders of better and worse images. In data for all splits the column `split` assigns the rows; without that column
+    the prompts are split by a hash, so a prompt stays in its split when others are added.
 
     Attributes:
         errors: Errors per split; filled by `rankings`.
+        contradicting: Pairs of images with contradicting answers, per split; filled by `rankings`.
     """
 
     def __init__(
         self,
         source: str | Path,
+        columns: Mapping[str, str] | None = None,
+        labels: Mapping[str, Any] | None = None,
         shares: Mapping[str, float] | None = None,
         seed: int = 0,
         cache_folder: str | Path | None = None,
@@ -100,11 +51,14 @@ class OwnRankings:
         """Store the settings. Nothing is read yet.
 
         Args:
-            source: The folder.
+            source: The folder or file.
+            columns: Columns by role, such as `{"prompt": "caption", "first": "img_x", "second": "img_y", "label":
+                "best"}`, where their names do not say it; `ROLES` in `t2ifb.data.preferences.columns` lists the roles.
+            labels: Labels that mean `first`, `second` and `tie`, where the labels themselves do not say it.
             shares: Approximate share of the prompts per split, used if neither files nor a column define the splits; by
                 default 0.8 `train`, 0.1 `validation` and 0.1 `test`.
             seed: Seed of the split by hash.
-            cache_folder: Folder for the results of image checks; `source` by default.
+            cache_folder: Folder for the results of image checks; the source's folder by default.
             on_error: `error` stops on bad data, `skip` drops the affected rankings.
 
         Raises:
@@ -114,99 +68,121 @@ class OwnRankings:
         if any(share < 0 for share in self.shares.values()) or abs(sum(self.shares.values()) - 1) > 1e-6:
             raise ValueError(f"shares must be positive and add up to 1, got {self.shares}")
         self.source = Path(source).expanduser()
+        self.columns, self.labels = dict(columns or {}), dict(labels or {})
         self.seed = seed
         self.on_error = on_error
+        self.folder = self.source.parent if self.source.is_file() else self.source
         self.cache_folder = Path(cache_folder).expanduser() if cache_folder is not None else None
         self.errors: dict[str, list[BadRecord]] = {}
-        self._tables: dict[Path, list[Row]] = {}
+        self.contradicting: dict[str, int] = {}
+        self._read: dict[tuple[Path, ...], PreferenceFile] = {}
         self._told = False
 
     @staticmethod
     def recognises(source: str) -> bool:
-        """Whether a folder has a table of all splits, or one of `train` that is not JSON (HPDv2 has `train.json`)."""
-        folder = Path(source).expanduser()
-        names = {path.name.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+        """Whether it is a table, or a folder with pairs of images, a table of all splits, or one of `train`.
+
+        `train.json` in a folder is none, because HPDv2 has one.
+        """
+        path = Path(source).expanduser()
+        names = {entry.name.lower() for entry in path.iterdir()} if path.is_dir() else set()
         tables = {f"{stem}{suffix}" for stem in ("rankings", "train") for suffix in READERS} - {"train.json"}
-        return bool(names & tables)
+        return bool(names & tables) or (path.is_file() and path.suffix.lower() in READERS) or bool(folder_rows(path))
 
     @property
     def missing_message(self) -> str:
         """Message for a missing split."""
         there = ""
-        if (path := self._file("rankings")) is not None and self._has_splits(path):
-            names = sorted({row.text("split") for row in self._rows(path)})
-            there = f"{path} has the splits {', '.join(names)}. "
+        found = split_files(self.source)
+        if None in found and self._has_splits(rows := self._table(found[None]).rows):
+            names = sorted({row.text("split") for row in rows})
+            there = f"{self.source} has the splits {', '.join(names)}. "
         return there + (
             f"Expected a table {self.source / '<split>.csv'}, or one for all splits, {self.source / 'rankings.csv'} "
-            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank; give the folder as "
-            "source."
+            f"(or {', '.join(list(READERS)[1:])}), with the columns prompt, image and rank, or pairs of images in one "
+            "of the formats of the guide Data; give the folder or the file as source."
         )
 
     def available(self, split: str) -> bool:
-        """Whether a table with the split exists.
+        """Whether data of the split exist.
 
         Raises:
-            ValueError: The table cannot be read, or two tables have the split.
+            ValueError: The data cannot be read, or two tables have the split.
         """
-        if self._file(split) is not None:
+        found = split_files(self.source)
+        if split in found:
             return True
-        if (path := self._file("rankings")) is None:
+        if None not in found:
             return False
-        return split in ({row.text("split") for row in self._rows(path)} if self._has_splits(path) else self.shares)
+        rows = self._table(found[None]).rows
+        return split in ({row.text("split") for row in rows} if self._has_splits(rows) else self.shares)
 
     def rankings(self, split: str) -> list[RankedPrompt]:
-        """The split's rankings in the order of the table. Images are decoded once, to find bad ones.
+        """The split's rankings in the order of the data. Images are decoded once, to find bad ones.
 
         Raises:
             ValueError: The split is missing, a table cannot be read, or errors were found and `on_error` is `error`.
         """
         if not self.available(split):
             raise ValueError(f"The split {split!r} is missing. {self.missing_message}")
-        own, whole = self._file(split), self._file("rankings")
-        if own is not None and whole is not None:
+        found = split_files(self.source)
+        if split in found and None in found:
             raise ValueError(
-                f"{self.source} has both {whole.name} and {own.name}, so a prompt could be in two splits; "
-                f"keep one of them, or add a column split to {whole.name}"
+                f"{self.source} has both {found[None][0].name} and {found[split][0].name}, so a prompt could be in two "
+                f"splits; keep one of them, or add a column split to {found[None][0].name}"
             )
-        path = own or whole
-        assert path is not None
-        rows = self._part(path, split) if own is None else self._rows(path)
-        parsed, errors, total = group_rows(rows, path.parent)
-        place = f"{path}, {split}"
+        paths = found.get(split) or found[None]
+        table = self._table(paths)
+        rows = table.rows if split in found else self._part(table, paths, split)
+        root = paths[0] if paths[0].is_dir() else paths[0].parent
+        if table.pairs:
+            (parsed, errors), total = rank_pairs(rows, root), len(rows)
+        else:
+            parsed, errors, total = group_rows(rows, root)
+        place = f"{paths[0] if len(paths) == 1 else self.source}, {split}"
         images = [image for ranking in parsed for image in ranking.images if isinstance(image, Path)]
-        memory = memory_file(self.cache_folder or self.source, self.source, split)
-        good, more = check_once(parsed, place, images, memory)
+        memory = memory_file(self.cache_folder or self.folder, self.source, split)
+        good, more = check_once(parsed, place, [*paths, *images], memory)
         self.errors[split] = [*errors, *more]
-        raise_or_skip(self.errors[split], self.on_error, place, total - len(good), total)
-        return good
+        raise_or_skip(
+            self.errors[split], self.on_error, place, total - len(good), total, "pairs" if table.pairs else "rankings"
+        )
+        return self._joined(good, split, place) if table.joined else good
 
-    def _file(self, stem: str) -> Path | None:
-        """The table with a given name, ignoring letter case."""
-        names = {f"{stem}{suffix}".lower() for suffix in READERS}
-        entries = self.source.iterdir() if self.source.is_dir() else ()
-        found = sorted(path for path in entries if path.name.lower() in names and path.is_file())
-        if len(found) > 1:
-            raise ValueError(f"{self.source} has both {found[0].name} and {found[1].name}; keep one of them")
-        return found[0] if found else None
+    def _joined(self, rankings: list[RankedPrompt], split: str, place: str) -> list[RankedPrompt]:
+        """Join the answers on the same images, and log how many contradict each other."""
+        joined, repeated, self.contradicting[split] = join_annotators(rankings)
+        if repeated:
+            logger.warning(
+                "%s: %d pairs of images have several answers, %d of them contradicting ones; the reward learns their "
+                "shares",
+                *(place, repeated, self.contradicting[split]),
+            )
+        return joined
 
-    def _rows(self, path: Path) -> list[Row]:
-        if path not in self._tables:
-            self._tables[path] = read_table(path, NEEDED, OPTIONAL)
-        return self._tables[path]
+    def _table(self, paths: tuple[Path, ...]) -> PreferenceFile:
+        if paths not in self._read:
+            self._read[paths] = table = read_preferences(paths, self.columns, self.labels)
+            if table.note:
+                logger.warning("%s: %s", paths[0] if len(paths) == 1 else self.source, table.note)
+        return self._read[paths]
 
-    def _has_splits(self, path: Path) -> bool:
-        return any("split" in row.cells for row in self._rows(path))
+    @staticmethod
+    def _has_splits(rows: list[Row]) -> bool:
+        return any("split" in row.cells for row in rows)
 
-    def _part(self, path: Path, split: str) -> list[Row]:
-        """The rows of a split in a table of all splits."""
-        rows = self._rows(path)
-        if self._has_splits(path):
+    def _part(self, table: PreferenceFile, paths: tuple[Path, ...], split: str) -> list[Row]:
+        """The rows of a split in data for all splits."""
+        rows = table.rows
+        if self._has_splits(rows):
             if nowhere := [row.place for row in rows if not row.text("split")]:
                 raise ValueError(f"{nowhere[0]}: the column split is empty; fill it in every row or in none")
             splits = [row.text("split") for row in rows]
         else:
             splits = [self._share(row) for row in rows]
-            self._tell(path, rows, splits, split)
+            self._tell(paths[0] if len(paths) == 1 else self.source, rows, splits, split)
+        if table.pairs:
+            return [row for row, where in zip(rows, splits, strict=True) if where == split]
         names = {group_name(row) for row, where in zip(rows, splits, strict=True) if where == split}
         return [row for row in rows if group_name(row) in names]  # a ranking in two splits is an error in both
 

@@ -1,0 +1,122 @@
+"""Exports of annotation tools and nested lists of rankings, as flat rows."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from t2ifb.data.tables import Row
+
+RESPONSES = ".responses"
+"""End of the column with the answers to a question in an export of Argilla."""
+LOCAL_FILES = re.compile(r"^/?data/local-files/\?d=")
+"""Beginning of the name of a local file in Label Studio; the rest is relative to its document root."""
+LISTS = (("generations", "ranking"), ("images", "ranks"), ("images", "ranking"))
+"""Columns with the images of a ranking and their ranks."""
+
+
+def question_of(columns: Iterable[str]) -> str | None:
+    """Name of the question of an Argilla export; None if the columns are not of one.
+
+    Raises:
+        ValueError: The export has several questions.
+    """
+    names = [column.removesuffix(RESPONSES) for column in columns if column.endswith(RESPONSES)]
+    if len(names) > 1:
+        raise ValueError(
+            f"the export has answers to several questions ({', '.join(names)}); keep the columns of one question"
+        )
+    return names[0] if names else None
+
+
+def argilla_rows(rows: Sequence[Row], question: str) -> list[Row]:
+    """One row for each submitted answer, with the cells `label` and `annotator` and the record's own.
+
+    Args:
+        rows: Records of an export, with `<question>.responses` and perhaps `.users` and `.status`, lists of one length.
+        question: Name of the question.
+    """
+    found: list[Row] = []
+    for row in rows:
+        answers, users, states = (
+            _listed(row.cells.get(f"{question}{RESPONSES}{end}")) for end in ("", ".users", ".status")
+        )
+        own = {name: cell for name, cell in row.cells.items() if RESPONSES not in name}
+        for number, answer in enumerate(answers):
+            if not states or (number < len(states) and states[number] == "submitted"):
+                annotator = str(users[number]) if number < len(users) else None
+                found.append(Row(row.place, own | {"label": answer, "annotator": annotator}))
+    return found
+
+
+def label_studio_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row for each annotation of a Label Studio JSON export: the task's data, `label` and `annotator`.
+
+    A task is `{"data": {"prompt", two images}, "annotations": [{"completed_by", "result": [{"value": …}]}]}`; the value
+    is `{"selected": "left"}` of the tag Pairwise, or `{"choices": [label]}` of the tag Choices.
+    """
+    found: list[Row] = []
+    for row in rows:
+        data, annotations = row.cells.get("data"), row.cells.get("annotations")
+        if not isinstance(data, dict) or not isinstance(annotations, list):
+            raise ValueError(f"{row.place}: expected a Label Studio task with data and annotations")
+        cells = {str(name).lower(): LOCAL_FILES.sub("", c) if isinstance(c, str) else c for name, c in data.items()}
+        for annotation in annotations:
+            if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+                for label in _selected(annotation.get("result")):
+                    found.append(Row(row.place, cells | {"label": label, "annotator": _person(annotation)}))
+    return found
+
+
+def _selected(results: Any) -> Iterable[str]:
+    for result in _listed(results):
+        value = result.get("value") if isinstance(result, dict) else None
+        if isinstance(value, dict):
+            label = value.get("selected", value.get("choices"))
+            if isinstance(label, list):
+                label = label[0] if len(label) == 1 else None
+            if label is not None:
+                yield str(label)
+
+
+def _person(annotation: dict[str, Any]) -> str | None:
+    person = annotation.get("completed_by")
+    if isinstance(person, dict):
+        person = person.get("email", person.get("id"))
+    return None if person is None else str(person)
+
+
+def list_columns(columns: Iterable[str]) -> tuple[str, str] | None:
+    """Columns with lists of images and ranks; None if there are none."""
+    there = set(columns)
+    return next((pair for pair in LISTS if set(pair) <= there), None)
+
+
+def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
+    """One row for each image of rows with lists of images and ranks.
+
+    The last row of an annotator about a `prompt_id` counts, and a row without ranks is no ranking: so an answer can be
+    replaced or withdrawn in a file that only grows.
+
+    Raises:
+        ValueError: A row has no such lists of one length.
+    """
+    latest: dict[object, Row] = {}
+    for number, row in enumerate(rows):
+        key = (row.text("prompt_id"), row.text("annotator"))
+        latest.pop(key, None)
+        latest[key if all(key) else number] = row
+    found: list[Row] = []
+    for row in latest.values():
+        images, ranks = (row.cells.get(column) for column in columns)
+        if ranks is None:
+            continue
+        if not isinstance(images, list) or not isinstance(ranks, list) or len(images) != len(ranks):
+            raise ValueError(f"{row.place}: expected lists of one length in {' and '.join(columns)}")
+        own = {name: cell for name, cell in row.cells.items() if name not in columns}
+        own["prompt_id"] = row.text("prompt_id") or row.text("id") or row.place
+        found += [Row(row.place, own | {"image": i, "rank": rank}) for i, rank in zip(images, ranks, strict=True)]
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

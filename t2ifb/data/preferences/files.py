@@ -1,0 +1,170 @@
+"""Preference files of all formats: which file has which split, and what its columns are."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2ifb.data.preferences.columns import PairColumns, pair_columns
+from t2ifb.data.preferences.exports import argilla_rows, label_studio_rows, list_columns, list_rows, question_of
+from t2ifb.data.preferences.folders import folder_rows
+from t2ifb.data.preferences.pairs import pair_rows
+from t2ifb.data.storage.columnar import BUILDERS
+from t2ifb.data.tables import READERS, Row, check_cells, read_table
+
+NEEDED = ("prompt", "image", "rank")
+OPTIONAL = ("prompt_id", "split", "annotator")
+SHARD = re.compile(r"(train|validation|valid|val|test)(?![a-z]).*", re.IGNORECASE)
+"""Name of a shard, or of a folder of shards, that begins with its split."""
+SPLITS = {"valid": "validation", "val": "validation"}
+TASK = {"data", "annotations"}
+"""Keys of a task in a Label Studio export."""
+
+
+@dataclass(frozen=True)
+class PreferenceFile:
+    """Rows of one table, or of several with the same columns.
+
+    Attributes:
+        rows: Rows of images (`NEEDED`, `OPTIONAL`), or of pairs (`pair_rows`).
+        pairs: Whether they are pairs.
+        note: How the columns were understood, for the user; empty for a table of rankings.
+    """
+
+    rows: list[Row]
+    pairs: bool
+    note: str = ""
+
+    @property
+    def joined(self) -> bool:
+        """Whether several rows may be answers on the same images."""
+        return self.pairs or any(row.text("annotator") for row in self.rows)
+
+
+def split_files(source: Path) -> dict[str | None, tuple[Path, ...]]:
+    """Files of each split; None stands for files that hold all splits.
+
+    Args:
+        source: A file for all splits; or a folder with `<split>.<suffix>` or `rankings.<suffix>`, with parquet or tar
+            shards (in the folder, in `data` or in a folder per split; if all are of `train` they hold all splits), with
+            one table of any name, or with better and worse images.
+
+    Raises:
+        ValueError: There are two files for a split, or several tables whose splits are unknown.
+    """
+    if source.is_file():
+        return {None: (source,)}
+    entries = sorted(source.iterdir()) if source.is_dir() else []
+    tables = [path for path in entries if path.is_file() and path.suffix.lower() in READERS]
+    found: dict[str | None, tuple[Path, ...]] = {}
+    for path in tables:
+        if (stem := path.stem.lower()) in ("rankings", "train", "validation", "test") or len(tables) > 1:
+            split = None if stem == "rankings" else stem
+            if split in found:
+                raise ValueError(f"{source} has both {found[split][0].name} and {path.name}; keep one of them")
+            found[split] = (path,)
+    named = {split for split in found if split in (None, "train", "validation", "test")}
+    if named:
+        return found
+    shards = _shards([source, source / "data", *(path for path in entries if path.is_dir() and SHARD.match(path.name))])
+    if shards:
+        return shards
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise ValueError(f"{source} has several tables ({names}); give one of them as source, or name it rankings")
+    return {None: (tables[0] if tables else source,)} if tables or folder_rows(source) else {}
+
+
+def _shards(folders: Sequence[Path]) -> dict[str | None, tuple[Path, ...]]:
+    """Shards by the split that begins their own name or their folder's."""
+    found: dict[str | None, list[Path]] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.suffix.lower() in BUILDERS and path.is_file():
+                name = SHARD.match(path.name) or (SHARD.match(folder.name) if folder is not folders[0] else None)
+                split = name[1].lower() if name else None
+                found.setdefault(SPLITS.get(split, split) if split else None, []).append(path)
+    if set(found) == {"train"}:
+        found = {None: found["train"]}
+    return {split: tuple(paths) for split, paths in found.items()}
+
+
+def read_preferences(
+    paths: Sequence[Path], columns: Mapping[str, str] | None = None, labels: Mapping[str, Any] | None = None
+) -> PreferenceFile:
+    """Read preferences and find out what they are from their columns.
+
+    Rows of images with ranks, lists of images and ranks (ImageReward), pairs with a label, votes or names of the
+    preferred image (`pair_columns`), exports of Argilla and Label Studio, and folders (`folder_rows`).
+
+    Args:
+        paths: Tables with the same columns, or one folder.
+        columns: Columns by role, where their names do not say it.
+        labels: Labels by meaning, where they do not say it.
+
+    Raises:
+        ValueError: The files cannot be read, or their columns are none of these; the message lists the columns found.
+    """
+    given = dict(columns or {})
+    if paths[0].is_dir():
+        rows = folder_rows(paths[0])
+        split = {"split": "split"} if any("split" in row.cells for row in rows) else {}
+        named = {"prompt": "prompt", "first": "chosen", "second": "rejected"} | split
+        return _pairs(rows, PairColumns("folders of images", named, True), labels)
+
+    def accepts(there: list[str]) -> bool:
+        if set(NEEDED) <= set(_renamed(there, given)) or set(there) >= TASK:
+            return True
+        if list_columns(there) is not None or question_of(there) is not None:
+            return True
+        return pair_columns(there, given) is not None
+
+    rows = [row for path in paths for row in read_table(path, NEEDED, OPTIONAL, accepts)]
+    there = list(dict.fromkeys(column for row in rows for column in row.cells))
+    if (lists := list_columns(there)) is not None:
+        rows = list_rows(rows, lists)
+        check_cells(rows, (*NEEDED, *OPTIONAL))
+        return PreferenceFile(rows, False, f"read as lists of images and ranks ({', '.join(lists)})")
+    if set(NEEDED) <= set(_renamed(there, given)):
+        rows = [Row(row.place, dict(zip(_renamed(row.cells, given), row.cells.values(), strict=True))) for row in rows]
+        check_cells(rows, (*NEEDED, *OPTIONAL))
+        return PreferenceFile(rows, False)
+    if set(there) >= TASK:
+        return _export("Label Studio export", label_studio_rows(rows), given, labels)
+    if (question := question_of(there)) is not None:
+        return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given, labels)
+    pairs = pair_columns(there, given)
+    assert pairs is not None  # `accepts` checked it
+    return _pairs(rows, pairs, labels)
+
+
+def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
+    """Column names with those of `given` replaced by the roles of a table of rankings."""
+    roles = {column.strip().lower(): role for role, column in given.items() if role in (*NEEDED, *OPTIONAL)}
+    return [roles.get(column, column) for column in columns]
+
+
+def _export(name: str, rows: list[Row], given: Mapping[str, str], labels: Mapping[str, Any] | None) -> PreferenceFile:
+    """Pairs of an annotation tool's export.
+
+    Raises:
+        ValueError: It has no answers, or no two images.
+    """
+    if not rows:
+        raise ValueError(f"the {name} has no submitted answers")
+    form = pair_columns(dict.fromkeys(column for row in rows for column in row.cells), given)
+    if form is None:
+        names = ", ".join(rows[0].cells)
+        raise ValueError(f"{rows[0].place}: no two images in the {name}; name them with columns; found {names}")
+    return _pairs(rows, PairColumns(name, form.columns, form.ordered), labels)
+
+
+def _pairs(rows: Sequence[Row], form: PairColumns, labels: Mapping[str, Any] | None) -> PreferenceFile:
+    try:
+        pairs, empty, meaning = pair_rows(rows, form, labels)
+    except ValueError as error:
+        raise ValueError(f"{rows[0].place.rpartition(', ')[0]}: {error}") from error
+    check_cells(pairs, ("prompt", "first", "second", *OPTIONAL))
+    notes = [f"read as {form}", meaning, f"{empty} of {len(rows)} rows have no choice and are skipped" if empty else ""]
+    return PreferenceFile(pairs, True, "; ".join(note for note in notes if note))

@@ -1,0 +1,64 @@
+"""Folders with a better and a worse image for each prompt."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from t2ifb.data.preferences.columns import ORDERED
+from t2ifb.data.tables import Row
+from t2ifb.utils.files import read_text
+
+NAMES = tuple(pair for pair in ORDERED if "." not in pair[0] and "_" not in pair[0])
+"""Names of the better and of the worse image, or of the folders with them."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+CAPTIONS = ("prompt.txt", "caption.txt")
+
+
+def folder_rows(root: Path) -> list[Row]:
+    """Pairs in one of three layouts; empty without any.
+
+    - `<id>/win.png` and `<id>/lose.png`, with the prompt in `<id>/prompt.txt`, `caption.txt` or `win.txt`;
+    - `win/<id>.png` and `lose/<id>.png`, with the prompt in `<id>.txt` in one of these folders or beside them;
+    - either of these in a folder for each split, such as `train/`.
+
+    Other names than win and lose are chosen and rejected, winner and loser, better and worse, high and low.
+
+    Raises:
+        ValueError: A pair lacks an image or its prompt.
+    """
+    if not root.is_dir():
+        return []
+    rows = list(_pairs(root))
+    for split in sorted(path for path in root.iterdir() if path.is_dir()) if not rows else ():
+        rows += [Row(row.place, row.cells | {"split": split.name}) for row in _pairs(split)]
+    return rows
+
+
+def _pairs(root: Path) -> Iterator[Row]:
+    """Pairs of both layouts in a folder."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    for better, worse in NAMES:
+        if (root / better).is_dir() and (root / worse).is_dir():
+            for image in sorted(path for path in (root / better).iterdir() if path.suffix.lower() in SUFFIXES):
+                other = _image(root / worse, image.stem)
+                text = [folder / f"{image.stem}.txt" for folder in (root / better, root / worse, root)]
+                yield _row(image, other, text, f"{root / worse / image.name}")
+            return
+        for folder in folders:
+            if (first := _image(folder, better)) is not None:
+                text = [folder / name for name in (*CAPTIONS, f"{better}.txt", f"{worse}.txt")]
+                yield _row(first, _image(folder, worse), text, f"{folder / worse}.png")
+
+
+def _row(better: Path, worse: Path | None, captions: list[Path], expected: str) -> Row:
+    if worse is None:
+        raise ValueError(f"{better} has no image to compare with; expected {expected}")
+    caption = next((path for path in captions if path.is_file()), None)
+    if caption is None:
+        raise ValueError(f"{better} has no prompt; expected a text file {captions[0]}")
+    prompt = " ".join(read_text(caption).split())
+    return Row(str(better), {"prompt": prompt, "chosen": str(better.absolute()), "rejected": str(worse.absolute())})
+
+
+def _image(folder: Path, stem: str) -> Path | None:
+    """The image of a name in any of the formats."""
+    return next((path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)

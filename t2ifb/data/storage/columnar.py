@@ -1,0 +1,121 @@
+"""Parquet files and WebDataset tars, read through the `datasets` library into memory-mapped tables."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image as PILImage
+
+from t2ifb.data.storage.archives import leaves_folder
+from t2ifb.utils.files import data_folder
+
+BUILDERS = {".parquet": ("parquet", "Parquet file"), ".tar": ("webdataset", "WebDataset tar")}
+"""Builder of the `datasets` library and name of a kind of file, by suffix."""
+KEY = "__key__"
+"""Column of a WebDataset with the common stem of a sample's files."""
+
+
+@dataclass(frozen=True)
+class ColumnImage:
+    """An encoded image in a cell of a table (an `ImageSource`).
+
+    Attributes:
+        key: Identifier of the table that changes with the file.
+        row: Index of the row.
+        column: Name of the column.
+        place: File and row, for messages.
+        folder: Root of images that the cell names instead of holding them.
+        table: The column, by row.
+    """
+
+    key: str
+    row: int
+    column: str
+    place: str = field(compare=False)
+    folder: Path = field(compare=False, repr=False)
+    table: Any = field(compare=False, repr=False)
+
+    def read(self) -> bytes:
+        """The encoded file.
+
+        Raises:
+            ValueError: The cell has no image, or names one outside the table's folder.
+            OSError: The named file cannot be read.
+        """
+        cell = self.table[self.row][self.column]
+        content, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+        if not content and name:
+            if leaves_folder(name):
+                raise ValueError(f"it names {name!r}, outside the table's folder")
+            content = (self.folder / name).read_bytes()
+        if not content:
+            raise ValueError("the cell contains no image" if content is None else "it is empty (0 bytes)")
+        return cast(bytes, content)
+
+    def open(self) -> PILImage.Image:
+        """Open the image."""
+        return PILImage.open(io.BytesIO(self.read()))
+
+    def identity(self) -> str:
+        """Identifier that changes when the file does. The image is not read."""
+        return f"{self.key}!{self.row}!{self.column}"
+
+    def __str__(self) -> str:
+        return f"{self.place}, {self.column}"
+
+
+def read_columns(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, Any]]]]:
+    """Read a file. Columns of images give a `ColumnImage` in each row; the images are not decoded.
+
+    Args:
+        path: `.parquet`, or `.tar` in WebDataset's layout: files of one stem form a row, with their suffixes as columns
+            and the keys of a `.json` file as further columns.
+
+    Returns:
+        Lower-case column names; place and cells of each row.
+
+    Raises:
+        ValueError: The file is not what its suffix says.
+    """
+    import datasets
+
+    builder, kind = BUILDERS[path.suffix.lower()]
+    try:
+        table = datasets.load_dataset(
+            builder, data_files=[str(path.absolute())], split="train", cache_dir=str(data_folder() / "tables")
+        )
+    except Exception as error:  # the library wraps errors of many kinds
+        cause = error.__cause__ or error
+        raise ValueError(f"{path} is not a {kind}: {str(cause) or type(cause).__name__}") from error
+    images = [name for name, feature in table.features.items() if _holds_images(feature)]
+    for name in images:
+        if isinstance(table.features[name], datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    views = {name: table.select_columns([name]) for name in images}
+    others = table.select_columns([name for name in table.column_names if name not in images])
+    key = f"{path.absolute()}!{path.stat().st_mtime_ns}!{path.stat().st_size}"
+
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number in range(len(table)):
+            place = f"{path}, row {number}"
+            cells = dict(others[number]) if others.column_names else {}
+            cells |= cells["json"] if isinstance(cells.get("json"), dict) else {}
+            if KEY in cells:
+                cells.setdefault("prompt_id", cells[KEY])
+            for name, view in views.items():
+                cells[name.strip().lower()] = ColumnImage(key, number, name, place, path.parent, view)
+            yield place, cells
+
+    names = [*table.column_names, *(extra if isinstance(extra := table.features.get("json"), dict) else ())]
+    return [name.strip().lower() for name in names], rows()
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column holds encoded images: of the library's type, bytes, or both bytes and path."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("binary", "large_binary")

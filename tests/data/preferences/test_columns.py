@@ -1,0 +1,58 @@
+"""Roles of the columns of tables of pairs."""
+
+import pytest
+
+from t2ifb.data.preferences.columns import pair_columns
+
+KNOWN = {
+    "caption image_a image_b label": ("pairs", {"first": "image_a", "second": "image_b", "label": "label"}, False),
+    "jpg_0 jpg_1 label_0 label_1 caption has_label": (
+        *("Pick-a-Pic", {"votes_first": "label_0", "votes_second": "label_1", "labelled": "has_label"}, False),
+    ),
+    "prompt chosen rejected": ("Open Image Preferences", {"first": "chosen", "second": "rejected"}, True),
+    "prompt image1 image2 votes_image1 votes_image2 model1 model2 image1_path image2_path": (
+        *("Rapidata votes", {"first": "image1", "votes_second": "votes_image2"}, False),
+    ),
+    "prompt path1 path2 confidence choice_dist": (
+        *("HPDv3", {"first": "path1", "confidence": "confidence", "votes": "choice_dist"}, True),
+    ),
+    "prompt left right preference user_id": ("pairs", {"label": "preference", "annotator": "user_id"}, False),
+    "prompt image_0 image_1 pref_0 pref_1": ("pairs", {"votes_first": "pref_0"}, False),
+}
+
+
+@pytest.mark.parametrize("columns", KNOWN)
+def test_known_columns_get_their_roles(columns: str) -> None:
+    name, some, ordered = KNOWN[columns]
+    form = pair_columns(columns.split())
+    assert form is not None
+    assert (form.name, form.ordered) == (name, ordered)
+    assert some.items() <= form.columns.items()
+    assert {"prompt", "first", "second"} <= form.columns.keys()
+    assert name in str(form) and f"prompt={form.columns['prompt']}" in str(form)
+
+
+def test_a_map_takes_precedence_and_needs_no_known_name() -> None:
+    form = pair_columns(["q", "x", "y", "best", "label"], {"prompt": "Q", "first": "x", "second": "y", "label": "best"})
+    assert form is not None and form.columns == {"prompt": "q", "first": "x", "second": "y", "label": "best"}
+    named = pair_columns(["q", "x", "y"], {"prompt": "q", "chosen": "x", "rejected": "y"})
+    assert named is not None and named.ordered and named.columns["second"] == "y"
+
+
+def test_a_table_of_images_is_none_of_pairs() -> None:
+    assert pair_columns(["prompt", "image", "rank"]) is None
+
+
+WRONG = [
+    ({"promt": "q"}, "unknown role promt; expected some of prompt, first"),
+    ({"prompt": "frage"}, "no column for prompt=frage; found the columns q, image_a, image_b"),
+    ({}, r"no column with the prompt; found the columns q, image_a, image_b. Name it with columns=\{prompt: …\}"),
+    ({"prompt": "q"}, "no column says which image is preferred; found the columns q, image_a, image_b"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG)
+def test_a_wrong_map_is_one_message_with_the_columns(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        pair_columns(["q", "image_a", "image_b"], given)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,61 @@
+"""Folders of better and worse images."""
+
+from pathlib import Path
+
+import pytest
+
+from t2ifb.data.preferences.folders import folder_rows
+from tests.data.parts import encoded_picture
+
+
+def put(path: Path, text: str | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if text is None:
+        path.write_bytes(encoded_picture(len(path.parts), "PNG"))
+    else:
+        path.write_text(text)
+    return path
+
+
+def test_a_folder_per_pair(tmp_path: Path) -> None:
+    for split, name in (("train", "0"), ("train", "1"), ("test", "2")):
+        put(tmp_path / split / name / "win.png")
+        put(tmp_path / split / name / "lose.webp")
+        put(tmp_path / split / name / "prompt.txt", f"cat\n{name}")
+    rows = folder_rows(tmp_path)
+    assert [(row.text("split"), row.text("prompt")) for row in rows] == [
+        ("test", "cat 2"),
+        ("train", "cat 0"),
+        ("train", "cat 1"),
+    ]
+    assert row_names(tmp_path, rows[0].cells) == ("test/2/win.png", "test/2/lose.webp")
+    assert "split" not in folder_rows(tmp_path / "train")[0].cells
+
+
+def row_names(root: Path, cells: dict[str, str]) -> tuple[str, ...]:
+    return tuple(Path(cells[side]).relative_to(root).as_posix() for side in ("chosen", "rejected"))
+
+
+def test_a_folder_of_better_and_one_of_worse_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put(tmp_path / "high" / f"{name}.jpg")
+        put(tmp_path / "low" / f"{name}.png")
+    put(tmp_path / "high/a.txt", "a cat")
+    put(tmp_path / "b.txt", "a dog")
+    rows = folder_rows(tmp_path)
+    assert [row.text("prompt") for row in rows] == ["a cat", "a dog"]
+    assert row_names(tmp_path, rows[1].cells) == ("high/b.jpg", "low/b.png")
+
+
+def test_a_pair_without_its_other_image_or_prompt_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path / "0/better.png")
+    with pytest.raises(ValueError, match=r"0/better.png has no image to compare with; expected .*0/worse.png"):
+        folder_rows(tmp_path)
+    put(tmp_path / "0/worse.png")
+    with pytest.raises(ValueError, match=r"has no prompt; expected a text file .*0/prompt.txt"):
+        folder_rows(tmp_path)
+
+
+def test_other_folders_have_no_pairs(tmp_path: Path) -> None:
+    put(tmp_path / "images/0.png")
+    assert folder_rows(tmp_path) == folder_rows(tmp_path / "nowhere") == []
