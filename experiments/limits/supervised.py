@@ -70,7 +70,7 @@ def supervised(parts: Components) -> None:
     base = tuning.baseline_cache()
     evaluator, size = tuning.evaluator("validation", seed), tuning.samples_per_batch
     unit = tuning.reward if tuning.standardise else None
-    evaluate_base(run, evaluator, model.device, lambda: base.of(evaluator, model, size), standardised=unit)
+    evaluate_base(run, evaluator, lambda: base.of(evaluator, model, size), standardised=unit)
     test = tuning.evaluator("test", seed)
     answers = {"base": base.of(test, model, size), "kept": evaluate(test, model, size, "the tuned model")}
     for name, found in answers.items():

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.diffusion.sampling import generate
 from t2ifb.evaluation.scoring import ScorerSet
-from t2ifb.finetuning.evaluator import REWARD, EvalSamples, Evaluator, evaluate, in_process_group
+from t2ifb.finetuning.evaluator import REWARD, EvalSamples, Evaluator, evaluate, stored
 from t2ifb.scorers.mix import Mix
 from t2ifb.utils.devices import device_facts
-from t2ifb.utils.files import file_lock, make_folder
+from t2ifb.utils.files import make_folder
 from t2ifb.utils.fingerprints import FileHashes, fingerprint, library_versions
 
 
@@ -33,25 +31,13 @@ class BaselineCache:
 
     def of(self, evaluator: Evaluator, model: TextToImageModel, samples_per_batch: int) -> EvalSamples:
         """The base model's samples, computed if not cached. All processes of a run must call this together."""
-        if self.folder is None:
+
+        def compute() -> EvalSamples:
             return evaluate(evaluator, model, samples_per_batch, "the base model", base=True)
-        path = make_folder(self.folder) / f"{self._key(evaluator, model)}.safetensors"
-        if in_process_group():  # all processes sample, so none may wait for another here
-            known = [path.exists()]
-            dist.broadcast_object_list(known)
-            if not known[0]:
-                answers = evaluate(evaluator, model, samples_per_batch, "the base model", base=True)
-                if dist.get_rank() == 0:
-                    answers.save(path)
-                return answers
-            found = [EvalSamples.read(path) if dist.get_rank() == 0 else None]
-            dist.broadcast_object_list(found)
-            assert found[0] is not None
-            return found[0]
-        with file_lock(path.with_suffix(".lock")):
-            if not path.exists():
-                evaluate(evaluator, model, samples_per_batch, "the base model", base=True).save(path)
-            return EvalSamples.read(path)
+
+        if self.folder is None:
+            return compute()
+        return stored(make_folder(self.folder) / f"{self._key(evaluator, model)}.safetensors", compute)
 
     def _key(self, evaluator: Evaluator, model: TextToImageModel) -> str:
         reward = dict(evaluator.judges.scorers.items()).get(REWARD)

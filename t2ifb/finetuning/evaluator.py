@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import save
@@ -24,6 +22,7 @@ from t2ifb.evaluation.scoring import ScorerSet, ScoreSheet
 from t2ifb.evaluation.selection import normalized_gain, selection_score
 from t2ifb.scorers.mix import Mix
 from t2ifb.training.losses import kl_sums
+from t2ifb.training.processes import in_process_group, in_shares, of_all, of_first, own_share
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import first_process
 from t2ifb.utils.devices import true_float32
@@ -34,14 +33,8 @@ STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST}
 FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 """Reserved names of metrics and of a sheet's column, not allowed for judges."""
 
-
 TENSORS = ("images", "kl", "kl_without_last_two", "diversity")
 """Tensor fields of `EvalSamples`."""
-
-
-def in_process_group() -> bool:
-    """Whether this process is part of an initialised process group."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 @dataclass(frozen=True)
@@ -128,6 +121,11 @@ class Evaluator(nn.Module):
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the scorers."""
+        return self._place.device
+
     @torch.no_grad()
     def sample(self, model: TextToImageModel, numbers: Sequence[int], with_kl: bool = True) -> None:
         """Sample the images with the given indices and record images and KL divergence.
@@ -161,32 +159,31 @@ class Evaluator(nn.Module):
         nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()
         self._found |= {n: (image, sums) for n, image, sums in zip(numbers, images, nats, strict=True)}
 
-    def gather(self) -> None:
-        """Share the samples of all processes. No effect with one process."""
-        if not in_process_group():
-            return
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, self._found)
-        self._found = {number: sample for some in found for number, sample in some.items()}
-
     @torch.no_grad()
     def answers(self) -> EvalSamples:
-        """Score the samples since the last call.
+        """Score the samples since the last call. Processes of a group share their samples and the scoring.
+
+        The number of processes changes the batches of the scorers, and with them at most the last digits of a score.
 
         Raises:
             ValueError: Samples are missing.
         """
-        if missing := set(range(len(self))) - self._found.keys():
+        shared = {number: sample for some in of_all(self._found) for number, sample in some.items()}
+        if missing := set(range(len(self))) - shared.keys():
             raise ValueError(f"{len(missing)} samples of the evaluator are missing")
-        found = [self._found[number] for number in range(len(self))]
+        found = [shared[number] for number in range(len(self))]
         self._found = {}
         images = torch.stack([image for image, _ in found])
-        scores = self.judges(images, self.prompts, self._place.device)
+        scores = self.scores(self.judges, images)
         kl, kl_without_last_two = torch.stack([sums for _, sums in found]).unbind(1)
         self.last = EvalSamples(
             images, scores, kl.contiguous(), kl_without_last_two.contiguous(), self._diversity(images)
         )
         return self.last
+
+    def scores(self, judges: ScorerSet, images: Tensor) -> dict[str, Tensor]:
+        """Scores (N,) of the images (N, 3, H, W) by name. Each process of a group scores its share."""
+        return in_shares(len(images), lambda share: judges(images[share], self.prompts[share], self.device))
 
     def figures(self, answers: EvalSamples) -> dict[str, float]:
         """Means over the samples: each scorer, both KL sums, `diversity`, and the selection score `judges`."""
@@ -210,9 +207,13 @@ class Evaluator(nn.Module):
         k = self.images_per_prompt
         if self.encoder is None or k < 2:
             return torch.zeros(0)
-        pixels = [some.to(self._place.device).float() / 255 for some in images.split(64)]
-        vectors = torch.cat([self.encoder.encode_images(some).cpu() for some in pixels]).unflatten(0, (-1, k))
-        return diversity(vectors)
+        encode = self.encoder.encode_images
+
+        def vectors(share: slice) -> dict[str, Tensor]:
+            pixels = (some.to(self.device).float() / 255 for some in images[share].split(64))
+            return {"vectors": torch.cat([encode(some).cpu() for some in pixels])}
+
+        return diversity(in_shares(len(images), vectors)["vectors"].unflatten(0, (-1, k)))
 
 
 REWARD = "reward"
@@ -223,35 +224,44 @@ FLOOR_SAMPLES = 4
 """Number of samples in the rounding measurement."""
 
 
+def stored(path: Path, compute: Callable[[], EvalSamples]) -> EvalSamples:
+    """Samples of a file, which is written first if it does not exist. All processes of a group must call this together.
+
+    Separate runs that need the same file wait for the first.
+    """
+    if in_process_group():  # all of them compute, so none may wait for another at a lock
+        if of_first(path.exists):
+            return of_first(lambda: EvalSamples.read(path))
+        answers = compute()
+        if first_process():
+            answers.save(path)
+        return answers
+    with file_lock(path.with_name(f".{path.stem}.lock")):
+        if not path.exists():
+            compute().save(path)
+        return EvalSamples.read(path)
+
+
 def evaluate_base(
-    run: RunFolder,
-    evaluator: Evaluator,
-    device: torch.device,
-    answers: Callable[[], EvalSamples],
-    standardised: nn.Module | None,
+    run: RunFolder, evaluator: Evaluator, answers: Callable[[], EvalSamples], standardised: nn.Module | None
 ) -> EvalSamples:
     """Evaluate the base model once, store the samples in the run's folder, and standardise the reward with them.
 
     Args:
         run: Run folder; its file `BASE` stores the samples.
-        evaluator: The evaluation.
-        device: Device of the scorers.
+        evaluator: The evaluation, on the scorers' device.
         answers: Computes the samples.
         standardised: The reward, if it is standardised on the base model's images; None otherwise.
 
     Raises:
         ValueError: A scorer gives all images the same score.
     """
-    path = run.path / BASE
-    with file_lock(run.path / ".base.lock"):  # one of several processes that start together does it
-        if not path.exists():
-            answers().save(path)
-    found = EvalSamples.read(path)
+    found = stored(run.path / BASE, answers)
     if isinstance(standardised, Mix):
-        scores = ScorerSet(dict(standardised.scorers.items()))(found.images, evaluator.prompts, device)
+        scores = evaluator.scores(ScorerSet(dict(standardised.scorers.items())), found.images)
         standardised.standardise(scores)
-        in_process_group = torch.stack([scores[name] for name in standardised.scorers])
-        found.scores[REWARD] = standardised.combine(in_process_group.to(device)).cpu()
+        parts = torch.stack([scores[name] for name in standardised.scorers])
+        found.scores[REWARD] = standardised.combine(parts.to(evaluator.device)).cpu()
     return found
 
 
@@ -285,9 +295,7 @@ def evaluate(
         whom: Name of the model for the progress bar.
         base: Evaluate the base model instead.
     """
-    share = (
-        range(len(evaluator))[dist.get_rank() :: dist.get_world_size()] if in_process_group() else range(len(evaluator))
-    )
+    share = range(len(evaluator))[own_share()]
     starts = range(0, len(share), samples_per_batch)
     for start in track(starts, f"sampling images of {whom}", disable=not first_process()):
         numbers = share[start : start + samples_per_batch]
@@ -296,7 +304,6 @@ def evaluate(
                 evaluator.sample(model, numbers, with_kl=False)
         else:
             evaluator.sample(model, numbers)
-    evaluator.gather()
     return evaluator.answers()
 
 
@@ -334,8 +341,11 @@ def rounding_floor(
         training_context: Context of the denoiser's calls in training.
     """
     schedule = sampler.schedule_of(model)
-    found = []
-    for number, prompt in enumerate(evaluator.prompts[:FLOOR_SAMPLES]):
+
+    def measured(number: int) -> Tensor:
+        """The KL divergence (T,) on the rollout of one sample."""
+        prompt = evaluator.prompts[number]
+        found: list[Tensor] = []
         rollout = Rollout(schedule, [(evaluator.stream, evaluator.seed, number)], model.latent_shape, model.device)
         seen: list[tuple[Tensor, Tensor]] = []
         with weights_in_fp32(model.denoiser), without_adapters(model.denoiser):
@@ -350,4 +360,8 @@ def rounding_floor(
                     rounded = denoise(noisy, step)
                 one, other = (schedule.kl_step(each, noisy, step) for each in (exact, rounded))
                 found.append(gaussian_kl(one.mean, other.mean, one.variance))
-    return torch.stack(found).reshape(-1, len(schedule)).mean(0)
+        return torch.cat(found)
+
+    count = min(FLOOR_SAMPLES, len(evaluator))
+    rows = in_shares(count, lambda share: {"kl": torch.stack([measured(n) for n in range(count)[share]])})
+    return rows["kl"].mean(0)

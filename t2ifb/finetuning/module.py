@@ -18,6 +18,7 @@ from t2ifb.finetuning.algorithm import Algorithm, Experience
 from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
+from t2ifb.training.processes import of_all
 from t2ifb.utils.random_streams import Stream
 
 EMA = "ema"
@@ -126,12 +127,6 @@ class FineTuningModule(LightningModule):
             return []
         return list(replace(minibatch, total=total).parts(self.micro_batch_size or len(batch.prompts)))
 
-    def _of_all_processes(self, value: Any) -> list[Any]:
-        values = [value] * self.trainer.world_size
-        if len(values) > 1:
-            torch.distributed.all_gather_object(values, value)
-        return values
-
     def over_processes(self, count: int) -> int:
         """Sum of a count over all processes, which must call this together."""
         if self.trainer.world_size == 1:
@@ -196,7 +191,6 @@ class FineTuningModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Score the samples and log the figures."""
         assert self.evaluator is not None
-        self.evaluator.gather()
         for name, value in self.evaluator.figures(self.evaluator.answers()).items():
             self.log(f"val/{name}", value, prog_bar=name in ("reward", "kl"))
 
@@ -208,7 +202,7 @@ class FineTuningModule(LightningModule):
         """Save the adapters, an unfinished experience, and the figures of the first process that are not logged yet."""
         if self._inside:
             state = None if self.experience is None else self.experience.state()
-            checkpoint["experience"] = self._of_all_processes(state)
+            checkpoint["experience"] = of_all(state)
         denoiser = self.policy.model.denoiser
         with self._evaluated():
             checkpoint["state_dict"] = {name: weight.clone() for name, weight in adapter_state(denoiser).items()}
@@ -248,7 +242,7 @@ class FineTuningModule(LightningModule):
             return
         totals = {name: torch.stack(values).sum(0).cpu() for name, values in self._sums.items()}
         self._sums = {}
-        parts = self._of_all_processes(totals)
+        parts = of_all(totals)
         for name in dict.fromkeys(name for part in parts for name in part):  # an empty share has no names
             total, count = sum(part[name] for part in parts if name in part)
             self.log(f"train/{name}", float(total / count), prog_bar=name in ("reward", "kl"), batch_size=1)

@@ -62,6 +62,7 @@ from t2ifb.training import loggers
 from t2ifb.training.losses import kl_sums
 from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
 from t2ifb.training.nan_guard import NanGuard
+from t2ifb.training.processes import start_processes
 from t2ifb.training.reward_checks import check_differentiable, check_known
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import (
@@ -316,12 +317,12 @@ class FineTuner:
             )
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
-        engine.accelerator.setup_device(engine.strategy.root_device)  # as Lightning does at the start of training
+        start_processes(engine)
         module.to(engine.strategy.root_device)
         base = self.baseline_cache()
         unit = self.reward if self.standardise else None
         evaluator.base = evaluate_base(
-            run, evaluator, model.device, lambda: base.of(evaluator, model, self.samples_per_batch), standardised=unit
+            run, evaluator, lambda: base.of(evaluator, model, self.samples_per_batch), standardised=unit
         )
         metrics.start = {f"val/{name}": value for name, value in evaluator.figures(evaluator.base).items()}
         torch.cuda.empty_cache()  # `gpu_memory.LIFE` lists the phases between which this happens

@@ -1,21 +1,28 @@
 """An evaluator asks the same questions every time, and counts what a policy has moved."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.evaluation.scoring import ScorerSet
-from t2ifb.finetuning.evaluator import EvalSamples, Evaluator, evaluate, rounding_floor
+from t2ifb.finetuning.baseline_cache import BaselineCache
+from t2ifb.finetuning.evaluator import EvalSamples, Evaluator, evaluate, evaluate_base, rounding_floor
+from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
+from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP
+from t2ifb.training.run_folder import RunFolder
 from tests.diffusion.parts import PROMPTS, shapes_model
 from tests.finetuning.tuning_worlds import Darkness
+from tests.training.two_processes import in_two_processes, on_linux
 
 SAMPLER = Sampler(4, 2.0)
 
@@ -151,3 +158,63 @@ def test_float32_is_not_rounded_to_tf32_where_rounding_is_measured(monkeypatch: 
     seen.clear()
     rounding_floor(evaluator, Sampler(2), model, nullcontext)
     assert set(seen) == {(torch.float32, "ieee"), (torch.bfloat16, "tf32")}
+
+
+class Counting(Darkness):
+    """Notes how many images it scored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images = 0
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        self.images += len(images)
+        return super().forward(images, prompts)
+
+
+@on_linux
+def test_two_processes_share_samples_scores_base_images_and_rounding(tmp_path: Path) -> None:
+    """Three prompts with three images each do not divide evenly. On equal images scores agree to 1e-5."""
+    equal = torch.randint(0, 256, (9, 3, 64, 64), dtype=torch.uint8)
+
+    def work(folder: Path) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        model, evaluator, counting = shapes_model(), make_exam(images_per_prompt=3), Counting()
+        evaluator.prompts += ["a green star on a gray background"] * 3
+        evaluator.judges.scorers["counting"] = counting
+        weights = LoRA().add(model)
+        drawn: list[int] = []
+        sample = evaluator.sample
+        evaluator.sample = lambda model, numbers, **kl: drawn.extend(numbers) or sample(model, numbers, **kl)  # type: ignore
+
+        mix = Mix({"counting": counting, "clip_score": CLIPScore(CLIPEncoder(CLIPSource(f"local-dir:{CLIP}")))})
+        cache = BaselineCache(folder / "cache", {})
+        evaluator.base = evaluate_base(RunFolder(folder), evaluator, lambda: cache.of(evaluator, model, 2), mix)
+        scored = counting.images
+        for weight in weights:
+            weight.data = torch.full_like(weight, 0.03)
+        policy = evaluate(evaluator, model, 2, "the policy")
+        context = partial(torch.autocast, "cpu", torch.bfloat16)
+        floor = rounding_floor(evaluator, SAMPLER, model, context)
+        return {
+            "drawn": drawn, "scored": scored, "base": evaluator.base, "policy": policy, "floor": floor,
+            "figures": evaluator.figures(policy), "units": mix.means,
+            "scores": evaluator.scores(evaluator.judges, equal),
+        }  # fmt: skip
+
+    alone = work(tmp_path / "one")
+    together = in_two_processes(tmp_path, lambda: work(tmp_path / "two"))
+    assert [each["drawn"] for each in together] == [[0, 2, 4, 6, 8] * 2, [1, 3, 5, 7] * 2]
+    assert [each["scored"] for each in together] == [10, 8] and alone["scored"] == 18  # as a judge and in the mix
+    for shared in together:
+        for who in ("base", "policy"):
+            one, two = alone[who], shared[who]
+            assert (one.images.int() - two.images.int()).abs().max() <= 1
+            assert one.scores.keys() == two.scores.keys()
+            for name in one.scores:
+                torch.testing.assert_close(two.scores[name], one.scores[name], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(two.diversity, one.diversity, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(shared["units"], alone["units"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shared["floor"], alone["floor"])
+        torch.testing.assert_close(shared["scores"], alone["scores"], rtol=1e-5, atol=1e-6)
+        assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-3, abs=1e-3)

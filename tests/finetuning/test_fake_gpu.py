@@ -173,7 +173,7 @@ def test_a_validation() -> None:
     steps = {TIMES: 1, NOISE: 1}
     pixels = {
         "evaluation/scoring.py: pixels = images[start : start + BATCH].to(device).float() / 255": 1,
-        "finetuning/evaluator.py: pixels = [some.to(self._place.device).float() / 255 for some in i": 1,
+        "finetuning/evaluator.py: pixels = (some.to(self.device).float() / 255 for some in images[s": 1,
     }
     assert dict(watch.uploads) == {ENCODING: 2, STATES: 1, START: 1, FILTER: 4, MEAN: 4, TOKENS: 1} | steps | pixels
     assert dict(watch.downloads) == {
@@ -181,7 +181,7 @@ def test_a_validation() -> None:
         "diffusion/sampling.py: return (images * 255).round().to(torch.uint8).cpu()": 1,
         "finetuning/evaluator.py: nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()": 1,
         "evaluation/scoring.py: found.setdefault(name, []).append(score.float().cpu())": 1,
-        "finetuning/evaluator.py: vectors = torch.cat([self.encoder.encode_images(some).cpu() for s": 1,
+        'finetuning/evaluator.py: return {"vectors": torch.cat([encode(some).cpu() for some in pixe': 1,
     }
     assert dict(watch.answers) == {}
 
