@@ -45,7 +45,9 @@ TRAINING_PROMPTS = 4800
 
 def interaction(seed: int) -> Run:
     """The reward: a model with the interaction head."""
-    return Run(folder("beyond_guidance", "reward", seed), ("+experiment=reward_mlp", "head=interaction", f"seed={seed}"))
+    return Run(
+        folder("beyond_guidance", "reward", seed), ("+experiment=reward_mlp", "head=interaction", f"seed={seed}")
+    )
 
 
 def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[str, ...]:
@@ -107,9 +109,7 @@ def result_of(run: Run, arguments: tuple[str, ...]) -> dict[str, Any]:
         "images_per_prompt": IMAGES,
         "kl": float(tuned.columns["kl"].mean()),
         "base": {name: float(base.columns[name].mean()) for name in COLUMNS},
-        "gain": {
-            name: asdict(paired_difference(tuned.by_prompt[name], base.by_prompt[name])) for name in COLUMNS
-        },
+        "gain": {name: asdict(paired_difference(tuned.by_prompt[name], base.by_prompt[name])) for name in COLUMNS},
         "best_of_4": {name: best_of(sheet, IMAGES) for name, sheet in (("base", base), ("tuned", tuned))},
     }
 
