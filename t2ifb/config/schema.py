@@ -113,6 +113,7 @@ class EvaluateConfig(BaseConfig):
     seed: int = 0
     split: str = "test"
     run: Any = field(default_factory=list)
+    guidance_scales: list[float] | None = field(default_factory=list)
     batch_size: int = 32
     device: str = "auto"
     diffusion: Part | None = None

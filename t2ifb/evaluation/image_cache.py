@@ -3,8 +3,10 @@
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.progress import track
@@ -63,10 +65,17 @@ class Generations:
             device: Device; `auto` is the GPU if one exists.
             seed: Seed of the noise.
         """
-        self.root, self.diffusion, self.sampling = Path(folder).expanduser(), diffusion, sampling
+        self.root, self.diffusion = Path(folder).expanduser(), diffusion
+        self.sampling: Any = sampling
         self.batch_size, self.seed = batch_size, seed
         self.device = device_of(device)
         self._hashes = FileHashes(self.root / "file_keys.npy")
+
+    def at(self, sampling: Any) -> "Generations":
+        """The same cache and noise with another sampler, built or unbuilt."""
+        found = copy(self)
+        found.sampling = sampling
+        return found
 
     def fill(self, name: str, adapters: Path | None, samples: Sequence[Sample]) -> list[Path]:
         """Files of one model's images, sampled if missing.

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from t2ifb.data.images import load_image
 from t2ifb.data.prompts import PromptSplits
+from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.comparison import HEADINGS, Gain, gains, write_gains
+from t2ifb.evaluation.guidance_sweep import GuidanceSweep, Images, Scores, check_scales, in_words, sweep_guidance
+from t2ifb.evaluation.guidance_verdict import show_sweep, write_sweep
 from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
 from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.metrics import diversity, embed
@@ -45,6 +48,9 @@ class ModelComparison:
         encoder: Unbuilt | None = None,
         judges: Sequence[str] | None = None,
         images_per_prompt: int = 5,
+        guidance_scales: Sequence[float] | None = None,
+        validation_prompts: int = 64,
+        best_of: int = 4,
         batch_size: int = 32,
         device: str = "auto",
         seed: int = 0,
@@ -54,8 +60,8 @@ class ModelComparison:
         Args:
             diffusion: A `ModelSource`, unbuilt.
             sampling: A `Sampler`, unbuilt.
-            prompts: The `test` prompts are used. `most` sets their number (the report's figure has 200 of 466, drawn
-                with a seed) and `seed` the choice.
+            prompts: The `test` prompts are used, and with `guidance_scales` the `validation` prompts. `most` sets their
+                number (the report's figure has 200 of 466, drawn with a seed) and `seed` the choice.
             scorers: Unbuilt scorers by name.
             runs: Folders of one or more finished fine-tuning runs.
             cache_folder: Folder for images and scores.
@@ -64,6 +70,10 @@ class ModelComparison:
             judges: Names of the scorers that select the best and worst prompts; by default all that no run was trained
                 on, if any. Unknown names are reported and ignored.
             images_per_prompt: Number of images per prompt.
+            guidance_scales: Further guidance scales of the base model and of every run, with one image per prompt each
+                (`sweep_guidance`). None or an empty list compares at the scale of `sampling` alone.
+            validation_prompts: Maximum number of validation prompts that choose the best scales.
+            best_of: Number of base model's images that the run's reward chooses from, for comparison with tuning.
             batch_size: Images per batch in sampling and scoring.
             device: Device; `auto` is the GPU if one exists.
             seed: Seed of noise and bootstrap.
@@ -77,6 +87,9 @@ class ModelComparison:
             raise ValueError("scorers={}: expected at least one scorer")
         if images_per_prompt < 1:
             raise ValueError(f"images_per_prompt={images_per_prompt} must be at least 1")
+        if validation_prompts < 1 or best_of < 1:
+            raise ValueError(f"validation_prompts={validation_prompts} and best_of={best_of} must be at least 1")
+        self.scales = check_scales(guidance_scales or ())
         self.models = tuned_runs([runs] if isinstance(runs, str) else runs)
         trained = {str(Path(run).expanduser().absolute()): names for run, names in (trained_on or {}).items()}
         self.trained_on = {
@@ -93,10 +106,12 @@ class ModelComparison:
             print(f"ignored: judges names {', '.join(unknown)}, which are not among the scorers", file=sys.stderr)
         self.prompts, self.scorers, self.encoder = prompts, dict(scorers), encoder
         self.images_per_prompt, self.batch_size, self.seed = images_per_prompt, batch_size, seed
+        self.validation_prompts, self.best_of = validation_prompts, best_of
         folder = Path(cache_folder).expanduser()
         self.generations = Generations(folder / "generations", diffusion, sampling, batch_size, device, seed)
         self.cache = ScoreCache(folder / "scores", device, batch_size)
-        self.splits = [s.split for s in (prompts.test,) if hasattr(s, "dataset")]  # type: ignore[attr-defined]
+        needed = (prompts.test, prompts.validation) if self.scales else (prompts.test,)
+        self.splits = [source.split for source in needed if hasattr(source, "dataset")]
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Sample and score missing images, print the tables and write them with their figures to a folder.
@@ -123,16 +138,22 @@ class ModelComparison:
             name: gains(scores["base"], scores[name], self.images_per_prompt, self.trained_on[name], self.seed)
             for name in self.models
         }
+        sweeps = {name: self._sweep(name, prompts) for name in self.models} if self.scales else {}
         for name, found in rows.items():
+            if name in sweeps:
+                show_sweep(sweeps[name], name)
             title = f"{name}: {len(prompts)} test prompts, {self.images_per_prompt} images each, same noise"
             show(screen(title, HEADINGS, [row.cells() for row in found]))
         self._write(rows, files, scores, prompts, folder)
+        stems = self._suffixes()
+        swept = {name: write_sweep(found, folder, stems[name]) for name, found in sweeps.items()}
         return {
             "prompts": len(prompts),
             "images_per_prompt": self.images_per_prompt,
             "models": {name: str(export.parent) for name, export in self.models.items()},
             "trained_on": self.trained_on,
             "figure8": {name: {row.name: asdict(row) for row in found} for name, found in rows.items()},
+            **({"guidance": swept} if swept else {}),
             "seed": self.seed,
             "wall_seconds": round(time.monotonic() - started, 1),
         }
@@ -153,6 +174,38 @@ class ModelComparison:
                 scores[model]["diversity"] = np.repeat(diversity(vectors).numpy(), self.images_per_prompt)
         return scores
 
+    def _sweep(self, name: str, test: Sequence[str]) -> GuidanceSweep:
+        """Compare a run with the base model over guidance scales, with one image per prompt each."""
+        own: Sampler = build(self.generations.sampling)
+        texts = {"test": test, "validation": self.prompts.of("validation")[: self.validation_prompts]}
+
+        def draw(wanted: Sequence[Images]) -> list[Scores]:
+            files: list[Path] = []
+            prompts: list[str] = []
+            for each in wanted:
+                generations = self.generations if each.sampler == own else self.generations.at(each.sampler)
+                samples = samples_of(texts[each.split], each.copies)
+                title, export = (name, self.models[name]) if each.model == "tuned" else ("the base model", None)
+                files += generations.fill(f"{title}, {in_words(each.sampler, own)}", export, samples)
+                prompts += [sample.prompt for sample in samples]
+            kept = self.cache.fill(self.scorers, files, prompts) if files else None
+            of = {scorer: kept.of(scorer).astype(np.float64) for scorer in self.scorers} if kept else {}
+            ends = np.cumsum([len(texts[each.split]) * each.copies for each in wanted])[:-1]
+            parts = {scorer: np.split(values, ends) for scorer, values in of.items()}
+            return [
+                {scorer: some[number].reshape(-1, each.copies) for scorer, some in parts.items()}
+                for number, each in enumerate(wanted)
+            ]
+
+        judges = dict.fromkeys(self._judges_of(name), 1.0)
+        return sweep_guidance(draw, own, self.scales, judges, self.trained_on[name], self.best_of, self.seed)
+
+    def _suffixes(self) -> dict[str, str]:
+        """End of the names of each model's files."""
+        if len(self.models) == 1:
+            return dict.fromkeys(self.models, "")
+        return {name: f"_{number}_{name.replace('/', '_')}" for number, name in enumerate(self.models, 1)}
+
     def _write(
         self,
         rows: Mapping[str, list[Gain]],
@@ -161,8 +214,9 @@ class ModelComparison:
         prompts: Sequence[str],
         folder: Path,
     ) -> None:
-        for number, (name, found) in enumerate(rows.items(), 1):
-            write_gains(found, folder, "figure8" if len(rows) == 1 else f"figure8_{number}_{name.replace('/', '_')}")
+        stems = self._suffixes()
+        for name, found in rows.items():
+            write_gains(found, folder, f"figure8{stems[name]}")
         gain_bars(rows, folder / "figure8.png")
         by_prompt = {name: self._gain_of_prompts(scores["base"], scores[name], name) for name in self.models}
         mean = np.mean(list(by_prompt.values()), 0)
@@ -184,9 +238,12 @@ class ModelComparison:
 
         If a run was trained on all judges, their mean is used.
         """
-        judges = [scorer for scorer in self.judges if scorer not in self.trained_on[name]] or self.judges
-        gained = [(tuned[judge] - base[judge]) / max(float(base[judge].std()), 1e-9) for judge in judges]
+        gained = [(tuned[j] - base[j]) / max(float(base[j].std()), 1e-9) for j in self._judges_of(name)]
         return np.asarray(np.mean(gained, 0).reshape(-1, self.images_per_prompt).mean(1))
+
+    def _judges_of(self, name: str) -> list[str]:
+        """The judges that a run was not trained on; all of them if there is none."""
+        return [judge for judge in self.judges if judge not in self.trained_on[name]] or self.judges
 
     def _pixels(self, files: Sequence[Path], prompts: Sequence[int]) -> NDArray[np.uint8]:
         """First images (P, 3, H, W) of the given prompts."""

@@ -27,7 +27,7 @@ def normalized_gain(before: ArrayLike, after: ArrayLike) -> float:
     """
     one, other = np.asarray(before, np.float64), np.asarray(after, np.float64)
     known = (other - one)[np.isfinite(other - one)]
-    return float(known.mean() / _deviation(one)) if len(known) else float("nan")
+    return float(known.mean() / deviation(one)) if len(known) else float("nan")
 
 
 def selection_score(
@@ -78,7 +78,7 @@ def change(
         seed: Seed of the resampling.
         level: Confidence level, in (0, 1).
     """
-    before, units = base.by_prompt, {name: _deviation(base.columns[name]) for name in judges}
+    before, units = base.by_prompt, {name: deviation(base.columns[name]) for name in judges}
     weights = list(judges.values())
     gains = [
         (sheet.by_prompt[name] - before[name]) / unit for sheet in (earlier, later) for name, unit in units.items()
@@ -91,7 +91,7 @@ def change(
     return bootstrap_function(np.stack(gains, 1), changed, seed, level)
 
 
-def _deviation(scores: NDArray[np.float64]) -> float:
+def deviation(scores: NDArray[np.float64]) -> float:
     """Standard deviation, the unit of gains; 1 with too few scores."""
     known = scores[np.isfinite(scores)]
     return max(float(known.std(ddof=1)), 1e-6) if len(known) > 1 else 1.0

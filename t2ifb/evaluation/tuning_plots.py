@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from t2ifb.evaluation.comparison import Gain
+from t2ifb.evaluation.guidance_sweep import ScaleGain
 from t2ifb.evaluation.plots import BLUE, GRAY, ORANGE, finish, new_figure, save, shortened
 
 
@@ -45,6 +46,43 @@ def gain_bars(rows: Mapping[str, Sequence[Gain]], path: Path) -> None:
         axes.set_axis_off()
     figure.supxlabel(
         "dashed: the base model; bars: tuned, with the 95 % interval of the difference; orange: trained on this scorer",
+        size=8,
+    )
+    save(figure, path)
+
+
+def guidance_curves(rows: Sequence[ScaleGain], own: float, path: Path) -> None:
+    """Gains over the base model at the run's own scale, against the guidance scale, one panel per scorer.
+
+    Args:
+        rows: Scores by scorer and scale.
+        own: The run's own scale.
+        path: The PNG to write.
+    """
+    names = list(dict.fromkeys(row.name for row in rows))
+    columns = min(4, len(names))
+    figure = new_figure(3.1 * columns, 2.5 * -(-len(names) // columns))
+    panels = list(figure.subplots(-(-len(names) // columns), columns, squeeze=False).flat)
+    for axes, name in zip(panels, names, strict=False):
+        found = [row for row in rows if row.name == name]
+        axes.axhline(0, color=GRAY, lw=0.8, ls="--")
+        axes.axvline(own, color=GRAY, lw=0.8, ls=":")
+        tuned = ORANGE if found[0].trained_on else BLUE
+        for color, label, values in (
+            (GRAY, "base", [row.base_gain for row in found]),
+            (tuned, "tuned", [row.tuned_gain for row in found]),
+        ):
+            scales = [row.scale for row in found]
+            axes.plot(scales, [each.mean for each in values], "o-", color=color, ms=3, lw=1.6, label=label)
+            ends = [each.low for each in values], [each.high for each in values]
+            axes.fill_between(scales, *ends, color=color, alpha=0.2, lw=0)
+        axes.set_title(shortened(name, 30), size=9, parse_math=False)
+        finish(axes, legend=name == names[0])
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    figure.supxlabel(
+        "guidance scale (dotted: the run's own); gain over the base model at the run's own scale, with 95 % intervals; "
+        "orange: trained on this scorer",
         size=8,
     )
     save(figure, path)

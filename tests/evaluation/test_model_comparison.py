@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from t2ifb.data.images import load_image
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.evaluation import image_cache
+from t2ifb.evaluation.image_cache import samples_of
 from t2ifb.evaluation.lazy import UnusableScorers
 from t2ifb.evaluation.model_comparison import ModelComparison, picks
 from t2ifb.scorers.clip import CLIPSource
@@ -28,6 +31,13 @@ class Redness(nn.Module):
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+class Darkness(nn.Module):
+    """How dark a picture is."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return 1 - images.mean((1, 2, 3))
 
 
 class Length(nn.Module):
@@ -108,6 +118,39 @@ def test_several_runs_have_tables_of_their_own_names(run: Path, tmp_path: Path) 
     assert {file.name for file in folder.glob("*.md")} == {"figure8_1_a_x.md", "figure8_2_b_x.md"}
 
 
+def test_guidance_scales_are_swept_on_validation_and_test_prompts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    prompts = PromptSplits(PromptList(["train"]), PromptList(["a green star", "two", "three"]), PromptList(PROMPTS))
+    figure = make_figure(
+        tmp_path, run, prompts=prompts, scorers={"redness": partial(Redness), "darkness": partial(Darkness)},
+        guidance_scales=[3], validation_prompts=2, best_of=2,
+    )  # fmt: skip
+    summary = figure.run(tmp_path / "out")
+    swept, figures = summary["guidance"]["one"], summary["figure8"]["one"]
+    assert (swept["scales"], swept["validation_prompts"], swept["test_prompts"]) == ([1, 3], 2, 3)
+    assert swept["scales_chosen_by"] == {"darkness": 1.0}  # the run was trained on redness
+    printed = capsys.readouterr().out
+    assert 0 <= printed.find(swept["sentence"]) < printed.find("by guidance scale")
+    table = pd.read_csv(tmp_path / "out" / "guidance_scales.csv").set_index(["scorer", "scale"])
+    assert set(table.index) == {(name, scale) for name in ("redness", "darkness", "judges") for scale in (1, 3)}
+    # The first images of figure 8 are those of the sweep; it does not draw them again.
+    scores = [Redness()(torch.stack(list(map(load_image, first))), PROMPTS).mean() for first in first_images(figure)]
+    assert table.loc[("redness", 1), ["base", "tuned"]].tolist() == pytest.approx([float(each) for each in scores])
+    assert swept["comparisons"]["best of n"]["gains"]["redness"]["difference"]["mean"] >= 0
+    assert figures["redness"]["base"] != table.loc[("redness", 1), "base"]  # two images per prompt
+    # 12 of figure 8; 4 validation images at its scale; 10 at the other scale; and 3 second images, if that is the best.
+    drawn = list((tmp_path / "data" / "generations").rglob("*.png"))
+    assert len(drawn) == 12 + 4 + 10 + (3 if swept["best_scale"]["base"] == 3 else 0)
+
+
+def first_images(figure: ModelComparison) -> list[list[Path]]:
+    """The first image of each prompt, by the base model and by the run."""
+    samples, exports = samples_of(PROMPTS, 1), [None, *figure.models.values()]
+    return [figure.generations.fill("", export, samples) for export in exports]
+
+
 def test_prompts_are_shown_by_what_they_gained() -> None:
     gains = np.array([0.3, -0.2, 0.9, 0.1])
     shown = picks(gains, 2, seed=0)
@@ -142,6 +185,8 @@ def test_a_judge_that_is_no_scorer_is_left_out(run: Path, tmp_path: Path, capsys
         ({"runs": []}, "set run=<folder>"),
         ({"scorers": {}}, "scorers={}: expected at least one scorer"),
         ({"images_per_prompt": 0}, "images_per_prompt=0 must"),
+        ({"guidance_scales": [2, 0.5]}, "guidance_scales: 0.5 is below 1"),
+        ({"best_of": 0}, "validation_prompts=64 and best_of=0 must be at least 1"),
         ({"judges": ["lenght"]}, "names none of the scorers redness, length"),
     ],
 )
