@@ -36,8 +36,8 @@ def plan(parts: Components) -> None:
     Raises:
         ConfigError: A part refuses a value, or nothing is planned for the algorithm.
     """
-    if not str(parts.value("algorithm").get("algorithm", {}).get("_target_")).endswith(".ReFL"):
-        raise ConfigError(["algorithm: only fine-tuning by ReFL is planned; give +experiment=refl"])
+    if "algorithm" not in parts.value("algorithm"):
+        raise ConfigError(["algorithm: only fine-tuning is planned; give its experiment, such as +experiment=refl"])
     try:
         _measure(parts)
     except ConfigError:
@@ -122,7 +122,6 @@ def _tuning(parts: Components, training: "FineTuner", on_cpu: bool) -> "RunSpec"
     Raises:
         ConfigError: Precision or attention are none that there are.
     """
-    from t2ifb.finetuning.refl import ReFL
     from t2ifb.profiling.cost import RunSpec
     from t2ifb.profiling.meta_mode import MetaMode
     from t2ifb.scorers.meta import MetaCLIP
@@ -138,8 +137,10 @@ def _tuning(parts: Components, training: "FineTuner", on_cpu: bool) -> "RunSpec"
         encoder = None
         if training.diversity is not None and training.images_per_prompt > 1:
             encoder = MetaCLIP.of(training.diversity).load()
-    algorithm = training.algorithm
-    assert isinstance(algorithm, ReFL)
+    algorithm: Any = training.algorithm
+    if not hasattr(algorithm, "work"):
+        name = type(algorithm).__name__
+        raise ConfigError([f"algorithm: {name} has no method work, which t2ifb.finetuning.algorithm.Planned describes"])
     return RunSpec(
         diffusion=training.model,
         lora=training.lora,

@@ -5,18 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from tests import gpu_check
+from tests.gpu_check import calls, runs
+from tests.gpu_check.__main__ import main
+from tests.gpu_check.world import Report
 
 
 @pytest.mark.slow
 def test_the_embedded_domain_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"UPDATES": 4, "VALIDATE_EVERY": 2, "STOP_AFTER": 3, "LOSS_SCALES": (0, 12)}
-    for name, value in changes.items():
-        monkeypatch.setattr(gpu_check, name, value)
+    for name, value in {"UPDATES": 4, "VALIDATE_EVERY": 2, "STOP_AFTER": 3}.items():
+        monkeypatch.setattr(runs, name, value)
+    monkeypatch.setattr(calls, "LOSS_SCALES", (0, 12))
     file = tmp_path / "figures.json"
-    assert gpu_check.main(["--small", "--device", "cpu", "--output", str(file)]) == 0
+    assert main(["--small", "--device", "cpu", "--output", str(file)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == "PASS"
     figures = json.loads(file.read_text())
@@ -28,7 +30,7 @@ def test_the_embedded_domain_passes(
 
 
 def test_a_figure_out_of_bounds_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = gpu_check.Report(tmp_path / "figures.json")
+    report = Report(tmp_path / "figures.json")
     report.check("one", True, value=1)
     report.check("other", False, value=2)
     report.figure("third", value=3)
@@ -39,5 +41,5 @@ def test_a_figure_out_of_bounds_is_a_failure(tmp_path: Path, capsys: pytest.Capt
 
 def test_without_a_gpu_only_the_embedded_domain_can_be_checked(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        gpu_check.main(["--device", "cpu"])
+        main(["--device", "cpu"])
     assert "--small" in capsys.readouterr().err

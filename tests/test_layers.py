@@ -45,7 +45,7 @@ CROSS_CUTTING = {
     "test_api.py": "the public Python interface, from strings to whole runs",
     "test_bench.py": "tests/bench.py",
     "test_docs.py": "docs/",
-    "test_gpu_check.py": "tests/gpu_check.py",
+    "test_gpu_check.py": "tests/gpu_check/",
     "test_layers.py": "the code of all modules",
     "test_prose.py": "the texts of all modules",
     "test_sd15.py": "a run at the size of Stable Diffusion v1.5",

@@ -50,7 +50,7 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert table["one denoising step of one sample"] == ["1.609 TFLOP", ""]
     assert table["100,000 updates"]
     assert "ImageReward's list" in out  # the prompts are not here
-    assert table["one update, 1 x 1 reward gradients"] == ["60.3 TFLOP", "7.146 TFLOP"]
+    assert table["one update, 1 row"] == ["60.3 TFLOP", "7.146 TFLOP"]
     assert table["T4"][:2] == ["2.32 s", "1.26 s"]
     assert "guidance 7.5 in rollouts, unconditional branch without gradient" in " ".join(out.split())
     pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "live tensors at the peak"))
@@ -82,13 +82,29 @@ def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     table = rows(out)
     assert table["denoiser"][:2] == ["2.54 M", "25,600"]
-    assert table["one update, 2 x 1 reward gradients"]
+    assert table["one update, 2 rows"]
     assert table["960 updates"]  # 0.4 of 4,800 prompts, and none of them missing
     assert table["48 validations of 20 images, and the report"]  # of 64 prompts, `most` leaves ten
     assert "note: the training" not in out
     assert "note: judges.truth is not counted: GoldScore has no `on_meta`" in out
     assert "the RAM of this machine" in out
     assert "CUDA" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "row"),
+    [
+        ("draft", "one update, 1 row"), ("reward_weighted", "one update, 3 rows"), ("grpo", "one update, 160 rows"),
+        ("best_of_n", "one update, 16 rows"), ("dpo", "one update, 32 rows"), ("nft", "one update, 8 rows"),
+    ],
+)  # fmt: skip
+def test_every_algorithm_is_planned(go: Run, experiment: str, row: str, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("algorithm.batch_size=1", "prompts.most=1", "algorithm.images_per_prompt=1", "algorithm.diversity=null")
+    assert go(f"+experiment={experiment}", "trainer.accelerator=cpu", "algorithm.samples_per_batch=1", *few) == 0
+    out = capsys.readouterr().out
+    assert rows(out)[row][1], out
+    assert "1 row of the loss at a time" in " ".join(out.split())
 
 
 def test_the_groups_are_those_of_train() -> None:
@@ -109,11 +125,10 @@ def test_the_groups_are_those_of_train() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("+experiment=reward_mlp",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
-        (("+experiment=draft",), "only fine-tuning by ReFL is planned; give +experiment=refl"),
+        (("+experiment=reward_mlp",), "only fine-tuning is planned; give its experiment, such as +experiment=refl"),
         (("trainer.precision=16-true",), "trainer.precision=16-true: fine-tuning takes 32-true"),
         (("diffusion.source=./nowhere",), "./nowhere does not exist"),
-        (("algorithm.algorithm.window=[0,40]",), "window=[0, 40] must lie within the steps"),
+        (("algorithm.algorithm.window=[0,40]",), "window=[0, 40]: first and last step must lie within the steps"),
         (("algorithm.lora.targets=[to_x]",), "cannot add adapters to to_x"),
         (("algorithm.micro_batch_size=0",), "micro_batch_size=0"),
         (("algorithm.validation_prompts=0",), "validation_prompts=0"),
@@ -140,7 +155,7 @@ def test_the_algorithm_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr(sys, "argv", ["plan"])
     with pytest.raises(SystemExit, match="2"):
         run("plan", plan)
-    assert "give +experiment=refl" in capsys.readouterr().err
+    assert "such as +experiment=refl" in capsys.readouterr().err
 
 
 @pytest.mark.slow

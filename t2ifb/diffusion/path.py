@@ -156,9 +156,10 @@ class GaussianStep:
         Raises:
             ValueError: The step is deterministic.
         """
-        variance = torch.as_tensor(self.variance, dtype=torch.float32, device=self.mean.device)
-        if (variance <= 0).any():
+        deterministic = self.variance <= 0
+        if deterministic.any() if isinstance(deterministic, Tensor) else deterministic:
             raise ValueError("a step with variance 0 has no log-probability; choose stochastic steps (eta above 0)")
+        variance = torch.as_tensor(self.variance, dtype=torch.float32, device=self.mean.device)
         squared = (value.float() - self.mean).square()
         return -0.5 * (squared / variance + (2 * math.pi * variance).log()).flatten(1).sum(1)
 

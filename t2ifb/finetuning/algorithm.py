@@ -9,6 +9,7 @@ from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.schedule import Index
+from t2ifb.utils.random_streams import Stream, generator
 
 if TYPE_CHECKING:
     from t2ifb.finetuning.policy import Policy
@@ -129,29 +130,67 @@ class Algorithm(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """Expected calls for one experience of an algorithm, over all its prompts and updates.
+
+    Attributes:
+        steps: Guided denoising steps of a sample without gradient.
+        images: Images that are decoded and rewarded without gradient.
+        rows: Rows that the loss is computed for.
+    """
+
+    steps: float
+    images: int
+    rows: int
+
+
+class Planned(Algorithm, Protocol):
+    """An algorithm whose memory and time `t2ifb.plan` can predict."""
+
+    def work(self, steps: int, prompts: int) -> Work:
+        """Calls for an experience of so many prompts on a schedule of so many steps."""
+        ...
+
+    def shortened(self) -> tuple[Self, int]:
+        """An algorithm with the same memory of an update, and the steps of the shortest schedule that it needs."""
+        ...
+
+
 def check_weights(alpha: float, beta: float) -> None:
     """Raise a `ValueError` if a weight of the loss is negative."""
     if alpha < 0 or beta < 0:
         raise ValueError(f"alpha={alpha} and beta={beta} must not be negative")
 
 
-def check_window(window: Sequence[int], steps: int, count: int, name: str = "window") -> tuple[int, int]:
+def check_window(
+    window: Sequence[int], steps: int, count: int = 1, counted: str = "", name: str = "window"
+) -> tuple[int, int]:
     """First and last step of a window within T steps.
 
     Args:
         window: First and last step, counted from 0.
         steps: T.
         count: Number of different steps that are drawn from the window.
-        name: Name of the argument, for messages.
+        counted: The argument with that number, for the message.
+        name: The argument with the window, for the message.
 
     Raises:
         ValueError: The window is outside the schedule, or too short.
     """
     if len(window) != 2 or not 0 <= window[0] <= window[1] < steps:
-        raise ValueError(f"{name}={list(window)} must be the first and the last step, from 0 to {steps - 1}")
-    if not 1 <= count <= window[1] - window[0] + 1:
-        raise ValueError(f"{count} steps cannot be drawn from the {window[1] - window[0] + 1} of {name}={list(window)}")
-    return window[0], window[1]
+        raise ValueError(f"{name}={list(window)}: first and last step must lie within the steps 0 to {steps - 1}")
+    first, last = window
+    if not 1 <= count <= last - first + 1:
+        raise ValueError(f"{counted}={count} must be from 1 to the {last - first + 1} steps of {name}={[first, last]}")
+    return first, last
+
+
+def drawn_steps(window: tuple[int, int], count: int, stream: Stream, *key: int) -> list[int]:
+    """Different steps of a window, rising: a function of a random stream and its key."""
+    first, last = window
+    drawn = generator(stream, *key).choice(last - first + 1, count, replace=False)
+    return sorted(first + int(number) for number in drawn)
 
 
 def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:

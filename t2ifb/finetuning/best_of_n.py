@@ -8,7 +8,7 @@ import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
-from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
 from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
@@ -56,6 +56,15 @@ class BestOfN:
                 f"updates={self.updates} and samples_per_update={self.samples_per_update} must be at least 1, "
                 f"empty_prompts={self.empty_prompts} from 0 to below 1"
             )
+
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`."""
+        samples = prompts * self.group_size
+        return Work(samples * steps, samples, self.updates * self.samples_per_update)
+
+    def shortened(self) -> tuple["BestOfN", int]:
+        """See `Planned.shortened`: the loss looks at single steps."""
+        return self, 2
 
     @property
     def updates_per_experience(self) -> int:

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
-from t2ifb.finetuning.algorithm import Experience, Loss, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, mean_loss
 from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
@@ -65,6 +65,15 @@ class DPO:
     def data(self) -> Literal["prompts", "preference_pairs"]:
         """See `Algorithm.data`."""
         return "preference_pairs" if self.group_size is None else "prompts"
+
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`, for pairs of own samples."""
+        samples = prompts * (self.group_size or 0)
+        return Work(samples * steps, samples, self.updates * self.pairs_per_update)
+
+    def shortened(self) -> tuple["DPO", int]:
+        """See `Planned.shortened`: the loss looks at single steps."""
+        return self, 2
 
     @property
     def updates_per_experience(self) -> int:

@@ -1,13 +1,13 @@
 """DRaFT: the gradient of the reward through the last steps of the chain."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.finetuning.algorithm import Experience, Loss, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, generator
 
@@ -49,6 +49,15 @@ class DRaFT:
         """See `Algorithm.check`."""
         if not 1 <= self.last_steps <= steps:
             raise ValueError(f"last_steps={self.last_steps} must be from 1 to the {steps} steps of a rollout")
+
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`."""
+        depth = self.last_steps if self.truncation == "fixed" else (1 + self.last_steps) / 2
+        return Work(prompts * (steps - depth), 0, prompts)
+
+    def shortened(self) -> tuple["DRaFT", int]:
+        """See `Planned.shortened`: all of the last steps are in memory together."""
+        return replace(self, truncation="fixed"), self.last_steps
 
     def depth(self, seed: int, position: int) -> int:
         """How many steps an update goes back: a function of (seed, position)."""

@@ -104,7 +104,7 @@ def learned_steps(steps: Sequence[int] | None, count: int) -> tuple[int, int]:
     Raises:
         ValueError: They are outside the schedule.
     """
-    return check_window((0, count - 1) if steps is None else steps, count, 1, "steps")
+    return check_window((0, count - 1) if steps is None else steps, count, name="steps")
 
 
 def check_pick(pick: str) -> None:

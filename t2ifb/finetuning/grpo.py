@@ -1,7 +1,7 @@
 """GRPO: clipped policy gradient on groups of samples of one prompt."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, check_window, mean_loss
+from t2ifb.finetuning.algorithm import (
+    Experience,
+    Loss,
+    Work,
+    by_step,
+    check_weights,
+    check_window,
+    drawn_steps,
+    mean_loss,
+)
 from t2ifb.finetuning.groups import Deviation, advantages, equal_parts, repeated, without_variance
 from t2ifb.finetuning.policy import Policy
-from t2ifb.utils.random_streams import Stream, generator
+from t2ifb.utils.random_streams import Stream
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,15 @@ class GRPO:
         if self.deviation not in get_args(Deviation):
             raise ValueError(f"deviation must be group or batch, not {self.deviation!r}")
 
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`."""
+        samples = prompts * self.group_size
+        return Work(samples * steps, samples, samples * len(self.steps_of(steps, 0, 0)))
+
+    def shortened(self) -> tuple["GRPO", int]:
+        """See `Planned.shortened`: parts are of one step each."""
+        return replace(self, window=(0, 0), steps_per_sample=None), 2
+
     @property
     def updates_per_experience(self) -> int:
         """See `Algorithm.updates_per_experience`."""
@@ -77,10 +95,9 @@ class GRPO:
         Raises:
             ValueError: The window or the number of steps does not fit the schedule.
         """
-        first, last = check_window(self.window or (0, steps // 2 - 1), steps, self.steps_per_sample or 1)
-        count = self.steps_per_sample or last - first + 1
-        drawn = generator(Stream.GRPO_STEPS, seed, position).choice(last - first + 1, count, replace=False)
-        return sorted(first + int(number) for number in drawn)
+        window = check_window(self.window or (0, steps // 2 - 1), steps, self.steps_per_sample or 1, "steps_per_sample")
+        count = self.steps_per_sample or window[1] - window[0] + 1
+        return drawn_steps(window, count, Stream.GRPO_STEPS, seed, position)
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Trajectories of the groups: where each trained step begins and ends, its log-probability, the advantage.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
-from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
 from t2ifb.finetuning.groups import Deviation, Pick, advantages, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
@@ -71,6 +71,16 @@ class NFT:
             raise ValueError(
                 f"old_decay={self.old_decay} must be from 0 to below 1, old_decay_rise={self.old_decay_rise} at least 0"
             )
+
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`."""
+        samples = prompts * self.group_size
+        rows = self.samples_per_update or max(1, samples // self.updates)
+        return Work(samples * steps, samples, self.updates * rows)
+
+    def shortened(self) -> tuple["NFT", int]:
+        """See `Planned.shortened`: the loss looks at single steps."""
+        return self, 2
 
     @property
     def updates_per_experience(self) -> int:

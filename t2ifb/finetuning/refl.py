@@ -1,15 +1,24 @@
 """ReFL: the gradient of single late steps of a rollout."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import (
+    Experience,
+    Loss,
+    Work,
+    by_step,
+    check_weights,
+    check_window,
+    drawn_steps,
+    mean_loss,
+)
 from t2ifb.finetuning.policy import Policy
-from t2ifb.utils.random_streams import Stream, generator
+from t2ifb.utils.random_streams import Stream
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,6 @@ class ReFL:
 
     def __post_init__(self) -> None:
         check_weights(self.alpha, self.beta)
-        if self.window is not None and len(self.window) != 2:
-            raise ValueError(f"window must be the first and the last step, such as [30, 39], not {list(self.window)}")
 
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""
@@ -72,25 +79,25 @@ class ReFL:
         kl = policy.kl(output, reference, noisy, steps)
         return mean_loss(self.beta * kl - self.alpha * reward, part, reward=reward, kl=kl, **by_step("kl", kl, steps))
 
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`: a rollout ends at the last of its m steps, on average m / (m + 1) into the window."""
+        m, (first, last) = self.gradients_per_rollout, self.window_of(steps)
+        return Work(prompts * (first + m * (last - first + 2) / (m + 1) - 1), 0, prompts * m)
+
+    def shortened(self) -> tuple["ReFL", int]:
+        """See `Planned.shortened`: two gradients per rollout have the memory of any number."""
+        m = min(2, self.gradients_per_rollout)
+        return replace(self, window=(0, m - 1), gradients_per_rollout=m), m
+
     def window_of(self, steps: int) -> tuple[int, int]:
         """First and last step of a schedule of so many.
 
         Raises:
             ValueError: The window or m does not fit it.
         """
-        first, last = (max(0, steps - 10), steps - 1) if self.window is None else self.window
-        if not 0 <= first <= last < steps:
-            raise ValueError(f"window={[first, last]} must lie within the steps 0 to {steps - 1}")
-        if not 1 <= self.gradients_per_rollout <= last - first + 1:
-            raise ValueError(
-                f"gradients_per_rollout={self.gradients_per_rollout} must be from 1 to the {last - first + 1} steps of "
-                f"window={[first, last]}"
-            )
-        return first, last
+        window = (max(0, steps - 10), steps - 1) if self.window is None else self.window
+        return check_window(window, steps, self.gradients_per_rollout, "gradients_per_rollout")
 
     def indices(self, steps: int, seed: int, position: int) -> list[int]:
         """The m steps at which an update takes its gradients, rising: a function of (seed, position)."""
-        first, last = self.window_of(steps)
-        rng = generator(Stream.REFL_STEPS, seed, position)
-        drawn = rng.choice(last - first + 1, self.gradients_per_rollout, replace=False)
-        return sorted(first + int(number) for number in drawn)
+        return drawn_steps(self.window_of(steps), self.gradients_per_rollout, Stream.REFL_STEPS, seed, position)

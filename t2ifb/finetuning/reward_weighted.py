@@ -1,14 +1,14 @@
 """Reward-weighted log-likelihood on the model's own samples, which the report names as its next step."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
-from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, gaussian, generator
 
@@ -52,6 +52,14 @@ class RewardWeighted:
         """See `Algorithm.check`."""
         if not 1 <= self.gradients_per_rollout <= steps:
             raise ValueError(f"gradients_per_rollout={self.gradients_per_rollout} must be from 1 to the {steps} steps")
+
+    def work(self, steps: int, prompts: int) -> Work:
+        """See `Planned.work`."""
+        return Work(prompts * steps, prompts, prompts * self.gradients_per_rollout)
+
+    def shortened(self) -> tuple["RewardWeighted", int]:
+        """See `Planned.shortened`: two gradients per rollout have the memory of any number."""
+        return replace(self, gradients_per_rollout=min(2, self.gradients_per_rollout)), 2
 
     def indices(self, steps: int, seed: int, position: int) -> list[int]:
         """The m steps at which an update looks at its samples: a function of (seed, position)."""

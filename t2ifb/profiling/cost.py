@@ -10,6 +10,7 @@ from torch import nn
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.model import ModelSource
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.finetuning.algorithm import Planned, Work
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.profiling.memory_tracker import Event, Operations
 from t2ifb.profiling.meta_mode import Attention
@@ -33,8 +34,8 @@ class RunSpec:
         judges: Other scorers by name; they stay on the device with the reward.
         encoder: A `CLIPEncoder` for the diversity, or None.
         batch_size: Prompts per update, of one process.
-        micro_batch_size: Prompts in memory together.
-        algorithm: The algorithm, which selects the steps with gradients.
+        micro_batch_size: Rows of the loss in memory together.
+        algorithm: The algorithm.
         samples_per_batch: Images per sampling batch.
         autocast: Compute type of mixed precision; None without it.
         attention: `fused` as on a GPU, `plain` as on a CPU.
@@ -51,7 +52,7 @@ class RunSpec:
     encoder: Any = None
     batch_size: int = 1
     micro_batch_size: int | None = None
-    algorithm: ReFL = ReFL()
+    algorithm: Planned = ReFL()
     samples_per_batch: int = 32
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
@@ -64,16 +65,9 @@ class RunSpec:
             )
 
     @property
-    def together(self) -> int:
-        """Prompts whose gradients are in memory together."""
-        return min(self.batch_size, self.micro_batch_size or self.batch_size)
-
-    @property
-    def steps_to_window(self) -> float:
-        """Expected denoising steps of a rollout: those before its last gradient, all of them without gradient."""
-        m = self.algorithm.gradients_per_rollout
-        first, last = self.algorithm.window_of(self.rollout.num_inference_steps)
-        return first + m * (last - first + 2) / (m + 1) - 1
+    def work(self) -> Work:
+        """Expected calls for one experience."""
+        return self.algorithm.work(self.rollout.num_inference_steps, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,10 @@ class Cost:
         peak: Peak bytes of live tensors, including weights.
         at_peak: Bytes at the peak by part, without weights: allocations of each network, and `WORK`.
         denoising: Floating point operations of one denoising step of one sample, including guidance.
-        sample: Operations per sample: in updates, the gradient at one step with the base model's call; in evaluations,
-            decoding and scoring an image.
+        sample: Operations per sample: in updates, the loss of one row and its gradient; in evaluations, decoding and
+            scoring an image.
+        scoring: Operations of decoding and rewarding an image without gradient; only for updates.
+        rows: Rows of the loss in memory together; only for updates.
         parts: Costs by network; only for updates.
         phases: Allocations and frees by phase: `WEIGHTS`, `OPTIMISER` (its state) and `UPDATE` for updates; `LOOK` and
             `ROUNDING` for evaluations. Two costs of one run share the block ids of the weights.
@@ -114,5 +110,7 @@ class Cost:
     at_peak: dict[str, int]
     denoising: Operations
     sample: Operations
+    scoring: Operations = Operations()
+    rows: int = 0
     parts: dict[str, ModulePart] = field(default_factory=dict)
     phases: dict[str, list[Event]] = field(default_factory=dict)

@@ -23,9 +23,9 @@ class Length:
     epochs: float
     validate_every: int
 
-    def updates(self, batch_size: int) -> int:
-        """Updates of the whole run. The last one is followed by a validation."""
-        data = PromptDataModule([""] * self.prompts, batch_size)
+    def updates(self, batch_size: int, per_experience: int = 1) -> int:
+        """Updates of the whole run, for the updates per experience. The last one is followed by a validation."""
+        data = PromptDataModule([""] * self.prompts, batch_size, updates_per_batch=per_experience)
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         return -(-steps // every) * every
@@ -37,8 +37,8 @@ class FlopEstimate:
 
     Attributes:
         denoising: One step of one sample in training, including guidance.
-        gradient: One reward gradient of one sample: its share of the rollout, the base model's call, the policy's call,
-            decoder and reward with their backward passes, and recomputation by checkpointing.
+        gradient: One row of the loss: its share of sampling and scoring, and all its calls with their backward passes
+            and recomputation by checkpointing.
         update: One update.
         training: All updates.
         validation: One validation.
@@ -68,10 +68,11 @@ class FlopEstimate:
         The base model's images are sampled without the KL divergence, hence with half the calls. The report evaluates
         the base model, the kept and the last checkpoint on one image of each test prompt.
         """
-        tuning, m = run.tuning, run.tuning.algorithm.gradients_per_rollout
-        gradient = run.update.sample + (tuning.steps_to_window / m) * run.update.denoising
-        update = tuning.batch_size * m * gradient
-        updates = length.updates(tuning.batch_size)
+        tuning, work, each = run.tuning, run.tuning.work, run.tuning.algorithm.updates_per_experience
+        sampling = (work.steps / work.rows) * run.update.denoising + (work.images / work.rows) * run.update.scoring
+        gradient = run.update.sample + sampling
+        update = (work.rows / each) * gradient
+        updates = length.updates(tuning.batch_size, each)
         validations = updates // min(length.validate_every, updates)
         steps = tuning.sampling.num_inference_steps * run.judging.denoising
         of_base, of_policy = (calls * steps + run.judging.sample for calls in (1, 2))

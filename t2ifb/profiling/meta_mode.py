@@ -44,14 +44,14 @@ class MetaMode:
 
     def __enter__(self) -> Self:
         stack = self._stack
-        stack.enter_context(_swapped(torch, "autocast", self._switched))  # the real one does not support `meta`
-        stack.enter_context(_swapped(torch.utils.checkpoint, "checkpoint", self._checkpoint))
+        stack.enter_context(swapped(torch, "autocast", self._switched))  # the real one does not support `meta`
+        stack.enter_context(swapped(torch.utils.checkpoint, "checkpoint", self._checkpoint))
         plain = F.scaled_dot_product_attention
         attention = self._casts(_fused(plain) if self.attention == "fused" else plain, self.autocast)
-        stack.enter_context(_swapped(F, "scaled_dot_product_attention", attention))
+        stack.enter_context(swapped(F, "scaled_dot_product_attention", attention))
         for names, dtype in ((LOWER, self.autocast), (UPPER, torch.float32)):
             for module, name in names if self.autocast is not None else ():
-                stack.enter_context(_swapped(module, name, self._casts(getattr(module, name), dtype)))
+                stack.enter_context(swapped(module, name, self._casts(getattr(module, name), dtype)))
         stack.enter_context(_Answers())
         return self
 
@@ -125,11 +125,13 @@ def _fused(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @contextmanager
-def _swapped(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Temporarily replace an attribute of a module."""
-    before = getattr(module, name)
+def swapped(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Temporarily replace an attribute of a module or of an object."""
+    own, before = name in vars(module), getattr(module, name)
     setattr(module, name, value)
     try:
         yield
     finally:
         setattr(module, name, before)
+        if not own:  # a method of its class
+            delattr(module, name)

@@ -133,14 +133,14 @@ def _heading(run: MemoryEstimate) -> str:
     tuning, source = run.tuning, run.tuning.diffusion
     mixed = "" if tuning.autocast is None else f", mixed precision in {str(tuning.autocast).removeprefix('torch.')}"
     checkpointing = "with" if source.gradient_checkpointing else "without"
-    prompts = f"{tuning.together} prompt{'s' if tuning.together > 1 else ''} at a time"
+    rows = f"{_rows(run.update.rows)} of the loss at a time"
     guidance = ""
     if tuning.rollout.guidance_scale != 1:
         branch = ", unconditional branch without gradient" if tuning.rollout.unconditional != "grad" else ""
         guidance = f"; guidance {tuning.rollout.guidance_scale:g} in rollouts{branch}"
     return (
         f"{source.source}: denoiser in {source.precision}, decoder in {source.decoder_precision}{mixed}, "
-        f"{checkpointing} gradient checkpointing, {tuning.attention} attention; {prompts}{guidance}"
+        f"{checkpointing} gradient checkpointing, {tuning.attention} attention; {rows}{guidance}"
     )
 
 
@@ -223,15 +223,19 @@ def _operations(run: MemoryEstimate, counted: FlopEstimate) -> Table:
     def add(of: str, count: Operations) -> None:
         table.add_row(of, *(flops_text(each) if each else "" for each in (count.half, count.single)))
 
-    rollout = f"{tuning.steps_to_window:.1f} steps of a rollout for {tuning.algorithm.gradients_per_rollout}"
+    work = tuning.work
     add("one denoising step of one sample", counted.denoising)
-    add(f"one reward gradient of one sample, with its share of {rollout}", counted.gradient)
-    gradients = f"{tuning.batch_size} x {tuning.algorithm.gradients_per_rollout}"
-    add(f"one update, {gradients} reward gradients", counted.update)
+    sampling = f"{work.steps:,.1f} sampling steps and {work.images:,} scored images"
+    add(f"one row of the loss, with its share of {sampling} for {_rows(work.rows)}", counted.gradient)
+    add(f"one update, {_rows(work.rows // tuning.algorithm.updates_per_experience)}", counted.update)
     add(f"{counted.updates:,} updates", counted.training)
     add(f"{counted.validations:,} validations of {run.images} images, and the report", counted.judging)
     add("the run", counted.run)
     return table
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _seconds(run: MemoryEstimate, counted: FlopEstimate, memory: Memory | None) -> Table:

@@ -108,7 +108,7 @@ def _fewer(setting: str, run: MemoryEstimate, limit: float) -> Suggestion | None
     Memory beyond the weights grows with the number, so few values must be tried.
     """
     of_update = setting == "micro_batch_size"
-    count = run.tuning.together if of_update else min(run.images, run.tuning.samples_per_batch)
+    count = run.update.rows if of_update else min(run.images, run.tuning.samples_per_batch)
     known: dict[str, Any] = {"judging": run.judging} if of_update else {"update": run.update}
     changed = run
     while count > 1 and (pool := changed.pool_of(changed.update if of_update else changed.judging)) > limit:

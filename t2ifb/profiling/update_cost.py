@@ -1,7 +1,7 @@
 """Costs of a fine-tuning run, measured by running its own code on the `meta` device."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from operator import itemgetter
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.model import DECODER, DENOISER, TextToImageModel
 from t2ifb.evaluation.scoring import BATCH, ScorerSet
+from t2ifb.finetuning.algorithm import Experience
 from t2ifb.finetuning.evaluator import Evaluator, rounding_floor, weights_in_fp32
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
@@ -30,35 +31,32 @@ from t2ifb.profiling.cost import (
     ModulePart,
     RunSpec,
 )
-from t2ifb.profiling.memory_tracker import ActivationBytes, Event, MemoryTracker, bytes_of, tensors_of
-from t2ifb.profiling.meta_mode import MetaMode
+from t2ifb.profiling.memory_tracker import ActivationBytes, Event, MemoryTracker, Operations, bytes_of, tensors_of
+from t2ifb.profiling.meta_mode import MetaMode, swapped
 
-STEPS = 2
-"""Number of simulated gradients per update. The third costs as much as the second."""
+PARTS = 2
+"""Number of simulated parts of an update. The third costs as much as the second."""
 
 
 def update_cost(tuning: RunSpec) -> Cost:
-    """Cost of an update: runs `FineTuningModule.training_step` at the first steps of the schedule.
+    """Cost of an update: runs `FineTuningModule.training_step` on the shortest schedule that has the same memory.
 
     Raises:
         ValueError: The settings are inconsistent.
     """
-    some, m = tuning.together, min(STEPS, tuning.algorithm.gradients_per_rollout)
-    prompts = _prompts(some if m > 1 else min(tuning.batch_size, STEPS * some))
-    with _model(tuning) as model:
-        policy: Any = Policy(model, tuning.lora, tuning.reward, tuning.rollout)
-        tuning.algorithm.check(len(policy.schedule))
-        algorithm = replace(tuning.algorithm, window=(0, m - 1), gradients_per_rollout=m)
-        module: Any = FineTuningModule(policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size)
-        optimizer = _attach(module)
-        denoise = tuning.rollout.denoiser(model, policy.schedule, prompts[:some])
+    with _module(tuning) as module:
+        policy, model, optimizer = module.policy, module.policy.model, _attach(module)
+        prompts = _prompts(tuning.batch_size)
+        batch = PromptBatch(0, prompts, list(range(len(prompts))), len(prompts))
         networks = _networks(tuning, model)
         with _ledger(networks) as tracker:
             weights = list(tracker.events)
-            with ActivationBytes(tensors_of(module)) as saved:
-                denoise(_noise(model, some), 0)
-            denoising = tracker.operations * (1 / some)
-            kept = {DENOISER: saved.total, **_kept_behind(tuning, module, prompts[:some])}
+            with torch.no_grad():
+                policy.denoiser(prompts[:1])(_noise(model, 1), 0)
+                denoising = tracker.operations
+                policy.score(_noise(model, 1), prompts[:1])
+                scoring = tracker.operations - denoising
+            rows, kept = _kept(module, batch)
             tracker.restart()
             for weight in policy.adapters:
                 weight.grad = torch.zeros_like(weight)
@@ -66,28 +64,94 @@ def update_cost(tuning: RunSpec) -> Cost:
                 optimizer.step()
             optimizer.zero_grad()
             phases = {OPTIMISER: tracker.events}
+            collect, take = module._collect, module._parts
+            sampling = Operations()
+            count = 0
+
+            def collected(batch: PromptBatch) -> Experience:
+                nonlocal sampling
+                experience = _on_meta(collect(batch))
+                sampling = tracker.operations
+                return experience
+
+            def first_parts(batch: PromptBatch) -> list[Experience]:
+                nonlocal count
+                parts: list[Experience] = take(batch)[:PARTS]
+                count = sum(map(len, parts))
+                return parts
+
+            module._collect, module._parts = collected, first_parts
             tracker.restart()
             with tracker.watching(_called(networks)):
-                module.training_step(PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)), 0)
+                module.training_step(batch, 0)
         state = [value for values in optimizer.state.values() for value in values.values()]
         held = bytes_of(value for value in state if isinstance(value, Tensor) and value.device.type == "meta")
         parts = _parts(networks, kept)
         parts[DENOISER] = replace(parts[DENOISER], optimiser=bytes_of(policy.adapters) + held)
         phases |= {WEIGHTS: weights, UPDATE: tracker.events}
-        between = denoising * ((m - 1) * len(prompts))  # rollouts' steps between the gradients, which are counted apart
-        gradient = (tracker.operations - between) * (1 / (m * len(prompts)))
-        return Cost(tracker.peak, _activations(tracker), denoising, gradient, parts, phases)
+        row = (tracker.operations - sampling) * (1 / count)
+        return Cost(tracker.peak, _activations(tracker), denoising, row, scoring, rows, parts, phases)
 
 
 def kept_by_denoiser(tuning: RunSpec) -> int:
-    """Bytes that the denoiser saves for the backward pass, for all prompts in memory together."""
+    """Bytes that the denoiser saves for the backward pass, for all rows in memory together."""
+    prompts = _prompts(tuning.batch_size)
+    with _module(tuning) as module:
+        _attach(module)
+        return _kept(module, PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)))[1][DENOISER]
+
+
+class _Policy(Policy):
+    """A policy on the `meta` device whose rewards have values, so that an algorithm can rank its samples."""
+
+    @torch.no_grad()
+    def scores(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Different rewards (B,) on the CPU, after the real computation."""
+        super().scores(latents, prompts)
+        return torch.arange(len(prompts), dtype=torch.float32)
+
+
+@contextmanager
+def _module(tuning: RunSpec) -> Iterator[Any]:
+    """The module of a run on the `meta` device, on a short schedule."""
+    algorithm, steps = tuning.algorithm.shortened()
     with _model(tuning) as model:
-        tuning.lora.add(model)
-        schedule = tuning.rollout.schedule_of(model)
-        denoise = tuning.rollout.denoiser(model, schedule, _prompts(tuning.together))
-        with ActivationBytes(tensors_of(model.denoiser)) as saved:
-            denoise(_noise(model, tuning.together), 0)
-        return saved.total
+        tuning.algorithm.check(len(tuning.rollout.schedule_of(model)))
+        rollout = replace(tuning.rollout, num_inference_steps=max(2, steps))
+        policy: Any = _Policy(model, tuning.lora, tuning.reward, rollout)
+        policy.samples_per_batch = tuning.samples_per_batch
+        yield FineTuningModule(policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size)
+
+
+def _on_meta(experience: Experience) -> Experience:
+    """The experience as `loss` gets it: rewards were ranked on the CPU."""
+    tensors = {k: v.to("meta") if v.is_floating_point() else v for k, v in experience.tensors.items()}
+    return replace(experience, tensors=tensors)
+
+
+def _kept(module: Any, batch: PromptBatch) -> tuple[int, dict[str, int]]:
+    """Rows of a part of the loss, and the bytes that each network saves for its backward pass."""
+    policy, model = module.policy, module.policy.model
+    saved = {name: ActivationBytes(tensors_of(module)) for name in (DENOISER, DECODER, REWARD)}
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            with saved[name]:
+                return function(*args, **options)
+
+        return call
+
+    with swapped(model, "predict", lambda latents, *_: torch.zeros_like(latents)):  # values do not matter
+        experience = _on_meta(module._collect(batch))
+    module.experience = experience
+    part = module._parts(batch)[0]
+    module.experience = module._minibatches = None
+    with ExitStack() as stack:
+        stack.enter_context(swapped(model, "predict", counted(DENOISER, model.predict)))
+        stack.enter_context(swapped(model, "decode", counted(DECODER, model.decode)))
+        stack.enter_context(swapped(policy.reward, "forward", counted(REWARD, policy.reward.forward)))
+        module.algorithm.loss(policy, part)
+    return len(part), {name: each.total for name, each in saved.items()}
 
 
 def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
@@ -204,17 +268,6 @@ def _attach(module: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _kept_behind(tuning: RunSpec, module: FineTuningModule, prompts: list[str]) -> dict[str, int]:
-    """Bytes that decoder and reward each save for the backward pass."""
-    weights, noisy = tensors_of(module), _noise(module.policy.model, len(prompts)).requires_grad_()
-    with torch.autocast("meta", enabled=False):
-        with ActivationBytes(weights) as decoder:
-            images = module.policy.model.decode(noisy)
-        with ActivationBytes(weights) as reward:
-            tuning.reward(images.detach().requires_grad_(), prompts)
-    return {DECODER: decoder.total, REWARD: reward.total}
-
-
 def _noise(model: TextToImageModel, count: int) -> Tensor:
     return torch.empty(count, *model.latent_shape, device="meta")
 
@@ -240,5 +293,5 @@ def _parts(networks: Mapping[str, list[Any]], saved: Mapping[str, int]) -> dict[
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         count = sum(weight.numel() for weight in weights) - trained
         if every:
-            parts[name] = ModulePart(count, trained, bytes_of(tensors.values()), saved.get(name))
+            parts[name] = ModulePart(count, trained, bytes_of(tensors.values()), saved.get(name) or None)
     return parts

@@ -115,7 +115,7 @@ def test_pools_are_learned_at_the_steps_that_are_asked_for(method: str) -> None:
     rows = module.algorithm.collect(module.policy, BATCH)
     steps = torch.cat([part["step"] for part in module.algorithm.minibatches(rows, seed=0)])
     assert set(steps.tolist()) == {1, 2}
-    with pytest.raises(ValueError, match=r"^steps=\[1, 9\] must be the first and the last step, from 0 to 4"):
+    with pytest.raises(ValueError, match=r"^steps=\[1, 9\]: first and last step must lie within the steps 0 to 4"):
         build(steps=[1, 9]).check(5)
     with pytest.raises(ValueError, match="pick must be reward or random, not 'worst'"):
         build(pick="worst")

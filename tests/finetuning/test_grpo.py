@@ -96,8 +96,8 @@ def test_advantages_are_within_prompts() -> None:
     ("method", "message"),
     [
         (partial(GRPO, group_size=1), "group_size=1 must be at least 2"),
-        (partial(GRPO, window=[0, 4]), r"window=\[0, 4\] must be the first and the last step, from 0 to 3"),
-        (partial(GRPO, window=[0, 1], steps_per_sample=3), "3 steps cannot be drawn from the 2"),
+        (partial(GRPO, window=[0, 4]), r"window=\[0, 4\]: first and last step must lie within the steps 0 to 3"),
+        (partial(GRPO, window=[0, 1], steps_per_sample=3), "steps_per_sample=3 must be from 1 to the 2 steps"),
         (partial(GRPO, deviation="all"), "deviation must be group or batch"),
     ],
 )

@@ -32,3 +32,18 @@ def test_savings_are_not_asked_for_without_need() -> None:
         with pytest.raises(type(error)) as told, explained_memory(asked):
             raise error
         assert told.value is error
+
+
+@pytest.mark.parametrize(
+    ("message", "explained"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_libraries_without_memory_are_recognised(message: str, explained: bool) -> None:
+    expected = ValueError if explained else RuntimeError, "^out of memory: " if explained else f"^{message}"
+    with pytest.raises(expected[0], match=expected[1]), explained_memory(lambda: []):
+        raise RuntimeError(message)

@@ -86,7 +86,7 @@ def test_steps_are_of_the_window_and_a_function_of_the_position() -> None:
         (partial(ReFL, [2, 4]), {}, "must lie within the steps 0 to 3"),
         (partial(ReFL, [3, 2]), {}, "must lie within"),
         (partial(ReFL, [1, 3], 4), {}, "from 1 to the 3 steps"),
-        (partial(ReFL, [1, 2, 3]), {}, "the first and the last step"),
+        (partial(ReFL, [1, 2, 3]), {}, "first and last step must lie"),
         (ReFL, {"alpha": -1.0}, "must not be negative"),
         (ReFL, {"micro_batch_size": 0}, "must be at least 1"),
     ],

@@ -17,10 +17,7 @@ from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.evaluation.scoring import ScoreSheet
-from t2ifb.evaluation.statistics import Interval
 from t2ifb.finetuning.draft import DRaFT
-from t2ifb.finetuning.out_of_memory import explained_memory
-from t2ifb.finetuning.results import usual_guidance_sentence, verdict_sentence
 from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
@@ -108,20 +105,6 @@ def test_at_one_guidance_scale_there_is_nothing_more_to_compare(tmp_path: Path) 
     assert tuning.usual_sampling == tuning.sampling
     with pytest.raises(ValueError, match="guidance_scale must be at least 1, not 0.5"):
         make_tuning(usual_guidance_scale=0.5)
-
-
-@pytest.mark.parametrize(
-    ("gold", "verdict"),
-    [
-        (Interval(-0.116, -0.136, -0.096), "worse than the base model"),
-        (Interval(0.1, 0.05, 0.15), "better than the base model"),
-        (Interval(-0.01, -0.03, 0.01), "no different from the base model beyond chance"),
-    ],
-)
-def test_the_sentence_on_the_usual_guidance_scale_goes_by_its_first_figure(gold: Interval, verdict: str) -> None:
-    text = usual_guidance_sentence(4.0, {"gold": gold, "reward": Interval(0.5, 0.4, 0.6)}, 64)
-    figures = f"gold {gold.mean:+.3f} [{gold.low:+.3f}, {gold.high:+.3f}], reward +0.500 [+0.400, +0.600]"
-    assert text == f"At guidance 4 the tuned model is {verdict}: {figures} (64 test prompts)."
 
 
 @pytest.mark.slow
@@ -228,21 +211,6 @@ class TooLarge(Darkness):
         if torch.is_grad_enabled() and len(images) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return super().forward(images, prompts)
-
-
-@pytest.mark.parametrize(
-    ("message", "explained"),
-    [
-        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
-        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
-        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory", True),
-        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False),
-    ],
-)
-def test_libraries_without_memory_are_recognised(message: str, explained: bool) -> None:
-    expected = ValueError if explained else RuntimeError, "^out of memory: " if explained else f"^{message}"
-    with pytest.raises(expected[0], match=expected[1]), explained_memory(lambda: []):
-        raise RuntimeError(message)
 
 
 def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> None:
@@ -379,34 +347,3 @@ def test_a_run_whose_judges_do_not_rise_keeps_its_first_checkpoint_and_can_be_st
         "**Keep the base model: no checkpoint of this run is better than it by the held-out scorers.**"
     )
     assert "the best one, step 2." in card[2] and lora(tmp_path)
-
-
-ROWS: list[dict[str, Any]] = [
-    {"step": 0, "val/reward": 0.0, "val/judges": 0.0, "val/gold": 0.5, "val/kl": 0.0, "val/kl_without_last_two": 0.0},
-    {"step": 10, "train/reward": 1.0},
-    {
-        "step": 20,
-        "val/reward": 1.0,
-        "val/judges": 0.4,
-        "val/gold": 0.6,
-        "val/kl": 2.0,
-        "val/kl_without_last_two": 0.5,
-    },
-    {"step": 40, "val/reward": 3.0, "val/judges": 0.1, "val/gold": 0.3, "val/kl": 9.0, "val/kl_without_last_two": 3.0},
-]
-
-
-def test_the_sentence_says_what_happened() -> None:
-    def fell(earlier: int, later: int) -> Interval:
-        assert (earlier, later) == (20, 40)
-        return Interval(-0.3, -0.5, -0.1)
-
-    assert verdict_sentence(ROWS, 20, fell) == (
-        "Kept step 20: reward +1.000, judges +0.400, gold +0.100; KL 2.00 nats, 0.50 without the last two steps. "
-        "From step 20 to 40: reward +2.000, judges -0.300, gold -0.300: over-optimisation."
-    )
-    assert verdict_sentence(ROWS, 20, lambda *_: Interval(-0.3, -0.7, 0.1)).endswith(
-        "without the last two steps."
-    )  # by chance
-    assert verdict_sentence(ROWS[:3], 20, fell).endswith("without the last two steps.")
-    assert verdict_sentence(ROWS[:2], 0, fell) == "No validation took place."

@@ -26,14 +26,8 @@ def test_a_rollout_goes_on_to_its_last_gradient_on_the_average(
     """Over all choices of steps, and without the last step itself, which is not a step of the rollout."""
     run = replace(run, rollout=Sampler(8), algorithm=ReFL(window, gradients))
     choices = list(combinations(range(window[0], window[1] + 1), gradients))
-    assert run.steps_to_window == pytest.approx(mean(max(steps) for steps in choices))
-
-
-@pytest.mark.parametrize(("batch", "micro", "together"), [(4, None, 4), (4, 2, 2), (2, 8, 2), (1, 1, 1)])
-def test_no_more_prompts_are_together_than_there_are(
-    run: RunSpec, batch: int, micro: int | None, together: int
-) -> None:
-    assert replace(run, batch_size=batch, micro_batch_size=micro).together == together
+    assert run.work.steps == pytest.approx(mean(max(steps) for steps in choices))
+    assert (run.work.images, run.work.rows) == (0, gradients)
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"samples_per_batch": 0}])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from t2ifb.finetuning.algorithm import Work
 from t2ifb.profiling.flops import FlopEstimate, Length
 from t2ifb.profiling.memory_tracker import Operations
 
@@ -22,13 +23,13 @@ def test_a_run_ends_with_a_validation(prompts: int, epochs: float, every: int, b
 
 
 def test_operations_add_up() -> None:
-    """Two gradients at a tenth of a step each, and a validation of three images with two steps and two calls each."""
+    """Six rows for twelve steps of rollouts, and a validation of three images with two steps and two calls each."""
     step, sample, judge = Operations(half=10.0, single=0.0), Operations(half=5.0, single=2.0), Operations(0.0, 1.0)
     tuning = SimpleNamespace(
-        steps_to_window=4.0, batch_size=3, algorithm=SimpleNamespace(gradients_per_rollout=2),
+        work=Work(steps=12.0, images=0, rows=6), batch_size=3, algorithm=SimpleNamespace(updates_per_experience=1),
         sampling=SimpleNamespace(num_inference_steps=2),
     )  # fmt: skip
-    costs = {"update": SimpleNamespace(denoising=step, sample=sample)}
+    costs = {"update": SimpleNamespace(denoising=step, sample=sample, scoring=judge)}
     costs["judging"] = SimpleNamespace(denoising=step, sample=judge)
     run: Any = SimpleNamespace(tuning=tuning, images=3, **costs)
     found = FlopEstimate.of(run, Length(prompts=9, tests=7, epochs=1, validate_every=2))
@@ -41,3 +42,18 @@ def test_operations_add_up() -> None:
     assert found.judging.half == 3 * base + 2 * 120 + 7 * (base + 2 * policy)
     assert found.judging.single == 3 * 1 + 2 * 3 + 7 * 3
     assert found.run.half == found.training.half + found.judging.half
+
+
+def test_sampling_and_scoring_are_shared_by_the_updates_of_an_experience() -> None:
+    """Two prompts and four updates per experience; each update has five rows."""
+    step, row, image = Operations(half=10.0), Operations(half=3.0), Operations(single=1.0)
+    tuning = SimpleNamespace(
+        work=Work(steps=80.0, images=4, rows=20), batch_size=2, algorithm=SimpleNamespace(updates_per_experience=4),
+        sampling=SimpleNamespace(num_inference_steps=2),
+    )  # fmt: skip
+    update = SimpleNamespace(denoising=step, sample=row, scoring=image)
+    run: Any = SimpleNamespace(tuning=tuning, images=3, update=update, judging=update)
+    found = FlopEstimate.of(run, Length(prompts=6, tests=1, epochs=1, validate_every=100))
+    assert found.updates == 12
+    assert found.update.half == pytest.approx(80 * 10 / 4 + 5 * 3)
+    assert found.update.single == pytest.approx(4 / 4)

@@ -16,9 +16,16 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.model import DECODER, DENOISER
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.finetuning.algorithm import Work
+from t2ifb.finetuning.best_of_n import BestOfN
+from t2ifb.finetuning.dpo import DPO
+from t2ifb.finetuning.draft import DRaFT
+from t2ifb.finetuning.grpo import GRPO
 from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.nft import NFT
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
+from t2ifb.finetuning.reward_weighted import RewardWeighted
 from t2ifb.profiling.cost import DIVERSITY, JUDGES, OPTIMISER, REWARD, RunSpec
 from t2ifb.profiling.flops import FlopEstimate, Length
 from t2ifb.profiling.memory_tracker import WORK, ActivationBytes, bytes_of, tensors_of
@@ -35,6 +42,7 @@ from tests.diffusion.random_pipeline import write_random_pipeline
 
 CLIP = CLIPSource(f"local-dir:{Path(weights.__file__).parent / 'clip'}", device="cpu")
 MB = 1e6
+OTHERS = ("draft", "reward_weighted", "best_of_n", "nft")
 
 
 def small_run(pipeline: Path = PIPELINE, **changes: Any) -> RunSpec:
@@ -58,8 +66,9 @@ class Real:
     def __init__(self, tuning: RunSpec) -> None:
         self.model = replace(tuning.diffusion, device="cpu").load()
         self.reward = CLIPScore(CLIP.load())
-        algorithm = replace(tuning.algorithm, window=(0, tuning.algorithm.gradients_per_rollout - 1))
-        policy = Policy(self.model, tuning.lora, self.reward, tuning.rollout)
+        algorithm, steps = tuning.algorithm.shortened()
+        rollout = replace(tuning.rollout, num_inference_steps=max(2, steps))
+        policy = Policy(self.model, tuning.lora, self.reward, rollout)
         self.module: Any = FineTuningModule(
             policy, algorithm, tuning.optimizer, micro_batch_size=tuning.micro_batch_size
         )
@@ -128,6 +137,27 @@ def test_the_peak_is_that_of_the_allocator(pipeline: Path, checkpointing: bool, 
 def test_guidance_parts_and_several_gradients(changes: dict[str, Any]) -> None:
     tuning = small_run(**changes)
     assert update_cost(tuning).peak == pytest.approx(Real(tuning).peak(), rel=0.04)
+
+
+ALGORITHMS: dict[str, tuple[Any, int]] = {
+    "draft": (DRaFT(last_steps=2, beta=0.1), 1),
+    "reward_weighted": (RewardWeighted(gradients_per_rollout=2), 1),
+    "grpo": (GRPO(group_size=2, beta=0.1), 1),
+    "best_of_n": (BestOfN(group_size=2, updates=1, samples_per_update=2), 1),
+    "dpo": (DPO(group_size=2, best=1, updates=1, pairs_per_update=2), 1),
+    "nft": (NFT(group_size=2, beta=0.1), 1),
+}
+"""Algorithms besides ReFL, with the rows of a part of their losses."""
+
+
+@pytest.mark.parametrize("name", ["grpo", "dpo", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
+def test_every_algorithm_needs_what_it_takes_on_the_cpu(name: str) -> None:
+    algorithm, rows = ALGORITHMS[name]
+    tuning = small_run(algorithm=algorithm, rollout=Sampler(3))
+    cost = update_cost(tuning)
+    assert cost.rows == rows and cost.parts[DENOISER].saved
+    assert bool(cost.parts[DECODER].saved) == algorithm.needs_gradient
+    assert cost.peak == pytest.approx(Real(tuning).peak(), rel=0.04)
 
 
 def test_what_each_network_keeps_is_what_it_keeps_on_the_cpu() -> None:
@@ -201,8 +231,8 @@ def test_operations_in_half_precision_are_apart() -> None:
 
 def test_a_run_is_as_long_as_its_settings_say() -> None:
     tuning = small_run(rollout=Sampler(40), batch_size=2)
-    assert tuning.steps_to_window == 34.5
-    assert replace(tuning, algorithm=ReFL((8, 17), 10)).steps_to_window == 17  # of ten steps, the last
+    assert tuning.work == Work(steps=2 * 34.5, images=0, rows=2)
+    assert replace(tuning, algorithm=ReFL((8, 17), 10)).work.steps == 2 * 17  # of ten steps, the last
     run = MemoryEstimate.of(tuning, 4)
     counted = FlopEstimate.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation

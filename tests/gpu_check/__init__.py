@@ -1,0 +1,1 @@
+"""`python -m tests.gpu_check`: fine-tuning on a real GPU."""
