@@ -34,6 +34,7 @@ from tests.training.worlds import brightness_world, same
 NAMES = (
     "FineTuner", "RewardTrainer", "RewardModule", "FineTuningModule", "ReFLModule", "ReFL", "DRaFT", "RewardWeighted",
     "CLIPScore", "AestheticScore", "BLIPScore", "ImageReward", "PickScore", "HPSv2", "RewardModel", "Ensemble", "Mix",
+    "CommandScore", "HTTPScore", "ModuleScore",
     "bradley_terry_loss", "gaussian_kl", "load_rankings", "RankedPrompt",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.plots import learning_curves
 from t2ifb.reward_learning.module import RewardModule
 from t2ifb.reward_learning.results import RewardResults, embedded
+from t2ifb.reward_learning.warm_start import warm_start
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import export_hash, write_export
@@ -90,7 +91,8 @@ class RewardTrainer:
                 accuracies in per cent, by name.
             encoder: Source of the encoder, or its name such as `ViT-L-14-quickgelu/openai` (`clip_source`). A frozen
                 encoder embeds each image and prompt once. With `trainable_layers` its last layers are tuned with the
-                head, end to end from pixels, and nothing is cached.
+                head, end to end from pixels, and nothing is cached. With `init` training starts from a preference
+                model, which also is a row of the final table (`warm_start`).
             output_dir: Folder of the run and its export, created by `fit`.
             head: Builds the head from `embedding_dim`.
             optimizer: Builds the optimiser from parameter groups.
@@ -125,6 +127,9 @@ class RewardTrainer:
                 f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
                 "one happens."
             )
+        self.start = warm_start(encoder)
+        if self.start is not None:
+            encoder, head = self.start.encoder, self.start.head
         cache = data_folder() / "embeddings" if cache_folder is None else Path(cache_folder)
         self.cache = EmbeddingCache(cache, encoder, cache_storage)
         self.splits = ("train", "validation", *tested)
@@ -179,6 +184,12 @@ class RewardTrainer:
     def _fit(self, run: RunFolder, trainer: MakeTrainer) -> dict[str, Any]:
         started, seed = time.monotonic(), self.seed
         tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
+        baselines = self.baselines
+        if self.start is not None:
+            before = self.start.model()
+            baselines = {before.name: before, **baselines}
+            if tuned is not None and self.start.tuned:
+                tuned.load_tuned(self.start.tuned)
         data = self.data(feed=self.cache if tuned is None else PixelFeatures(tuned), seed=seed)
         tested = [ranked.prompt for split in self.splits[2:] for ranked in data.rankings(split)]
         check_known(self.ceiling, tested, "dataset.ceiling=None and dataset.ceiling_parts=[]")
@@ -204,7 +215,7 @@ class RewardTrainer:
         module.eval()
         embeddings = {s: embedded(module, data.encoded(s), engine.strategy.root_device) for s in self.splits[2:]}
         head = module.cpu().head
-        judges = self.baselines, self.ceiling, self.ceiling_parts
+        judges = baselines, self.ceiling, self.ceiling_parts
         verdicts = [RewardResults(data, s, head, pair, *judges, self.published, seed) for s, pair in embeddings.items()]
         figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
         learning_curves(run.metrics, run.path / "learning_curves.png")
@@ -222,6 +233,7 @@ class RewardTrainer:
             "device": device_facts(engine.strategy.root_device),
             "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "encoder": self.encoder.fingerprint(),
+            "init": None if self.start is None else self.start.name,
             "data": data.state_dict() | {"splits": data.hashes()},
             "export": export_hash(run.export),
         }

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 from weakref import WeakValueDictionary
@@ -75,6 +75,8 @@ class CLIPSource:
             a whole.
         trainable_layers: Number of last layers in both towers that a reward run may tune, see `last_layers`; 0 keeps
             the encoder frozen.
+        init: Preference model that a reward run starts from instead, see `t2ifb.reward_learning.warm_start`. Other
+            users of the source ignore it.
     """
 
     model: str
@@ -83,6 +85,7 @@ class CLIPSource:
     quick_gelu: bool | None = None
     device: str = "auto"
     trainable_layers: int = 0
+    init: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         dtype_of(self.precision)
@@ -228,8 +231,8 @@ class CLIPSource:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values to rebuild the source, without the device."""
-        return {key: value for key, value in asdict(self).items() if key != "device"}
+        """Plain values to rebuild the source, without the device and `init`."""
+        return {key: value for key, value in asdict(self).items() if key not in ("device", "init")}
 
 
 def check_folder(folder: Path) -> None:

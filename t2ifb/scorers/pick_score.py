@@ -110,6 +110,10 @@ class PickScore(nn.Module):
             model = CLIPModel(config).to(dtype_of(precision))
         return cls(model, blank_tokens, config.vision_config.image_size, [0.5] * 3, [0.5] * 3)
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer to a folder, in `transformers`' format."""
+        self._tokenizer.save_pretrained(folder)
+
     def score_tokens(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Score preprocessed inputs.
 

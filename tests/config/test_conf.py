@@ -187,7 +187,13 @@ def test_a_mixture_is_put_together_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("scorer", OPTIONS["scorer"])
 def test_every_scorer_is_right(scorer: str) -> None:
-    needed = {"reward_model": ["scorer.source=somewhere"], "ensemble": ["scorer.sources=[one,two]"]}
+    needed = {
+        "reward_model": ["scorer.source=somewhere"],
+        "ensemble": ["scorer.sources=[one,two]"],
+        "http": ["scorer.url=http://127.0.0.1:8000/score", "scorer.token_variable=JUDGE_TOKEN"],
+        "command": ["scorer.command=[python,judge.py]"],
+        "module": ["scorer.path=my_scorer.py", "scorer.class_name=Mine", "scorer.arguments={scale: 2}"],
+    }
     alone = ["score", f"scorer={scorer}"], ["train", f"scorer@reward={scorer}", "+experiment=refl"]
     command, *arguments = alone[scorer.startswith("judging_")]  # which is what some judge is, and so only a reward
     check(compose_all(command, [*arguments, *needed.get(scorer, [])])[0])

@@ -66,8 +66,9 @@ def test_lists_of_images_and_ranks() -> None:
         ("a", 2, "3"),
         ("b", 1, "3"),
     ]
-    again = [Row(str(n), {"prompt_id": "0", "images": ["a", "b"], "ranks": r, "annotator": who}) for n, (who, r) in
-             enumerate([("ada", [1, 2]), ("bob", [1, 2]), ("ada", None), ("eve", [1, 1]), ("bob", [2, 1])])]  # fmt: skip
+    given = [("ada", [1, 2]), ("bob", [1, 2]), ("ada", None), ("eve", [1, 1]), ("bob", [2, 1])]
+    cells = [{"prompt_id": "0", "images": ["a", "b"], "ranks": ranks, "annotator": who} for who, ranks in given]
+    again = [Row(str(number), each) for number, each in enumerate(cells)]
     kept = [(row.text("annotator"), row.cells["rank"]) for row in list_rows(again, ("images", "ranks"))]
     assert kept == [("eve", 1), ("eve", 1), ("bob", 2), ("bob", 1)]
     with pytest.raises(ValueError, match="entry 1: expected lists of one length in generations and ranking"):

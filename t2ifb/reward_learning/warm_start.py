@@ -1,0 +1,117 @@
+"""Reward training that starts from a published preference model or from an earlier reward run."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from t2ifb.scorers.clip import CLIPSource
+from t2ifb.scorers.heads import BilinearHead
+from t2ifb.scorers.hps_v2 import FILE, HUB_ID
+from t2ifb.scorers.reward_model import RewardModel, read_export
+from t2ifb.scorers.weights import find_weights
+
+logger = logging.getLogger(__name__)
+
+HPS_SCALE = 100.0
+"""Factor on cosines in the training of HPSv2, CLIP's largest."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What training starts from.
+
+    Attributes:
+        name: Name in tables.
+        encoder: The encoder, with the settings of the run.
+        head: Builds the head with the initial weights, from `embedding_dim`.
+        tuned: Weights of tuned encoder layers.
+    """
+
+    name: str
+    encoder: CLIPSource
+    head: Callable[..., nn.Module]
+    tuned: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def model(self) -> RewardModel:
+        """The reward model before training."""
+        encoder = replace(self.encoder, device="cpu").load()
+        if self.tuned:
+            encoder.load_tuned(self.tuned)
+        model = RewardModel(encoder, self.head(embedding_dim=encoder.embedding_dim))
+        model.name = f"{self.name} before training"
+        return model.eval().requires_grad_(False)
+
+
+def warm_start(encoder: CLIPSource) -> WarmStart | None:
+    """Resolve `encoder.init`.
+
+    - `pick_score` and `hps_v2`, also as `pick_score:<folder>` and `hps_v2:<file>`: the encoder is the published
+      fine-tuned CLIP, and the head a `BilinearHead` whose untrained score is the published one (PickScore exactly,
+      HPSv2.1 times 100, for square images).
+    - a reward run, its export or a hub id: its encoder and head.
+
+    ImageReward is refused: its score comes from a BLIP that reads image and prompt together, and no function of the
+    two embeddings that a head gets is equal to it.
+
+    Args:
+        encoder: Settings of the run; the model is replaced, `precision`, `device` and `trainable_layers` are kept.
+
+    Returns:
+        The start; None without `init`.
+
+    Raises:
+        ValueError: `init` is unknown, its weights are missing, or `trainable_layers` differs from the run's.
+    """
+    if encoder.init is None:
+        return None
+    kind, _, source = encoder.init.partition(":")
+    kept = {"precision": encoder.precision, "device": encoder.device, "trainable_layers": encoder.trainable_layers}
+    if kind == "pick_score":
+        from t2ifb.scorers.conversion import pick_score_encoder
+
+        found, scale = pick_score_encoder(*([source] if source else []))
+        start = WarmStart("PickScore", replace(found, **kept), _cosine_head(scale))
+    elif kind == "hps_v2":
+        path = find_weights(source or HUB_ID, FILE)
+        found = CLIPSource("ViT-H-14", str(path), quick_gelu=False)
+        start = WarmStart("HPSv2.1", replace(found, **kept), _cosine_head(HPS_SCALE))
+    elif kind == "image_reward":
+        raise ValueError(
+            "init='image_reward': ImageReward reads image and prompt together by BLIP, so its score is no function of "
+            "two embeddings, and a head on CLIP cannot start from it. Start from pick_score or hps_v2, or combine "
+            "ImageReward with a reward model by scorer=mix"
+        )
+    else:
+        start = _of_run(encoder.init, kept)
+    logger.warning("training starts from %s; its head replaces the chosen one", start.name)
+    return start
+
+
+def _of_run(source: str, kept: Mapping[str, Any]) -> WarmStart:
+    """Start from a reward model."""
+    export = read_export(source)
+    if export.encoder.trainable_layers and export.encoder.trainable_layers != kept["trainable_layers"]:
+        raise ValueError(
+            f"{source} has tuned the last {export.encoder.trainable_layers} layers of its encoder; set "
+            f"trainable_layers={export.encoder.trainable_layers} to continue from them"
+        )
+    name = Path(source).expanduser().absolute().name if Path(source).expanduser().exists() else source
+
+    def head(embedding_dim: int) -> nn.Module:
+        return export.build_head()
+
+    return WarmStart(f"reward model {name}", replace(export.encoder, **kept), head, export.tuned())
+
+
+def _cosine_head(scale: float) -> Callable[..., nn.Module]:
+    """Builder of a head that starts as `scale` times the cosine."""
+
+    def head(embedding_dim: int) -> nn.Module:
+        return BilinearHead(embedding_dim, log_scale=math.log(scale))
+
+    return head

@@ -1,0 +1,88 @@
+"""A scorer that is a user's own class."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2ifb.scorers import ModuleScore
+
+SOURCE = """
+from dataclasses import dataclass
+from torch import nn
+
+class Redness(nn.Module):
+    name = "redness"
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(__import__("torch").tensor(scale))
+    def forward(self, images, prompts):
+        return self.scale * images[:, 0].mean((1, 2))
+
+@dataclass
+class Length:
+    unit: float = 1.0
+    def __call__(self, images, prompts):
+        return [len(prompt) / self.unit for prompt in prompts]
+
+class Wrong:
+    def __call__(self, images, prompts):
+        return images.mean()
+
+class Nothing:
+    def __call__(self, images, prompts):
+        return None
+
+class Silent: ...
+"""
+IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "my_scores.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_a_network_of_a_file_scores_with_gradient(source: Path) -> None:
+    scorer = ModuleScore(source, "Redness", {"scale": 2.0})
+    images = IMAGES.clone().requires_grad_()
+    scores = scorer(images, ["a", "b"])
+    torch.testing.assert_close(scores, 2 * IMAGES[:, 0].mean((1, 2)))
+    scores.sum().backward()
+    assert images.grad is not None and images.grad[:, 0].min() > 0
+    assert scorer.name == "redness"
+    assert len(list(scorer.parameters())) == 1
+
+
+def test_any_callable_that_returns_numbers_is_a_scorer(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(source.parent))
+    scorer = ModuleScore("my_scores", "Length", {"unit": 2})
+    assert scorer(IMAGES, ["ab", "abc"]).tolist() == [1.0, 1.5]
+    assert scorer.name == "Length"
+
+
+WRONG = [
+    (("Absent", None), "has no class Absent"),
+    (("Length", {"length": 1}), "cannot build Length of .*unexpected keyword argument 'length'"),
+    (("Silent", None), r"Silent of .* cannot be called; it needs forward\(images, prompts\)"),
+    (("Wrong", None), r"Wrong returned scores of shape \(\) for 2 images"),
+    (("Nothing", None), "Nothing returned NoneType; expected 2 numbers"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG)
+def test_errors_name_the_class(source: Path, given: tuple[str, dict[str, float] | None], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModuleScore(source, *given)(IMAGES, ["a", "b"])
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent.py does not exist; expected a Python file"):
+        ModuleScore(tmp_path / "absent.py", "A")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(ValueError, match=r"cannot import .*broken.py: ZeroDivisionError"):
+        ModuleScore(tmp_path / "broken.py", "A")
+    with pytest.raises(ValueError, match="cannot import no.such.module: ModuleNotFoundError"):
+        ModuleScore("no.such.module", "A")
