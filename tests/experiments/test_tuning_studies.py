@@ -10,6 +10,7 @@ import torch
 
 from experiments.algorithms import study as algorithms
 from experiments.alpha_beta_lr import study as alpha_beta_lr
+from experiments.beyond_guidance import study as beyond_guidance
 from experiments.gradients_per_rollout import study as gradients_per_rollout
 from experiments.limits import study as limits
 from experiments.limits import supervised
@@ -25,7 +26,7 @@ from t2ifb.shapes.weights import PIPELINE
 from tests.conftest import run_in
 from tests.finetuning.tuning_worlds import FEW, export_reward
 
-STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation]
+STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation, beyond_guidance]
 
 
 @pytest.mark.parametrize(("study", "variant"), [(study, variant) for study in STUDIES for variant in study.VARIANTS])

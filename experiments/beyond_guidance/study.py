@@ -1,8 +1,8 @@
 """Screen of algorithms and controls at guidance 4, on validation prompts. See README.md.
 
-python -m experiments.beyond_guidance.screen                     # trains what has no result yet, draws the picture
-python -m experiments.beyond_guidance.screen --only dpo nft      # only these
-python -m experiments.beyond_guidance.screen --list              # what is done, and what is missing
+python -m experiments.beyond_guidance.study                     # trains what has no result yet, draws the picture
+python -m experiments.beyond_guidance.study --only dpo nft      # only these
+python -m experiments.beyond_guidance.study --list              # what is done, and what is missing
 
 Each result is written to results/ when its run ends, so that a job that is done is never repeated, whatever happens to
 the run folders.
@@ -16,11 +16,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.held_out import JUDGES
 from experiments.runs import Run, folder, train_all, write
 from t2ifb.evaluation.scoring import ScoreSheet
+from t2ifb.evaluation.selection import best_of
 from t2ifb.evaluation.statistics import paired_difference
 
 HERE = Path(__file__).parent
@@ -110,15 +110,14 @@ def result_of(run: Run, arguments: tuple[str, ...]) -> dict[str, Any]:
         "kl": float(tuned.columns["kl"].mean()),
         "base": {name: float(base.columns[name].mean()) for name in COLUMNS},
         "gain": {name: asdict(paired_difference(tuned.by_prompt[name], base.by_prompt[name])) for name in COLUMNS},
-        "best_of_4": {name: best_of(sheet, IMAGES) for name, sheet in (("base", base), ("tuned", tuned))},
+        "best_of_4": {name: gold_of_best(sheet, IMAGES) for name, sheet in (("base", base), ("tuned", tuned))},
     }
 
 
-def best_of(sheet: ScoreSheet, count: int) -> float:
+def gold_of_best(sheet: ScoreSheet, count: int) -> float:
     """Mean gold of the image that the reward likes best among the `count` of each prompt."""
     gold, reward = (np.reshape(sheet.columns[name], (-1, count)) for name in ("gold", "reward"))
-    chosen: NDArray[np.int64] = reward.argmax(1)
-    return float(gold[np.arange(len(gold)), chosen].mean())
+    return float(gold[np.arange(len(gold)), best_of(reward)].mean())
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -163,7 +162,8 @@ def main() -> None:
             run = run_of(variant)
             if run.finished:
                 write(result_of(run, run.overrides), result_file(variant))
-    draw(results(), HERE / "screen.png")
+    write(results(), HERE / "result.json")
+    draw(results(), HERE / "result.png")
 
 
 if __name__ == "__main__":
