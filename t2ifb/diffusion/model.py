@@ -39,6 +39,11 @@ class Conditioning:
         """A tensor by its name."""
         return self.tensors[name]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(each.nbytes for each in self.tensors.values())
+
     def rows(self, index: slice | Sequence[int]) -> Self:
         """The conditioning of some of the prompts, by their numbers."""
         return type(self)({name: each[index] for name, each in self.tensors.items()})
@@ -102,6 +107,13 @@ class TextToImageModel(Protocol):
         """The conditioning of B prompts on the model's device; that of the empty prompt serves as unconditional.
 
         A prompt's conditioning is computed once and kept on the CPU. It does not depend on the other prompts.
+        """
+        ...
+
+    def encode_ahead(self, prompts: Sequence[str], device: torch.device | str) -> None:
+        """Encode all prompts of a run on a device, if the source says so; the text encoders then leave memory.
+
+        After that other prompts raise a `ValueError`.
         """
         ...
 

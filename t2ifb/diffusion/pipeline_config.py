@@ -1,7 +1,7 @@
-"""Configurations of a pipeline's parts: sizes of a model without its weights."""
+"""Configurations of a pipeline's parts: sizes of a model without its weights, and its path."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from t2ifb.diffusion.path import GaussianPath
 from t2ifb.utils.files import read_text
 
 TAESD_ID = "madebyollin/taesd"
@@ -35,12 +36,13 @@ class PipelineConfig:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path, classes: Mapping[str, str]) -> Self:
+    def read(cls, folder: Path, classes: Mapping[str, str], optional: Sequence[str] = ()) -> Self:
         """Read a folder in `diffusers`' format. Weights are not needed.
 
         Args:
             folder: The folder.
             classes: Expected class of each network, by part. The scheduler may have any class.
+            optional: Networks that the pipeline may lack.
 
         Raises:
             ValueError: A configuration is missing, unreadable or of another network class.
@@ -48,6 +50,8 @@ class PipelineConfig:
         parts: dict[str, dict[str, Any]] = {}
         for name, kind in classes.items():
             file = folder / name / "config.json"
+            if name in optional and not file.is_file():
+                continue
             part = _read(file)
             if (found := _class_of(part) or kind) != kind:
                 raise ValueError(f"{file} configures a {found}; only pipelines with a {kind} are supported")
@@ -60,7 +64,14 @@ class PipelineConfig:
 
     @classmethod
     def of(
-        cls, source: str, config: str | None, classes: Mapping[str, str], published: Self, name: str, *ids: str
+        cls,
+        source: str,
+        config: str | None,
+        classes: Mapping[str, str],
+        published: Self,
+        name: str,
+        ids: Sequence[str],
+        optional: Sequence[str] = (),
     ) -> Self:
         """Configurations of a model, without its weights. Nothing is downloaded.
 
@@ -74,6 +85,7 @@ class PipelineConfig:
             published: Configurations of the published model.
             name: Its name.
             ids: Its hub ids.
+            optional: As in `read`.
 
         Raises:
             ValueError: The path does not exist, or the folder has another format.
@@ -82,7 +94,7 @@ class PipelineConfig:
         place = Path(config).expanduser() if path.is_file() and config else path
         folder = place if place.is_dir() else _cached(str(place), f"{next(iter(classes))}/config.json", 2)
         if folder is not None:
-            return cls.read(folder, classes)
+            return cls.read(folder, classes, optional)
         if path.is_file():
             note = f"{path.name} is assumed to be as large as {name}; otherwise set diffusion.config=<folder>"
             return replace(published, notes=(note,))
@@ -91,15 +103,18 @@ class PipelineConfig:
         note = f"{source} is not on this machine and is assumed to be as large as {name}"
         return replace(published, notes=() if source in ids else (note,))
 
-    def with_tiny_decoder(self, source: str | None) -> Self:
-        """The same with the configuration of a tiny decoder, by folder or hub id; no change without one."""
+    def with_tiny_decoder(self, source: str | None, published: str = TAESD_ID) -> Self:
+        """The same with the configuration of a tiny decoder, by folder or hub id; no change without one.
+
+        One that is not here is assumed to be as large as the published one.
+        """
         if source is None:
             return self
         folder = Path(source).expanduser()
         found = folder if folder.is_dir() else _cached(source, "config.json", 1)
         if found is not None:
             return replace(self, decoder=_read(found / "config.json"))
-        note = () if source == TAESD_ID else (f"tiny_decoder={source} is assumed to be as large as {TAESD_ID}",)
+        note = () if source == published else (f"tiny_decoder={source} is assumed to be as large as {published}",)
         return replace(self, notes=self.notes + note)
 
     def network(self, part: str) -> Any:
@@ -119,11 +134,22 @@ def network_of(config: Mapping[str, Any]) -> Any:
     return kind(kind.config_class.from_dict(dict(config)))
 
 
+def path_of(scheduler: Mapping[str, Any]) -> GaussianPath:
+    """The path that a pipeline with this scheduler was trained on."""
+    import diffusers
+
+    if str(scheduler.get("_class_name")).startswith("FlowMatch"):
+        flow: Any = diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
+        return GaussianPath.rectified_flow(flow.sigmas, scheduler)
+    preserving: Any = diffusers.DDPMScheduler.from_config(dict(scheduler))
+    return GaussianPath.variance_preserving(preserving.alphas_cumprod, scheduler)
+
+
 class BlankTokenizer:
     """Returns the same ids for every text, because costs do not depend on the words.
 
     Attributes:
-        model_max_length: Number of tokens L.
+        model_max_length: Number of tokens L, unless a call gives `max_length`.
     """
 
     def __init__(self, length: int) -> None:
@@ -132,7 +158,8 @@ class BlankTokenizer:
 
     def __call__(self, texts: list[str], **options: Any) -> Any:
         """Token ids as a tensor `input_ids`."""
-        return SimpleNamespace(input_ids=torch.zeros(len(texts), self.model_max_length, dtype=torch.int64))
+        length = options.get("max_length", self.model_max_length)
+        return SimpleNamespace(input_ids=torch.zeros(len(texts), length, dtype=torch.int64))
 
 
 def _class_of(config: Mapping[str, Any]) -> str | None:

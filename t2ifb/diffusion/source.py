@@ -78,6 +78,21 @@ def read_tiny_decoder(source: str) -> Any:
         raise ValueError(f"cannot load tiny_decoder={source}: {first_line(error)}") from error
 
 
+def read_vae(source: str, dtype: torch.dtype) -> Any:
+    """An `AutoencoderKL`, by folder or hub id.
+
+    Raises:
+        ValueError: It cannot be loaded.
+    """
+    from diffusers import AutoencoderKL
+
+    try:
+        with quiet():
+            return AutoencoderKL.from_pretrained(source, dtype=dtype)
+    except Exception as error:
+        raise ValueError(f"cannot load vae={source}: {first_line(error)}") from error
+
+
 def pipeline_class(source: str, config: str | None = None) -> str:
     """Name of a pipeline's class, from `model_index.json`; of a single file, from that of its configuration.
 
@@ -141,6 +156,12 @@ def _check_files(source: str, expected: str | None = None) -> None:
 
 def _failure(source: str, config: str | None, kind: str, error: Exception) -> str:
     path = Path(source).expanduser()
+    if not path.exists() and _refused(error):
+        page = f"https://huggingface.co/{source}"
+        return (
+            f"the hub refuses the diffusion model {source}: its weights are gated, or it does not exist. Accept the "
+            f"licence on {page}, then set HF_TOKEN to a token of that account (https://huggingface.co/settings/tokens)"
+        )
     if path.exists():
         hint = "" if path.is_dir() or config else " A single file also needs config=<folder of a pipeline of its kind>."
         return f"cannot load {source} as a {kind or 'pipeline'}: {first_line(error)}.{hint}"
@@ -149,6 +170,15 @@ def _failure(source: str, config: str | None, kind: str, error: Exception) -> st
         f"({type(error).__name__}). Download it where a network is available: hf download {source}; then "
         "set diffusion.source=<folder>, also for a copied folder"
     )
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether the hub answered 401 or 403, anywhere in the causes of an error."""
+    while error is not None:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

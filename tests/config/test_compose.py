@@ -19,7 +19,7 @@ def errors(*overrides: str, command: str = "train", multirun: bool = False) -> l
     ("override", "words"),
     [
         ("domian=sd15", ["domian", "did you mean 'domain'"]),
-        ("domain=sd51", ["no 'sd51' in group 'domain'", "did you mean 'sd15'"]),
+        ("domain=sd16", ["no 'sd16' in group 'domain'", "did you mean 'sd15'"]),
         ("+experiment=reward_mpl", ["no 'reward_mpl' in group 'experiment'", "did you mean 'reward_mlp'"]),
         ("experiment=reward_mlp", ["write +experiment=reward_mlp"]),
         ("+experimnt=reward_mlp", ["experimnt", "did you mean 'experiment'"]),

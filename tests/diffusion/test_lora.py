@@ -23,19 +23,20 @@ from t2ifb.diffusion.lora import (
     without_adapters,
 )
 from t2ifb.diffusion.model import Guidance
-from t2ifb.diffusion.models.stable_diffusion import StableDiffusionModel, StableDiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import FAMILY, StableDiffusionSource
+from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.utils.files import sha256_file
 from tests.diffusion.parts import KEYS, PROMPTS, at, shapes_model
 
 
-def predict(model: StableDiffusionModel) -> torch.Tensor:
+def predict(model: PipelineModel) -> torch.Tensor:
     guidance = Guidance(model.encode([""] * 2), 2.0)
     return model.predict(torch.ones(2, *model.latent_shape), at(500), model.encode(PROMPTS), guidance)
 
 
-def tuned(lora: LoRA | None = None, precision: str = "fp32") -> StableDiffusionModel:
+def tuned(lora: LoRA | None = None, precision: str = "fp32") -> PipelineModel:
     """Adapters with B other than zero."""
     model = shapes_model(precision)
     weights = (lora or LoRA()).add(model)
@@ -104,11 +105,10 @@ def test_a_state_goes_back_into_adapters_of_the_same_form_only() -> None:
 def test_an_export_gives_the_same_images_in_plain_diffusers(tmp_path: Path, lora: LoRA) -> None:
     model = tuned(lora)
     save_lora(model, tmp_path, PIPELINE)
-    pipeline = StableDiffusionSource(str(PIPELINE)).pipeline()
+    source = StableDiffusionSource(str(PIPELINE))
+    pipeline = source.pipeline()
     pipeline.load_lora_weights(str(tmp_path))
-    plain = StableDiffusionModel(
-        pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.scheduler.config
-    )
+    plain = PipelineModel(FAMILY, pipeline.components, pipeline.scheduler.config, source)
     sampler = Sampler(4, 3.0)
     theirs = torch.cat(list(generate(plain, sampler, PROMPTS, KEYS))).int()
     ours = torch.cat(list(generate(model, sampler, PROMPTS, KEYS))).int()

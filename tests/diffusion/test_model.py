@@ -6,7 +6,7 @@ from torch import Tensor
 
 from t2ifb.diffusion.lora import LoRA, merged, without_adapters
 from t2ifb.diffusion.model import Conditioning, Guidance, Unconditional
-from t2ifb.diffusion.models.stable_diffusion import StableDiffusionModel
+from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import Rollout, Sampler
 from t2ifb.profiling.memory_tracker import ActivationBytes, tensors_of
 from tests.diffusion.parts import KEYS, PROMPTS, at, shapes_model
@@ -15,7 +15,7 @@ SCALE = 7.5
 
 
 @pytest.fixture(scope="module")
-def model() -> StableDiffusionModel:
+def model() -> PipelineModel:
     """With adapters that have moved away from the base model."""
     model = shapes_model()
     generator = torch.Generator().manual_seed(0)
@@ -24,16 +24,16 @@ def model() -> StableDiffusionModel:
     return model
 
 
-def adapters(model: StableDiffusionModel) -> list[Tensor]:
+def adapters(model: PipelineModel) -> list[Tensor]:
     return [weight for weight in model.denoiser.parameters() if weight.requires_grad]
 
 
-def denoise(model: StableDiffusionModel, rule: Unconditional, latents: Tensor, index: int = 2) -> Tensor:
+def denoise(model: PipelineModel, rule: Unconditional, latents: Tensor, index: int = 2) -> Tensor:
     sampler = Sampler(4, SCALE, unconditional=rule)
     return sampler.denoiser(model, sampler.schedule_of(model), PROMPTS)(latents, index)
 
 
-def test_both_rules_have_the_same_value(model: StableDiffusionModel) -> None:
+def test_both_rules_have_the_same_value(model: PipelineModel) -> None:
     latents = torch.randn(2, *model.latent_shape)
     with_gradient, detached = (denoise(model, rule, latents) for rule in ("grad", "detached"))  # type: ignore[arg-type]
     assert torch.allclose(with_gradient, detached, atol=1e-4)
@@ -48,7 +48,7 @@ def test_both_rules_have_the_same_value(model: StableDiffusionModel) -> None:
     assert torch.allclose(*images, atol=1e-3)
 
 
-def test_the_detached_gradient_is_that_of_the_conditional_branch_times_the_scale(model: StableDiffusionModel) -> None:
+def test_the_detached_gradient_is_that_of_the_conditional_branch_times_the_scale(model: PipelineModel) -> None:
     latents = torch.randn(2, *model.latent_shape, requires_grad=True)
     direction = torch.randn(2, *model.latent_shape)
     wanted = [latents, *adapters(model)]
@@ -67,7 +67,7 @@ def test_the_detached_gradient_is_that_of_the_conditional_branch_times_the_scale
     assert not torch.allclose(both, detached, rtol=0.1)
 
 
-def test_only_the_conditional_branch_is_kept_for_the_backward_pass(model: StableDiffusionModel) -> None:
+def test_only_the_conditional_branch_is_kept_for_the_backward_pass(model: PipelineModel) -> None:
     latents, kept = torch.randn(2, *model.latent_shape), {}
     for rule in ("grad", "detached"):
         with ActivationBytes(tensors_of(model)) as saved:
@@ -76,7 +76,7 @@ def test_only_the_conditional_branch_is_kept_for_the_backward_pass(model: Stable
     assert 0.45 < kept["detached"] / kept["grad"] < 0.55
 
 
-def test_the_reference_rule_has_the_base_models_unconditional_branch(model: StableDiffusionModel) -> None:
+def test_the_reference_rule_has_the_base_models_unconditional_branch(model: PipelineModel) -> None:
     latents, direction = torch.randn(2, 2, *model.latent_shape)
     conditional, empty = model.encode(PROMPTS), model.encode([""] * 2)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_the_reference_rule_has_the_base_models_unconditional_branch(model: Stab
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
-def test_guided_samples_may_be_at_different_times(model: StableDiffusionModel) -> None:
+def test_guided_samples_may_be_at_different_times(model: PipelineModel) -> None:
     latents, times = torch.randn(2, *model.latent_shape), torch.tensor([900, 100])
     guidance, conditioning = Guidance(model.encode([""] * 2), SCALE), model.encode(PROMPTS)
     with torch.no_grad():

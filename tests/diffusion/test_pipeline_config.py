@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from t2ifb.diffusion.models.stable_diffusion import NETWORKS, SD15, SD15_IDS, StableDiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import FAMILY, SD15, SD15_IDS, StableDiffusionSource
 from t2ifb.diffusion.pipeline_config import TAESD_ID, BlankTokenizer, PipelineConfig
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.shapes.weights import PIPELINE
@@ -28,7 +28,7 @@ def test_stable_diffusion_as_published() -> None:
         assert model.encode(["a", "b"])["states"].shape == (2, 77, 768)
     assert count(model.denoiser) == 859_520_964
     assert count(model.vae) == 83_653_863
-    assert count(model.text_encoder) == 123_060_480
+    assert count(model.text.encoders) == 123_060_480
     assert count(model.decoder) == 2_445_063
     assert model.latent_shape == (4, 64, 64)
     assert (model.denoiser.dtype, model.vae.dtype) == (torch.float16, torch.float32)
@@ -67,7 +67,9 @@ def test_an_unknown_id_is_taken_for_stable_diffusion_and_said_so() -> None:
 def test_a_single_file_is_as_large_as_its_configuration_says(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
-    assert StableDiffusionSource(str(file), config=str(PIPELINE))._config() == PipelineConfig.read(PIPELINE, NETWORKS)
+    assert StableDiffusionSource(str(file), config=str(PIPELINE))._config() == PipelineConfig.read(
+        PIPELINE, FAMILY.networks
+    )
     assert "diffusion.config=<folder>" in StableDiffusionSource(str(file)).notes()[0]
 
 
@@ -87,7 +89,7 @@ def test_a_pipeline_with_random_weights_is_a_pipeline(tmp_path: Path) -> None:
     model = StableDiffusionSource(str(write_random_pipeline(tmp_path, geometry)), device="cpu").load()
     assert model.encode(PROMPTS)["states"].shape == (2, 77, 32)
     assert model.path.scheduler["_class_name"] == "PNDMScheduler"
-    assert PipelineConfig.read(tmp_path, NETWORKS).parts["unet"].items() >= geometry.parts["unet"].items()
+    assert PipelineConfig.read(tmp_path, FAMILY.networks).parts["unet"].items() >= geometry.parts["unet"].items()
     again = write_random_pipeline(tmp_path / "again", geometry)
     other = StableDiffusionSource(str(again), device="cpu").load()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

@@ -8,8 +8,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from t2ifb.diffusion.path import cps_variance, eta_variance
+from t2ifb.diffusion.pipeline_config import path_of
 from t2ifb.diffusion.schedule import Schedule, ddim, ddpm, flow, own
-from tests.diffusion.parts import path_of
 
 SD = {
     "_class_name": "PNDMScheduler",

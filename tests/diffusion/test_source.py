@@ -2,7 +2,10 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import diffusers
 import pytest
 
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
@@ -50,3 +53,15 @@ def test_a_pipelines_class_is_in_its_index(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("[]")
     with pytest.raises(ValueError, match="cannot read .*model_index.json"):
         pipeline_class(str(tmp_path))
+
+
+def test_gated_weights_say_where_to_accept_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(OSError):
+        response = SimpleNamespace(status_code=403)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError("wrapped, as diffusers does") from Refused("403 Client Error")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", refuse)
+    with pytest.raises(ValueError, match="Accept the licence on https://huggingface.co/some/model, then set HF_TOKEN"):
+        StableDiffusionSource("some/model").load()

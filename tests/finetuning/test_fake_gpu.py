@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import without_adapters
-from t2ifb.diffusion.models.stable_diffusion import SD15_IDS, StableDiffusionModel, StableDiffusionSource
+from t2ifb.diffusion.models.stable_diffusion import SD15_IDS, StableDiffusionSource
+from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import Rollout, Sampler
 from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
@@ -113,8 +114,8 @@ class FakeRun:
         self.guard.on_train_batch_end(self.module.trainer, self.module)
 
 
-ENCODING = "diffusion/models/stable_diffusion.py: states: Tensor = self.text_encoder(tokens.input_ids."
-DOWNLOAD = 'diffusion/models/stable_diffusion.py: return Conditioning({"states": states.cpu()})'
+ENCODING = "diffusion/text.py: on_device = {name: each.to(device) for name, each in tokens.items()}"
+DOWNLOAD = "diffusion/text.py: return Conditioning({name: each.cpu() for name, each in found.tensors.i"
 STATES = "diffusion/model.py: return type(self)({name: each.to(device, dtype or each.dtype) for name"
 START = "diffusion/sampling.py: self.latents = gaussian(self.keys, INITIAL, self.shape).to(self.dev"
 TIMES = "diffusion/schedule.py: self._copies[device, name] = values.to(device)"
@@ -239,9 +240,7 @@ def test_noise_that_is_left_on_the_cpu_is_found(monkeypatch: pytest.MonkeyPatch)
 def test_latents_that_stay_in_float32_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no autocast."""
     of = tuning()
-    monkeypatch.setattr(
-        StableDiffusionModel, "_call", lambda self, x, time, of: self.denoiser(x, time, of["states"])[0]
-    )
+    monkeypatch.setattr(PipelineModel, "_call", lambda self, x, time, of: self.denoiser(x, time, of["states"])[0])
     with FakeRun(of, ReFL()) as run, Watch(), pytest.raises(RuntimeError, match="dtype|type"):
         to_gpu(Evaluator(PROMPTS, of.sampling, ScorerSet({}))).sample(run.model, [0, 1])
 

@@ -28,6 +28,7 @@ from t2ifb.diffusion.model import (
     guided,
 )
 from t2ifb.diffusion.path import add_noise, clean_and_noise, cps_variance
+from t2ifb.diffusion.pipeline_config import path_of
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import flow
 from t2ifb.finetuning.algorithm import Experience, Loss, mean_loss
@@ -41,7 +42,7 @@ from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
 from t2ifb.training.run_folder import RunFolder
-from tests.diffusion.parts import PROMPTS, path_of, shapes_model
+from tests.diffusion.parts import PROMPTS, shapes_model
 from tests.finetuning.tuning_worlds import Redness, make_tuning, tune
 
 
@@ -148,6 +149,8 @@ class ToyFlow(nn.Module):
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         states = self.letters(torch.tensor([[ord(c) % 128 for c in text.ljust(8)[:8]] for text in prompts]))
         return Conditioning({"states": states, "pooled": states.mean(1)})
+
+    def encode_ahead(self, prompts: Sequence[str], device: torch.device | str) -> None: ...
 
     def too_long(self, prompts: Sequence[str]) -> int:
         return sum(len(prompt) > 8 for prompt in prompts)

@@ -36,7 +36,7 @@ def test_the_decoder_is_not_rounded_to_the_precision_of_the_unet(tmp_path: Path)
     file = write_single_file(pipeline, tmp_path / "model.safetensors")
     for source, config in ((tmp_path / "folder", None), (file, str(PIPELINE))):
         model = StableDiffusionSource(str(source), config=config, precision="fp16", device="cpu").load()
-        assert model.denoiser.dtype == model.text_encoder.dtype == torch.float16
+        assert model.denoiser.dtype == model.text.encoders["text_encoder"].dtype == torch.float16
         assert all(torch.equal(weight, exact[name]) for name, weight in model.vae.state_dict().items())
 
 
@@ -102,7 +102,8 @@ def test_images_that_are_encoded_decode_to_themselves() -> None:
 
 def test_prompts_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = shapes_model(), []
-    monkeypatch.setattr(model.text_encoder, "forward", partial(counted, model.text_encoder.forward, calls))
+    encoder = model.text.encoders["text_encoder"]
+    monkeypatch.setattr(encoder, "forward", partial(counted, encoder.forward, calls))
     first = model.encode([*PROMPTS, "", PROMPTS[0]])
     assert len(calls) == 3 and torch.equal(first["states"][0], first["states"][3])
     model.encode(PROMPTS[::-1])
