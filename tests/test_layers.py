@@ -20,12 +20,15 @@ ALLOWED = {
     "finetuning": BELOW_BOTH | {"training"},
     "profiling": BELOW_BOTH | {"training", "finetuning"},
     "reporting": BELOW_BOTH,
+    "annotation": BELOW_BOTH,
     "shapes": {"utils", "data", "scorers"},
     "config": {"utils", "data"},
 }
 """What each layer may import beside itself."""
 PURE = ("training/losses.py", "diffusion/path.py")
 CROSS_CUTTING = {
+    "annotation/test_browser.py": "the annotators' page in a browser",
+    "annotation/test_kill.py": "the annotators' page, killed at any moment",
     "config/test_conf.py": "the values in conf/, of all commands",
     "config/test_experiments.py": "every experiment of conf/, from its arguments to its results",
     "config/test_packaging.py": "the wheel",

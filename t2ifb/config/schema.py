@@ -107,6 +107,30 @@ class GenerateConfig(BaseConfig):
 
 
 @dataclass
+class AnnotateConfig(BaseConfig):
+    """`python -m t2ifb.annotate`."""
+
+    seed: int = 0
+    source: str | None = None
+    output: str | None = None
+    mode: str = "rank"
+    images: int = 9
+    annotators_per_prompt: int = 1
+    overlap: float = 0.0
+    ratings: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8765
+    token: str | None = None
+    serve: bool = True
+    simulate: bool = False
+    annotators: int = 2
+    simulated: Part | None = None
+    export: str | None = None
+    reward: Part | None = None
+    device: str = "auto"
+
+
+@dataclass
 class EvaluateConfig(BaseConfig):
     """`python -m t2ifb.evaluate`."""
 
@@ -133,6 +157,7 @@ SCHEMAS: dict[str, type] = {
     "prepare": PrepareConfig,
     "score": ScoreConfig,
     "generate": GenerateConfig,
+    "annotate": AnnotateConfig,
 }
 
 

@@ -70,11 +70,16 @@ def warm_start(encoder: CLIPSource) -> WarmStart | None:
     if encoder.init is None:
         return None
     kind, _, source = encoder.init.partition(":")
-    kept = {"precision": encoder.precision, "device": encoder.device, "trainable_layers": encoder.trainable_layers}
+    kept: dict[str, Any] = {
+        "precision": encoder.precision,
+        "device": encoder.device,
+        "trainable_layers": encoder.trainable_layers,
+    }
     if kind == "pick_score":
+        from t2ifb.scorers.conversion import HUB_ID as PICK_SCORE
         from t2ifb.scorers.conversion import pick_score_encoder
 
-        found, scale = pick_score_encoder(*([source] if source else []))
+        found, scale = pick_score_encoder(source or PICK_SCORE)
         start = WarmStart("PickScore", replace(found, **kept), _cosine_head(scale))
     elif kind == "hps_v2":
         path = find_weights(source or HUB_ID, FILE)

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from t2ifb.data.datasets.imagereward_db import Record, write_imagereward_db
+from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import SPLITS, scenes
 from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
@@ -222,6 +224,25 @@ def rank(opinion: NDArray[np.float64], tie_width: float) -> list[int]:
             current, leader = current + 1, opinion[index]
         ranks[index] = current
     return ranks
+
+
+class SimulatedAnnotator:
+    """Ranks images of the domain: gold with noise and ties, as in the data set."""
+
+    def __init__(self, noise: float = NOISE, tie_width: float = TIE_WIDTH, seed: int = 0) -> None:
+        """Store the settings; see `build`. Annotators with different seeds have different opinions."""
+        self.gold, self.noise, self.tie_width = GoldScore(), noise, tie_width
+        self.rng = np.random.default_rng([seed, 3])
+
+    def __call__(self, images: Sequence[Image.Image], prompt: str) -> list[int]:
+        """Ranks of images of 64 x 64 pixels for a prompt; 1 is best, ties allowed.
+
+        Raises:
+            ValueError: The prompt is not in the grammar, or an image has another size.
+        """
+        pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2) / 255
+        gold = self.gold(pixels, [prompt] * len(images)).numpy()
+        return rank(opinions(gold, self.noise, self.rng), self.tie_width)
 
 
 def annotate(job: Chunk, parts: Path, settings: WorldSettings, tally: Tally) -> Iterator[Record]:

@@ -37,6 +37,8 @@ class Stream(IntEnum):
     """Order of the samples of a pool."""
     POOL_STEPS = 0x0DFA
     """Steps and empty prompts of a pool's minibatches."""
+    ANNOTATION = 0x0DFF
+    """Orders of questions and of their images."""
     MINIBATCHES = 0x0DF7
     """Seeds of an experience's minibatches."""
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.shapes import annotators
-from t2ifb.shapes.annotators import IMAGES_PER_PROMPT, SIZES, build, jobs_of, opinions, rank
+from t2ifb.shapes.annotators import IMAGES_PER_PROMPT, SIZES, SimulatedAnnotator, build, jobs_of, opinions, rank
 from t2ifb.shapes.grammar import Scene, scenes
+from t2ifb.shapes.renderer import render
 from t2ifb.shapes.samples import SAMPLERS, chunks
 
 PROMPTS = {"train": 2, "compositional": 1}
@@ -32,6 +34,18 @@ def test_choices_follow_the_bradley_terry_model() -> None:
     rng = np.random.default_rng(0)
     drawn = np.stack([opinions(np.array([0.3, 0.2], np.float32), 0.1, rng) for _ in range(20_000)])
     assert (drawn[:, 0] > drawn[:, 1]).mean() == pytest.approx(1 / (1 + np.exp(-1)), abs=0.01)
+
+
+def test_a_simulated_annotator_prefers_what_fits_the_prompt() -> None:
+    scene = next(iter(scenes("train", 1, seed=0)))
+    pixels = render(scene, np.random.default_rng(0))
+    right = Image.fromarray((255 * pixels).round().astype(np.uint8))
+    gray = Image.new("RGB", (64, 64), "gray")
+    assert SimulatedAnnotator(noise=0.0)([gray, right, gray], scene.prompt) == [2, 1, 2]
+    answers = [SimulatedAnnotator(noise=5.0, seed=seed)([gray, right], scene.prompt) for seed in range(20)]
+    assert len({tuple(answer) for answer in answers}) > 1
+    again = [SimulatedAnnotator(noise=5.0, seed=seed)([gray, right], scene.prompt) for seed in range(20)]
+    assert again == answers
 
 
 def test_chunks_cover_the_prompts_once_with_four_to_nine_images_each() -> None:

@@ -1,0 +1,1 @@
+"""Collection of human rankings and comparisons on a local web page."""

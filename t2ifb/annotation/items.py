@@ -1,0 +1,159 @@
+"""What annotators are asked about: prompts with their images, from a folder."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from t2ifb.data.rankings import Image, image_error
+from t2ifb.data.storage.archives import leaves_folder
+from t2ifb.data.tables import READERS, locate, read_table
+from t2ifb.utils.files import read_json_list, read_text
+from t2ifb.utils.random_streams import Stream, generator
+
+Mode: TypeAlias = Literal["rank", "compare"]
+INDEX = "prompts.json"
+"""File of `python -m t2ifb.generate` with prompts and images."""
+CAPTION = "prompt.txt"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MOST = 9
+"""Images that a page shows at once."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    Attributes:
+        key: Identifier, equal whenever the same folder is asked about.
+        prompt: The text.
+        images: 2 to 9 files, in an order that says nothing about their models.
+        models: Model of each image, such as `base` or `tuned`; empty texts if unknown.
+    """
+
+    key: str
+    prompt: str
+    images: tuple[Path, ...]
+    models: tuple[str, ...]
+
+
+def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed: int = 0) -> list[Item]:
+    """Questions about the images of a folder, shuffled.
+
+    Args:
+        source: Output of `python -m t2ifb.generate`; a folder with a folder per prompt, each with `prompt.txt` and
+            images; or a table with the columns `prompt`, `image` and perhaps `model`.
+        mode: `rank` asks about all images of a prompt, `compare` about each pair of images of different models; without
+            models, about pairs of neighbours.
+        images: Maximum number of images per question, from 2 to 9. More images of a prompt are divided.
+        seed: Seed of all orders.
+
+    Raises:
+        ValueError: The folder has no such prompts and images, or an image cannot be decoded.
+    """
+    if not 2 <= images <= MOST:
+        raise ValueError(f"images={images}: expected a number from 2 to {MOST}")
+    path = Path(source).expanduser()
+    found: list[Item] = []
+    for number, (prompt, pictures) in enumerate(_prompts(path)):
+        groups = _pairs(pictures) if mode == "compare" else _groups(pictures, images)
+        for group in groups:
+            order = generator(Stream.ANNOTATION, seed, number, len(found)).permutation(len(group))
+            files, models = zip(*(group[place] for place in order), strict=True)
+            names = json.dumps([prompt, sorted(file.name for file in files)]).encode("utf-8", "surrogatepass")
+            found.append(Item(hashlib.sha256(names).hexdigest()[:16], prompt, files, models))
+    if not found:
+        raise ValueError(f"{path} has no prompt with at least two images{_of_two_models(mode)}")
+    if broken := [
+        what for image in dict.fromkeys(i for item in found for i in item.images) if (what := image_error(image))
+    ]:
+        raise ValueError(f"{len(broken)} images cannot be shown: {'; '.join(broken[:3])}")
+    order = generator(Stream.ANNOTATION, seed).permutation(len(found))
+    return [found[place] for place in order]
+
+
+Picture: TypeAlias = tuple[Path, str]
+
+
+def _of_two_models(mode: Mode) -> str:
+    return " of different models" if mode == "compare" else ""
+
+
+def _groups(pictures: Sequence[Picture], most: int) -> Iterator[Sequence[Picture]]:
+    """Images in parts of nearly equal size, at least two in each."""
+    if len(pictures) >= 2:
+        parts = -(-len(pictures) // most)
+        for rows in np.array_split(np.arange(len(pictures)), parts):
+            if len(rows) >= 2:
+                yield [pictures[row] for row in rows]
+
+
+def _pairs(pictures: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
+    """The n-th images of each two models; without models, neighbours."""
+    by_model: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        by_model.setdefault(picture[1], []).append(picture)
+    groups = list(by_model.values())
+    if len(groups) == 1:
+        for start in range(0, len(pictures) - 1, 2):
+            yield pictures[start : start + 2]
+        return
+    for first in range(len(groups)):
+        for second in range(first + 1, len(groups)):
+            yield from zip(groups[first], groups[second], strict=False)
+
+
+def _prompts(path: Path) -> Iterator[tuple[str, list[Picture]]]:
+    """Prompts with their images and models."""
+    if (path / INDEX).is_file():
+        yield from _generated(path)
+    elif path.is_file() and path.suffix.lower() in READERS:
+        yield from _table(path)
+    elif path.is_dir():
+        for folder in sorted(entry for entry in path.iterdir() if (entry / CAPTION).is_file()):
+            pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+            yield " ".join(read_text(folder / CAPTION).split()), [(picture, "") for picture in pictures]
+    else:
+        raise ValueError(f"{path} does not exist; expected a folder of images with prompts, or a table")
+
+
+def _generated(path: Path) -> Iterator[tuple[str, list[Picture]]]:
+    for number, entry in enumerate(read_json_list(path / INDEX)):
+        try:
+            named: dict[str, list[str]] = entry["images"]
+            pictures = [(_inside(path, name), str(model)) for model, names in named.items() for name in names]
+            yield str(entry["prompt"]), pictures
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path / INDEX}, entry {number}: expected prompt and images by model") from error
+
+
+def _table(path: Path) -> Iterator[tuple[str, list[Picture]]]:
+    rows = read_table(path, ("prompt", "image"), ("model",))
+    images, errors = locate(rows, path.parent)
+    if errors:
+        raise ValueError(f"{path}: {errors[0]}")
+    prompts: dict[str, list[Picture]] = {}
+    for row, image in zip(rows, images, strict=True):
+        prompts.setdefault(row.text("prompt"), []).append((_file(image, row.place), row.text("model")))
+    yield from prompts.items()
+
+
+def _file(image: Image | None, place: str) -> Path:
+    if not isinstance(image, Path):
+        raise ValueError(f"{place}: the image must be a file")
+    return image
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """A file of the folder.
+
+    Raises:
+        ValueError: The name points elsewhere.
+    """
+    if not isinstance(name, str) or leaves_folder(name):
+        raise ValueError(f"{folder / INDEX} names the image {name!r}, which is outside of the folder")
+    return folder / name

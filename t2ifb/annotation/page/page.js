@@ -1,0 +1,258 @@
+"use strict";
+// Prompts and names are only ever set as text; the server's policy allows no inline script.
+const $ = (id) => document.getElementById(id);
+const state = { annotator: "", question: null, tiers: [], tie: false, shown: 0, busy: false };
+
+function make(tag, options = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [key, value] of Object.entries(options)) {
+    if (key in element) element[key] = value; else element.setAttribute(key, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+async function call(path, body) {
+  const options = body === undefined ? {} :
+    { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(path, options);
+  const text = await answer.text();
+  let content = null;
+  try { content = JSON.parse(text); } catch { /* a refusal in plain text */ }
+  if (!answer.ok) throw new Error(content && content.error ? content.error : text);
+  return content;
+}
+
+async function move(path, body) {
+  if (state.busy) return;
+  state.busy = true;
+  try {
+    show(await call(path, body));
+    $("error").hidden = true;
+  } catch (error) {
+    $("error").textContent = `${error.message} Nothing is lost; try again.`;
+    $("error").hidden = false;
+  } finally {
+    state.busy = false;
+  }
+}
+
+const ask = () => move(`api/next?annotator=${encodeURIComponent(state.annotator)}`);
+const undo = () => move("api/undo", { annotator: state.annotator });
+
+function send(answer) {
+  const { item, ratings } = state.question;
+  const ranks = [];
+  let rank = 1;
+  for (const tier of state.tiers) {
+    for (const place of tier) ranks[place] = rank;
+    rank += tier.length;
+  }
+  const rated = ratings && answer === "ranks" ? readRatings(item.images.length) : null;
+  move("api/answer", {
+    annotator: state.annotator, item: item.key, answer, ranks: answer === "ranks" ? ranks : null, ratings: rated,
+    seconds: (performance.now() - state.shown) / 1000,
+  });
+}
+
+function readRatings(count) {
+  const found = Array.from({ length: count }, () => ({}));
+  for (const choice of $("ratings").querySelectorAll("select")) {
+    if (choice.value) found[Number(choice.dataset.place)][choice.dataset.aspect] = Number(choice.value);
+  }
+  return found.some((each) => Object.keys(each).length) ? found : null;
+}
+
+function show(question) {
+  Object.assign(state, { question, tiers: [], tie: false, shown: performance.now() });
+  const { done, left, seconds_left: seconds } = question;
+  $("login").hidden = true;
+  $("work").hidden = question.item === null;
+  $("end").hidden = question.item !== null;
+  $("bar").value = done + left ? done / (done + left) : 1;
+  const minutes = seconds === null ? "" : `, about ${Math.max(1, Math.round(seconds / 60))} min`;
+  $("status").textContent = `${state.annotator}: ${done} done, ${left} left${minutes}`;
+  if (question.item === null) return showResults(question.results || {});
+  document.body.className = question.mode;
+  $("prompt").textContent = question.item.prompt;
+  $("help").textContent = question.mode === "compare"
+    ? "Which image is better for the prompt? Keys: ← left, → right, ↓ tie, S skip, B both bad, U undo."
+    : "Place the images from best to worst: press their numbers, the buttons, or drag them. Keys: = ties the next one "
+      + "with the last, Backspace takes back, Enter sends, S skip, B all bad, U undo.";
+  draw();
+  drawRatings();
+}
+
+function showResults(results) {
+  $("results").replaceChildren();
+  for (const [name, value] of Object.entries(results)) {
+    $("results").append(make("dt", { textContent: name }), make("dd", { textContent: value }));
+  }
+}
+
+function number(place) {
+  return state.question.item.images.findIndex((image) => image.place === place) + 1;
+}
+
+function card(place, placed) {
+  const { item, mode } = state.question;
+  const label = `image ${number(place)} of ${item.images.length} for: ${item.prompt}`;
+  const image = make("img", { src: `image/${item.key}/${place}`, alt: label, draggable: false });
+  image.addEventListener("click", () => enlarge(image));
+  const row = make("div", { className: "row" });
+  const figure = make("figure", { className: "card" }, image, row);
+  figure.dataset.place = place;
+  if (mode === "compare") return figure;
+  const grip = make("button", { className: "grip", type: "button", textContent: "⠿", title: "drag" });
+  grip.setAttribute("aria-label", `drag image ${number(place)}`);
+  grip.addEventListener("pointerdown", (event) => drag(event, figure, place));
+  const put = make("button", { type: "button", textContent: placed ? "remove" : `${number(place)}` });
+  put.setAttribute("aria-label", placed ? `remove image ${number(place)}` : `place image ${number(place)} next`);
+  put.addEventListener("click", () => { if (placed) take(place); else add(place); });
+  row.append(grip, put);
+  return figure;
+}
+
+function draw() {
+  const { item, mode } = state.question;
+  const places = item.images.map((image) => image.place);
+  const placed = new Set(state.tiers.flat());
+  $("tray").replaceChildren(...places.filter((place) => !placed.has(place)).map((place) => card(place, false)));
+  $("ranking").hidden = $("ranking-title").hidden = mode === "compare";
+  const gap = (index) => { const li = make("li", { className: "gap" }); li.dataset.gap = index; return li; };
+  const rows = [gap(0)];
+  state.tiers.forEach((tier, index) => {
+    const li = make("li", { className: "tier" }, ...tier.map((place) => card(place, true)));
+    li.dataset.tier = index;
+    rows.push(li, gap(index + 1));
+  });
+  $("ranking").replaceChildren(...rows);
+  drawActions(placed.size === places.length);
+}
+
+function drawActions(complete) {
+  const { mode, item } = state.question;
+  const button = (id, textContent, act, options = {}) => {
+    const made = make("button", { id, type: "button", textContent, ...options });
+    made.addEventListener("click", act);
+    return made;
+  };
+  const places = item.images.map((image) => image.place);
+  const choices = mode === "compare"
+    ? [button("left", "← Left", () => choose([[places[0]], [places[1]]]), { className: "main" }),
+       button("tie", "Tie", () => choose([places])),
+       button("right", "Right →", () => choose([[places[1]], [places[0]]]), { className: "main" })]
+    : [button("send", "Send", () => send("ranks"), { className: "main", disabled: !complete }),
+       button("tie", state.tie ? "= next one ties" : "= tie", toggleTie, { disabled: !state.tiers.length || complete })];
+  $("actions").replaceChildren(...choices, button("skip", "Skip", () => send("skip")),
+    button("bad", mode === "compare" ? "Both bad" : "All bad", () => send("all bad")), button("undo", "Undo", undo));
+}
+
+function choose(tiers) { state.tiers = tiers; send("ranks"); }
+function toggleTie() { state.tie = state.tiers.length > 0 && !state.tie; draw(); }
+
+function remove(place) {
+  state.tiers = state.tiers.map((tier) => tier.filter((other) => other !== place)).filter((tier) => tier.length);
+}
+
+function add(place) {
+  remove(place);
+  if (state.tie && state.tiers.length) state.tiers.at(-1).push(place); else state.tiers.push([place]);
+  state.tie = false;
+  draw();
+}
+
+function take(place) { remove(place); state.tie = false; draw(); }
+
+function drop(place, target) {
+  // The target's own index may change when the image leaves its tier, so it is marked first.
+  const marked = target.dataset.tier === undefined ? null : state.tiers[Number(target.dataset.tier)];
+  const before = target.dataset.gap === undefined ? null : state.tiers[Number(target.dataset.gap)];
+  if (marked && marked.length === 1 && marked[0] === place) return;
+  state.tiers = state.tiers.map((tier) => { const i = tier.indexOf(place); if (i >= 0) tier.splice(i, 1); return tier; });
+  if (marked) marked.push(place);
+  else {
+    const at = before ? state.tiers.indexOf(before) : state.tiers.length;
+    state.tiers.splice(at, 0, [place]);
+  }
+  state.tiers = state.tiers.filter((tier) => tier.length);
+  draw();
+}
+
+function drag(event, figure, place) {
+  event.preventDefault();
+  const ghost = make("img", { className: "dragged", src: figure.querySelector("img").src, alt: "" });
+  document.body.append(ghost);
+  let target = null;
+  const follow = (moved) => {
+    ghost.style.left = `${moved.clientX - 60}px`;
+    ghost.style.top = `${moved.clientY - 60}px`;
+    const below = document.elementFromPoint(moved.clientX, moved.clientY);
+    if (target) target.classList.remove("target");
+    target = below && below.closest("[data-tier], [data-gap], #tray");
+    if (target && target.id !== "tray") target.classList.add("target");
+  };
+  const end = () => {
+    removeEventListener("pointermove", follow);
+    removeEventListener("pointerup", end);
+    removeEventListener("pointercancel", end);
+    ghost.remove();
+    if (target && target.id === "tray") take(place); else if (target) drop(place, target);
+  };
+  follow(event);
+  addEventListener("pointermove", follow);
+  addEventListener("pointerup", end);
+  addEventListener("pointercancel", end);
+}
+
+function drawRatings() {
+  $("ratings").replaceChildren();
+  if (!state.question.ratings) return;
+  for (const { place } of state.question.item.images) {
+    const row = make("div", {}, `Image ${number(place)}, 1 (worst) to 7 (best): `);
+    for (const aspect of ["overall", "alignment", "fidelity"]) {
+      const choice = make("select", {}, make("option", { value: "", textContent: "–" }));
+      for (let value = 1; value <= 7; value++) choice.append(make("option", { value, textContent: value }));
+      Object.assign(choice.dataset, { place, aspect });
+      row.append(make("label", {}, aspect, choice));
+    }
+    $("ratings").append(row);
+  }
+}
+
+function enlarge(image) {
+  $("large-image").src = image.src;
+  $("large-image").alt = image.alt;
+  $("large").showModal();
+}
+
+function key(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || $("work").hidden || $("large").open) return;
+  if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+  const press = (id) => { const button = $(id); if (button && !button.disabled) { event.preventDefault(); button.click(); } };
+  const { mode, item } = state.question;
+  const letter = event.key.toLowerCase();
+  const common = { s: "skip", b: "bad", u: "undo" };
+  if (common[letter]) return press(common[letter]);
+  if (mode === "compare") return press({ arrowleft: "left", arrowright: "right", arrowdown: "tie" }[letter] || "");
+  if (letter === "=") return press("tie");
+  if (letter === "enter" && event.target.tagName !== "BUTTON") return press("send");
+  if (letter === "backspace" && state.tiers.length) return take(state.tiers.at(-1).at(-1));
+  const image = /^[1-9]$/.test(letter) ? item.images[Number(letter) - 1] : null;
+  if (image) add(image.place);
+}
+
+$("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.annotator = $("name").value.trim();
+  sessionStorage.setItem("annotator", state.annotator);
+  ask();
+});
+$("close").addEventListener("click", () => $("large").close());
+$("large").addEventListener("click", () => $("large").close());
+$("end-undo").addEventListener("click", undo);
+addEventListener("keydown", key);
+state.annotator = sessionStorage.getItem("annotator") || "";
+$("name").value = state.annotator;
+$("login").hidden = false;
+if (state.annotator) ask(); else $("name").focus();

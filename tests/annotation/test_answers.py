@@ -1,0 +1,116 @@
+"""Answers on disk: nothing is lost, and rewards are trained on them as they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2ifb.annotation.answers import Answer, AnswerLog, name_of, read_lines
+from t2ifb.annotation.items import read_items
+from t2ifb.data.datasets.own_rankings import OwnRankings
+from tests.annotation.parts import EVIL, write_generated
+
+
+def test_answers_are_read_back_and_as_rankings(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path))
+    log = AnswerLog(tmp_path / "annotations", items)
+    evil = next(item for item in items if item.prompt == EVIL)
+    first, second = (item for item in items if item is not evil)
+    log.append(Answer(evil.key, "ada", "ranks", (1, 2, 3, 3), seconds=2.5))
+    log.append(Answer(evil.key, "bob", "ranks", (2, 1, 3, 3)))
+    log.append(Answer(first.key, "ada", "ranks", (4, 3, 2, 1)))
+    log.append(Answer(first.key, "ada", "undone"))
+    log.append(Answer(second.key, "ada", "ranks", (1, 1, 1, 1)))
+    log.append(Answer(second.key, "ada", "all bad"))
+    log.append(Answer(first.key, "bob", "skip"))
+    log.close()
+    again = AnswerLog(tmp_path / "annotations", items)
+    assert again.answers == log.answers
+    assert [(a.annotator, a.kind) for a in again.current().values()] == [
+        ("ada", "ranks"), ("bob", "ranks"), ("ada", "all bad"), ("bob", "skip"),
+    ]  # fmt: skip
+    again.close()
+    (ranking,) = OwnRankings(tmp_path / "annotations", shares={"train": 1.0}).rankings("train")
+    assert ranking.prompt == EVIL
+    assert [Path(str(image)).resolve() for image in ranking.images] == [image.resolve() for image in evil.images]
+    assert ranking.ranks == (1, 1, 3, 3) or ranking.ranks == (1, 1, 2, 2)
+    assert {(v.for_first, v.for_second) for v in ranking.votes} == {(1, 1), (2, 0)}
+
+
+def test_an_unfinished_line_is_removed_and_a_broken_one_is_named(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path))
+    log = AnswerLog(tmp_path / "annotations", items)
+    log.append(Answer(items[0].key, "ada", "skip"))
+    log.close()
+    whole = log.path.read_bytes()
+    for cut in (1, 20, len(whole) - 1):
+        log.path.write_bytes(whole + whole[:cut])
+        again = AnswerLog(tmp_path / "annotations", items)
+        assert len(again.answers) == 1
+        again.append(Answer(items[1].key, "ada", "skip"))
+        again.close()
+        assert len(read_lines(log.path)) == 2
+    log.path.write_bytes(b"{\n" + whole)
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        AnswerLog(tmp_path / "other", items).close()
+        read_lines(log.path)
+
+
+def test_two_processes_do_not_write_the_same_file(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path))
+    log = AnswerLog(tmp_path / "annotations", items)
+    with pytest.raises(ValueError, match="another process collects answers"):
+        AnswerLog(tmp_path / "annotations", items)
+    log.close()
+    AnswerLog(tmp_path / "annotations", items).close()
+
+
+def test_answers_to_other_questions_are_kept(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path))
+    log = AnswerLog(tmp_path / "annotations", items)
+    log.append(Answer(items[0].key, "ada", "skip"))
+    log.close()
+    later = AnswerLog(tmp_path / "annotations", items[1:])
+    assert later.answers == []
+    later.close()
+    assert len(read_lines(log.path)) == 1
+
+
+GOOD: dict[str, Any] = {"annotator": "ada", "kind": "ranks", "ranks": [1, 2, 2, 4], "ratings": None, "seconds": 3}
+WRONG = [
+    ({"annotator": ""}, "name must have 1 to 60"),
+    ({"annotator": "a\x00b"}, "name must have 1 to 60"),
+    ({"annotator": ["ada"]}, "name must have 1 to 60"),
+    ({"kind": "delete"}, "answer must be one of ranks, skip"),
+    ({"ranks": [1, 2]}, "ranks must be 4 numbers from 1 to 4"),
+    ({"ranks": [0, 1, 2, 3]}, "ranks must be 4 numbers"),
+    ({"ranks": [1, 2, 3, True]}, "ranks must be 4 numbers"),
+    ({"ratings": [{}]}, "ratings must be given for each of 4 images"),
+    ({"ratings": [{"overall": 8}, {}, {}, {}]}, "ratings must be from 1 to 7"),
+    ({"ratings": [{"beauty": 1}, {}, {}, {}]}, "ratings must be from 1 to 7, by overall"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_untrusted_answers_are_checked(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    item = read_items(write_generated(tmp_path, prompts=1))[0]
+    assert Answer.checked(item, **GOOD).ranks == (1, 2, 2, 4)
+    assert Answer.checked(item, **GOOD | {"seconds": "x"}).seconds == 0
+    with pytest.raises(ValueError, match=message):
+        Answer.checked(item, **GOOD | change)
+
+
+def test_names_are_normalised() -> None:
+    assert name_of("  Ada   Lovelace ") == "Ada Lovelace"
+
+
+def test_lines_are_plain_json(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path, prompts=1))
+    log = AnswerLog(tmp_path / "annotations", items)
+    log.append(Answer(items[0].key, "ada", "ranks", (1, 2, 3, 4), ({"overall": 7}, {}, {}, {})))
+    log.close()
+    (line,) = log.path.read_text().splitlines()
+    row = json.loads(line)
+    assert row["images"][0].startswith("../0000_") and row["models"] == list(items[0].models)
+    assert row["ratings"] == [{"overall": 7}, {}, {}, {}]

@@ -1,0 +1,115 @@
+"""The annotators' page in a browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2ifb.annotation.queues import Queues
+from tests.annotation.parts import EVIL, make_queues
+from tests.annotation.test_simulation import served
+from tests.reporting.conftest import browser
+
+__all__ = ["browser"]
+
+
+class Seat:
+    """An annotator at the page."""
+
+    def __init__(self, browser: Any, address: str, name: str, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(address)
+        self.page.locator("#name").fill(name)
+        self.page.locator("#login button").click()
+        self.page.locator("#prompt").wait_for()
+
+    def done(self, count: int) -> None:
+        """Wait until a number of answers is on the page."""
+        self.page.locator("#status", has_text=f": {count} done").wait_for()
+
+
+@pytest.fixture
+def seats() -> Iterator[list[Seat]]:
+    opened: list[Seat] = []
+    yield opened
+    for seat in opened:
+        assert seat.errors == []
+        assert seat.page.title() == "Which image is better?"
+        seat.context.close()
+
+
+def test_images_are_ranked_by_keys_clicks_and_dragging(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
+    queues = make_queues(tmp_path, 4)
+    with served(queues) as address:
+        seat = Seat(browser, address, "ada")
+        seats.append(seat)
+        page = seat.page
+        assert page.locator("#tray .card").count() == 4
+        assert page.locator("#tray img").first.get_attribute("alt", timeout=1000).startswith("image 1 of 4 for: ")
+        assert page.locator("#send").is_disabled()
+        places = [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
+        page.keyboard.press("2")
+        page.keyboard.press("1")
+        page.keyboard.press("=")
+        page.keyboard.press("4")
+        page.keyboard.press("3")
+        page.keyboard.press("Enter")
+        seat.done(1)
+        answer = queues.log.answers[0]
+        assert [answer.ranks[place] for place in places] == [2, 1, 4, 2]
+        for number in (4, 3, 2, 1):
+            page.get_by_label(f"place image {number} next").click()
+        page.locator("#send").click()
+        seat.done(2)
+        places = [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
+        for place in places:
+            page.locator(f"#tray [data-place='{place}'] .grip").hover()
+            page.mouse.down()
+            page.locator("#ranking .gap").first.hover()  # each before the last
+            page.mouse.up()
+        page.locator("#send").click()
+        seat.done(3)
+        assert [queues.log.answers[2].ranks[place] for place in places] == [4, 3, 2, 1]
+        page.locator("#tray img").first.click()
+        assert page.locator("#large").is_visible()
+        page.locator("#close").click()
+        page.keyboard.press("u")
+        seat.done(2)
+        page.keyboard.press("s")
+        seat.done(3)
+        page.keyboard.press("b")
+        page.locator("#end").wait_for()
+    assert [answer.kind for answer in queues.log.answers] == ["ranks", "ranks", "ranks", "undone", "skip", "all bad"]
+
+
+@pytest.mark.slow
+def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
+    from t2ifb.annotation.answers import AnswerLog
+    from t2ifb.annotation.items import read_items
+    from tests.annotation.parts import write_generated
+
+    items = read_items(write_generated(tmp_path, 3, copies=1), "compare")
+    queues = Queues(items, AnswerLog(tmp_path / "annotations", items), overlap=1.0)
+    phone = {"viewport": {"width": 375, "height": 700}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+    with served(queues, mode="compare") as address:
+        seats += [Seat(browser, address, name, **phone) for name in ("ada", "bob")]
+        prompts = set()
+        for count in range(3):
+            for seat in seats:
+                page = seat.page
+                prompts.add(page.locator("#prompt").inner_text())
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 23, 26)"
+                page.locator("#tie" if count == 0 else "#left").tap()
+                if count < 2:
+                    seat.done(count + 1)
+                else:
+                    page.locator("#end").wait_for()
+        assert " ".join(EVIL.split()) in {" ".join(prompt.split()) for prompt in prompts}
+    assert len(queues.log.current()) == 6
+    assert sorted({answer.ranks for answer in queues.log.answers}) in ([(1, 1), (1, 2)], [(1, 1), (1, 2), (2, 1)])

@@ -1,0 +1,122 @@
+"""The server: what it answers, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from t2ifb.annotation.queues import Queues
+from t2ifb.annotation.server import LARGEST_REQUEST, make_app
+from tests.annotation.parts import EVIL, best_first, make_queues
+
+HERE = "http://127.0.0.1:8765"
+
+
+def client(queues: Queues, base_url: str = HERE, **settings: Any) -> TestClient:
+    return TestClient(make_app(queues, **settings), base_url=base_url)
+
+
+def ranked(queues: Queues, state: dict[str, Any], name: str = "ada", **more: Any) -> dict[str, Any]:
+    key = state["item"]["key"]
+    return {"annotator": name, "item": key, "answer": "ranks", "ranks": best_first(queues.find(key)), **more}
+
+
+def test_questions_are_answered_until_there_are_none_left(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path, 2)
+    page = client(queues, port=8765, ratings=True, results=lambda: {"answers of ada": "2 ranks"})
+    state = page.get("/api/next?annotator=ada").json()
+    assert (state["mode"], state["ratings"], state["done"], state["left"]) == ("rank", True, 0, 2)
+    assert sorted(image["place"] for image in state["item"]["images"]) == [0, 1, 2, 3]
+    image = page.get("/" + state["item"]["images"][0]["url"])
+    shown = queues.find(state["item"]["key"]).images[state["item"]["images"][0]["place"]]
+    assert (image.content, image.headers["content-type"]) == (shown.read_bytes(), "image/png")
+    state = page.post("/api/answer", json=ranked(queues, state, seconds=4)).json()
+    assert (state["done"], state["seconds_left"]) == (1, 4.0)
+    assert len(queues.log.path.read_text().splitlines()) == 1
+    end = page.post("/api/answer", json=ranked(queues, state)).json()
+    assert end["item"] is None and end["results"] == {"answers of ada": "2 ranks"}
+    back = page.post("/api/undo", json={"annotator": "ada"}).json()
+    assert back["item"]["key"] == state["item"]["key"]
+
+
+def test_the_page_and_its_parts_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    page = client(make_queues(tmp_path, 1))
+    for path in ("/", "/page.js", "/page.css"):
+        answer = page.get(path)
+        assert answer.status_code == 200
+        assert "http://" not in answer.text and "https://" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert page.get("/page.py").status_code == 404
+    assert "<script>" not in page.get("/").text
+
+
+def test_prompts_and_names_are_data(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path, 1)
+    page = client(queues)
+    state = page.get("/api/next", params={"annotator": EVIL[:60]}).json()
+    assert state["item"]["prompt"] == EVIL
+    page.post("/api/answer", json=ranked(queues, state, EVIL[:60]))
+    assert EVIL[:20] not in page.get("/").text
+    assert [answer.annotator for answer in queues.log.answers] == [EVIL[:60]]
+
+
+@pytest.mark.parametrize("path", ["/image/x/0", "/image/{key}/9", "/image/{key}/-1", "/image/{key}/../../prompts.json"])
+def test_no_path_leaves_the_questions(tmp_path: Path, path: str) -> None:
+    queues = make_queues(tmp_path, 1)
+    answer = client(queues).get(path.replace("{key}", queues.items[0].key))
+    assert answer.status_code == 404 and b"PNG" not in answer.content
+
+
+def test_wrong_answers_are_refused_and_not_written(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path, 1)
+    page = client(queues)
+    state = page.get("/api/next?annotator=ada").json()
+    for change in ({"ranks": [1]}, {"item": "x"}, {"annotator": ""}, {"answer": "undone", "ranks": None}):
+        answer = page.post("/api/answer", json=ranked(queues, state) | change)
+        assert answer.status_code == 400 and answer.json()["error"]
+    assert page.get("/api/next").status_code == 400
+    for body in ("[]", "{", "1"):
+        assert page.post("/api/answer", content=body, headers={"content-type": "application/json"}).status_code == 400
+    assert queues.log.answers == [] and not queues.log.path.exists()
+
+
+REFUSED: list[tuple[dict[str, str], int]] = [
+    ({"host": "evil.example"}, 421),  # DNS rebinding
+    ({"host": "evil.example:8765"}, 421),
+    ({"host": "127.0.0.1:9999"}, 421),
+    ({"host": "127.0.0.1.evil.example:8765"}, 421),
+    ({"host": ""}, 421),
+    ({"origin": "http://evil.example"}, 403),
+    ({"origin": "http://127.0.0.1:9999"}, 403),
+    ({"origin": "null"}, 403),
+    ({"sec-fetch-site": "cross-site"}, 403),
+    ({"content-type": "text/plain"}, 415),  # what another site's form can send
+    ({"content-length": str(LARGEST_REQUEST + 1)}, 413),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), REFUSED)
+def test_requests_of_other_pages_are_refused(tmp_path: Path, headers: dict[str, str], status: int) -> None:
+    queues = make_queues(tmp_path, 1)
+    page = client(queues, port=8765)
+    body = ranked(queues, page.get("/api/next?annotator=ada").json())
+    assert page.post("/api/answer", json=body, headers=headers).status_code == status
+    assert queues.log.answers == []
+    assert page.post("/api/answer", json=body, headers={"origin": HERE}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]", "127.0.0.1"])
+def test_the_names_of_this_machine_are_accepted(tmp_path: Path, host: str) -> None:
+    assert client(make_queues(tmp_path, 1), f"http://{host}:8765", port=8765).get("/").status_code == 200
+
+
+def test_another_address_needs_the_token(tmp_path: Path) -> None:
+    page = client(make_queues(tmp_path, 1), "http://192.168.1.5:8765", token="secret")
+    assert page.get("/").status_code == 401
+    assert page.get("/api/next?annotator=ada").status_code == 401
+    assert page.get("/?token=wrong").status_code == 401
+    assert page.get("/?token=secret").status_code == 200  # follows the redirect with a cookie
+    assert page.get("/api/next?annotator=ada").status_code == 200
+    assert page.get("/api/next?annotator=ada", headers={"origin": "http://evil.example"}).status_code == 403
