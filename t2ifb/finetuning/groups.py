@@ -48,7 +48,7 @@ class Groups:
     def compared_by(self, pick: Pick) -> "Groups":
         """The samples with the rewards that they are compared by.
 
-        With `random`, sample k of a prompt has the prompt's k-th highest reward, whatever its own is. Samples are drawn
+        With `random`, sample k of a prompt has the prompt's k-th highest reward instead of its own. Samples are drawn
         independently of their numbers, so this is a random order.
         """
         if pick == "reward":
