@@ -135,21 +135,22 @@ def check_weights(alpha: float, beta: float) -> None:
         raise ValueError(f"alpha={alpha} and beta={beta} must not be negative")
 
 
-def check_window(window: Sequence[int], steps: int, count: int) -> tuple[int, int]:
+def check_window(window: Sequence[int], steps: int, count: int, name: str = "window") -> tuple[int, int]:
     """First and last step of a window within T steps.
 
     Args:
         window: First and last step, counted from 0.
         steps: T.
         count: Number of different steps that are drawn from the window.
+        name: Name of the argument, for messages.
 
     Raises:
         ValueError: The window is outside the schedule, or too short.
     """
     if len(window) != 2 or not 0 <= window[0] <= window[1] < steps:
-        raise ValueError(f"window={list(window)} must be the first and the last step, from 0 to {steps - 1}")
+        raise ValueError(f"{name}={list(window)} must be the first and the last step, from 0 to {steps - 1}")
     if not 1 <= count <= window[1] - window[0] + 1:
-        raise ValueError(f"{count} steps cannot be drawn from the {window[1] - window[0] + 1} of window={list(window)}")
+        raise ValueError(f"{count} steps cannot be drawn from the {window[1] - window[0] + 1} of {name}={list(window)}")
     return window[0], window[1]
 
 

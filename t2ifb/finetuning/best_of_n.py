@@ -1,6 +1,6 @@
 """Best-of-n self-distillation: a model learns the best of its own samples as data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ import torch
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
-from t2ifb.finetuning.groups import draw_groups, noised
+from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
 
@@ -26,6 +26,7 @@ class BestOfN:
         group_size: n.
         best: Number of samples that are kept of each prompt.
         pick: `reward` keeps the best; `random` keeps any, the control that shows what learning own samples does alone.
+        steps: First and last step, counted from 0, that noise is added at; None for all steps.
         updates: Updates per round.
         samples_per_update: Samples per update, in each process.
         empty_prompts: Share of prompts replaced by the empty one, which keeps guidance working.
@@ -37,7 +38,8 @@ class BestOfN:
     needs_gradient: ClassVar[bool] = False
     group_size: int = 8
     best: int = 1
-    pick: str = "reward"
+    pick: Pick = "reward"
+    steps: Sequence[int] | None = None
     updates: int = 50
     samples_per_update: int = 16
     empty_prompts: float = 0.1
@@ -48,8 +50,7 @@ class BestOfN:
         check_weights(self.alpha, self.beta)
         if not 1 <= self.best <= self.group_size:
             raise ValueError(f"best={self.best} must be from 1 to group_size={self.group_size}")
-        if self.pick not in ("reward", "random"):
-            raise ValueError(f"pick must be reward or random, not {self.pick!r}")
+        check_pick(self.pick)
         if self.updates < 1 or self.samples_per_update < 1 or not 0 <= self.empty_prompts < 1:
             raise ValueError(
                 f"updates={self.updates} and samples_per_update={self.samples_per_update} must be at least 1, "
@@ -63,21 +64,19 @@ class BestOfN:
 
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""
+        learned_steps(self.steps, steps)
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Latents of the samples that are kept, with their rewards."""
         groups = draw_groups(policy, batch, self.group_size)
-        order = groups.order
-        if self.pick == "random":  # samples are drawn independently, so any fixed choice is a random one
-            order = order.sort(1).values
-        kept = order[:, : self.best].flatten()
+        kept = groups.compared_by(self.pick).order[:, : self.best].flatten()
         tensors = {"latents": groups.latents[kept], "reward": groups.rewards[kept]}
         tensors["steps"] = torch.full((len(kept),), len(policy.schedule))
         return Experience([groups.prompts[int(row)] for row in kept], tensors)
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """Random samples, each with a random step and noise."""
-        steps = int(experience["steps"][0])
+        steps = learned_steps(self.steps, int(experience["steps"][0]))
         yield from noised(experience, self.samples_per_update, self.updates, steps, self.empty_prompts, seed)
 
     def loss(self, policy: Policy, part: Experience) -> Loss:

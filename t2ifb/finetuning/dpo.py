@@ -1,6 +1,6 @@
 """Diffusion-DPO: preferences between two images, learned without a reward model in the loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, mean_loss
-from t2ifb.finetuning.groups import draw_groups, noised
+from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
 
@@ -29,6 +29,8 @@ class DPO:
     Attributes:
         group_size: K; None for the pairs of a data set.
         best: Number of samples at each end of a ranking that form pairs.
+        pick: `reward` ranks own samples by the reward; `random` ranks them at random, the control.
+        steps: First and last step, counted from 0, that noise is added at; None for all steps.
         updates: Updates per pool of own samples.
         pairs_per_update: Pairs per update from the pool, in each process.
         beta_dpo: Strength of the hold to the base model, on mean errors: 5000 for D = 16,384 latent dimensions (Stable
@@ -38,6 +40,8 @@ class DPO:
 
     group_size: int | None = 8
     best: int = 3
+    pick: Pick = "reward"
+    steps: Sequence[int] | None = None
     updates: int = 50
     pairs_per_update: int = 32
     beta_dpo: float = 5000.0
@@ -49,6 +53,9 @@ class DPO:
             raise ValueError(
                 f"beta_dpo={self.beta_dpo} must be above 0 and empty_prompts={self.empty_prompts} from 0 to below 1"
             )
+        check_pick(self.pick)
+        if self.group_size is None and self.pick == "random":
+            raise ValueError("pick='random' ranks own samples at random; give a group_size, or pick='reward'")
         if self.group_size is not None and not 1 <= self.best <= self.group_size // 2:
             raise ValueError(f"best={self.best} must be from 1 to half of group_size={self.group_size}")
         if self.updates < 1 or self.pairs_per_update < 1:
@@ -66,6 +73,7 @@ class DPO:
 
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""
+        learned_steps(self.steps, steps)
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Latents (N, 2, C, H, W) of pairs, the better one first."""
@@ -74,17 +82,17 @@ class DPO:
             prompts, latents = batch.prompts, policy.model.encode_images(images.flatten(0, 1)).unflatten(0, (-1, 2))
         else:
             groups = draw_groups(policy, batch, self.group_size)
-            order = groups.order
+            ranked = groups.compared_by(self.pick)
             ends = [(win, lose) for win in range(self.best) for lose in range(1, self.best + 1)]
-            pairs = torch.cat([order[:, [win, -lose]] for win, lose in ends])
-            pairs = pairs[groups.rewards[pairs[:, 0]] > groups.rewards[pairs[:, 1]]]  # equal rewards prefer neither
+            pairs = torch.cat([ranked.order[:, [win, -lose]] for win, lose in ends])
+            pairs = pairs[ranked.rewards[pairs[:, 0]] > ranked.rewards[pairs[:, 1]]]  # equal rewards prefer neither
             prompts, latents = [groups.prompts[int(row)] for row in pairs[:, 0]], groups.latents[pairs]
         return Experience(prompts, {"latents": latents, "steps": torch.full((len(prompts),), len(policy.schedule))})
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """Random pairs, each with a random step and noise."""
         rows = len(experience) if self.group_size is None else self.pairs_per_update
-        steps = int(experience["steps"][0])
+        steps = learned_steps(self.steps, int(experience["steps"][0]))
         yield from noised(experience, rows, self.updates_per_experience, steps, self.empty_prompts, seed)
 
     def loss(self, policy: Policy, part: Experience) -> Loss:

@@ -1,20 +1,22 @@
 """Samples of one prompt that are compared with each other: drawing, advantages, ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.finetuning.algorithm import Experience
+from t2ifb.finetuning.algorithm import Experience, check_window
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, gaussian, generator
 
 Deviation = Literal["group", "batch"]
 """Standard deviation that advantages are divided by: that of each group, or that of all rewards of a batch."""
+Pick = Literal["reward", "random"]
+"""What samples of a prompt are compared by: their rewards, or nothing, which is the control."""
 POOL_DRAW = 2**20
 """Draw index of the noise that is added to samples of a pool; rollouts have indices up to their number of steps."""
 SMALLEST_DEVIATION = 1e-4
@@ -43,6 +45,17 @@ class Groups:
         ranked = self.rewards.unflatten(0, (-1, self.size)).argsort(dim=1, descending=True, stable=True)
         return ranked + torch.arange(0, len(self.prompts), self.size, device=ranked.device)[:, None]
 
+    def compared_by(self, pick: Pick) -> "Groups":
+        """The samples with the rewards that they are compared by.
+
+        With `random`, sample k of a prompt has the prompt's k-th highest reward, whatever its own is. Samples are drawn
+        independently of their numbers, so this is a random order.
+        """
+        if pick == "reward":
+            return self
+        shuffled = self.rewards.unflatten(0, (-1, self.size)).sort(1, descending=True).values
+        return replace(self, rewards=shuffled.flatten())
+
 
 def repeated(batch: PromptBatch, size: int) -> PromptBatch:
     """The batch with each prompt `size` times in a row. Sample k of prompt n has the number n · size + k."""
@@ -58,14 +71,16 @@ def draw_groups(policy: Policy, batch: PromptBatch, size: int) -> Groups:
     return Groups(samples.prompts, latents, policy.scores(latents, samples.prompts), size)
 
 
-def noised(rows: Experience, count: int, updates: int, steps: int, empty: float, seed: int) -> Iterator[Experience]:
+def noised(
+    rows: Experience, count: int, updates: int, steps: tuple[int, int], empty: float, seed: int
+) -> Iterator[Experience]:
     """Minibatches of random rows with noise to add: `noise` (B, C, H, W) and the schedule's `step` (B,).
 
     Args:
         rows: N rows with `latents` (N, C, H, W) or, for pairs, (N, 2, C, H, W). Both of a pair get the same noise.
         count: B, rows per minibatch. Rows are used in random order, all of them before one is used again.
         updates: Number of minibatches.
-        steps: T of the schedule.
+        steps: First and last step that may be drawn.
         empty: Probability that a prompt is replaced by the empty one, which keeps guidance working.
         seed: Seed of everything that is drawn.
     """
@@ -75,12 +90,27 @@ def noised(rows: Experience, count: int, updates: int, steps: int, empty: float,
     for update in range(updates):
         chosen = rows.rows(order[update * count : (update + 1) * count].tolist())
         drawn = generator(Stream.POOL_STEPS, seed, update)
-        step = torch.from_numpy(drawn.integers(steps, size=count))
+        step = torch.from_numpy(drawn.integers(steps[0], steps[1] + 1, size=count))
         dropped = drawn.random(count) < empty
         prompts = ["" if drop else prompt for drop, prompt in zip(dropped, chosen.prompts, strict=True)]
         keys = [(seed, update, row) for row in range(count)]
         noise = gaussian(keys, POOL_DRAW, latents.shape[-3:]).to(latents.device)
         yield replace(chosen, prompts=prompts, tensors={**chosen.tensors, "noise": noise, "step": step})
+
+
+def learned_steps(steps: Sequence[int] | None, count: int) -> tuple[int, int]:
+    """First and last step, of a schedule of `count`, that samples of a pool are learned at; all steps for None.
+
+    Raises:
+        ValueError: They are outside the schedule.
+    """
+    return check_window((0, count - 1) if steps is None else steps, count, 1, "steps")
+
+
+def check_pick(pick: str) -> None:
+    """Raise a `ValueError` if samples cannot be compared so."""
+    if pick not in get_args(Pick):
+        raise ValueError(f"pick must be {' or '.join(get_args(Pick))}, not {pick!r}")
 
 
 def equal_parts(samples: int, most: int, updates: int) -> int:

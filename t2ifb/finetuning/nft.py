@@ -1,6 +1,6 @@
 """DiffusionNFT: reinforcement learning on the forward process, from positive and negative samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, by_step, check_weights, mean_loss
-from t2ifb.finetuning.groups import Deviation, advantages, draw_groups, noised
+from t2ifb.finetuning.groups import Deviation, Pick, advantages, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
 OLD = "old"
@@ -31,6 +31,8 @@ class NFT:
 
     Attributes:
         group_size: K.
+        pick: `reward` gives each sample its own reward; `random` one of its prompt's rewards at random, the control.
+        steps: First and last step, counted from 0, that noise is added at; None for all steps.
         updates: Updates per experience.
         samples_per_update: Samples per update, in each process; all of them once, in `updates` parts, by default.
         nft_beta: b, how far positive and negative predictions are from the old one.
@@ -45,6 +47,8 @@ class NFT:
     data: ClassVar[Literal["prompts"]] = "prompts"
     needs_gradient: ClassVar[bool] = False
     group_size: int = 8
+    pick: Pick = "reward"
+    steps: Sequence[int] | None = None
     updates: int = 1
     samples_per_update: int | None = None
     nft_beta: float = 1.0
@@ -57,6 +61,7 @@ class NFT:
 
     def __post_init__(self) -> None:
         check_weights(self.alpha, self.beta)
+        check_pick(self.pick)
         if self.group_size < 2 or self.updates < 1 or self.nft_beta <= 0 or self.most_advantage <= 0:
             raise ValueError(
                 f"group_size={self.group_size} must be at least 2, updates={self.updates} at least 1, "
@@ -74,13 +79,15 @@ class NFT:
 
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""
+        learned_steps(self.steps, steps)
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Samples of the old adapters with their weights w."""
         policy.average(OLD, min(self.old_decay_rise * batch.position, self.old_decay))
         with policy.adapters_of(OLD):
             groups = draw_groups(policy, batch, self.group_size)
-        advantage = advantages(groups.rewards, self.group_size, self.deviation, self.most_advantage)
+        compared = groups.compared_by(self.pick).rewards
+        advantage = advantages(compared, self.group_size, self.deviation, self.most_advantage)
         weight = advantage / (2 * self.most_advantage) + 0.5
         tensors = {"latents": groups.latents, "weight": weight, "reward": groups.rewards}
         tensors["steps"] = torch.full((len(weight),), len(policy.schedule))
@@ -89,7 +96,8 @@ class NFT:
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
         """Samples in random order, each with a random step and noise."""
         rows = self.samples_per_update or max(1, len(experience) // self.updates)
-        yield from noised(experience, rows, self.updates, int(experience["steps"][0]), 0.0, seed)
+        steps = learned_steps(self.steps, int(experience["steps"][0]))
+        yield from noised(experience, rows, self.updates, steps, 0.0, seed)
 
     def loss(self, policy: Policy, part: Experience) -> Loss:
         """The objective at the rows' steps and noise, and the KL divergence where beta is above 0."""

@@ -1,6 +1,7 @@
 """Diffusion-DPO against its formula written out, on own samples and on given pairs."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.finetuning.dpo import DPO
+from t2ifb.finetuning.groups import draw_groups
 from t2ifb.finetuning.module import FineTuningModule
 from tests.diffusion.parts import PROMPTS
 from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_module
@@ -80,6 +82,13 @@ def test_pairs_are_of_the_best_and_the_worst_samples_of_a_prompt() -> None:
         assert rewards[0] > rewards[1]
 
 
+def test_pairs_of_the_control_ignore_the_reward() -> None:
+    module = make_module(replace(OWN, pick="random", best=1))
+    latents = draw_groups(module.policy, BATCH, 4).latents.unflatten(0, (2, 4))
+    pairs = module.algorithm.collect(module.policy, BATCH)
+    assert torch.equal(pairs["latents"], latents[:, [0, 3]])
+
+
 def test_equal_rewards_prefer_neither() -> None:
     module = make_module(OWN)
     module.policy.reward = Same()
@@ -107,6 +116,7 @@ def test_pairs_of_a_data_set_are_encoded_as_they_are_given() -> None:
     [
         (partial(DPO, best=5), "best=5 must be from 1 to half of group_size=8"),
         (partial(DPO, beta_dpo=0.0), "beta_dpo=0.0 must be above 0"),
+        (partial(DPO, group_size=None, pick="random"), "pick='random' ranks own samples at random; give a group_size"),
         (partial(DPO, updates=0), "updates=0 and pairs_per_update=32 must be at least 1"),
     ],
 )

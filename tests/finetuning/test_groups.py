@@ -1,5 +1,7 @@
 """Groups of samples: advantages, ranks, parts, and minibatches with noise."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,7 @@ from t2ifb.finetuning.groups import (
     advantages,
     draw_groups,
     equal_parts,
+    learned_steps,
     noised,
     repeated,
     without_variance,
@@ -40,6 +43,15 @@ def test_an_offset_of_a_prompt_changes_nothing(rewards: list[float], offset: flo
 def test_samples_are_ranked_within_their_prompt() -> None:
     groups = Groups(["a"] * 3 + ["b"] * 3, torch.zeros(6, 1, 1, 1), torch.tensor([1.0, 3, 2, 9, 9, 10]), 3)
     assert groups.order.tolist() == [[1, 2, 0], [5, 3, 4]]
+    assert groups.compared_by("reward") is groups
+
+
+def test_the_random_control_has_the_same_rewards_in_an_order_of_their_own() -> None:
+    groups = Groups(["a"] * 3 + ["b"] * 3, torch.zeros(6, 1, 1, 1), torch.tensor([1.0, 3, 2, 9, 9, 10]), 3)
+    control = groups.compared_by("random")
+    assert control.order.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert control.rewards.tolist() == [3, 2, 1, 10, 9, 9]
+    assert groups.rewards.tolist() == [1, 3, 2, 9, 9, 10]
 
 
 def test_a_repeated_batch_numbers_its_samples() -> None:
@@ -68,21 +80,21 @@ def object_without_needs() -> object:
 
 def test_minibatches_use_every_row_before_one_comes_again() -> None:
     rows = Experience([str(n) for n in range(6)], {"latents": torch.zeros(6, 4, 8, 8)})
-    parts = list(noised(rows, 4, 3, steps=5, empty=0.0, seed=1))
+    parts = list(noised(rows, 4, 3, steps=(2, 4), empty=0.0, seed=1))
     assert [len(part) for part in parts] == [4, 4, 4]
     prompts = [prompt for part in parts for prompt in part.prompts]
     assert sorted(prompts[:6]) == sorted(prompts[6:]) == [str(n) for n in range(6)]
     steps = torch.cat([part["step"] for part in parts])
-    assert steps.min() >= 0 and steps.max() < 5
+    assert set(steps.tolist()) == {2, 3, 4}
     noise = torch.cat([part["noise"] for part in parts])
     assert len({float(each.sum()) for each in noise}) == 12
-    again = list(noised(rows, 4, 3, steps=5, empty=0.0, seed=1))
+    again = list(noised(rows, 4, 3, steps=(2, 4), empty=0.0, seed=1))
     assert all(torch.equal(one["noise"], other["noise"]) for one, other in zip(parts, again, strict=True))
 
 
 def test_some_prompts_are_emptied() -> None:
     rows = Experience(["a prompt"] * 100, {"latents": torch.zeros(100, 1, 2, 2)})
-    (part,) = noised(rows, 100, 1, steps=5, empty=0.3, seed=0)
+    (part,) = noised(rows, 100, 1, steps=(0, 4), empty=0.3, seed=0)
     assert 15 <= part.prompts.count("") <= 45
 
 
@@ -92,3 +104,22 @@ def test_parts_are_equal_and_enough() -> None:
     assert equal_parts(7, 3, 1) == 1
     with pytest.raises(ValueError, match="updates=8 need at least as many samples, not 7"):
         equal_parts(7, 3, 8)
+
+
+@pytest.mark.parametrize("method", ["best_of_n.BestOfN", "dpo.DPO", "nft.NFT"])
+def test_pools_are_learned_at_the_steps_that_are_asked_for(method: str) -> None:
+    from hydra.utils import get_class
+
+    build: Any = get_class(f"t2ifb.finetuning.{method}")
+    module = make_module(build(group_size=4, steps=[1, 2], updates=2, **({"best": 1} if "nft" not in method else {})))
+    rows = module.algorithm.collect(module.policy, BATCH)
+    steps = torch.cat([part["step"] for part in module.algorithm.minibatches(rows, seed=0)])
+    assert set(steps.tolist()) == {1, 2}
+    with pytest.raises(ValueError, match=r"^steps=\[1, 9\] must be the first and the last step, from 0 to 4"):
+        build(steps=[1, 9]).check(5)
+    with pytest.raises(ValueError, match="pick must be reward or random, not 'worst'"):
+        build(pick="worst")
+
+
+def test_all_steps_are_learned_by_default() -> None:
+    assert learned_steps(None, 5) == (0, 4)

@@ -61,6 +61,16 @@ def test_weights_are_from_nought_to_one_and_ordered_as_the_rewards() -> None:
     assert weight.mean(1).tolist() == pytest.approx([0.5, 0.5], abs=1e-4)
 
 
+def test_weights_of_the_control_ignore_the_reward() -> None:
+    weights = {}
+    for pick in ("reward", "random"):
+        module = make_module(NFT(group_size=4, pick=pick))  # type: ignore[arg-type]
+        experience = module.algorithm.collect(module.policy, BATCH)
+        weights[pick] = experience["weight"].unflatten(0, (2, 4))
+    assert torch.equal(weights["random"], weights["reward"].sort(1, descending=True).values)
+    assert not torch.equal(weights["random"], weights["reward"])
+
+
 def test_old_adapters_follow_the_trained_ones() -> None:
     module = make_module(NFT(group_size=2, old_decay=0.25, old_decay_rise=1.0))
     policy = module.policy
