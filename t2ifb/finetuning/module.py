@@ -119,7 +119,7 @@ class FineTuningModule(LightningModule):
                 seed = int(np.random.SeedSequence(key).generate_state(1)[0])
                 self._minibatches = islice(self.algorithm.minibatches(self.experience, seed), batch.update, None)
             minibatch = next(self._minibatches)
-        total = self._over_processes(0 if minibatch is None else len(minibatch))
+        total = self.over_processes(0 if minibatch is None else len(minibatch))
         if not minibatch:
             # A GradScaler needs a backward pass.
             self.manual_backward(torch.stack([weight.sum() for weight in self.policy.adapters]).sum() * 0)
@@ -132,7 +132,8 @@ class FineTuningModule(LightningModule):
             torch.distributed.all_gather_object(values, value)
         return values
 
-    def _over_processes(self, count: int) -> int:
+    def over_processes(self, count: int) -> int:
+        """Sum of a count over all processes, which must call this together."""
         if self.trainer.world_size == 1:
             return count
         total = torch.tensor(count, device=self.device)

@@ -36,6 +36,7 @@ from t2ifb.finetuning.evaluator import (
 )
 from t2ifb.finetuning.judge_weights import check_weights, weights_of_run
 from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.network_evaluations import NetworkEvaluations
 from t2ifb.finetuning.out_of_memory import explained_memory
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
@@ -305,7 +306,8 @@ class FineTuner:
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is validated and saved
-        watchers = [watch, *([TermGradients()] if self.gradient_norms else [])]
+        cost = NetworkEvaluations()
+        watchers = [watch, cost, *([TermGradients()] if self.gradient_norms else [])]
         engine = make_trainer(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
         if min(self.batch_size, len(evaluator)) < engine.world_size:
             raise ValueError(
@@ -340,6 +342,7 @@ class FineTuner:
             "chosen_by": "judges",
             "validation": validation_figures(verdict.rows, verdict.kept),
             "steps": engine.global_step,
+            "network_evaluations": cost.total,
             "skipped_updates": guard.skipped,
             "overflowed_updates": guard.overflowed,
             "prompts_cut": cut,

@@ -16,6 +16,7 @@ from t2ifb.data.datasets.imagereward_db import Record, write_imagereward_db
 from t2ifb.shapes.grammar import SPLITS, scenes
 from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
+from t2ifb.utils.devices import fast_cpu_dtype
 from t2ifb.utils.files import file_lock, make_folder, sha256_file, write_json
 
 REPORT = "build.json"
@@ -171,11 +172,11 @@ def jobs_of(prompts: dict[str, int], images_per_prompt: tuple[int, int], seed: i
 
 def _begin(parts: Path, settings: WorldSettings) -> None:
     """Keep the images of an interrupted build with the same settings; delete others."""
-    started = parts / "settings.json"
-    if started.exists() and json.loads(started.read_text(encoding="utf-8")) != settings.to_json():
+    started, here = parts / "settings.json", settings.to_json() | {"precision": str(fast_cpu_dtype())}
+    if started.exists() and json.loads(started.read_text(encoding="utf-8")) != here:
         shutil.rmtree(parts)
     make_folder(parts)
-    write_json(started, settings.to_json())
+    write_json(started, here)
 
 
 @dataclass

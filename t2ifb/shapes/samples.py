@@ -22,6 +22,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import SPLITS, Scene, scenes
 from t2ifb.shapes.weights import load_pipeline
+from t2ifb.utils.devices import fast_cpu_dtype
 from t2ifb.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _make_chunk(number: int, path: Path) -> None:
 
 @cache
 def _pipeline() -> "StableDiffusionPipeline":
-    return load_pipeline(torch.bfloat16)
+    return load_pipeline(fast_cpu_dtype())
 
 
 @torch.no_grad()
@@ -165,7 +166,7 @@ def _generate(pipeline: "StableDiffusionPipeline", job: Chunk, batch: int = 64) 
                 [prompts[row] for row in picked],
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                latents=torch.from_numpy(np.stack(noise)).to(torch.bfloat16),
+                latents=torch.from_numpy(np.stack(noise)).to(pipeline.unet.dtype),
                 output_type="np",
             )
             images[picked] = (output.images * 255).round().astype(np.uint8)

@@ -93,6 +93,12 @@ def has_bf16() -> bool:
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def fast_cpu_dtype() -> torch.dtype:
+    """bf16 if this CPU computes in it, else float32: emulated bf16 is about thirty times slower."""
+    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
 def device_facts(device: torch.device) -> dict[str, Any]:
     """Device facts that can affect results: its name, and whether float32 may be rounded to TF32 (10 bits)."""
     if device.type != "cuda":

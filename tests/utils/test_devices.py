@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.utils import devices
-from t2ifb.utils.devices import accelerator_of, computed_in, device_facts, device_of, gpu_error, has_bf16, true_float32
+from t2ifb.utils.devices import (
+    accelerator_of,
+    computed_in,
+    device_facts,
+    device_of,
+    fast_cpu_dtype,
+    gpu_error,
+    has_bf16,
+    true_float32,
+)
 
 GPUs = Callable[..., None]
 BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -108,6 +117,14 @@ def test_bf16_is_that_of_the_hardware(gpus: GPUs) -> None:
     for capability, found in (((7, 5), False), ((8, 0), True)):
         gpus(capability)
         assert has_bf16() == found
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_that_emulates_bf16_computes_in_fp32(
+    native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    assert fast_cpu_dtype() == dtype
 
 
 def test_tf32_is_off_within_and_as_before_afterwards(gpus: GPUs) -> None:

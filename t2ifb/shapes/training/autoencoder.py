@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2ifb.shapes.training.loop import fit, generator, rendered
+from t2ifb.shapes.training.loop import fast_autocast, fit, generator, rendered
 
 STEPS = 2600
 BATCH = 32
@@ -48,11 +48,11 @@ def train(folder: Path, seed: int = 0) -> AutoencoderKL:
         if step < CROP_STEPS:
             target, foreground = _crop(target, foreground, draw)
         target = target * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             posterior = model.encode(target).latent_dist
             mean, deviation = posterior.mean.float(), posterior.std.float()
             noise = torch.randn(mean.shape, generator=draw)
-            output = model.decode((mean + deviation * noise).to(torch.bfloat16)).sample.float()
+            output = model.decode(mean + deviation * noise).sample.float()
         weight = 1 + (FOREGROUND_WEIGHT - 1) * foreground
         error = output - target
         loss = (weight * (error.abs() + 2 * error**2)).mean()
@@ -84,7 +84,7 @@ def encode(model: AutoencoderKL, images: Tensor, batch: int = 200) -> Tensor:
     """Posterior means of uint8 images (N, 3, 64, 64), not yet scaled: (N, 4, 16, 16) float32."""
     parts = []
     for chunk in images.split(batch):
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             pixels = chunk.float() / 127.5 - 1
             parts.append(model.encode(pixels).latent_dist.mean.float())
     return torch.cat(parts)

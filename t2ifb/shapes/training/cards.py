@@ -18,6 +18,7 @@ from t2ifb.shapes.training.encoder import normalised
 from t2ifb.shapes.training.judges import Ranked
 from t2ifb.shapes.training.loop import generator, rendered
 from t2ifb.shapes.weights import load_pipeline
+from t2ifb.utils.devices import fast_cpu_dtype
 
 CARD = """---
 license: apache-2.0
@@ -110,14 +111,14 @@ def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
 @torch.no_grad()
 def pipeline_figures(count: int = 100, steps: int = 20) -> dict[str, float]:
     """Gold and its components on test prompts, by guidance scale."""
-    pipeline = load_pipeline(torch.bfloat16)
+    pipeline = load_pipeline(fast_cpu_dtype())
     prompts = [scene.prompt for scene in scenes("test", count, seed=3)]
     figures: dict[str, float] = {}
     for guidance in track((2.0, 4.0, 6.0), description="judging samples"):
         images = []
         for start in range(0, count, 50):
             batch = prompts[start : start + 50]
-            noise = torch.randn(len(batch), 4, 16, 16, generator=generator(3, start)).to(torch.bfloat16)
+            noise = torch.randn(len(batch), 4, 16, 16, generator=generator(3, start)).to(pipeline.unet.dtype)
             output = pipeline(
                 batch, num_inference_steps=steps, guidance_scale=guidance, latents=noise, output_type="np"
             )

@@ -13,7 +13,7 @@ from t2ifb.shapes.grammar import Scene
 from t2ifb.shapes.training import distortions, pictures
 from t2ifb.shapes.training.auxiliary import SceneFacts, SceneReader
 from t2ifb.shapes.training.captions import corrupt
-from t2ifb.shapes.training.loop import generator
+from t2ifb.shapes.training.loop import fast_autocast, generator
 
 SCENES_A_BATCH = 64
 HARD_NEGATIVES = 2
@@ -61,7 +61,7 @@ class CaptionedPictures:
             for _ in range(HARD_NEGATIVES)
         ]
         # On a CPU the backward pass of flash attention is several times slower than the plain form.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
             image_embeddings = towers.embed_images(self.seen.images[rows].float() / 255)
             text_embeddings = towers.embed_captions(captions + wrong)
         right, negatives = text_embeddings.float().split([len(captions), len(wrong)])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from t2ifb.shapes.training.autoencoder import encode
-from t2ifb.shapes.training.loop import fit, generator, rendered
+from t2ifb.shapes.training.loop import fast_autocast, fit, generator, rendered
 from t2ifb.shapes.training.vocabulary import CONTEXT_LENGTH, build_tokenizer
 
 STEPS = 3000
@@ -94,7 +94,7 @@ def train(autoencoder: AutoencoderKL, folder: Path, seed: int = 0, images: int =
         noise = torch.randn(BATCH, *latents.shape[1:], generator=draw)
         dropped = torch.rand(BATCH, 1, generator=draw) < CONDITION_DROPOUT
         noisy = noise_schedule.add_noise(latents[index], noise, timesteps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_autocast():
             predicted = model(noisy, timesteps, torch.where(dropped, empty, token_ids[index])).float()
         error = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         return (weights[timesteps] * error).mean()

@@ -28,7 +28,7 @@ from t2ifb.shapes import annotators, weights
 from t2ifb.shapes.samples import make_images
 from t2ifb.shapes.training.auxiliary import SceneReader
 from t2ifb.shapes.training.contrastive import CaptionedPictures
-from t2ifb.shapes.training.loop import fit, generator
+from t2ifb.shapes.training.loop import fast_autocast, fit, generator
 from t2ifb.shapes.training.vocabulary import bert_words
 
 STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
@@ -176,7 +176,7 @@ def train_image_reward(blip: BLIP, ranked: Ranked, folder: Path, seed: int) -> R
     def loss_at(step: int) -> Tensor:
         chosen = torch.randperm(count, generator=generator(seed, 8, step))[:PROMPTS_A_BATCH]
         rows = torch.isin(ranked.ranking, chosen).nonzero().flatten()
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
             rewards = pupil(ranked.images[rows], [ranked.prompts[row] for row in rows.tolist()])
         better, worse = ranked.pairs(rows)
         return -F.logsigmoid(rewards[better] - rewards[worse]).mean()

@@ -22,6 +22,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from t2ifb.shapes.grammar import Scene, scenes
 from t2ifb.shapes.renderer import SIZE, Placed, layout, paint
+from t2ifb.utils.devices import fast_cpu_dtype
+
+
+def fast_autocast() -> torch.autocast:
+    """Mixed precision where this CPU computes in bf16; float32 elsewhere."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast_cpu_dtype() == torch.bfloat16)
 
 
 def fit(

@@ -16,6 +16,7 @@ from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.distortions import Damage
 from t2ifb.shapes.training.loop import generator, rendered
 from t2ifb.shapes.weights import load_pipeline
+from t2ifb.utils.devices import fast_cpu_dtype
 from t2ifb.utils.files import atomic_write
 
 GRIDS = ((3, 0), (3, 1), (5, 0), (5, 1), (8, 1), (8, 2), (8, 4))
@@ -56,7 +57,7 @@ def make(folder: Path, seed: int, count: int) -> Pictures:
         damaged[rows] = (some * 255).round().to(torch.uint8)
     file = folder / "redrawn.pt"
     if not file.exists():
-        again = redraw(load_pipeline(torch.bfloat16), scenes, clean, seed)
+        again = redraw(load_pipeline(fast_cpu_dtype()), scenes, clean, seed)
         with atomic_write(file) as opened:
             torch.save(again, opened)
     again = torch.load(file, weights_only=True)
