@@ -17,7 +17,7 @@ from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.datasets import open_dataset
 from t2ifb.data.prompts import Prompts, prompt_splits
 from t2ifb.data.rankings import PreferenceDataset
-from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
+from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora, start_adapters
 from t2ifb.diffusion.model import DECODER, ModelSource, TextToImageModel
 from t2ifb.diffusion.models import source_of
 from t2ifb.diffusion.sampling import Sampler
@@ -97,6 +97,7 @@ class FineTuner:
         output_dir: str | Path,
         algorithm: Algorithm | None = None,
         lora: LoRA | None = None,
+        start_from: str | Path | None = None,
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] = ADAMW,
         sampling: Sampler | None = None,
         rollout: Sampler | None = None,
@@ -140,6 +141,9 @@ class FineTuner:
             output_dir: Folder of the run and the exported adapters, created by `fit`.
             algorithm: The algorithm; `ReFL` as in the report by default.
             lora: Configuration of the adapters; rank 4 by default.
+            start_from: Run folder or export of an earlier run with the same `lora`, such as a guidance distillation,
+                whose adapters are the start of this one; by default tuning starts at the base model. The base model,
+                which the KL divergence and all comparisons refer to, is still the model without adapters.
             optimizer: Builds the optimiser from parameters; AdamW with a learning rate of 1e-5 by default.
             sampling: Sampler of evaluation images; by default 40 steps at guidance scale 7.5.
             rollout: Sampler of training rollouts; by default `sampling` without gradients through the unconditional
@@ -198,6 +202,7 @@ class FineTuner:
         self.seed, self.resume, self.config = seed, resume, dict(config or {})
         self.model = source_of(model) if isinstance(model, (str, Path)) else model
         self.prompts, self.lora, self.optimizer = prompt_splits(prompts), lora or LoRA(), optimizer
+        self.start_from = start_from
         self.sampling = sampling or Sampler(40, 7.5)
         self.rollout = rollout or replace(self.sampling, unconditional="detached")
         usual = self.sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
@@ -295,6 +300,9 @@ class FineTuner:
         seed_everything(seed, workers=True, verbose=False)
         policy = Policy(model, self.lora, self.reward, self.rollout, seed)
         policy.samples_per_batch = self.samples_per_batch
+        last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
+        if self.start_from is not None and last is None:
+            start_adapters(model, self.start_from)
         options = self.micro_batch_size, self.gradient_clip_norm, self.ema
         module = FineTuningModule(policy, self.algorithm, self.optimizer, evaluator, *options)
         metrics, guard, watch = (
@@ -328,7 +336,6 @@ class FineTuner:
         floors = kl_sums(rounding_floor(evaluator, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
-        last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
         if recorder and last is None:
             recorder.log_metrics(metrics.start | floor, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)

@@ -94,6 +94,7 @@ def recipe(tuner: "FineTuner", run: RunFolder, kept: int, precision: str) -> dic
         "reward": ", ".join([*names, *hashes]),
         "judges that chose the checkpoint": judges or "none, the reward itself",
         "algorithm": tuner.algorithm,
+        "start": "the base model" if tuner.start_from is None else f"adapters of {public_name(tuner.start_from)}",
         "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(tuner.optimizer, 'keywords', {})}",
         "updates": f"{kept} of {tuner.batch_size} prompts each",
         **{

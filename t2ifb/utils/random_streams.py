@@ -37,6 +37,8 @@ class Stream(IntEnum):
     """Order of the samples of a pool."""
     POOL_STEPS = 0x0DFA
     """Steps and empty prompts of a pool's minibatches."""
+    DISTILLATION_STEPS = 0x0DFB
+    """Steps at which guidance is distilled."""
     MINIBATCHES = 0x0DF7
     """Seeds of an experience's minibatches."""
 

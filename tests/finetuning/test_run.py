@@ -331,6 +331,19 @@ def test_a_checkpoint_of_another_rank_is_refused(tmp_path: Path) -> None:
         tune(make_tuning(lora=LoRA(rank=2)), tmp_path, resume=True)
 
 
+def test_a_run_starts_from_the_adapters_of_another(whole: Path, tmp_path: Path) -> None:
+    """The base model, from which the KL is measured, has no adapters. A resumed run does not read its start again."""
+    still: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.0), "epochs": 1}
+    summary = tune(make_tuning(start_from=whole, **still), tmp_path, pictures=False)
+    start = lora(whole)
+    assert all(torch.equal(weight, start[name]) for name, weight in lora(tmp_path).items())
+    assert summary["test_kept"]["kl"] > 0 and read_metrics(tmp_path / "metrics.csv")[0]["val/kl"] == 0
+    assert f"adapters of {whole.name}" in (tmp_path / "export" / "README.md").read_text()
+    (tmp_path / "summary.json").unlink()
+    tune(make_tuning(start_from="gone", **still), tmp_path, resume=True, pictures=False)
+    assert all(torch.equal(weight, start[name]) for name, weight in lora(tmp_path).items())
+
+
 def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         tune(make_tuning(), tmp_path, callbacks=[KillAt(3)], pictures=False)

@@ -94,6 +94,7 @@ def test_the_recipe_lists_the_settings_of_the_run(tmp_path: Path) -> None:
         "reward": "how dark it is, Redness, a (SHA-256 12ab), red (SHA-256 34cd)",
         "judges that chose the checkpoint": "light (weight 0.25), sure (weight 1.00)",
         "algorithm": ReFL([1, 3], alpha=1.0, beta=1e-6),
+        "start": "the base model",
         "optimiser": "AdamW {'lr': 0.001}",
         "updates": "40 of 2 prompts each",
         "rollouts in training": "3 steps, guidance 2.5",

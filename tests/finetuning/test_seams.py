@@ -35,6 +35,7 @@ from t2ifb.finetuning.best_of_n import BestOfN
 from t2ifb.finetuning.dpo import DPO as OnlineDPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.grpo import GRPO
+from t2ifb.finetuning.guidance_distillation import GuidanceDistillation
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.nft import NFT
 from t2ifb.finetuning.policy import Policy
@@ -196,13 +197,14 @@ FAMILIES: dict[str, Any] = {
 ALGORITHMS: dict[str, Any] = {
     "refl": ReFL([1, 2], 2, alpha=1.0, beta=1e-3),
     "draft": DRaFT(2, alpha=1.0, beta=1e-3),
-    "reward_weighted": RewardWeighted(alpha=1.0, beta=1e-3),
+    "reward_weighted": RewardWeighted(2, alpha=1.0, beta=1e-3),
     "grpo": GRPO(group_size=2, window=[0, 1], updates=2),
     "own pairs": OnlineDPO(group_size=2, best=1, updates=2, pairs_per_update=2, beta_dpo=100.0),
     "best of n": BestOfN(group_size=2, updates=2, samples_per_update=2, beta=1e-3),
     "nft": NFT(group_size=2, updates=2, old_decay_rise=0.5, beta=1e-3),
     "clipped": ClippedPolicyGradient(),
     "dpo": DPO(),
+    "distillation": GuidanceDistillation(3.0, gradients_per_rollout=2),
 }
 
 
