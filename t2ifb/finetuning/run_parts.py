@@ -132,7 +132,8 @@ def savings(tuner: "FineTuner") -> list[str]:
     least = {
         "model.gradient_checkpointing=True": tuner.model.gradient_checkpointing,
         "micro_batch_size=1": 1 in (tuner.micro_batch_size, tuner.batch_size),
-        "algorithm.last_steps=1": getattr(tuner.algorithm, "last_steps", 1) == 1,
+        "algorithm.checkpoint_steps=True": getattr(tuner.algorithm, "checkpoint_steps", True)
+        or getattr(tuner.algorithm, "last_steps", 1) == 1,
         "model.decoder_precision='bf16'": tuner.model.decoder_precision != "fp32" or not has_bf16(),
         "samples_per_batch=1": tuner.samples_per_batch == 1,
         "model.precision='fp16'": tuner.model.precision != "fp32",

@@ -154,6 +154,7 @@ def test_what_is_set_already_saves_nothing_more() -> None:
     assert savings(tuner_with()) == []
     assert savings(tuner_with(micro_batch_size=None, batch_size=1)) == []
     assert savings(tuner_with(algorithm=DRaFT(1))) == []
+    assert savings(tuner_with(algorithm=DRaFT(2, checkpoint_steps=True))) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_what_is_set_already_saves_nothing_more() -> None:
         ({"model": StableDiffusionSource(str(PIPELINE), precision="bf16", decoder_precision="bf16")}, "checkpointing"),
         ({"micro_batch_size": 2}, "micro_batch_size=1"),
         ({"micro_batch_size": None}, "micro_batch_size=1"),
-        ({"algorithm": DRaFT(2)}, "algorithm.last_steps=1"),
+        ({"algorithm": DRaFT(2)}, "algorithm.checkpoint_steps=True"),
         ({"samples_per_batch": 2}, "samples_per_batch=1"),
         ({"diversity": CLIPSource(f"local-dir:{CLIP}")}, "diversity=None"),
     ],
@@ -177,7 +178,7 @@ def test_savings_are_in_the_order_of_what_they_usually_save() -> None:
     assert savings(tuner) == [
         "model.gradient_checkpointing=True",
         "micro_batch_size=1",
-        "algorithm.last_steps=1",
+        "algorithm.checkpoint_steps=True",
         "model.decoder_precision='bf16'",
         "samples_per_batch=1",
         "model.precision='fp16'",
