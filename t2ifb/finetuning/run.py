@@ -13,7 +13,6 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.datasets import open_dataset
 from t2ifb.data.prompts import Prompts, prompt_splits
 from t2ifb.data.rankings import PreferenceDataset
@@ -43,6 +42,7 @@ from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.results import TuningResults
 from t2ifb.finetuning.run_parts import (
     SET_BY_TUNING,
+    TRAIN,
     at_usual_guidance,
     check_algorithm,
     check_counts,
@@ -50,6 +50,7 @@ from t2ifb.finetuning.run_parts import (
     recipe,
     savings,
     to_bf16,
+    training_data,
     with_weights,
 )
 from t2ifb.finetuning.term_gradients import TermGradients
@@ -152,8 +153,8 @@ class FineTuner:
             truth: Ground-truth scorer (`shapes`), for monitoring only.
             judge_weights: Weights of the judges in checkpoint selection, by name; by default their preference accuracy
                 on `rankings` decides (`weights_of`), and without those they are equal.
-            rankings: Data set, or its folder, whose validation rankings weigh the judges. Not used if the validation
-                prompts are a `PromptFile`.
+            rankings: Data set, or its folder, whose training rankings an algorithm on preference pairs learns from, and
+                whose validation rankings weigh the judges unless the validation prompts are a `PromptFile`.
             usual_guidance_scale: Usual guidance scale of the base model. If it differs from that of `sampling`, the run
                 ends with a comparison of the kept adapters and the base model at this scale.
             usual_guidance_prompts: Number of test prompts in that comparison, one image each.
@@ -209,7 +210,7 @@ class FineTuner:
         self.usual_sampling = replace(self.sampling, guidance_scale=usual)
         self.usual_guidance_prompts = usual_guidance_prompts
         self.algorithm = with_weights(algorithm or ReFL(), alpha, beta)
-        check_algorithm(self.algorithm, gradient_norms)
+        check_algorithm(self.algorithm, gradient_norms, rankings)
         self.reward_part, parts = reward_part(reward, self.output_dir, resume), judge_parts(judges, self.output_dir)
         built = build(self.reward_part)
         self.judges, self.truth = held_out(parts, built), truth
@@ -239,9 +240,10 @@ class FineTuner:
 
     @property
     def splits(self) -> list[str]:
-        """Splits of the preference data set that provide prompts."""
+        """Splits of the preference data set that provide prompts or training pairs."""
         sources = (self.prompts.train, self.prompts.validation, self.prompts.test)
-        return [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
+        found = [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
+        return list(dict.fromkeys([*([TRAIN] if self.algorithm.data == "preference_pairs" else []), *found]))
 
     def fit(self) -> dict[str, Any]:
         """Tune, evaluate, export, and write all results to `output_dir`.
@@ -291,9 +293,8 @@ class FineTuner:
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
         check_known(self.truth, asked, "truth=None")
         evaluator = self.evaluator("validation", seed)
-        each = self.algorithm.updates_per_experience
-        data = PromptDataModule(texts["train"], self.batch_size, seed, len(evaluator), self.samples_per_batch, each)
         model = replace(self.model, device="cpu").load()
+        data = training_data(self, texts["train"], model, len(evaluator))
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
             print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))

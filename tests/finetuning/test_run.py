@@ -18,6 +18,7 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.evaluation.scoring import ScoreSheet
 from t2ifb.evaluation.statistics import Interval
+from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.out_of_memory import explained_memory
 from t2ifb.finetuning.results import usual_guidance_sentence, verdict_sentence
@@ -25,6 +26,7 @@ from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.training.metrics import read_metrics
+from tests.data.parts import FolderDataset, make_split
 from tests.diffusion.parts import PROMPTS
 from tests.finetuning.tuning_worlds import Darkness, make_tuning, tune
 from tests.training.worlds import FailingLogger, KillAt, Killed, same
@@ -342,6 +344,21 @@ def test_a_run_starts_from_the_adapters_of_another(whole: Path, tmp_path: Path) 
     (tmp_path / "summary.json").unlink()
     tune(make_tuning(start_from="gone", **still), tmp_path, resume=True, pictures=False)
     assert all(torch.equal(weight, start[name]) for name, weight in lora(tmp_path).items())
+
+
+@pytest.mark.slow
+def test_a_run_on_preference_pairs_learns_them_and_encodes_their_images_once(tmp_path: Path) -> None:
+    rankings = FolderDataset({"train": make_split(tmp_path / "pictures", "train", [(1, 2, 3), (2, 1)])})
+    offline: dict[str, Any] = {"algorithm": DPO(group_size=None, beta_dpo=100.0), "rankings": rankings}
+    for name in ("one", "two"):
+        tuner = make_tuning(**offline, cache_folder=tmp_path / "cache", batch_size=2, epochs=4)
+        summary = tune(tuner, tmp_path / name, pictures=False)
+        assert summary["steps"] == 8
+        assert read_metrics(tmp_path / name / "metrics.csv")[-1]["train/accuracy"] > 0.5
+    one, two = (lora(tmp_path / name) for name in ("one", "two"))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    (stored,) = (tmp_path / "cache" / "latents").glob("*-fp32")
+    assert (stored / "encoder.json").exists()
 
 
 def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:
