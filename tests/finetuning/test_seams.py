@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning
 import pytest
@@ -28,6 +28,7 @@ from t2ifb.diffusion.model import (
     Conditioning,
     Guidance,
     TextToImageModel,
+    Unconditional,
     guided,
 )
 from t2ifb.diffusion.path import cps_variance
@@ -47,6 +48,7 @@ from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
 from t2ifb.training.run_folder import RunFolder
 from tests.diffusion.parts import PROMPTS, path_of, shapes_model
+from tests.finetuning.method_parts import BATCH, assert_alike
 from tests.finetuning.tuning_worlds import Redness, make_tuning, tune
 
 
@@ -287,3 +289,47 @@ def test_preference_pairs_are_learned(tmp_path: Path) -> None:
     watch = train(tmp_path, "flow", "given pairs")[1]
     assert float(watch.noted[0]["loss"].mean()) == pytest.approx(math.log(2))
     assert float(watch.noted[-1]["accuracy"].mean()) == 1.0
+
+
+def under_rule(rule: Any, name: str, written_out: bool) -> tuple[Tensor, Tensor]:
+    """Gradient and states of an algorithm's first minibatch; guidance is the model's own or what the rule means."""
+    policy = Policy(
+        ToyFlow(), LoRA(targets=["to_q", "to_v"]), Redness(), replace(FAMILIES["flow"][1], unconditional=rule)
+    )
+    generator = torch.Generator().manual_seed(0)
+    for weight in policy.adapters:
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.3
+    model: Any = policy.model
+
+    def predict(latents: Tensor, time: Tensor, of: Conditioning, guidance: Guidance | None = None) -> Tensor:
+        conditional = model._call(latents, time, of)
+        if guidance is None:
+            return conditional
+        with policy.reference() if rule == "reference" else nullcontext():
+            without = model._call(latents, time, guidance.unconditional)
+        if rule == "detached":
+            without = without.detach()
+        return without + guidance.scale * (conditional - without)
+
+    if written_out:
+        model.predict = predict
+    algorithm = ALGORITHMS[name]
+    with torch.no_grad():
+        experience = algorithm.collect(policy, BATCH)
+    part = next(iter(algorithm.minibatches(experience, 0)))
+    loss = algorithm.loss(policy, replace(part, total=len(part))).total
+    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
+    return gradient, part["next" if "next" in part.tensors else "latents"]
+
+
+@pytest.mark.parametrize("name", ["refl", "draft", "grpo"])
+def test_the_unconditional_branch_has_the_gradient_and_the_weights_of_its_rule(name: str) -> None:
+    """`grad` and `detached` give the same states, `detached` and `reference` other ones."""
+    found = {rule: under_rule(rule, name, written_out=False) for rule in get_args(Unconditional)}
+    for rule, own in found.items():
+        for one, other in zip(own, under_rule(rule, name, written_out=True), strict=True):
+            assert_alike(one, other)
+    with_gradient, detached, reference = (found[rule] for rule in ("grad", "detached", "reference"))
+    assert_alike(with_gradient[1], detached[1])
+    for one, other in ((with_gradient[0], detached[0]), (detached[1], reference[1])):
+        assert float((one - other).norm()) > 2e-3 * float(one.norm())  # twice what is alike
