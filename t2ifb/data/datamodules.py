@@ -1,7 +1,7 @@
 """Lightning data modules: batches of comparisons for a reward model, batches of prompts for fine-tuning."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, TypeAlias
 
@@ -200,10 +200,20 @@ class RewardDataModule(LightningDataModule):
         """Multiplicities of the units if the data set has them (`Mixture`). `ranking` (U,) is each unit's ranking."""
         if not hasattr(self.dataset, "multiplicities"):
             return None
-        blocks = self.dataset.multiplicities(self.splits[0])
-        block = np.repeat(np.arange(len(blocks)), [count for count, _ in blocks])[ranking]
-        members = [np.flatnonzero(block == number) for number in range(len(blocks))]
-        return [WeightedUnits.of(units, times) for units, (_, times) in zip(members, blocks, strict=True) if len(units)]
+        return WeightedUnits.of_blocks(self.dataset.multiplicities(self.splits[0]), ranking)
+
+
+@dataclass
+class Pairs:
+    """Preference pairs of a batch, one per prompt.
+
+    Attributes:
+        latents: (n, 2, C, h, w) float32, the better image first.
+        weights: (n,) float32, each pair's weight in the loss; their mean over the data set is 1.
+    """
+
+    latents: Tensor
+    weights: Tensor
 
 
 @dataclass
@@ -216,7 +226,7 @@ class PromptBatch:
         numbers: Index of each prompt in the whole batch, so that noise does not depend on the number of processes.
         total: Number of prompts in the whole batch, over all processes.
         update: Index of the update on this batch, from 0.
-        pairs: Better and worse image (3, H, W) in [0, 1] per prompt; only with preference pairs.
+        pairs: A preference pair per prompt, for algorithms that learn from those.
     """
 
     position: int
@@ -224,7 +234,7 @@ class PromptBatch:
     numbers: list[int]
     total: int
     update: int = 0
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    pairs: Pairs | None = None
 
     def parts(self, size: int) -> Iterator["PromptBatch"]:
         """The same prompts in batches of at most `size`, without pairs."""
@@ -244,7 +254,6 @@ class PromptDataModule(LightningDataModule):
         samples: int = 0,
         samples_per_batch: int = 32,
         updates_per_batch: int = 1,
-        pairs: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """Compute the training order.
 
@@ -255,17 +264,14 @@ class PromptDataModule(LightningDataModule):
             samples: Number of held-out samples per validation.
             samples_per_batch: Held-out samples per batch.
             updates_per_batch: Updates per batch of prompts; the batch is repeated this many times in a row.
-            pairs: Better and worse image (3, H, W) in [0, 1] per prompt, all of one size.
 
         Raises:
-            ValueError: No prompts are given, the number of pairs differs, or batch_size is below 1.
+            ValueError: No prompts are given, or batch_size is below 1.
         """
         super().__init__()
         if not prompts:
             raise ValueError("no prompts to tune on")
-        if pairs is not None and len(pairs) != len(prompts):
-            raise ValueError(f"expected a pair for each of {len(prompts)} prompts, got {len(pairs)}")
-        self.prompts, self.batch_size, self.seed, self.pairs = list(prompts), batch_size, seed, pairs
+        self.prompts, self.batch_size, self.seed = list(prompts), batch_size, seed
         self.samples, self.samples_per_batch, self.updates_per_batch = samples, samples_per_batch, updates_per_batch
         self.order = TrainingOrder(np.ones(len(self.prompts), np.int64), batch_size, seed)
         self._position = TrainingPosition(self, self.train_batch, self._settings)
@@ -284,8 +290,7 @@ class PromptDataModule(LightningDataModule):
         position, update = divmod(position, self.updates_per_batch)
         units = self.order.units(position)
         share = range(*self._position.share.indices(len(units)))
-        pairs = [] if self.pairs is None else [self.pairs[units[n]] for n in share]
-        return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update, pairs)
+        return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update)
 
     def train_dataloader(self) -> Iterator[PromptBatch]:
         """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
@@ -306,9 +311,6 @@ class PromptDataModule(LightningDataModule):
     def _settings(self) -> dict[str, Any]:
         texts = sha256("\0".join(self.prompts).encode("utf-8", "surrogatepass")).hexdigest()
         settings: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "prompts": texts}
-        if self.pairs is not None:
-            pixels = (image.contiguous().numpy().tobytes() for pair in self.pairs for image in pair)
-            settings["pairs"] = sha256(b"".join(pixels)).hexdigest()
         return settings | ({"updates_per_batch": self.updates_per_batch} if self.updates_per_batch > 1 else {})
 
 

@@ -31,6 +31,18 @@ class WeightedUnits:
         """Units that appear `multiplicity` times per epoch on average. Draws are rounded, with a minimum of 1."""
         return cls(units, max(1, round(multiplicity * len(units))))
 
+    @classmethod
+    def of_blocks(cls, blocks: Sequence[tuple[int, float]], owner: NDArray[np.int64]) -> "list[WeightedUnits]":
+        """Units of consecutive blocks of owners, such as the rankings of a `Mixture`.
+
+        Args:
+            blocks: Number of owners and multiplicity of each block.
+            owner: (U,), each unit's owner.
+        """
+        block = np.repeat(np.arange(len(blocks)), [count for count, _ in blocks])[owner]
+        members = [np.flatnonzero(block == number) for number in range(len(blocks))]
+        return [cls.of(units, times) for units, (_, times) in zip(members, blocks, strict=True) if len(units)]
+
 
 def epoch_permutation(units: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The permutation (units,) of an epoch."""

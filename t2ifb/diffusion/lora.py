@@ -275,13 +275,7 @@ def load_lora(model: "TextToImageModel", source: str | Path) -> None:
     """
     import diffusers
 
-    path = Path(source).expanduser()
-    places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        raise ValueError(
-            f"{source} has no {LORA_WEIGHTS}: expected a finished fine-tuning run, its export/ or the file"
-        )
+    file = _lora_file(source)
     pipeline = getattr(diffusers, model.lora_format.pipeline)
     # The pipelines of transformers give no alphas between weights and metadata.
     state, *alphas, metadata = pipeline.lora_state_dict(
@@ -297,3 +291,47 @@ def load_lora(model: "TextToImageModel", source: str | Path) -> None:
         raise ValueError(f"{file} belongs to another base model: its layers have other sizes") from error
     _LAYERS.pop(model.denoiser, None)
     model.denoiser.requires_grad_(False)
+
+
+def start_adapters(model: "TextToImageModel", source: str | Path) -> None:
+    """Set the adapters of a model, which `LoRA.add` has added, to exported ones.
+
+    Args:
+        model: The model with its adapters.
+        source: A run folder, its `export/`, or the file itself, written by `save_lora`.
+
+    Raises:
+        ValueError: The export is missing, or its adapters have another rank or scale or are on other layers.
+    """
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from safetensors import safe_open
+
+    file, prefix = _lora_file(source), f"{model.lora_format.part}."
+    with safe_open(file, "pt") as opened:
+        written = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        state = {name.removeprefix(prefix): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    if not written:
+        raise ValueError(f"{file} does not say how its adapters were made: expected the export of a fine-tuning run")
+    own = model.denoiser.peft_config["default"].to_dict()
+    if (theirs := _arguments(written, prefix)) != (ours := _arguments(own)):
+        raise ValueError(f"{file} has adapters of LoRA({theirs}), not LoRA({ours}): give lora=LoRA({theirs})")
+    load_adapter_state(model.denoiser, state)
+
+
+def _arguments(settings: Mapping[str, Any], prefix: str = "") -> str:
+    """Arguments of the `LoRA` that settings of peft were made with, as code."""
+    rank, alpha, targets = (settings[f"{prefix}{key}"] for key in ("r", "lora_alpha", "target_modules"))
+    return f"rank={rank}, lora_alpha={alpha}, targets={sorted(targets)}"
+
+
+def _lora_file(source: str | Path) -> Path:
+    """The file of exported adapters in a run folder, its `export/`, or itself.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = Path(source).expanduser()
+    for place in (path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS):
+        if place.is_file():
+            return place
+    raise ValueError(f"{source} has no {LORA_WEIGHTS}: expected a finished fine-tuning run, its export/ or the file")

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, mean_loss
-from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
+from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised, with_noise
 from t2ifb.finetuning.policy import Policy
 
 
@@ -24,7 +24,8 @@ class DPO:
 
     Both images of a pair have the same noise and the same step. With `group_size` the pairs are of the policy's own
     samples: K per prompt, ranked by the reward, each of the best `best` against each of the worst `best`; they are
-    drawn anew after `updates` updates. Without it they come from a preference data set.
+    drawn anew after `updates` updates. Without it they come from a preference data set, and each pair's loss has the
+    weight of its prompt (`PairDataModule`).
 
     Attributes:
         group_size: K; None for the pairs of a data set.
@@ -67,8 +68,10 @@ class DPO:
         return "preference_pairs" if self.group_size is None else "prompts"
 
     def work(self, steps: int, prompts: int) -> Work:
-        """See `Planned.work`, for pairs of own samples."""
-        samples = prompts * (self.group_size or 0)
+        """See `Planned.work`. Without own samples a batch has given pairs instead of prompts."""
+        if self.group_size is None:
+            return Work(0, 0, prompts)
+        samples = prompts * self.group_size
         return Work(samples * steps, samples, self.updates * self.pairs_per_update)
 
     def shortened(self) -> tuple["DPO", int]:
@@ -85,30 +88,39 @@ class DPO:
         learned_steps(self.steps, steps)
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
-        """Latents (N, 2, C, H, W) of pairs, the better one first."""
+        """Latents (N, 2, C, H, W) of pairs, the better one first, with their weights; given pairs also with noise."""
         if self.group_size is None:
-            images = torch.stack([torch.stack(pair) for pair in batch.pairs]).to(policy.device)
-            prompts, latents = batch.prompts, policy.model.encode_images(images.flatten(0, 1)).unflatten(0, (-1, 2))
-        else:
-            groups = draw_groups(policy, batch, self.group_size)
-            ranked = groups.compared_by(self.pick)
-            ends = [(win, lose) for win in range(self.best) for lose in range(1, self.best + 1)]
-            pairs = torch.cat([ranked.order[:, [win, -lose]] for win, lose in ends])
-            pairs = pairs[ranked.rewards[pairs[:, 0]] > ranked.rewards[pairs[:, 1]]]  # equal rewards prefer neither
-            prompts, latents = [groups.prompts[int(row)] for row in pairs[:, 0]], groups.latents[pairs]
-        return Experience(prompts, {"latents": latents, "steps": torch.full((len(prompts),), len(policy.schedule))})
+            return self.given(policy, batch)
+        groups = draw_groups(policy, batch, self.group_size)
+        ranked = groups.compared_by(self.pick)
+        ends = [(win, lose) for win in range(self.best) for lose in range(1, self.best + 1)]
+        pairs = torch.cat([ranked.order[:, [win, -lose]] for win, lose in ends])
+        pairs = pairs[ranked.rewards[pairs[:, 0]] > ranked.rewards[pairs[:, 1]]]  # equal rewards prefer neither
+        prompts = [groups.prompts[int(row)] for row in pairs[:, 0]]
+        tensors = {"latents": groups.latents[pairs], "weight": torch.ones_like(ranked.rewards[pairs[:, 0]])}
+        return Experience(prompts, tensors | {"steps": torch.full((len(prompts),), len(policy.schedule))})
+
+    def given(self, policy: Policy, batch: PromptBatch) -> Experience:
+        """The pairs of a batch. Their steps and noise are functions of (seed, position, number of the pair)."""
+        assert batch.pairs is not None
+        tensors = {"latents": batch.pairs.latents.to(policy.device), "weight": batch.pairs.weights.to(policy.device)}
+        rows, steps = Experience(batch.prompts, tensors), learned_steps(self.steps, len(policy.schedule))
+        return with_noise(rows, (policy.seed, batch.position), batch.numbers, batch.total, steps, self.empty_prompts)
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
-        """Random pairs, each with a random step and noise."""
-        rows = len(experience) if self.group_size is None else self.pairs_per_update
+        """Random pairs, each with a random step and noise; given pairs all together."""
+        if self.group_size is None:
+            yield experience
+            return
         steps = learned_steps(self.steps, int(experience["steps"][0]))
-        yield from noised(experience, rows, self.updates_per_experience, steps, self.empty_prompts, seed)
+        yield from noised(experience, self.pairs_per_update, self.updates, steps, self.empty_prompts, seed)
 
     def loss(self, policy: Policy, part: Experience) -> Loss:
-        """Equation 14 at the rows' steps and noise; logs the share of pairs that the policy orders right."""
+        """Equation 14 at the rows' steps and noise; logs the implicit accuracy, the share of positive margins."""
         better, worse = (self.moved(policy, part, latents) for latents in part["latents"].unbind(1))
         margin = -self.beta_dpo / 2 * (better - worse)
-        return mean_loss(-logsigmoid(margin), part, accuracy=(margin > 0).float(), margin=margin)
+        loss = -part["weight"] * logsigmoid(margin)
+        return mean_loss(loss, part, accuracy=(margin > 0).float(), margin=margin)
 
     @staticmethod
     def moved(policy: Policy, part: Experience, latents: Tensor) -> Tensor:

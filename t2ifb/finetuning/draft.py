@@ -5,8 +5,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from t2ifb.data.datamodules import PromptBatch
+from t2ifb.diffusion.sampling import Denoise
+from t2ifb.diffusion.schedule import Index
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, check_weights, mean_loss
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, generator
@@ -24,10 +28,12 @@ class DRaFT:
     the first, unless beta is 0.
 
     Attributes:
-        last_steps: K; all that the denoiser keeps for the backward pass is in memory K times, with beta nearly twice as
-            often (gradient checkpointing keeps only the latents).
+        last_steps: K; T takes the gradient through the whole chain. What the denoiser keeps for the backward pass is in
+            memory K times, with beta nearly twice as often.
         truncation: `fixed` takes K steps every time; `random` draws how many uniformly from 1 to K for each update, as
             AlignProp does (arXiv 2310.03739).
+        checkpoint_steps: Keep only the latents of each step and call the denoiser again in the backward pass. Memory
+            then hardly grows with K, for a third more time.
         alpha: Weight of the reward.
         beta: Weight of the KL divergence in nats, a mean over the steps as in every algorithm.
     """
@@ -37,6 +43,7 @@ class DRaFT:
     updates_per_experience: ClassVar[int] = 1
     last_steps: int = 1
     truncation: str = "fixed"
+    checkpoint_steps: bool = False
     alpha: float = 100.0
     beta: float = 0.01
 
@@ -79,12 +86,13 @@ class DRaFT:
 
     def loss(self, policy: Policy, part: Experience) -> Loss:
         """The reward at the chain's end and the KL divergences of its last steps."""
-        rollout, denoise = policy.resume(part)
+        rollout, plain = policy.resume(part)
+        denoise = checkpointed(plain) if self.checkpoint_steps else plain
         divergences = {}
         for step in range(rollout.index, len(policy.schedule)):
             noisy = rollout.latents.detach()
             with policy.reference():
-                reference = denoise(noisy, step)
+                reference = plain(noisy, step)
             output = denoise(rollout.latents, step)
             at_latents = denoise(noisy, step) if rollout.latents.requires_grad and self.beta else output
             divergences[f"kl_{step}"] = policy.kl(at_latents, reference, noisy, step)
@@ -92,3 +100,13 @@ class DRaFT:
         kl = torch.stack(list(divergences.values())).mean(0)
         reward = policy.score(rollout.latents, part.prompts)
         return mean_loss(self.beta * kl - self.alpha * reward, part, reward=reward, kl=kl, **divergences)
+
+
+def checkpointed(denoise: Denoise) -> Denoise:
+    """A denoiser that keeps only its input for the backward pass, which calls it again."""
+
+    def call(latents: Tensor, index: Index) -> Tensor:
+        output: Tensor = checkpoint(denoise, latents, index, use_reentrant=False, preserve_rng_state=False)
+        return output
+
+    return call

@@ -84,18 +84,35 @@ def noised(
         empty: Probability that a prompt is replaced by the empty one, which keeps guidance working.
         seed: Seed of everything that is drawn.
     """
-    latents = rows["latents"]
     turns = range(-(-count * updates // len(rows)))
     order = np.concatenate([generator(Stream.POOL, seed, turn).permutation(len(rows)) for turn in turns])
     for update in range(updates):
         chosen = rows.rows(order[update * count : (update + 1) * count].tolist())
-        drawn = generator(Stream.POOL_STEPS, seed, update)
-        step = torch.from_numpy(drawn.integers(steps[0], steps[1] + 1, size=count))
-        dropped = drawn.random(count) < empty
-        prompts = ["" if drop else prompt for drop, prompt in zip(dropped, chosen.prompts, strict=True)]
-        keys = [(seed, update, row) for row in range(count)]
-        noise = gaussian(keys, POOL_DRAW, latents.shape[-3:]).to(latents.device)
-        yield replace(chosen, prompts=prompts, tensors={**chosen.tensors, "noise": noise, "step": step})
+        yield with_noise(chosen, (seed, update), range(count), count, steps, empty)
+
+
+def with_noise(
+    rows: Experience, key: tuple[int, int], numbers: Sequence[int], total: int, steps: tuple[int, int], empty: float
+) -> Experience:
+    """Rows with `noise` (B, C, H, W) and the schedule's `step` (B,), and with some prompts emptied.
+
+    What is drawn for a row is a function of the key and the row's number.
+
+    Args:
+        rows: B rows with `latents` (B, ..., C, H, W).
+        key: Seed and position.
+        numbers: The rows' numbers in a batch of several processes.
+        total: Number of rows of that batch.
+        steps: First and last step that may be drawn.
+        empty: Probability that a prompt is replaced by the empty one.
+    """
+    drawn, some = generator(Stream.POOL_STEPS, *key), list(numbers)
+    step = torch.from_numpy(drawn.integers(steps[0], steps[1] + 1, size=total)[some])
+    dropped = (drawn.random(total) < empty)[some]
+    prompts = ["" if drop else prompt for drop, prompt in zip(dropped, rows.prompts, strict=True)]
+    latents = rows["latents"]
+    noise = gaussian([(*key, number) for number in some], POOL_DRAW, latents.shape[-3:]).to(latents.device)
+    return replace(rows, prompts=prompts, tensors={**rows.tensors, "noise": noise, "step": step})
 
 
 def learned_steps(steps: Sequence[int] | None, count: int) -> tuple[int, int]:

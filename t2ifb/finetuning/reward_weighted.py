@@ -2,34 +2,37 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
+from t2ifb.finetuning.groups import Deviation, advantages, draw_groups, repeated, without_variance
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, gaussian, generator
-
-LARGEST = 20.0
-"""Of the weights: one sample cannot outweigh all others."""
 
 
 @dataclass(frozen=True)
 class RewardWeighted:
     """Reward-weighted log-likelihood (arXiv 2302.12192), on-policy as in RWR (arXiv 2305.13301, section 4.1).
 
-        L = E [alpha w mean_D (ε - ε_θ(a x_0 + s ε))² + beta KL],    w = min(exp(r(x_0, z) / temperature), 20)
+        L = E [alpha w mean_D (ε - ε_θ(a x_0 + s ε))² + beta KL],    w_k = exp(A_k / τ) / mean_j exp(A_j / τ)
 
-    Each rollout goes down to the image without gradient, and the image is rewarded. The sample is then learned as data
-    are, at m random steps of the schedule, with the KL divergence to the base model at the same noisy latents. The
-    denoiser is not guided there. A weight means something only if the reward is normalised
-    (`standardise`): then it is one for a sample that is as good as the base model's are on average. The
-    reward needs no gradient.
+    K samples per prompt are drawn without gradient and rewarded. Each is then learned as data are, at m random steps of
+    the schedule, with the KL divergence to the base model at the same noisy latents. The denoiser is not guided there.
+
+    Weights are exponential in the advantage A, as in AWR (arXiv 1910.00177), and normalised as in RWR, but among the
+    samples of one prompt: their mean is 1. A prompt's offset of the reward, which the Bradley-Terry loss leaves
+    undetermined, therefore has no effect, and no prompt outweighs another. The largest possible weight is K. The reward
+    needs no gradient.
 
     Attributes:
-        temperature: How much better a sample must be, in units of the reward, to count e times as much.
+        group_size: K.
+        temperature: τ, how much larger the advantage of a sample must be to count e times as much.
+        deviation: What advantages are divided by, see `advantages`.
         gradients_per_rollout: m.
         alpha: Weight of the likelihood.
         beta: Weight of the KL divergence in nats.
@@ -38,15 +41,21 @@ class RewardWeighted:
     data: ClassVar[Literal["prompts"]] = "prompts"
     needs_gradient: ClassVar[bool] = False
     updates_per_experience: ClassVar[int] = 1
+    group_size: int = 4
     temperature: float = 1.0
+    deviation: Deviation = "group"
     gradients_per_rollout: int = 1
     alpha: float = 100.0
     beta: float = 0.01
 
     def __post_init__(self) -> None:
         check_weights(self.alpha, self.beta)
-        if self.temperature <= 0:
-            raise ValueError(f"temperature={self.temperature} must be above 0")
+        if self.group_size < 2 or self.temperature <= 0:
+            raise ValueError(
+                f"group_size={self.group_size} must be at least 2, and temperature={self.temperature} above 0"
+            )
+        if self.deviation not in get_args(Deviation):
+            raise ValueError(f"deviation must be group or batch, not {self.deviation!r}")
 
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""
@@ -55,7 +64,8 @@ class RewardWeighted:
 
     def work(self, steps: int, prompts: int) -> Work:
         """See `Planned.work`."""
-        return Work(prompts * steps, prompts, prompts * self.gradients_per_rollout)
+        samples = prompts * self.group_size
+        return Work(samples * steps, samples, samples * self.gradients_per_rollout)
 
     def shortened(self) -> tuple["RewardWeighted", int]:
         """See `Planned.shortened`: two gradients per rollout have the memory of any number."""
@@ -69,20 +79,20 @@ class RewardWeighted:
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Samples with their weights, and the noise that they are learned with at m steps."""
         steps = len(policy.schedule)
-        rollout, denoise = policy.start(batch)
-        with policy.untrained():
-            samples = rollout.to(steps, denoise)
-        reward = policy.score(samples, batch.prompts)
-        weight = (reward / self.temperature).exp().clamp(max=LARGEST) + 0 * reward  # an infinite reward is an error
+        groups = draw_groups(policy, batch, self.group_size)
+        reward, prompts = groups.rewards, groups.prompts
+        weight = weights(advantages(reward, self.group_size, self.deviation), self.group_size, self.temperature)
         chosen = self.indices(steps, policy.seed, batch.position)
-        noise = [gaussian(rollout.keys, steps + 1 + step, policy.model.latent_shape) for step in chosen]
-        of_samples = {"latents": samples, "reward": reward, "weight": weight}
+        keys = [(policy.seed, batch.position, number) for number in repeated(batch, self.group_size).numbers]
+        noise = [gaussian(keys, steps + 1 + step, policy.model.latent_shape) for step in chosen]
+        of_samples = {"latents": groups.latents, "reward": reward, "weight": weight}
+        of_samples["no_variance"] = without_variance(reward, self.group_size)
         return Experience(
-            batch.prompts * len(chosen),
+            prompts * len(chosen),
             {
                 **{name: each.repeat(len(chosen), *[1] * (each.ndim - 1)) for name, each in of_samples.items()},
                 "noise": torch.cat(noise).to(policy.device),
-                "step": torch.tensor(chosen).repeat_interleave(len(batch.prompts)),
+                "step": torch.tensor(chosen).repeat_interleave(len(prompts)),
             },
         )
 
@@ -103,5 +113,11 @@ class RewardWeighted:
         error = (predicted - noise).square().flatten(1).mean(1)
         kl = policy.kl(output, reference, noisy, steps)
         loss = self.alpha * part["weight"] * error + self.beta * kl
-        terms = {"reward": part["reward"], "weight": part["weight"], "error": error, "kl": kl}
+        terms = {name: part[name] for name in ("reward", "weight", "no_variance")} | {"error": error, "kl": kl}
         return mean_loss(loss, part, **terms, **by_step("kl", kl, steps))
+
+
+def weights(advantage: Tensor, size: int, temperature: float) -> Tensor:
+    """Weights (P·K,) of samples with advantages (P·K,), K consecutive ones per prompt: softmax, times K."""
+    groups = advantage.unflatten(0, (-1, size))
+    return size * (groups / temperature).softmax(1).flatten()

@@ -13,11 +13,10 @@ import torch
 from lightning import seed_everything
 from torch import nn
 
-from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.datasets import open_dataset
 from t2ifb.data.prompts import Prompts, prompt_splits
 from t2ifb.data.rankings import PreferenceDataset
-from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora
+from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora, start_adapters
 from t2ifb.diffusion.model import DECODER, ModelSource, TextToImageModel
 from t2ifb.diffusion.models import source_of
 from t2ifb.diffusion.sampling import Sampler
@@ -43,6 +42,7 @@ from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.results import TuningResults
 from t2ifb.finetuning.run_parts import (
     SET_BY_TUNING,
+    TRAIN,
     at_usual_guidance,
     check_algorithm,
     check_counts,
@@ -50,6 +50,7 @@ from t2ifb.finetuning.run_parts import (
     recipe,
     savings,
     to_bf16,
+    training_data,
     with_weights,
 )
 from t2ifb.finetuning.term_gradients import TermGradients
@@ -98,6 +99,7 @@ class FineTuner:
         output_dir: str | Path,
         algorithm: Algorithm | None = None,
         lora: LoRA | None = None,
+        start_from: str | Path | None = None,
         optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer] = ADAMW,
         sampling: Sampler | None = None,
         rollout: Sampler | None = None,
@@ -141,6 +143,9 @@ class FineTuner:
             output_dir: Folder of the run and the exported adapters, created by `fit`.
             algorithm: The algorithm; `ReFL` as in the report by default.
             lora: Configuration of the adapters; rank 4 by default.
+            start_from: Run folder or export of an earlier run with the same `lora`, such as a guidance distillation,
+                whose adapters are the start of this one; by default tuning starts at the base model. The base model,
+                which the KL divergence and all comparisons refer to, is still the model without adapters.
             optimizer: Builds the optimiser from parameters; AdamW with a learning rate of 1e-5 by default.
             sampling: Sampler of evaluation images; by default 40 steps at guidance scale 7.5.
             rollout: Sampler of training rollouts; by default `sampling` without gradients through the unconditional
@@ -149,8 +154,8 @@ class FineTuner:
             truth: Ground-truth scorer (`shapes`), for monitoring only.
             judge_weights: Weights of the judges in checkpoint selection, by name; by default their preference accuracy
                 on `rankings` decides (`weights_of`), and without those they are equal.
-            rankings: Data set, or its folder, whose validation rankings weigh the judges. Not used if the validation
-                prompts are a `PromptFile`.
+            rankings: Data set, or its folder, whose training rankings an algorithm on preference pairs learns from, and
+                whose validation rankings weigh the judges unless the validation prompts are a `PromptFile`.
             usual_guidance_scale: Usual guidance scale of the base model. If it differs from that of `sampling`, the run
                 ends with a comparison of the kept adapters and the base model at this scale.
             usual_guidance_prompts: Number of test prompts in that comparison, one image each.
@@ -199,13 +204,14 @@ class FineTuner:
         self.seed, self.resume, self.config = seed, resume, dict(config or {})
         self.model = source_of(model) if isinstance(model, (str, Path)) else model
         self.prompts, self.lora, self.optimizer = prompt_splits(prompts), lora or LoRA(), optimizer
+        self.start_from = start_from
         self.sampling = sampling or Sampler(40, 7.5)
         self.rollout = rollout or replace(self.sampling, unconditional="detached")
         usual = self.sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
         self.usual_sampling = replace(self.sampling, guidance_scale=usual)
         self.usual_guidance_prompts = usual_guidance_prompts
         self.algorithm = with_weights(algorithm or ReFL(), alpha, beta)
-        check_algorithm(self.algorithm, gradient_norms)
+        check_algorithm(self.algorithm, gradient_norms, rankings)
         self.reward_part, parts = reward_part(reward, self.output_dir, resume), judge_parts(judges, self.output_dir)
         built = build(self.reward_part)
         self.judges, self.truth = held_out(parts, built), truth
@@ -235,9 +241,10 @@ class FineTuner:
 
     @property
     def splits(self) -> list[str]:
-        """Splits of the preference data set that provide prompts."""
+        """Splits of the preference data set that provide prompts or training pairs."""
         sources = (self.prompts.train, self.prompts.validation, self.prompts.test)
-        return [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
+        found = [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
+        return list(dict.fromkeys([*([TRAIN] if self.algorithm.data == "preference_pairs" else []), *found]))
 
     def fit(self) -> dict[str, Any]:
         """Tune, evaluate, export, and write all results to `output_dir`.
@@ -287,15 +294,17 @@ class FineTuner:
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
         check_known(self.truth, asked, "truth=None")
         evaluator = self.evaluator("validation", seed)
-        each = self.algorithm.updates_per_experience
-        data = PromptDataModule(texts["train"], self.batch_size, seed, len(evaluator), self.samples_per_batch, each)
         model = replace(self.model, device="cpu").load()
+        data = training_data(self, texts["train"], model, len(evaluator))
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
             print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))
         seed_everything(seed, workers=True, verbose=False)
         policy = Policy(model, self.lora, self.reward, self.rollout, seed)
         policy.samples_per_batch = self.samples_per_batch
+        last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
+        if self.start_from is not None and last is None:
+            start_adapters(model, self.start_from)
         options = self.micro_batch_size, self.gradient_clip_norm, self.ema
         module = FineTuningModule(policy, self.algorithm, self.optimizer, evaluator, *options)
         metrics, guard, watch = (
@@ -329,7 +338,6 @@ class FineTuner:
         floors = kl_sums(rounding_floor(evaluator, self.rollout, model, engine.precision_plugin.forward_context))
         floor = {f"rounding_floor_{name}": float(nats) for name, nats in floors.items()}
         torch.cuda.empty_cache()
-        last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
         if recorder and last is None:
             recorder.log_metrics(metrics.start | floor, step=0)
         engine.fit(module, data, ckpt_path=last, weights_only=True)

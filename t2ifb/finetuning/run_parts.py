@@ -1,6 +1,6 @@
 """Parts of a fine-tuning run: checks of arguments, the recipe in the model card, the usual guidance, and advice."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from t2ifb.data.datamodules import PromptDataModule
+from t2ifb.data.embeddings import EmbeddingCache
+from t2ifb.data.pairs import PairDataModule
 from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.evaluator import REWARD, evaluate
+from t2ifb.finetuning.latents import LatentEncoder
 from t2ifb.finetuning.results import UsualGuidance
 from t2ifb.finetuning.trained_on import members_of
 from t2ifb.training.run_folder import RunFolder
@@ -22,6 +26,8 @@ from t2ifb.utils.reward_runs import RECORD, read_record
 if TYPE_CHECKING:
     from t2ifb.finetuning.run import FineTuner
 
+TRAIN = "train"
+"""Split of a preference data set whose pairs are learned."""
 SET_BY_TUNING = {
     "gradient_clip_val": "give gradient_clip_norm=…",
     "accumulate_grad_batches": "use batch_size=…, and micro_batch_size=… for less memory",
@@ -51,14 +57,20 @@ def with_weights(algorithm: Any, alpha: float | None, beta: float | None) -> Any
     return replace(algorithm, **given)
 
 
-def check_algorithm(algorithm: Any, gradient_norms: bool) -> None:
+def check_algorithm(algorithm: Any, gradient_norms: bool, rankings: Any = None) -> None:
     """Check that a run has what the algorithm needs.
 
+    Args:
+        algorithm: The algorithm.
+        gradient_norms: Whether the norms of its terms' gradients are logged.
+        rankings: The preference data set, if there is one.
+
     Raises:
-        ValueError: It learns from other data, or `gradient_norms` needs a KL term that it does not have.
+        ValueError: It learns from preference pairs and there are none, or `gradient_norms` needs a KL term that it does
+            not have.
     """
-    if algorithm.data != "prompts":
-        raise ValueError(f"algorithm={type(algorithm).__name__} learns from {algorithm.data}; a run gives prompts only")
+    if algorithm.data == "preference_pairs" and rankings is None:
+        raise ValueError(f"algorithm={type(algorithm).__name__} learns from preference pairs; give rankings=…")
     if gradient_norms and not hasattr(algorithm, "beta"):
         raise ValueError(f"gradient_norms=True needs a KL term, and {type(algorithm).__name__} has no beta")
 
@@ -73,6 +85,36 @@ def check_truth(truth: nn.Module | None, reward: nn.Module, judges: Mapping[str,
         type(each) is type(truth) for each in (*members_of(reward).values(), *judges.values())
     ):
         raise ValueError("truth: the ground-truth scorer is for monitoring only; remove it from reward and judges")
+
+
+def training_data(
+    tuner: "FineTuner", prompts: Sequence[str], model: TextToImageModel, samples: int
+) -> PromptDataModule | PairDataModule:
+    """What a run's algorithm learns from: prompts, or pairs of its preference data set.
+
+    The latents of a pair's images are computed once, when training starts, and stored in the cache folder.
+
+    Args:
+        tuner: The run.
+        prompts: Training prompts.
+        model: The model, which encodes the images.
+        samples: Number of held-out samples per validation.
+
+    Raises:
+        ValueError: The training split of the data set is missing or has no comparison.
+    """
+    numbers = tuner.batch_size, tuner.seed, samples, tuner.samples_per_batch
+    if tuner.algorithm.data == "prompts":
+        return PromptDataModule(prompts, *numbers, tuner.algorithm.updates_per_experience)
+    dataset: Any = tuner.rankings
+    if not dataset.available(TRAIN):
+        hint = getattr(dataset, "missing_message", "Run `python -m t2ifb.prepare`.")
+        raise ValueError(f"rankings: the split {TRAIN!r} is missing. {hint}")
+    folder = (tuner.cache_folder or tuner.output_dir) / "latents"
+    encoder = LatentEncoder(model, tuner.model, folder / "file_keys.npy")
+    blocks = dataset.multiplicities(TRAIN) if hasattr(dataset, "multiplicities") else None
+    latents = EmbeddingCache(folder, encoder, batch_size=tuner.samples_per_batch)
+    return PairDataModule(dataset.rankings(TRAIN), latents, model.latent_shape, *numbers, blocks)
 
 
 def recipe(tuner: "FineTuner", run: RunFolder, kept: int, precision: str) -> dict[str, Any]:
@@ -94,8 +136,9 @@ def recipe(tuner: "FineTuner", run: RunFolder, kept: int, precision: str) -> dic
         "reward": ", ".join([*names, *hashes]),
         "judges that chose the checkpoint": judges or "none, the reward itself",
         "algorithm": tuner.algorithm,
+        "start": "the base model" if tuner.start_from is None else f"adapters of {public_name(tuner.start_from)}",
         "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(tuner.optimizer, 'keywords', {})}",
-        "updates": f"{kept} of {tuner.batch_size} prompts each",
+        "updates": f"{kept} of {tuner.batch_size} {tuner.algorithm.data.replace('_', ' ')} each",
         **{
             name: f"{sampler.num_inference_steps} steps, guidance {sampler.guidance_scale:g}"
             for name, sampler in (("rollouts in training", tuner.rollout), ("images below", tuner.sampling))
@@ -131,7 +174,8 @@ def savings(tuner: "FineTuner") -> list[str]:
     least = {
         "model.gradient_checkpointing=True": tuner.model.gradient_checkpointing,
         "micro_batch_size=1": 1 in (tuner.micro_batch_size, tuner.batch_size),
-        "algorithm.last_steps=1": getattr(tuner.algorithm, "last_steps", 1) == 1,
+        "algorithm.checkpoint_steps=True": getattr(tuner.algorithm, "checkpoint_steps", True)
+        or getattr(tuner.algorithm, "last_steps", 1) == 1,
         "model.decoder_precision='bf16'": tuner.model.decoder_precision != "fp32" or not has_bf16(),
         "samples_per_batch=1": tuner.samples_per_batch == 1,
         "model.precision='fp16'": tuner.model.precision != "fp32",

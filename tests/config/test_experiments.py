@@ -47,6 +47,8 @@ OWN_SAMPLES = {
     "dpo": (*ONE_UPDATE, "algorithm.algorithm.best=1", "algorithm.algorithm.pairs_per_update=2"),
     "best_of_n": (*ONE_UPDATE, "algorithm.algorithm.samples_per_update=2"),
     "nft": ONE_UPDATE,
+    "reward_weighted": ("algorithm.algorithm.group_size=2",),
+    "guidance_distillation": (),
 }
 """Arguments that make an experience one small update."""
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]

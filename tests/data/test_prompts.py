@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.prompts import PromptFile, PromptList, PromptSplits, RankingPrompts
@@ -146,12 +145,3 @@ def test_a_batch_comes_as_often_as_it_gives_updates() -> None:
     for update in range(8):
         batch = twice.train_batch(update)
         assert batch.update == update % 2 and batch.prompts == once.train_batch(update // 2).prompts
-
-
-def test_pairs_stay_with_their_prompts() -> None:
-    pairs = [(torch.full((3, 2, 2), float(n)), torch.zeros(3, 2, 2)) for n in range(5)]
-    module = PromptDataModule([f"prompt {n}" for n in range(5)], batch_size=2, pairs=pairs)
-    batch = module.train_batch(0)
-    assert [f"prompt {int(better[0, 0, 0])}" for better, _ in batch.pairs] == batch.prompts
-    with pytest.raises(ValueError, match="expected a pair for each of 2 prompts, got 5"):
-        PromptDataModule(["one", "two"], pairs=pairs)

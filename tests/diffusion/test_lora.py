@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
 
 from t2ifb.diffusion.lora import (
     LORA_WEIGHTS,
@@ -19,6 +20,7 @@ from t2ifb.diffusion.lora import (
     load_lora,
     merged,
     save_lora,
+    start_adapters,
     untrained,
     without_adapters,
 )
@@ -234,3 +236,34 @@ def test_layers_are_found_again_when_adapters_are_added(tmp_path: Path) -> None:
     load_lora(other, tmp_path)
     assert len(adapted_layers(one.denoiser)) == len(adapted_layers(other.denoiser)) > 0
     assert adapted_layers(one.denoiser) is adapted_layers(one.denoiser)  # no second walk
+
+
+def test_exported_adapters_are_the_start_of_others(tmp_path: Path) -> None:
+    lora = LoRA(rank=2, lora_alpha=4, targets=["to_q", "conv1"])
+    first, second = tuned(lora), shapes_model()
+    (export := tmp_path / "export").mkdir()
+    save_lora(first, export, PIPELINE)
+    weights = lora.add(second, seed=9)
+    start_adapters(second, tmp_path)
+    assert torch.equal(predict(second), predict(first))
+    with without_adapters(second.denoiser):
+        assert torch.equal(predict(second), predict(shapes_model()))
+    assert all(weight.requires_grad for weight in weights)
+
+
+@pytest.mark.parametrize("lora", [LoRA(), LoRA(2, 2, ["to_q", "conv1"]), LoRA(2, 4)])
+def test_a_start_of_another_form_is_refused(tmp_path: Path, lora: LoRA) -> None:
+    save_lora(tuned(LoRA(2, 4, ["to_q", "conv1"])), tmp_path, PIPELINE)
+    model = shapes_model()
+    lora.add(model)
+    with pytest.raises(ValueError, match=r"give lora=LoRA\(rank=2, lora_alpha=4, targets=\['conv1', 'to_q'\]\)$"):
+        start_adapters(model, tmp_path)
+
+
+def test_a_start_that_says_nothing_of_itself_is_refused(tmp_path: Path) -> None:
+    model = tuned()
+    with pytest.raises(ValueError, match=f"has no {LORA_WEIGHTS}: expected a finished fine-tuning run"):
+        start_adapters(model, tmp_path)
+    save_file(adapter_state(model.denoiser), tmp_path / LORA_WEIGHTS)
+    with pytest.raises(ValueError, match="does not say how its adapters were made: expected the export of a"):
+        start_adapters(model, tmp_path)

@@ -60,7 +60,7 @@ def undone() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [None, DRaFT(2), RewardWeighted()], ids=["refl", "draft", "reward_weighted"])
+@pytest.mark.parametrize("method", [None, DRaFT(2), RewardWeighted(2)], ids=["refl", "draft", "reward_weighted"])
 def test_no_operation_of_an_update_would_raise_on_a_gpu(tmp_path: Path, undone: None, method: Any) -> None:
     clip = CLIPSource(f"local-dir:{WORLD / 'clip'}", device="cpu")
     scorers = {

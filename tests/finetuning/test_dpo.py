@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2ifb.data.datamodules import PromptBatch
+from t2ifb.data.datamodules import Pairs, PromptBatch
 from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.groups import draw_groups
 from t2ifb.finetuning.module import FineTuningModule
@@ -100,15 +100,31 @@ class Same(torch.nn.Module):
         return torch.zeros(len(prompts))
 
 
-def test_pairs_of_a_data_set_are_encoded_as_they_are_given() -> None:
-    light, dark = torch.full((3, 64, 64), 0.9), torch.full((3, 64, 64), 0.1)
-    batch = PromptBatch(0, PROMPTS, [0, 1], 2, pairs=[(light, dark), (dark, light)])
-    module = make_module(DPO(group_size=None))
-    pairs = module.algorithm.collect(module.policy, batch)
+def given_pairs(module: FineTuningModule) -> PromptBatch:
+    """Pairs of a data set, of which the second counts more."""
+    latents = torch.randn(2, 2, *module.policy.model.latent_shape, generator=torch.Generator().manual_seed(0))
+    return PromptBatch(3, PROMPTS, [0, 1], 2, pairs=Pairs(latents, torch.tensor([0.5, 1.5])))
+
+
+def test_an_update_on_given_pairs_follows_equation_14_with_their_weights() -> None:
+    module = make_module(DPO(group_size=None, beta_dpo=300.0, empty_prompts=0.0))
     assert module.algorithm.data == "preference_pairs" and module.algorithm.updates_per_experience == 1
-    torch.testing.assert_close(pairs["latents"][0], pairs["latents"][1].flip(0))
-    images = module.policy.model.decode(pairs["latents"][0])
-    assert images[0].mean() > 0.7 and images[1].mean() < 0.3
+    module.training_step(given_pairs(module), 0)
+    experience = module.experience
+    assert experience is not None
+    expected = sum(weight * by_the_book(module, experience.rows([row])) / 2 for row, weight in ((0, 0.5), (1, 1.5)))
+    assert_alike(gradient(module), expected)  # type: ignore[arg-type]
+
+
+def test_noise_of_given_pairs_does_not_depend_on_the_processes() -> None:
+    module = make_module(DPO(group_size=None, empty_prompts=0.5, steps=[1, 2]))
+    batch = given_pairs(module)
+    assert batch.pairs is not None
+    whole = module.algorithm.collect(module.policy, batch)
+    second = Pairs(batch.pairs.latents[1:], batch.pairs.weights[1:])
+    share = module.algorithm.collect(module.policy, PromptBatch(3, PROMPTS[1:], [1], 2, pairs=second))
+    assert share.prompts == whole.prompts[1:] and set(whole["step"].tolist()) <= {1, 2}
+    assert all(torch.equal(share[name], whole[name][1:]) for name in ("latents", "noise", "step", "weight"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """DRaFT's update is the gradient through the whole end of the chain."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,11 +38,35 @@ def by_the_book(module: FineTuningModule, batch: PromptBatch, depth: int) -> Ten
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
 
 
-@pytest.mark.parametrize(("last_steps", "beta"), [(1, 0.02), (3, 0.02), (4, 0.0)])
-def test_an_update_follows_the_chain(last_steps: int, beta: float) -> None:
-    module = make_module(DRaFT(last_steps), beta=beta)
+@pytest.mark.parametrize(
+    ("last_steps", "beta", "checkpoint_steps"), [(1, 0.02, False), (3, 0.02, False), (4, 0.0, False), (4, 0.02, True)]
+)
+def test_an_update_follows_the_chain(last_steps: int, beta: float, checkpoint_steps: bool) -> None:
+    module = make_module(DRaFT(last_steps, checkpoint_steps=checkpoint_steps), beta=beta)
     module.training_step(BATCH, 0)
     assert_alike(gradient(module), by_the_book(module, BATCH, last_steps))
+
+
+def kept(method: DRaFT) -> int:
+    """Bytes that a loss keeps for its backward pass."""
+    module, sizes = make_module(method), [0]
+    part = replace(module.algorithm.collect(module.policy, BATCH), total=2)
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        module.algorithm.loss(module.policy, part)
+    return sum(sizes)
+
+
+def test_with_checkpoints_memory_hardly_grows_with_the_number_of_steps() -> None:
+    plain, saving = (
+        kept(DRaFT(4, checkpoint_steps=checkpoints)) - kept(DRaFT(2, checkpoint_steps=checkpoints))
+        for checkpoints in (False, True)
+    )
+    assert 0 <= saving < 0.05 * plain
 
 
 def test_random_truncation_goes_back_as_far_as_it_draws() -> None:

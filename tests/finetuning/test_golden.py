@@ -76,7 +76,7 @@ def test_an_update_of_refl_is_that_of_plain_diffusers() -> None:
 RECORDED = {
     "refl": [0.12748695, -0.20280164, 1.11353574],
     "draft": [0.31838149, -0.14945684, 0.75774589],
-    "reward_weighted": [-0.93735043, 1.35554990, 1.37335378],
+    "reward_weighted": [1.52374318, -1.12628486, 1.06333132],
 }
 """Two projections of the adapters' B onto fixed random directions, and its norm."""
 
@@ -84,7 +84,7 @@ RECORDED = {
 @pytest.mark.parametrize("name", RECORDED)
 def test_adapters_after_two_updates_are_as_recorded(tmp_path: Path, name: str) -> None:
     """Within a tolerance, as bits differ between processors."""
-    algorithms = {"refl": ReFL([1, 3], 2), "draft": DRaFT(2, beta=0.02), "reward_weighted": RewardWeighted(0.1)}
+    algorithms = {"refl": ReFL([1, 3], 2), "draft": DRaFT(2, beta=0.02), "reward_weighted": RewardWeighted(2, 0.5)}
     algorithm: Any = algorithms[name]
     policy = Policy(shapes_model(), LoRA(), Redness(), Sampler(4, 2.0))
     module = FineTuningModule(policy, algorithm, partial(torch.optim.SGD, lr=1.0), gradient_clip_norm=1.0)

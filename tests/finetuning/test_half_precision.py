@@ -92,7 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "scale"),
-    [(None, FIRST_SCALE), (DRaFT(2), 16.0), (RewardWeighted(), FIRST_SCALE)],
+    [(None, FIRST_SCALE), (DRaFT(2), 16.0), (RewardWeighted(2), FIRST_SCALE)],
     ids=["refl", "draft", "reward_weighted"],
 )
 def test_the_gradient_is_that_of_fp32(tmp_path: Path, method: Any, scale: float) -> None:

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.module import EMA, FineTuningModule, fast_attention
 from t2ifb.finetuning.refl import ReFL
 from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_module
@@ -110,6 +112,30 @@ def test_the_moving_average_is_evaluated_and_exported_and_the_trained_adapters_a
         assert torch.equal(one, other)
     with module._evaluated():
         assert all(torch.equal(w, c) for w, c in zip(policy.adapters, policy.copies[EMA], strict=True))
+
+
+def moved(method: Any, saving: bool) -> list[Tensor]:
+    """How far two updates move the adapters and their moving average."""
+    module = make_module(method, micro_batch_size=1 if saving else None)
+    start = torch.cat([weight.detach().flatten() for weight in module.policy.adapters])
+    optimizer, module.ema = torch.optim.SGD(module.policy.adapters, lr=0.1), 0.5
+    module.optimizers = lambda: optimizer  # type: ignore[method-assign, assignment, return-value]
+    if saving:
+        module.policy.model.denoiser.enable_gradient_checkpointing()
+    for _ in range(2):
+        module.training_step(BATCH, 0)
+    ends: list[list[Any]] = [module.policy.adapters, module.policy.copies[EMA]]
+    return [torch.cat([weight.detach().flatten() for weight in end]) - start for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("method", "saving"),
+    [(ReFL([1, 3], 2), ReFL([1, 3], 2)), (DRaFT(4), DRaFT(4, checkpoint_steps=True))],
+    ids=["refl", "draft"],
+)
+def test_small_parts_and_checkpoints_change_neither_adapters_nor_their_average(method: Any, saving: Any) -> None:
+    for found, expected in zip(moved(saving, True), moved(method, False), strict=True):
+        assert_alike(found, expected)
 
 
 @pytest.mark.parametrize("ema", [-0.1, 1.0])

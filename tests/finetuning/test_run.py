@@ -17,11 +17,13 @@ from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.evaluation.scoring import ScoreSheet
+from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.training.metrics import read_metrics
+from tests.data.parts import FolderDataset, make_split
 from tests.diffusion.parts import PROMPTS
 from tests.finetuning.tuning_worlds import Darkness, make_tuning, tune
 from tests.training.worlds import FailingLogger, KillAt, Killed, same
@@ -297,6 +299,34 @@ def test_a_checkpoint_of_another_rank_is_refused(tmp_path: Path) -> None:
         tune(make_tuning(), tmp_path, callbacks=[KillAt(3)], pictures=False)
     with pytest.raises(ValueError, match="another rank"):
         tune(make_tuning(lora=LoRA(rank=2)), tmp_path, resume=True)
+
+
+def test_a_run_starts_from_the_adapters_of_another(whole: Path, tmp_path: Path) -> None:
+    """The base model, from which the KL is measured, has no adapters. A resumed run does not read its start again."""
+    still: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.0), "epochs": 1}
+    summary = tune(make_tuning(start_from=whole, **still), tmp_path, pictures=False)
+    start = lora(whole)
+    assert all(torch.equal(weight, start[name]) for name, weight in lora(tmp_path).items())
+    assert summary["test_kept"]["kl"] > 0 and read_metrics(tmp_path / "metrics.csv")[0]["val/kl"] == 0
+    assert f"adapters of {whole.name}" in (tmp_path / "export" / "README.md").read_text()
+    (tmp_path / "summary.json").unlink()
+    tune(make_tuning(start_from="gone", **still), tmp_path, resume=True, pictures=False)
+    assert all(torch.equal(weight, start[name]) for name, weight in lora(tmp_path).items())
+
+
+@pytest.mark.slow
+def test_a_run_on_preference_pairs_learns_them_and_encodes_their_images_once(tmp_path: Path) -> None:
+    rankings = FolderDataset({"train": make_split(tmp_path / "pictures", "train", [(1, 2, 3), (2, 1)])})
+    offline: dict[str, Any] = {"algorithm": DPO(group_size=None, beta_dpo=100.0), "rankings": rankings}
+    for name in ("one", "two"):
+        tuner = make_tuning(**offline, cache_folder=tmp_path / "cache", batch_size=2, epochs=4)
+        summary = tune(tuner, tmp_path / name, pictures=False)
+        assert summary["steps"] == 8
+        assert read_metrics(tmp_path / name / "metrics.csv")[-1]["train/accuracy"] > 0.5
+    one, two = (lora(tmp_path / name) for name in ("one", "two"))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    (stored,) = (tmp_path / "cache" / "latents").glob("*-fp32")
+    assert (stored / "encoder.json").exists()
 
 
 def test_other_prompts_are_refused_on_resume(tmp_path: Path) -> None:

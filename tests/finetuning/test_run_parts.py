@@ -8,12 +8,14 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
+from t2ifb.data.images import load_image
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.grpo import GRPO
+from t2ifb.finetuning.latents import fitted
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.run import FineTuner
 from t2ifb.finetuning.run_parts import (
@@ -24,6 +26,7 @@ from t2ifb.finetuning.run_parts import (
     recipe,
     savings,
     to_bf16,
+    training_data,
     with_weights,
 )
 from t2ifb.scorers.clip import CLIPSource
@@ -32,6 +35,7 @@ from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.reward_runs import RECORD, write_record
+from tests.data.parts import FolderDataset, make_split
 from tests.finetuning.tuning_worlds import Darkness, Redness, make_tuning
 
 
@@ -43,8 +47,27 @@ def test_every_count_below_one_is_named() -> None:
 
 def test_an_algorithm_that_learns_from_pairs_of_a_data_set_is_refused() -> None:
     check_algorithm(DPO(), gradient_norms=False)
-    with pytest.raises(ValueError, match="^algorithm=DPO learns from preference_pairs; a run gives prompts only$"):
+    check_algorithm(DPO(group_size=None), gradient_norms=False, rankings="a folder")
+    with pytest.raises(ValueError, match="^algorithm=DPO learns from preference pairs; give rankings=…$"):
         check_algorithm(DPO(group_size=None), gradient_norms=False)
+
+
+def test_pairs_are_those_of_the_training_rankings_at_the_models_size(tmp_path: Path) -> None:
+    rankings = make_split(tmp_path, "train", [(2, 1), (1, 1)])
+    options: dict[str, Any] = {"algorithm": DPO(group_size=None), "cache_folder": tmp_path / "cache"}
+    tuner = make_tuning(rankings=FolderDataset({"train": rankings}), **options)
+    assert tuner.splits == ["train"] and make_tuning().splits == []
+    model = tuner.model.load()
+    data = training_data(tuner, [], model, 2)
+    data.prepare_data()
+    batch = data.train_batch(0)
+    assert batch.prompts == [rankings[0].prompt] and batch.pairs is not None
+    second, first = (fitted(load_image(image)[None], 64, 64) for image in rankings[0].images)
+    expected = model.encode_images(torch.cat([first, second]))
+    torch.testing.assert_close(batch.pairs.latents[0], expected, atol=1e-4, rtol=1e-4)
+    without = make_tuning(rankings=FolderDataset({}), **options)
+    with pytest.raises(ValueError, match="rankings: the split 'train' is missing"):
+        training_data(without, [], model, 2)
 
 
 def test_gradient_norms_are_for_algorithms_with_a_kl_term() -> None:
@@ -94,6 +117,7 @@ def test_the_recipe_lists_the_settings_of_the_run(tmp_path: Path) -> None:
         "reward": "how dark it is, Redness, a (SHA-256 12ab), red (SHA-256 34cd)",
         "judges that chose the checkpoint": "light (weight 0.25), sure (weight 1.00)",
         "algorithm": ReFL([1, 3], alpha=1.0, beta=1e-6),
+        "start": "the base model",
         "optimiser": "AdamW {'lr': 0.001}",
         "updates": "40 of 2 prompts each",
         "rollouts in training": "3 steps, guidance 2.5",
@@ -152,7 +176,9 @@ def tuner_with(**changes: Any) -> FineTuner:
 def test_what_is_set_already_saves_nothing_more() -> None:
     assert savings(tuner_with()) == []
     assert savings(tuner_with(micro_batch_size=None, batch_size=1)) == []
-    assert savings(tuner_with(algorithm=DRaFT(1))) == []
+    assert (
+        savings(tuner_with(algorithm=DRaFT(1))) == savings(tuner_with(algorithm=DRaFT(2, checkpoint_steps=True))) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +187,7 @@ def test_what_is_set_already_saves_nothing_more() -> None:
         ({"model": StableDiffusionSource(str(PIPELINE), precision="bf16", decoder_precision="bf16")}, "checkpointing"),
         ({"micro_batch_size": 2}, "micro_batch_size=1"),
         ({"micro_batch_size": None}, "micro_batch_size=1"),
-        ({"algorithm": DRaFT(2)}, "algorithm.last_steps=1"),
+        ({"algorithm": DRaFT(2)}, "algorithm.checkpoint_steps=True"),
         ({"samples_per_batch": 2}, "samples_per_batch=1"),
         ({"diversity": CLIPSource(f"local-dir:{CLIP}")}, "diversity=None"),
     ],
@@ -176,7 +202,7 @@ def test_savings_are_in_the_order_of_what_they_usually_save() -> None:
     assert savings(tuner) == [
         "model.gradient_checkpointing=True",
         "micro_batch_size=1",
-        "algorithm.last_steps=1",
+        "algorithm.checkpoint_steps=True",
         "model.decoder_precision='bf16'",
         "samples_per_batch=1",
         "model.precision='fp16'",

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from peft.utils import get_peft_model_state_dict
+from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from t2ifb.data.datamodules import PromptBatch, PromptDataModule
+from t2ifb.data.embeddings import EmbeddingCache
+from t2ifb.data.pairs import PairDataModule
+from t2ifb.data.rankings import RankedPrompt
 from t2ifb.diffusion.lora import LoRA, LoRAFormat, adapter_state, load_lora
 from t2ifb.diffusion.model import (
     DECODER,
@@ -25,17 +28,20 @@ from t2ifb.diffusion.model import (
     Conditioning,
     Guidance,
     TextToImageModel,
+    Unconditional,
     guided,
 )
-from t2ifb.diffusion.path import add_noise, clean_and_noise, cps_variance
+from t2ifb.diffusion.path import cps_variance
 from t2ifb.diffusion.pipeline_config import path_of
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.diffusion.schedule import flow
 from t2ifb.finetuning.algorithm import Experience, Loss, mean_loss
 from t2ifb.finetuning.best_of_n import BestOfN
-from t2ifb.finetuning.dpo import DPO as OnlineDPO
+from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.grpo import GRPO
+from t2ifb.finetuning.guidance_distillation import GuidanceDistillation
+from t2ifb.finetuning.latents import LatentEncoder
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.nft import NFT
 from t2ifb.finetuning.policy import Policy
@@ -43,6 +49,7 @@ from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.reward_weighted import RewardWeighted
 from t2ifb.training.run_folder import RunFolder
 from tests.diffusion.parts import PROMPTS, shapes_model
+from tests.finetuning.method_parts import BATCH, assert_alike
 from tests.finetuning.tuning_worlds import Redness, make_tuning, tune
 
 
@@ -82,43 +89,6 @@ class ClippedPolicyGradient:
         ratio = ((log_prob - part["old"]) / output[0].numel()).exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         return mean_loss(-torch.minimum(part["advantage"] * ratio, part["advantage"] * clipped), part, ratio=ratio)
-
-
-@dataclass(frozen=True)
-class DPO:
-    """Diffusion-DPO (arXiv 2311.12908): -log σ(-beta (Δ_better - Δ_worse)), Δ the policy's error minus the base's."""
-
-    data: ClassVar[Literal["preference_pairs"]] = "preference_pairs"
-    needs_gradient: ClassVar[bool] = False
-    updates_per_experience: ClassVar[int] = 1
-    beta_dpo: float = 100.0
-
-    def check(self, steps: int) -> None: ...
-
-    def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
-        images = torch.stack([torch.stack(pair) for pair in batch.pairs])
-        latents = policy.model.encode_images(images.flatten(0, 1).to(policy.device)).unflatten(0, (-1, 2))
-        draws = [torch.Generator().manual_seed(hash((policy.seed, batch.position, n))) for n in batch.numbers]
-        noise = torch.stack([torch.randn(latents.shape[2:], generator=draw) for draw in draws])
-        steps = torch.stack([torch.randint(len(policy.schedule), (), generator=draw) for draw in draws])
-        return Experience(batch.prompts, {"latents": latents, "noise": noise.to(policy.device), "step": steps})
-
-    def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
-        yield experience
-
-    def loss(self, policy: Policy, part: Experience) -> Loss:
-        denoise, noise, moved = policy.denoiser(part.prompts, guided=False), part["noise"], []
-        level = policy.schedule.level(part.step, noise)
-        for latents in part["latents"].unbind(1):
-            noisy = add_noise(latents, noise, *level)
-            with policy.reference():
-                outputs = [denoise(noisy, part.step)]
-            outputs.append(denoise(noisy, part.step))
-            predicted = (clean_and_noise(each, noisy, *level, policy.schedule.prediction)[1] for each in outputs)
-            base, tuned = ((each - noise).square().flatten(1).mean(1) for each in predicted)
-            moved.append(tuned - base)
-        margin = -self.beta_dpo * (moved[0] - moved[1])
-        return mean_loss(-logsigmoid(margin), part, accuracy=(margin > 0).float())
 
 
 class ToyFlow(nn.Module):
@@ -192,6 +162,17 @@ class ToySource:
         return None
 
 
+@dataclass(frozen=True)
+class Plain:
+    """An image of one gray, as a source of images."""
+
+    gray: float
+    side: int
+
+    def open(self) -> Image.Image:
+        return Image.new("RGB", (self.side, self.side), (round(255 * self.gray),) * 3)
+
+
 FAMILIES: dict[str, Any] = {
     "stable diffusion": (shapes_model, Sampler(4, 2.0)),
     "flow": (ToyFlow, Sampler(4, 2.0, partial(flow, variance=partial(cps_variance, level=0.5)))),
@@ -199,13 +180,14 @@ FAMILIES: dict[str, Any] = {
 ALGORITHMS: dict[str, Any] = {
     "refl": ReFL([1, 2], 2, alpha=1.0, beta=1e-3),
     "draft": DRaFT(2, alpha=1.0, beta=1e-3),
-    "reward_weighted": RewardWeighted(alpha=1.0, beta=1e-3),
+    "reward_weighted": RewardWeighted(2, alpha=1.0, beta=1e-3),
     "grpo": GRPO(group_size=2, window=[0, 1], updates=2),
-    "own pairs": OnlineDPO(group_size=2, best=1, updates=2, pairs_per_update=2, beta_dpo=100.0),
+    "own pairs": DPO(group_size=2, best=1, updates=2, pairs_per_update=2, beta_dpo=100.0),
     "best of n": BestOfN(group_size=2, updates=2, samples_per_update=2, beta=1e-3),
     "nft": NFT(group_size=2, updates=2, old_decay_rise=0.5, beta=1e-3),
     "clipped": ClippedPolicyGradient(),
-    "dpo": DPO(),
+    "given pairs": DPO(group_size=None, steps=[1, 2], beta_dpo=100.0, empty_prompts=0.0),
+    "distillation": GuidanceDistillation(3.0, gradients_per_rollout=2),
 }
 
 
@@ -245,11 +227,11 @@ def train(
     policy = Policy(model, LoRA(targets=["to_q", "to_v"]), Redness(), sampler)
     module = FineTuningModule(policy, algorithm, partial(torch.optim.AdamW, lr=1e-2), micro_batch_size=micro_batch_size)
     side = model.decode(torch.zeros(1, *model.latent_shape)).shape[-1]
-    pairs = [(torch.full((3, side, side), 0.8), torch.full((3, side, side), 0.2)) for _ in range(4)]
-    data = PromptDataModule(
-        [*PROMPTS, *PROMPTS], batch_size=2, updates_per_batch=algorithm.updates_per_experience,
-        pairs=pairs if algorithm.data == "preference_pairs" else None,
-    )  # fmt: skip
+    data: Any = PromptDataModule([*PROMPTS, *PROMPTS], 2, updates_per_batch=algorithm.updates_per_experience)
+    if algorithm.data == "preference_pairs":
+        rankings = [RankedPrompt(str(n), PROMPTS[n % 2], (Plain(0.8, side), Plain(0.2, side)), (1, 2)) for n in (0, 1)]
+        latents = EmbeddingCache(folder / "latents", LatentEncoder(model, ToySource(), folder / "hashes.npy"))
+        data = PairDataModule(rankings, latents, model.latent_shape, batch_size=2)
     watch = Watch(folder, kill, stop)
     trainer = lightning.Trainer(
         accelerator="cpu", max_steps=4, max_epochs=-1, logger=False, enable_checkpointing=False, limit_val_batches=0,
@@ -278,8 +260,8 @@ def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path,
 def test_an_algorithm_from_outside_goes_through_a_whole_run(tmp_path: Path) -> None:
     summary = tune(make_tuning(algorithm=ClippedPolicyGradient(), epochs=1, validate_every=2), tmp_path)
     assert summary["steps"] == 4 and "ClippedPolicyGradient" in (tmp_path / "export" / "README.md").read_text()
-    with pytest.raises(ValueError, match="DPO learns from preference_pairs; a run gives prompts only"):
-        make_tuning(algorithm=DPO())
+    with pytest.raises(ValueError, match="DPO learns from preference pairs; give rankings="):
+        make_tuning(algorithm=DPO(group_size=None))
     with pytest.raises(ValueError, match="gradient_norms=True needs a KL term"):
         make_tuning(algorithm=ClippedPolicyGradient(), gradient_norms=True)
 
@@ -307,6 +289,50 @@ def test_the_policys_ratio_is_one_before_the_first_update_and_moves_then(tmp_pat
 
 
 def test_preference_pairs_are_learned(tmp_path: Path) -> None:
-    watch = train(tmp_path, "flow", "dpo")[1]
+    watch = train(tmp_path, "flow", "given pairs")[1]
     assert float(watch.noted[0]["loss"].mean()) == pytest.approx(math.log(2))
     assert float(watch.noted[-1]["accuracy"].mean()) == 1.0
+
+
+def under_rule(rule: Any, name: str, written_out: bool) -> tuple[Tensor, Tensor]:
+    """Gradient and states of an algorithm's first minibatch; guidance is the model's own or what the rule means."""
+    policy = Policy(
+        ToyFlow(), LoRA(targets=["to_q", "to_v"]), Redness(), replace(FAMILIES["flow"][1], unconditional=rule)
+    )
+    generator = torch.Generator().manual_seed(0)
+    for weight in policy.adapters:
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.3
+    model: Any = policy.model
+
+    def predict(latents: Tensor, time: Tensor, of: Conditioning, guidance: Guidance | None = None) -> Tensor:
+        conditional = model._call(latents, time, of)
+        if guidance is None:
+            return conditional
+        with policy.reference() if rule == "reference" else nullcontext():
+            without = model._call(latents, time, guidance.unconditional)
+        if rule == "detached":
+            without = without.detach()
+        return without + guidance.scale * (conditional - without)
+
+    if written_out:
+        model.predict = predict
+    algorithm = ALGORITHMS[name]
+    with torch.no_grad():
+        experience = algorithm.collect(policy, BATCH)
+    part = next(iter(algorithm.minibatches(experience, 0)))
+    loss = algorithm.loss(policy, replace(part, total=len(part))).total
+    gradient = torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
+    return gradient, part["next" if "next" in part.tensors else "latents"]
+
+
+@pytest.mark.parametrize("name", ["refl", "draft", "grpo"])
+def test_the_unconditional_branch_has_the_gradient_and_the_weights_of_its_rule(name: str) -> None:
+    """`grad` and `detached` give the same states, `detached` and `reference` other ones."""
+    found = {rule: under_rule(rule, name, written_out=False) for rule in get_args(Unconditional)}
+    for rule, own in found.items():
+        for one, other in zip(own, under_rule(rule, name, written_out=True), strict=True):
+            assert_alike(one, other)
+    with_gradient, detached, reference = (found[rule] for rule in ("grad", "detached", "reference"))
+    assert_alike(with_gradient[1], detached[1])
+    for one, other in ((with_gradient[0], detached[0]), (detached[1], reference[1])):
+        assert float((one - other).norm()) > 2e-3 * float(one.norm())  # twice what is alike

@@ -1,0 +1,111 @@
+"""Lightning data module of preference pairs, for fine-tuning on given rankings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+
+from t2ifb.data.batches import ComparisonIndex, FeatureSource, FeatureTable, rankings_hash
+from t2ifb.data.datamodules import Pairs, PromptBatch, SampleBatches
+from t2ifb.data.rankings import RankedPrompt
+from t2ifb.data.samplers import TrainingOrder, TrainingPosition, WeightedUnits
+
+
+class PairDataModule(LightningDataModule):
+    """All comparisons of rankings, each once per epoch in a new order, and indices of held-out samples for validation.
+
+    A ranking of k images gives up to C(k, 2) pairs; ties give none. A pair's weight is 1 / (number of pairs of its
+    prompt), scaled to a mean of 1 over all pairs, so that prompts count equally. The batch at a position is a function
+    of (seed, position) alone. Several processes divide each batch among them.
+    """
+
+    def __init__(
+        self,
+        rankings: Sequence[RankedPrompt],
+        latents: FeatureSource,
+        latent_shape: Sequence[int],
+        batch_size: int = 1,
+        seed: int = 0,
+        samples: int = 0,
+        samples_per_batch: int = 32,
+        blocks: Sequence[tuple[int, float]] | None = None,
+    ) -> None:
+        """Compute the training order.
+
+        Args:
+            rankings: The rankings to learn from.
+            latents: Gives the latents of images, computed when training starts.
+            latent_shape: (C, h, w) of a latent.
+            batch_size: Pairs per update, over all processes.
+            seed: Seed of the order.
+            samples: Number of held-out samples per validation.
+            samples_per_batch: Held-out samples per batch.
+            blocks: How often consecutive blocks of rankings appear per epoch, as (number of rankings, times), the
+                `multiplicities` of a `Mixture`; by default once.
+
+        Raises:
+            ValueError: There is no comparison, or batch_size is below 1.
+        """
+        super().__init__()
+        self.rankings, self.source, self.latent_shape = list(rankings), latents, tuple(latent_shape)
+        self.batch_size, self.seed = batch_size, seed
+        self.samples, self.samples_per_batch = samples, samples_per_batch
+        index = ComparisonIndex.build(self.rankings)
+        self.prompt, self.ends = index.prompt_of_comparison, np.stack([index.better, index.worse], 1)
+        text = index.text_of_prompt[self.prompt]
+        counts = np.bincount(text, minlength=1)
+        self.weights = len(text) / ((int(np.count_nonzero(counts)) or 1) * counts[text])
+        parts = None if blocks is None else WeightedUnits.of_blocks(blocks, self.prompt)
+        self.order = TrainingOrder(np.ones(len(text), np.int64), batch_size, seed, parts)
+        self._images = [image for ranking in self.rankings for image in ranking.images]
+        self._table: FeatureTable | None = None
+        self._position = TrainingPosition(self, self.train_batch, self._settings)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of updates per epoch."""
+        return self.order.steps_per_epoch
+
+    def prepare_data(self) -> None:
+        """Compute the latents that are not stored. Lightning calls this in one process."""
+        report = self.source.fill(self._images, [])
+        if report.encoded:
+            print(f"latents: {report.encoded:,} computed, {report.reused:,} reused, in {report.seconds:.1f} s")
+
+    def setup(self, stage: str) -> None:
+        """Start at position 0. A checkpoint that is loaded later overrides this."""
+        self._position.reset()
+
+    def train_batch(self, position: int) -> PromptBatch:
+        """This process's share of the batch at a position, counted from 0 over all epochs."""
+        if self._table is None:
+            self._table = self.source.images(self._images)
+        units = self.order.units(position)
+        share = range(*self._position.share.indices(len(units)))
+        chosen = units[self._position.share]
+        latents = self._table.gather(self.ends[chosen].flatten()).reshape(-1, 2, *self.latent_shape)
+        pairs = Pairs(latents, torch.from_numpy(self.weights[chosen]).float())
+        prompts = [self.rankings[number].prompt for number in self.prompt[chosen]]
+        return PromptBatch(position, prompts, list(share), len(units), pairs=pairs)
+
+    def train_dataloader(self) -> Iterator[PromptBatch]:
+        """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
+        return self._position.batches()
+
+    def val_dataloader(self) -> SampleBatches:
+        """This process's share of the indices of held-out samples, in batches."""
+        return SampleBatches(range(self.samples)[self._position.share], self.samples_per_batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and the settings that determine the order."""
+        return self._position.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Store a checkpoint's position until training starts."""
+        self._position.restore(state_dict)
+
+    def _settings(self) -> dict[str, Any]:
+        known = {"seed": self.seed, "batch_size": self.batch_size, "draws": self.order.draws}
+        return known | {"rankings": rankings_hash(self.rankings), "latents": self.source.embeddings_of}
