@@ -30,7 +30,9 @@ from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import atomic_write, file_lock
 from t2ifb.utils.random_streams import Stream
 
-STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST}
+BEST_OF_SPLIT = "best_of"
+"""Name of test prompts with further noise, from which best-of-n chooses."""
+STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST, BEST_OF_SPLIT: Stream.BEST_OF}
 FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 """Reserved names of metrics and of a sheet's column, not allowed for judges."""
 
@@ -274,7 +276,12 @@ def evaluate_checkpoints(
 
 
 def evaluate(
-    evaluator: Evaluator, model: TextToImageModel, samples_per_batch: int, whom: str, base: bool = False
+    evaluator: Evaluator,
+    model: TextToImageModel,
+    samples_per_batch: int,
+    whom: str,
+    base: bool = False,
+    with_kl: bool = True,
 ) -> EvalSamples:
     """Sample and score all images of an evaluator. Processes of one group share the sampling.
 
@@ -284,6 +291,7 @@ def evaluate(
         samples_per_batch: Samples per batch.
         whom: Name of the model for the progress bar.
         base: Evaluate the base model instead.
+        with_kl: Compute the policy's KL divergence, see `Evaluator.sample`.
     """
     share = (
         range(len(evaluator))[dist.get_rank() :: dist.get_world_size()] if in_process_group() else range(len(evaluator))
@@ -295,7 +303,7 @@ def evaluate(
             with without_adapters(model.denoiser):
                 evaluator.sample(model, numbers, with_kl=False)
         else:
-            evaluator.sample(model, numbers)
+            evaluator.sample(model, numbers, with_kl)
     evaluator.gather()
     return evaluator.answers()
 
