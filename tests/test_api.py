@@ -122,7 +122,7 @@ def test_adapters_are_those_that_the_command_tunes(folder: Path) -> None:
         "algorithm.epochs=1", "algorithm.validate_every=2", "algorithm.images_per_prompt=1",
         "algorithm.gradient_clip_norm=null", "algorithm.standardise=null", "optimizer.lr=1e-5",
         "optimizer.weight_decay=0.01", "sampling.num_inference_steps=3", "rollout.num_inference_steps=3",
-        "usual_guidance_scale=1", "algorithm.truth=null",
+        "algorithm.guidance_scales=[]", "algorithm.truth=null",
         *(f"judges.{name}=null" for name in ("clip_score", "aesthetic_score", "blip_score")),
     )  # fmt: skip
     one, other = (load_file(each / "export" / "pytorch_lora_weights.safetensors") for each in (run, tuned))
@@ -182,7 +182,8 @@ def test_a_folder_shows_what_data_set_it_is(folder: Path, tmp_path: Path) -> Non
         ({"prompts": ["a", "A ", "b"]}, "prompts has 2 distinct prompts; expected at least one for each of train, val"),
         ({"prompts": {"train": ["a"]}}, "prompts has the keys train; expected train, validation, test"),
         ({"epochs": 0}, "epochs=0 must be above 0"),
-        ({"usual_guidance_prompts": 0}, "usual_guidance_prompts=0 must be at least 1"),
+        ({"guidance_prompts": 0, "best_of": 0}, "guidance_prompts=0 must be at least 1; best_of=0 must be"),
+        ({"guidance_scales": [0.5]}, "guidance_scales: 0.5 is below 1, which is no guidance"),
         ({"judge_weights": {"redness": -1.0}}, r"judge_weights=\{'redness': -1.0\}: expected one for each"),
         ({"diversity": "ViT"}, "encoder='ViT' is neither a folder nor <model>/<pretrained>"),
         ({"rankings": "nowhere"}, "dataset='nowhere' is not the folder or hub id of a known data set"),

@@ -36,9 +36,9 @@ def test_it_takes_steps_is_killed_resumed_and_loads_in_plain_diffusers(tmp_path:
         f"diffusion.source={pipeline}", "diffusion.precision=bf16", "diffusion.decoder_precision=bf16",
         f"reward.source={tmp_path / 'reward'}", f"encoder.model={clip}", "encoder.pretrained=null",
         "~judges.aesthetic_score", "~judges.image_reward", "prompts.most=1", "rollout.num_inference_steps=2",
-        "sampling.num_inference_steps=2", "usual_guidance_scale=1", "algorithm.epochs=1",
-        "algorithm.validate_every=1", "algorithm.validation_prompts=1", "algorithm.images_per_prompt=1",
-        "trainer.accelerator=cpu",
+        "sampling.num_inference_steps=2", "usual_guidance_scale=1", "algorithm.guidance_scales=[]",
+        "algorithm.epochs=1", "algorithm.validate_every=1", "algorithm.validation_prompts=1",
+        "algorithm.images_per_prompt=1", "trainer.accelerator=cpu",
         "trainer.precision=bf16-mixed", "logger=none",
     ]  # fmt: skip
     threads = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())}

@@ -22,6 +22,11 @@ JUDGES = "judges"
 OWN, BEST, EQUAL, BEST_OF = "own scale", "best against best", "equal evaluations", "best of n"
 """Names of the comparisons."""
 
+Model = Literal["base", "tuned"]
+Split = Literal["validation", "test"]
+MODELS: tuple[Model, ...] = ("base", "tuned")
+SPLITS: tuple[Split, ...] = ("validation", "test")
+
 Scores = Mapping[str, NDArray[np.float64]]
 """Scores by scorer, (P, n) for n images of each of P prompts."""
 
@@ -37,8 +42,8 @@ class Images:
         copies: Images per prompt. The first is the one that is drawn when `copies` is 1.
     """
 
-    model: Literal["base", "tuned"]
-    split: Literal["validation", "test"]
+    model: Model
+    split: Split
     sampler: Sampler
     copies: int = 1
 
@@ -169,18 +174,17 @@ def sweep_guidance(
     tried = sorted({*check_scales(scales), own.guidance_scale})
     samplers = [replace(own, guidance_scale=scale) for scale in tried]
     unguided = replace(own, guidance_scale=1.0)
-    swept = [Images(m, s, sampler) for m in ("base", "tuned") for s in ("validation", "test") for sampler in samplers]
-    ask(*swept, Images("tuned", "test", unguided))
+    ask(*(Images(m, s, each) for m in MODELS for s in SPLITS for each in samplers), Images("tuned", "test", unguided))
     before = known[Images("base", "validation", own)]
 
-    def chosen(model: Literal["base", "tuned"], some: Sequence[Sampler]) -> Sampler:
+    def chosen(model: Model, some: Sequence[Sampler]) -> Sampler:
         found = [judge_gain(before, known[Images(model, "validation", sampler)], judges) for sampler in some]
         return some[choose(found, otherwise=some.index(own) if own in some else 0)]
 
     base, tuned = chosen("base", samplers), chosen("tuned", samplers)
     cheap = at_equal_cost(base, unguided.network_evaluations)
     several = Images("base", "test", base, images)
-    ask(*(Images("base", s, sampler) for s in ("validation", "test") for sampler in cheap), several)
+    ask(*(Images("base", s, sampler) for s in SPLITS for sampler in cheap), several)
     equal = chosen("base", cheap)
 
     reference = known[Images("base", "test", own)]
@@ -200,22 +204,17 @@ def sweep_guidance(
         found = gains(scores(Images("base", "test", base)), with_judges(reference, kept, judges), 1, trained_on, seed)
         words, cost = in_words(base, own), base.network_evaluations
         matches.append(Match(BEST_OF, words, f"base model, {words}, best of {images}", cost, images * cost, found))
+    rows = []
+    for sampler in samplers:
+        one, other = scores(Images("base", "test", sampler)), scores(Images("tuned", "test", sampler))
+        at_own = scores(Images("base", "test", own))
+        rows += _rows(sampler.guidance_scale, at_own, one, other, trained_on, seed)
     return GuidanceSweep(
         own,
-        [sampler.guidance_scale for sampler in samplers],
+        tried,
         base,
         tuned,
-        [
-            row
-            for sampler in samplers
-            for row in _rows(
-                sampler.guidance_scale,
-                scores(Images("base", "test", own)),
-                *(scores(Images(model, "test", sampler)) for model in ("base", "tuned")),
-                trained_on,
-                seed,
-            )
-        ],
+        rows,
         {each.name: each for each in matches},
         dict(judges),
         list(trained_on),

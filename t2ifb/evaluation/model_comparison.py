@@ -111,7 +111,7 @@ class ModelComparison:
         self.generations = Generations(folder / "generations", diffusion, sampling, batch_size, device, seed)
         self.cache = ScoreCache(folder / "scores", device, batch_size)
         needed = (prompts.test, prompts.validation) if self.scales else (prompts.test,)
-        self.splits = [source.split for source in needed if hasattr(source, "dataset")]
+        self.splits = [s.split for s in needed if hasattr(s, "dataset")]  # type: ignore[attr-defined]
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Sample and score missing images, print the tables and write them with their figures to a folder.

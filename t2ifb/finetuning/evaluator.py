@@ -29,7 +29,9 @@ from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import atomic_write, file_lock
 from t2ifb.utils.random_streams import Stream
 
-STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST}
+BEST_OF_SPLIT = "best_of"
+"""Name of test prompts with further noise, from which best-of-n chooses."""
+STREAMS = {"validation": Stream.VALIDATION, "test": Stream.TEST, BEST_OF_SPLIT: Stream.BEST_OF}
 FIGURES = ("judges", "gold", "kl", "kl_without_last_two", "diversity", "prompt")
 """Reserved names of metrics and of a sheet's column, not allowed for judges."""
 
@@ -284,7 +286,12 @@ def evaluate_checkpoints(
 
 
 def evaluate(
-    evaluator: Evaluator, model: TextToImageModel, samples_per_batch: int, whom: str, base: bool = False
+    evaluator: Evaluator,
+    model: TextToImageModel,
+    samples_per_batch: int,
+    whom: str,
+    base: bool = False,
+    with_kl: bool = True,
 ) -> EvalSamples:
     """Sample and score all images of an evaluator. Processes of one group share the sampling.
 
@@ -294,6 +301,7 @@ def evaluate(
         samples_per_batch: Samples per batch.
         whom: Name of the model for the progress bar.
         base: Evaluate the base model instead.
+        with_kl: Compute the policy's KL divergence, see `Evaluator.sample`.
     """
     share = range(len(evaluator))[own_share()]
     starts = range(0, len(share), samples_per_batch)
@@ -303,7 +311,7 @@ def evaluate(
             with without_adapters(model.denoiser):
                 evaluator.sample(model, numbers, with_kl=False)
         else:
-            evaluator.sample(model, numbers)
+            evaluator.sample(model, numbers, with_kl)
     return evaluator.answers()
 
 

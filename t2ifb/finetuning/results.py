@@ -1,7 +1,7 @@
-"""Final results of a fine-tuning run: tables, figures, the comparison at the usual guidance scale, and a verdict."""
+"""Final results of a fine-tuning run: tables, figures and a verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
@@ -13,96 +13,12 @@ from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import escape_markdown, markdown, screen, show
 from t2ifb.evaluation.tuning_plots import progress_sheet, tuning_curves
 from t2ifb.finetuning.evaluator import EvalSamples, Evaluator
+from t2ifb.finetuning.guidance import RunGuidance
 from t2ifb.training.metrics import validation_figures
 from t2ifb.training.run_folder import RunFolder
 
 SHOWN = 12
 """Number of test prompts in the figure, counted from the first."""
-
-
-@dataclass(frozen=True)
-class UsualGuidance:
-    """Comparison of base model and kept adapters at the usual guidance scale, on test prompts with the same noise.
-
-    A run is validated and tested at the scale of its own `sampling`. Adapters that gain at that scale may lose at the
-    usual one.
-
-    Attributes:
-        evaluator: Evaluation with the usual scale.
-        answers: Samples of `base` and `kept`.
-        trained_on: Names of the scorers that the run is trained on.
-        seed: Seed of the bootstrap.
-    """
-
-    evaluator: Evaluator
-    answers: Mapping[str, EvalSamples]
-    trained_on: tuple[str, ...]
-    seed: int
-
-    @property
-    def scale(self) -> float:
-        """The guidance scale."""
-        return self.evaluator.sampler.guidance_scale
-
-    @property
-    def gains(self) -> list[Gain]:
-        """Gain by each scorer."""
-        base, kept = (self.answers[name].scores for name in ("base", "kept"))
-        return gains(base, kept, self.evaluator.images_per_prompt, self.trained_on, self.seed)
-
-    @property
-    def sentence(self) -> str:
-        """Whether the tuned model is better or worse than the base model, by gold or, without gold, by the judges."""
-        base, kept = (self.answers[name].sheet(self.evaluator.prompts) for name in ("base", "kept"))
-        of_scorer = {row.name: row.difference for row in self.gains}
-        found = {"gold": of_scorer["gold"]} if "gold" in of_scorer else {}
-        if not self.evaluator.chosen_by.keys() <= set(self.trained_on):
-            found["judges"] = change(base, base, kept, self.evaluator.chosen_by, self.seed)
-        found |= {name: of_scorer[name] for name in self.trained_on}
-        return usual_guidance_sentence(self.scale, found, len(set(self.evaluator.prompts)))
-
-    def write(self, run: RunFolder) -> dict[str, Any]:
-        """Print and save everything; return the metrics for `summary.json`."""
-        prompts = self.evaluator.prompts
-        title = f"kept checkpoint at guidance {self.scale:g}, {len(set(prompts))} test prompts, same noise"
-        show(screen(title, HEADINGS, [row.cells() for row in self.gains]))
-        print(self.sentence)
-        write_gains(self.gains, run.path, "table_kept_usual_guidance")
-        for name, answers in self.answers.items():
-            answers.sheet(prompts).write(run.samples / f"test_usual_guidance_{name}.csv")
-        some = slice(0, SHOWN)
-        columns = {f"{name}, guidance {self.scale:g}": self.answers[name].images[some] for name in self.answers}
-        progress_sheet(prompts[some], columns, run.samples / "test_usual_guidance.png")
-        return {
-            "guidance_scale": self.scale,
-            "prompts": len(set(prompts)),
-            "sentence": self.sentence,
-            **self.evaluator.kl_figures(self.answers["kept"]),
-            **{row.name: asdict(row) for row in self.gains},
-        }
-
-    def card(self) -> str:
-        """Table for the model card."""
-        lines = [row.cells() for row in self.gains]
-        return f"{self.sentence}\n\n{markdown(HEADINGS, lines)}"
-
-
-def usual_guidance_sentence(scale: float, changes: Mapping[str, Interval], prompts: int) -> str:
-    """Result of the comparison at the usual guidance scale in words. The first metric decides.
-
-    Args:
-        scale: The guidance scale.
-        changes: Changes from the base model to the tuned one, with 95 % intervals, by metric.
-        prompts: Number of prompts.
-    """
-    first = next(iter(changes.values()))
-    verdict = "no different from the base model beyond chance"
-    if first.excludes_zero:
-        verdict = f"{'better' if first.mean > 0 else 'worse'} than the base model"
-    figures = ", ".join(
-        f"{name} {each.mean:+.3f} [{each.low:+.3f}, {each.high:+.3f}]" for name, each in changes.items()
-    )
-    return f"At guidance {scale:g} the tuned model is {verdict}: {figures} ({prompts} test prompts)."
 
 
 class TuningResults:
@@ -117,10 +33,10 @@ class TuningResults:
         trained_on: Sequence[str],
         kept: int,
         seed: int,
-        usual: UsualGuidance | None = None,
+        guidance: RunGuidance | None = None,
     ) -> None:
         """Compare the samples of `base`, `kept` and `last`. `rows` are those of `metrics.csv`."""
-        self.run, self.seed, self.usual = run, seed, usual
+        self.run, self.seed, self.guidance = run, seed, guidance
         self.chosen_by = "the reward" if evaluator.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
         self.evaluator, self.answers, self.rows, self.kept = evaluator, answers, rows, kept
         self.gains: dict[str, list[Gain]] = {
@@ -136,6 +52,9 @@ class TuningResults:
             "sentence": self.sentence,
             "kept": "base" if keeps_base(self.rows, self.kept) else "tuned",
         }
+        if self.guidance is not None:
+            figures["sentence"] = f"{self.guidance.sentence} {self.sentence}"
+            figures["guidance"] = self.guidance.write(run)
         same = self.answers["kept"] is self.answers["last"]
         for name, rows in self.gains.items():
             if not (same and name == "last"):
@@ -150,9 +69,6 @@ class TuningResults:
         figures["judge_weights"] = self.evaluator.chosen_by
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.evaluator.chosen_by.items())
         print(f"weights in checkpoint selection: {weights}")
-        if self.usual is not None:
-            figures["test_usual_guidance"] = self.usual.write(run)
-            figures["sentence"] += f" {self.usual.sentence}"
         some = slice(0, SHOWN)
         columns = {"base": "base", "kept": f"kept, step {self.kept}", "last": "last"}
         if same:
@@ -168,24 +84,25 @@ class TuningResults:
         shown = [[name, escape_markdown(str(value))] for name, value in recipe.items()]
         figures = f"On {len(self.evaluator.prompts)} test prompts:\n\n{markdown(HEADINGS, lines)}"
         curves = "![Reward, judges and KL divergence over the updates](tuning_curves.png)"
-        usual = [] if self.usual is None else [self.usual.card()]
-        return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, *usual, curves])
+        swept = [] if self.guidance is None else [self.guidance.card()]
+        return "\n\n".join([markdown(["setting", "value"], shown), self.sentence, figures, *swept, curves])
 
     def warning(self, tuned_at: float) -> str:
-        """First lines of the model card: whether to use the adapters, and at which guidance scale.
+        """First lines of the model card: the verdict, whether to use the adapters, and at which guidance scale.
 
         Args:
             tuned_at: Guidance scale of the training rollouts.
         """
         tested_at = self.evaluator.sampler.guidance_scale
+        use_at = tested_at if self.guidance is None else self.guidance.scale
         lines = [
-            f"Use these adapters at guidance scale {tested_at:g}: "
-            f"they were tuned at {tuned_at:g} and tested at {tested_at:g}."
+            f"Use these adapters at guidance scale {use_at:g}: "
+            f"they were tuned at {tuned_at:g} and their checkpoint was chosen at {tested_at:g}."
         ]
         if keeps_base(self.rows, self.kept):
             better = f"Keep the base model: no checkpoint of this run is better than it by {self.chosen_by}."
             lines.insert(0, f"**{better}** These are the adapters of the best one, step {self.kept}.")
-        return " ".join([*lines, *([] if self.usual is None else [self.usual.sentence])])
+        return " ".join([*([] if self.guidance is None else [self.guidance.sentence]), *lines])
 
     def _change(self, earlier: int, later: int) -> Interval:
         """Change of the selection score between two validations. One is the best of all, which widens the interval."""

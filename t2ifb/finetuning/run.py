@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from t2ifb.diffusion.lora import LORA_WEIGHTS, LoRA, save_lora, start_adapters
 from t2ifb.diffusion.model import DECODER, ModelSource, TextToImageModel
 from t2ifb.diffusion.models import source_of
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.evaluation.guidance_sweep import check_scales
 from t2ifb.evaluation.lazy import build
 from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
@@ -33,6 +34,7 @@ from t2ifb.finetuning.evaluator import (
     evaluate_checkpoints,
     rounding_floor,
 )
+from t2ifb.finetuning.guidance import guidance_of_run
 from t2ifb.finetuning.judge_weights import check_weights, weights_of_run
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.network_evaluations import NetworkEvaluations
@@ -43,7 +45,6 @@ from t2ifb.finetuning.results import TuningResults
 from t2ifb.finetuning.run_parts import (
     SET_BY_TUNING,
     TRAIN,
-    at_usual_guidance,
     check_algorithm,
     check_counts,
     check_truth,
@@ -107,8 +108,9 @@ class FineTuner:
         truth: nn.Module | None = None,
         judge_weights: Mapping[str, float] | None = None,
         rankings: PreferenceDataset | str | Path | None = None,
-        usual_guidance_scale: float | None = None,
-        usual_guidance_prompts: int = 64,
+        guidance_scales: Sequence[float] = (),
+        guidance_prompts: int = 64,
+        best_of: int = 4,
         alpha: float | None = None,
         beta: float | None = None,
         standardise: bool | None = None,
@@ -156,9 +158,12 @@ class FineTuner:
                 on `rankings` decides (`weights_of`), and without those they are equal.
             rankings: Data set, or its folder, whose training rankings an algorithm on preference pairs learns from, and
                 whose validation rankings weigh the judges unless the validation prompts are a `PromptFile`.
-            usual_guidance_scale: Usual guidance scale of the base model. If it differs from that of `sampling`, the run
-                ends with a comparison of the kept adapters and the base model at this scale.
-            usual_guidance_prompts: Number of test prompts in that comparison, one image each.
+            guidance_scales: Guidance scales at which the run's end compares the kept adapters with the base model, each
+                at its own best scale (`sweep_guidance`). The scale of `sampling` is added. Without any, they are
+                compared at the scale of `sampling` alone.
+            guidance_prompts: Maximum number of validation prompts that choose the scales, and of test prompts that the
+                models are compared on, one image each.
+            best_of: Number of the base model's images that the reward chooses from, for comparison with tuning.
             alpha: Replaces the algorithm's weight of the reward.
             beta: Replaces the algorithm's weight of the KL divergence.
             standardise: Standardise the reward (mean 0, standard deviation 1) on the base model's images of the
@@ -196,7 +201,8 @@ class FineTuner:
             validate_every=validate_every,
             validation_prompts=validation_prompts,
             images_per_prompt=images_per_prompt,
-            usual_guidance_prompts=usual_guidance_prompts,
+            guidance_prompts=guidance_prompts,
+            best_of=best_of,
             samples_per_batch=samples_per_batch,
             batch_size=batch_size,
         )
@@ -207,9 +213,8 @@ class FineTuner:
         self.start_from = start_from
         self.sampling = sampling or Sampler(40, 7.5)
         self.rollout = rollout or replace(self.sampling, unconditional="detached")
-        usual = self.sampling.guidance_scale if usual_guidance_scale is None else usual_guidance_scale
-        self.usual_sampling = replace(self.sampling, guidance_scale=usual)
-        self.usual_guidance_prompts = usual_guidance_prompts
+        self.guidance_scales, self.guidance_prompts = check_scales(guidance_scales), guidance_prompts
+        self.best_of = best_of
         self.algorithm = with_weights(algorithm or ReFL(), alpha, beta)
         check_algorithm(self.algorithm, gradient_norms, rankings)
         self.reward_part, parts = reward_part(reward, self.output_dir, resume), judge_parts(judges, self.output_dir)
@@ -376,11 +381,11 @@ class FineTuner:
         test = self.evaluator("test", self.seed).to(device)
         of_base = base.of(test, model, self.samples_per_batch)
         answers, best_step = evaluate_checkpoints(run, test, model, self.samples_per_batch, of_base)
-        usual = at_usual_guidance(self, model, base, device)
+        guidance = guidance_of_run(self, model, base, answers, device)
         if not first_process():
             return None
         rows = read_metrics(run.metrics)
-        return TuningResults(run, test, answers, rows, [REWARD], best_step, self.seed, usual)
+        return TuningResults(run, test, answers, rows, [REWARD], best_step, self.seed, guidance)
 
     def _export(
         self, run: RunFolder, model: TextToImageModel, verdict: TuningResults, figures: dict[str, Any]
@@ -392,7 +397,14 @@ class FineTuner:
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
-    def evaluator(self, split: str, seed: int, sampling: Sampler | None = None, most: int | None = None) -> Evaluator:
+    def evaluator(
+        self,
+        split: str,
+        seed: int,
+        sampling: Sampler | None = None,
+        most: int | None = None,
+        images_per_prompt: int | None = None,
+    ) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
 
         All scorers are applied. The reward is one of them but has no weight in the selection.
@@ -401,14 +413,16 @@ class FineTuner:
             split: `validation` or `test`.
             seed: Seed of the noise.
             sampling: Sampler of the images; the run's `sampling` by default.
-            most: Maximum number of prompts, counted from the first; all by default.
+            most: Maximum number of prompts, counted from the first; by default the run's `validation_prompts`, and all
+                test prompts.
+            images_per_prompt: Images per prompt; by default the run's in validations, and 1 on test prompts.
         """
-        prompts, images_per_prompt = self.prompts.of(split)[:most], 1
-        if split == "validation":
-            prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
+        validation = split == "validation"
+        prompts = self.prompts.of(split)[: most or (self.validation_prompts if validation else None)]
+        copies = images_per_prompt or (self.images_per_prompt if validation else 1)
         judges = ScorerSet({REWARD: self.reward, **self.judges}, self.truth)
         encoder = None
-        if self.diversity is not None and images_per_prompt > 1:
+        if self.diversity is not None and copies > 1:
             encoder = replace(self.diversity, device="cpu").load()
         chosen_by = {name: self.judge_weights[name] for name in self.judges} or {REWARD: 1.0}
-        return Evaluator(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
+        return Evaluator(prompts, sampling or self.sampling, judges, copies, seed, split, encoder, chosen_by)

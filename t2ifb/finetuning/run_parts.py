@@ -1,4 +1,4 @@
-"""Parts of a fine-tuning run: checks of arguments, the recipe in the model card, the usual guidance, and advice."""
+"""Parts of a fine-tuning run: checks of arguments, the recipe in the model card, and advice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +12,7 @@ from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.pairs import PairDataModule
 from t2ifb.diffusion.model import TextToImageModel
-from t2ifb.finetuning.baseline_cache import BaselineCache
-from t2ifb.finetuning.evaluator import REWARD, evaluate
 from t2ifb.finetuning.latents import LatentEncoder
-from t2ifb.finetuning.results import UsualGuidance
 from t2ifb.finetuning.trained_on import members_of
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.trainer import first_process
@@ -145,28 +142,6 @@ def recipe(tuner: "FineTuner", run: RunFolder, kept: int, precision: str) -> dic
         },
         "seed, precision": f"{tuner.seed}, {precision}",
     }
-
-
-def at_usual_guidance(
-    tuner: "FineTuner", model: TextToImageModel, base: BaselineCache, device: torch.device
-) -> UsualGuidance | None:
-    """Compare the base model with the loaded adapters at the usual guidance scale; None if that is the run's own.
-
-    Args:
-        tuner: The run.
-        model: Model with the adapters.
-        base: Cache of the base model's samples.
-        device: Device of the model.
-    """
-    if tuner.usual_sampling == tuner.sampling:
-        return None
-    evaluator = tuner.evaluator("test", tuner.seed, tuner.usual_sampling, tuner.usual_guidance_prompts).to(device)
-    name = f"guidance {tuner.usual_sampling.guidance_scale:g}"
-    answers = {
-        "base": base.of(evaluator, model, tuner.samples_per_batch),
-        "kept": evaluate(evaluator, model, tuner.samples_per_batch, name),
-    }
-    return UsualGuidance(evaluator, answers, (REWARD,), tuner.seed)
 
 
 def savings(tuner: "FineTuner") -> list[str]:

@@ -45,6 +45,7 @@ def chart_data(comparison: Comparison, gallery: Gallery) -> dict[str, Any]:
                     "val": run.val.thinned(ROWS_OF_VALIDATION, run.kept).as_data(),
                     "changes": {name: rounded(value) for name, value in run.changes().items()},
                     "samples": _samples(gallery, n, prompts, scorers),
+                    "guidance": _guidance(run),
                 }
             )
     return {
@@ -52,6 +53,7 @@ def chart_data(comparison: Comparison, gallery: Gallery) -> dict[str, Any]:
         "settings": settings,
         "metrics": metrics(comparison),
         "judges": _judges(comparison),
+        "swept": swept(comparison),
         "prompts": list(prompts),
         "scorers": list(scorers),
         "images": gallery.images,
@@ -147,6 +149,21 @@ def _samples(gallery: Gallery, run: int, prompts: dict[str, int], scorers: dict[
         at = [prompts.setdefault(prompt, len(prompts)) for prompt in samples.prompts]
         size = list(samples.size)
         found.append({"step": samples.step, "image": image, "prompts": at, "scores": scores, "size": size})
+    return found
+
+
+def swept(comparison: Comparison) -> list[str]:
+    """Scorers that a fine-tuning run has over guidance scales."""
+    return ordered({name for run in comparison.of_kind(TUNING) for name in _guidance(run)})
+
+
+def _guidance(run: Run) -> dict[str, dict[str, list[float | None]]]:
+    """Gains over the base model at the run's own guidance scale, by scorer: `scale`, `base` and `tuned`."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for row in run.results.guidance.get("", []):
+        curve = found.setdefault(row.name, {"scale": [], "base": [], "tuned": []})
+        for name, value in (("scale", row.scale), ("base", row.base_gain.mean), ("tuned", row.tuned_gain.mean)):
+            curve[name].append(rounded(number(value)))
     return found
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from t2ifb.evaluation.comparison import HEADINGS, Gain
+from t2ifb.evaluation.guidance_verdict import SCALE_HEADINGS, scale_cells
 from t2ifb.evaluation.tables import HEADINGS as ROW_HEADINGS
 from t2ifb.evaluation.tables import REFERENCE, Row, cells
 from t2ifb.reporting.chart_data import chart_data, metrics, ordered, run_summary
@@ -78,7 +79,7 @@ def _render(
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"shown": shown, "signed": signed, "cells_of": Gain.cells}
+    environment.filters |= {"shown": shown, "signed": signed, "cells_of": Gain.cells, "scale_cells_of": scale_cells}
     data = chart_data(comparison, gallery) | {"templates": _templates()}
     count = len(comparison.runs)
     text = environment.get_template("page.html").render(
@@ -92,6 +93,7 @@ def _render(
         summaries=[run_summary(run) for run in comparison.runs],
         gain_names=ordered({g.name for run in comparison.runs for rows in run.results.gains.values() for g in rows}),
         gain_headings=HEADINGS,
+        scale_headings=SCALE_HEADINGS,
         table_of=table_of,
         plotly=Markup(script),
         style=Markup(_part("page.css")),

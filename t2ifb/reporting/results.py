@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from t2ifb.evaluation.comparison import Gain
+from t2ifb.evaluation.guidance_sweep import ScaleGain
+from t2ifb.evaluation.guidance_verdict import SCALES
 from t2ifb.evaluation.statistics import Interval
 from t2ifb.evaluation.tables import Row
 from t2ifb.reporting.files import Notes, number, read_json
 
-Item = TypeVar("Item", Gain, Row)
+Item = TypeVar("Item", Gain, Row, ScaleGain)
 
 
 @dataclass(frozen=True)
@@ -19,21 +21,23 @@ class Results:
     """Results of a run on test prompts or rankings. Missing results are empty.
 
     Attributes:
-        gains: Fine-tuning run: base model against the checkpoints `kept`, `last` and `kept_usual_guidance`.
+        gains: Fine-tuning run: base model against the checkpoints `kept`, `last` and `kept_best_guidance`.
         figure8: Base model against each tuned model, by name.
         table1: Results of every scorer on the test rankings.
         accuracy: Reward run: results of the scorers, by split.
+        guidance: Scores over guidance scales, by the end of the file's name, which is empty for a fine-tuning run.
     """
 
     gains: dict[str, list[Gain]]
     figure8: dict[str, list[Gain]]
     table1: list[Row]
     accuracy: dict[str, list[Row]]
+    guidance: dict[str, list[ScaleGain]] = field(default_factory=dict)
 
     @property
     def any(self) -> bool:
         """Whether any results exist."""
-        return bool(self.gains or self.figure8 or self.table1 or self.accuracy)
+        return bool(self.gains or self.figure8 or self.table1 or self.accuracy or self.guidance)
 
 
 def read_results(folder: Path, summary: Mapping[str, Any], notes: Notes) -> Results:
@@ -54,11 +58,16 @@ def read_results(folder: Path, summary: Mapping[str, Any], notes: Notes) -> Resu
         else:
             accuracy[name] = _items(entries, _row, path, notes)
     table1 = folder / "table1.json"
+    swept = {
+        path.stem.removeprefix(SCALES).strip("_"): _items(read_json(path, list, notes) or [], _scale_gain, path, notes)
+        for path in sorted(folder.glob(f"{SCALES}*.json"), key=_number_in_name)
+    }
     return Results(
         gains={name: rows for name, rows in gains.items() if rows},
         figure8=_figure8(folder, summary.get("figure8"), notes),
         table1=_items(read_json(table1, list, notes) or [], _row, table1, notes),
         accuracy={name: accuracy[name] for name in sorted(accuracy, key=lambda n: (n != "test", n)) if accuracy[name]},
+        guidance={name: rows for name, rows in swept.items() if rows},
     )
 
 
@@ -98,6 +107,18 @@ def _gain(entry: dict[str, Any]) -> Gain:
         _interval(entry["difference"]) or _NOTHING,
         _interval(entry["win_rate"]) or _NOTHING,
         entry.get("trained_on") is True,
+    )
+
+
+def _scale_gain(entry: dict[str, Any]) -> ScaleGain:
+    difference, base_gain, tuned_gain = (
+        _interval(entry[name]) or _NOTHING for name in ("difference", "base_gain", "tuned_gain")
+    )
+    return ScaleGain(
+        str(entry["name"]),
+        *(_figure(entry["scale"]), _figure(entry["base"]), _figure(entry["tuned"])),
+        *(difference, base_gain, tuned_gain),
+        trained_on=entry.get("trained_on") is True,
     )
 
 

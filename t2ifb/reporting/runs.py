@@ -17,7 +17,10 @@ TUNING, REWARD, TABLE1, FIGURE8, OTHER = "tuning", "reward", "table1", "figure8"
 AGAINST = {
     "over-optimisation": "over-optimised later",
     "Kept the base model": "no better than base",
-    "the tuned model is worse than the base model": "worse at the usual guidance",
+    "The gain disappears": "gain disappears with guidance",
+    "The gain turns into a loss": "gain turns into a loss with guidance",
+    "The tuned model is worse than the base model": "worse than base",
+    "No gain can be shown": "no gain shown",
 }
 """Phrases of a verdict and their short forms in the overview."""
 KL = ("kl", "kl_without_last_two")

@@ -31,6 +31,8 @@ class Stream(IntEnum):
     """Noise levels of reward-weighted likelihood."""
     IMAGE_CACHE = 0x0DF6
     """Part of the noise keys of images that compare models."""
+    BEST_OF = 0x0DFB
+    """Part of the noise keys of further test samples, from which the best is chosen."""
     GRPO_STEPS = 0x0DF8
     """Steps that GRPO trains."""
     POOL = 0x0DF9

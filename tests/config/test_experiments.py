@@ -161,7 +161,8 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     quick = [
         "rollout.num_inference_steps=18", "sampling.num_inference_steps=2", "algorithm.batch_size=2",
         "algorithm.epochs=0.1", "prompts.most=2", "algorithm.validation_prompts=2", "logger=none",
-        "trainer.accelerator=cpu", *OWN_SAMPLES.get(experiment, ()),
+        "trainer.accelerator=cpu", "algorithm.guidance_scales=[2]", "algorithm.best_of=2",
+        *OWN_SAMPLES.get(experiment, ()),
     ]  # fmt: skip
     folder = go(monkeypatch, tmp_path, "train", f"+experiment={experiment}", *arguments, *quick)
     summary = json.loads((folder / "summary.json").read_text())
@@ -180,8 +181,9 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
     found = json.loads((folder / "judge_weights.json").read_text())  # by the validation rankings
     assert summary["judge_weights"] == found["weights"] and found["accuracies"].keys() == found["weights"].keys()
     assert judges <= found["weights"].keys() <= summary["test_kept"].keys()
-    at_usual_scale = domain == "sd15" or experiment == "dpo"
-    assert ("test_usual_guidance" in summary) != at_usual_scale
+    own = {"sd15": 7.5, "shapes": 4.0 if experiment == "dpo" else 1.0}[domain]
+    assert summary["guidance"]["scales"] == sorted([2.0, own])
+    assert summary["sentence"].startswith(summary["guidance"]["sentence"])
     if experiment == "refl":
         compare_with_base(monkeypatch, tmp_path, folder, domain, arguments)
 

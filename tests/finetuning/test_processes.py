@@ -80,6 +80,7 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(run_h
         "algorithm.batch_size=3", "algorithm.validation_prompts=5", "algorithm.images_per_prompt=1",
         "algorithm.validate_every=2", "algorithm.epochs=1", "prompts.train.count=12", "prompts.test.count=5",
         "optimizer.eps=0.01", "optimizer.lr=0.01", "algorithm.standardise=false",
+        "algorithm.guidance_scales=[4]", "algorithm.best_of=2",
         f"algorithm.cache_folder={tmp_path / 'kept'}",
     ]  # fmt: skip
     runs = {"one": ["trainer.accelerator=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
@@ -103,10 +104,12 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(run_h
         for key in single.keys() - {"wall_seconds"}:
             least = 1e-4 if key == "val/judges" else 1e-5  # a mean of small differences over deviations
             assert shared[key] == pytest.approx(single[key], rel=2e-3, abs=least), key
-    usual = [json.loads((tmp_path / name / "summary.json").read_text())["test_usual_guidance"] for name in runs]
-    for scorer in ("gold", "clip_score"):
-        for side in ("base", "tuned"):
-            assert usual[1][scorer][side] == pytest.approx(usual[0][scorer][side], rel=2e-3, abs=1e-3)
+    swept = [json.loads((tmp_path / name / "guidance_scales.json").read_text()) for name in runs]
+    for alone, shared in zip(*swept, strict=True):
+        assert (alone["name"], alone["scale"]) == (shared["name"], shared["scale"])
+        if alone["name"] in ("gold", "clip_score"):
+            for side in ("base", "tuned"):
+                assert shared[side] == pytest.approx(alone[side], rel=2e-3, abs=1e-3)
     tables = [(tmp_path / name / "table_kept.md").read_text() for name in runs]
     assert tables[0].splitlines()[:2] == tables[1].splitlines()[:2] and len(tables[0]) == len(tables[1])
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.finetuning.results import keeps_base, usual_guidance_sentence, verdict_sentence
+from t2ifb.finetuning.results import keeps_base, verdict_sentence
 
 FELL, BY_CHANCE = Interval(-0.3, -0.5, -0.1), Interval(-0.3, -0.7, 0.1)
 
@@ -58,15 +58,3 @@ def test_the_base_model_is_kept_unless_a_checkpoint_is_above_it(judges: float, b
 def test_without_a_validation_nothing_is_claimed() -> None:
     for rows in ([], RISES_AND_FALLS[:2]):
         assert verdict_sentence(rows, 0, lambda *_: FELL) == "No validation took place."
-
-
-def test_at_the_usual_scale_the_first_figure_decides_and_zero_within_the_interval_is_chance() -> None:
-    better, worse = Interval(0.2, 0.1, 0.3), Interval(-0.2, -0.3, -0.1)
-    for first, second, verdict in (
-        (better, worse, "better than the base model"),
-        (worse, better, "worse than the base model"),
-        (BY_CHANCE, better, "no different from the base model beyond chance"),
-    ):
-        text = usual_guidance_sentence(7.5, {"gold": first, "judges": second}, 12)
-        assert text.startswith(f"At guidance 7.5 the tuned model is {verdict}: gold {first.mean:+.3f} [")
-        assert text.endswith("(12 test prompts).") and f"judges {second.mean:+.3f} [" in text

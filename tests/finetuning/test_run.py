@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from t2ifb.data.prompts import PromptList, PromptSplits
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
-from t2ifb.evaluation.scoring import ScoreSheet
 from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.scorers.mix import Mix
@@ -37,14 +36,14 @@ def lora(run: Path) -> dict[str, Tensor]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption, which also compares at another guidance scale than its own."""
     folder = tmp_path_factory.mktemp("whole")
-    tune(make_tuning(usual_guidance_scale=3.0, truth=GoldScore()), folder)
+    tune(make_tuning(guidance_scales=[3.0], best_of=2, truth=GoldScore()), folder)
     return folder
 
 
 def test_the_run_leaves_what_it_promises(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["steps"] == 6 and summary["best_step"] in (2, 4, 6) and summary["skipped_updates"] == 0
-    assert summary["sentence"].startswith(f"Kept step {summary['best_step']}: reward ")
+    assert f" Kept step {summary['best_step']}: reward " in summary["sentence"]
     with (whole / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "2", "4", "6"]
@@ -79,34 +78,21 @@ def test_the_run_leaves_what_it_promises(whole: Path) -> None:
     assert all("lora_" in name for name in state)
 
 
-def test_the_end_compares_with_the_base_model_at_the_usual_guidance_scale(whole: Path) -> None:
+def test_the_end_compares_with_the_base_model_at_its_best_guidance_scale(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
-    found, own = summary["test_usual_guidance"], summary["test_kept"]
-    assert found["guidance_scale"] == 3 and found["prompts"] == 2
-    assert {"reward", "redness", "gold", "kl", "kl_without_last_two"} <= found.keys()
-    assert found["redness"]["base"] != own["redness"]["base"]  # other images
-    assert found["reward"]["trained_on"] and not found["redness"]["trained_on"]
-    sheets = [ScoreSheet.read(whole / "samples" / f"test_usual_guidance_{name}.csv") for name in ("base", "kept")]
-    assert sheets[0].prompts == ScoreSheet.read(whole / "samples" / "test_base.csv").prompts
-    gained = sheets[1].columns["redness"] - sheets[0].columns["redness"]
-    assert found["redness"]["difference"]["mean"] == pytest.approx(gained.mean(), abs=1e-6)
-    assert (whole / "table_kept_usual_guidance.csv").stat().st_size > 0
-    assert (whole / "samples" / "test_usual_guidance.png").stat().st_size > 0
-    assert found["sentence"].startswith("At guidance 3 the tuned model is ") and "judges " in found["sentence"]
-    assert summary["sentence"].endswith(found["sentence"])
+    found, own = summary["guidance"], summary["test_kept"]
+    assert (found["scales"], found["own_scale"], found["test_prompts"]) == ([1, 3], 1, 2)
+    at_own = found["comparisons"]["own scale"]["gains"]
+    for name in ("reward", "redness", "gold"):  # the same images
+        assert at_own[name]["tuned"] == pytest.approx(own[name]["tuned"], abs=1e-6)
+    assert found["comparisons"]["best of n"]["other_evaluations"] in (8, 16)
+    for name in ("guidance_scales.csv", "guidance_comparisons.md", "guidance_scales.png", "samples/guidance.png"):
+        assert (whole / name).stat().st_size > 0
+    assert summary["sentence"].startswith(f"{found['sentence']} Kept step ")
     card = (whole / "export" / "README.md").read_text()
     first = card.split("\n")[2]
-    assert first.startswith(
-        "Use these adapters at guidance scale 1: they were tuned at 1 and tested at 1. At guidance 3 "
-    )
-    assert card.count(found["sentence"]) == 2 and "redness (weight 1.00)" in card
-
-
-def test_at_one_guidance_scale_there_is_nothing_more_to_compare(tmp_path: Path) -> None:
-    tuning = make_tuning(usual_guidance_scale=1.0)
-    assert tuning.usual_sampling == tuning.sampling
-    with pytest.raises(ValueError, match="guidance_scale must be at least 1, not 0.5"):
-        make_tuning(usual_guidance_scale=0.5)
+    assert first.startswith(f"{found['sentence']} ") and "Use these adapters at guidance scale " in first
+    assert "best against best" in card and "redness (weight 1.00)" in card
 
 
 @pytest.mark.slow
@@ -124,7 +110,7 @@ def test_the_same_seed_gives_the_same_adapters_whatever_the_folder_held_and_the_
         pictures=False,
     )
     assert same(lora(whole), lora(tmp_path)) and (tmp_path / "summary.json").exists()
-    assert "test_usual_guidance" not in json.loads((tmp_path / "summary.json").read_text())
+    assert "guidance" not in json.loads((tmp_path / "summary.json").read_text())
     assert (whole / "base.safetensors").read_bytes() == (tmp_path / "base.safetensors").read_bytes()
 
 

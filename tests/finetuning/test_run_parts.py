@@ -1,4 +1,4 @@
-"""What a run is refused for, what its card lists, what it compares at the usual guidance, and what saves memory."""
+"""What a run is refused for, what its card lists, and what saves memory."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from torch import nn
 from t2ifb.data.images import load_image
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
-from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.grpo import GRPO
@@ -19,7 +18,6 @@ from t2ifb.finetuning.latents import fitted
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.run import FineTuner
 from t2ifb.finetuning.run_parts import (
-    at_usual_guidance,
     check_algorithm,
     check_counts,
     check_truth,
@@ -132,31 +130,6 @@ def test_the_recipe_says_that_the_reward_itself_chose_and_takes_any_optimiser(tm
     found = recipe(tuner, RunFolder(tmp_path), 2, "32-true")
     assert found["judges that chose the checkpoint"] == "none, the reward itself"
     assert found["reward"] == "Darkness" and found["optimiser"] == "SGD {}"
-
-
-def test_at_the_usual_guidance_the_base_model_is_compared_with_the_adapters_that_are_loaded() -> None:
-    tuner = make_tuning(sampling=Sampler(2, 1.0), usual_guidance_scale=3.0, usual_guidance_prompts=1)
-    model, cpu = tuner.model.load(), torch.device("cpu")
-    adapters = tuner.lora.add(model, seed=0)  # which change nothing yet
-    untouched = at_usual_guidance(tuner, model, BaselineCache(None, {}), cpu)
-    for weight in adapters:
-        weight.data = torch.randn(weight.shape) * 0.1
-    moved = at_usual_guidance(tuner, model, BaselineCache(None, {}), cpu)
-    assert untouched is not None and moved is not None
-    assert moved.scale == 3.0 and moved.evaluator.sampler.num_inference_steps == 2
-    assert moved.evaluator.prompts == tuner.prompts.of("test")[:1] and moved.trained_on == ("reward",)
-    base, kept = (moved.answers[name] for name in ("base", "kept"))
-    assert torch.equal(base.images, untouched.answers["base"].images)
-    assert torch.equal(base.images, untouched.answers["kept"].images)
-    assert not torch.equal(base.images, kept.images) and float(kept.kl) > 0 == float(base.kl)
-    own = tuner.evaluator("test", tuner.seed, most=1)
-    at_own = BaselineCache(None, {}).of(own, model, 2)
-    assert not torch.equal(at_own.images, base.images)  # another guidance scale
-
-
-def test_a_run_at_the_usual_guidance_compares_nothing() -> None:
-    tuner = make_tuning(usual_guidance_scale=1.0)
-    assert at_usual_guidance(tuner, None, None, torch.device("cpu")) is None  # type: ignore[arg-type]
 
 
 LEAST: dict[str, Any] = {

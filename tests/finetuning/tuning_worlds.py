@@ -29,6 +29,7 @@ FEW = (
     "sampling.num_inference_steps=3", "algorithm.algorithm.gradients_per_rollout=1", "algorithm.batch_size=2",
     "algorithm.validation_prompts=2", "algorithm.validate_every=1", "algorithm.epochs=1", "prompts.train.count=4",
     "prompts.test.count=2", "prompts.validation.count=2", "algorithm.standardise=false",
+    "algorithm.guidance_scales=[]",
 )  # fmt: skip
 """Arguments of a run of two updates, which takes seconds."""
 

@@ -105,14 +105,34 @@ def test_tables_and_figure_8_have_their_sections(tmp_path: Path) -> None:
     assert [line["trained_on"] for line in panels["1"][1]["lines"]] == [True, True]
 
 
-def test_the_comparison_at_the_usual_guidance_scale_has_a_table_where_a_run_has_one(tmp_path: Path) -> None:
+def test_the_comparison_at_the_best_guidance_scales_has_a_table_where_a_run_has_one(tmp_path: Path) -> None:
     run = write_tuning_run(tmp_path / "run")
-    title = "Kept checkpoint minus base model, both at the usual guidance scale, on test prompts"
+    title = "Kept checkpoint minus base model, each at its best guidance scale, on test prompts"
     assert title not in page_of(run).texts["h3"]
-    (run / "table_kept_usual_guidance.json").write_text((run / "table_kept.json").read_text())
+    (run / "table_kept_best_guidance.json").write_text((run / "table_kept.json").read_text())
     page = page_of(run)
     assert title in page.texts["h3"]
-    assert "kept checkpoint of run, at the usual guidance scale" in page.texts["caption"]
+    assert "kept checkpoint of run, each model at its best guidance scale" in page.texts["caption"]
+
+
+def test_the_gain_over_guidance_scales_is_a_chart_and_a_table(tmp_path: Path) -> None:
+    run = write_tuning_run(tmp_path / "run")
+    assert "Guidance" not in page_of(run).texts["h2"] and data_of(page_of(run))["swept"] == []
+    change = {"mean": 0.1, "low": 0.0, "high": None}
+    rows = [
+        {"name": name, "scale": scale, "base": 0.7, "tuned": 0.8, "trained_on": False}
+        | {"difference": change, "base_gain": change | {"mean": scale / 10}, "tuned_gain": change}
+        for name in ("clip_score", "gold")
+        for scale in (1.0, 4.0)
+    ]
+    (run / "guidance_scales.json").write_text(json.dumps([*rows, {"name": "broken"}]))
+    page = page_of(run)
+    data = data_of(page)
+    assert data["swept"] == ["gold", "clip_score"] and "Guidance" in page.texts["h2"]
+    assert data["runs"][0]["guidance"]["gold"] == {"scale": [1, 4], "base": [0.1, 0.4], "tuned": [0.1, 0.1]}
+    assert "By guidance scale: run" in page.texts["summary"]
+    (notes,) = make_page([run]).notes.values()
+    assert "guidance_scales.json: an entry has an unexpected form" in notes[0]
 
 
 def test_both_sums_of_the_kl_are_on_the_page(tmp_path: Path) -> None:

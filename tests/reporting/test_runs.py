@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from t2ifb.evaluation.guidance_verdict import headline
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.finetuning.results import usual_guidance_sentence, verdict_sentence
+from t2ifb.finetuning.results import verdict_sentence
 from t2ifb.reporting.runs import FIGURE8, OTHER, REWARD, TABLE1, TUNING, read_run
 from tests.reporting.parts import PROMPTS, write_evaluations, write_reward_run, write_tuning_run
 
@@ -37,8 +38,17 @@ def test_what_speaks_against_a_run_is_said_in_a_few_words(tmp_path: Path) -> Non
     ]
     run.summary["sentence"] = verdict_sentence(rows, 1, lambda *_: Interval(-0.3, -0.5, -0.1))
     assert run.verdict == ["over-optimised later", "no better than base"]
-    run.summary["sentence"] = usual_guidance_sentence(4.0, {"gold": Interval(-0.116, -0.136, -0.096)}, 64)
-    assert run.verdict == ["worse at the usual guidance"]
+    better, worse, chance = Interval(0.1, 0.05, 0.15), Interval(-0.1, -0.15, -0.05), Interval(0.0, -0.1, 0.1)
+    for own, best, scales, words in (
+        (better, better, (1, 4, 4), []),
+        (better, chance, (1, 4, 1), ["gain disappears with guidance"]),
+        (better, worse, (1, 4, 1), ["gain disappears with guidance"]),
+        (better, worse, (1, 1, 4), ["gain turns into a loss with guidance"]),
+        (chance, worse, (1, 4, 1), ["worse than base"]),
+        (chance, chance, (1, 4, 4), ["no gain shown"]),
+    ):
+        run.summary["sentence"] = headline(own, best, *scales)
+        assert run.verdict == words
 
 
 def test_every_kind_of_run_is_known(tmp_path: Path) -> None:

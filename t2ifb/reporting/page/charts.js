@@ -47,7 +47,7 @@ function tracesOf(runs, pointsOf, more) {
     for (const point of pointsOf(run)) {
       group.x.push(point.x);
       group.y.push(point.y);
-      group.text.push(plain(run.about ? `${run.name}: ${run.about}` : run.name) + `<br>step ${point.step}`);
+      group.text.push(plain(run.about ? `${run.name}: ${run.about}` : run.name) + `<br>${point.at ?? `step ${point.step}`}`);
       group.symbol.push(point.kept ? "diamond" : "circle");
       group.size.push(point.kept ? 10 : point.dot ?? 5);
     }

@@ -44,6 +44,10 @@ function start() {
     const metric = metrics.get(panel.dataset.metric);
     addChart(one(".plot", panel), (element) => drawCurve(element, metric));
   }
+  if (one("#guidance")) {
+    addChart(one("#guidance-plot"), drawGuidance);
+    one("#swept").addEventListener("change", updateSoon);
+  }
   if (one("#trade-offs")) {
     addChart(one("#reward-judge"), (element) => drawTrade(element, "reward", "reward, change from base"));
     addChart(one("#judge-kl"), (element) => drawTrade(element, value("kl"), klTitle(value("kl"), "KL to the base model")));

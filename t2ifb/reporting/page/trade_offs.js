@@ -1,4 +1,23 @@
-// Charts: reward against judge, judge against KL with the Pareto front, parallel coordinates.
+// Charts: gain against guidance scale, reward against judge, judge against KL with the Pareto front, parallel coordinates.
+// Base models with equal curves form one trace.
+function drawGuidance(element) {
+  const name = value("swept");
+  const runs = runsOf("tuning").filter((run) => run.guidance[name]);
+  const pointsOf = (run) => run.guidance[name].scale.map((x, n) => ({ x, y: run.guidance[name].tuned[n], at: `guidance ${x}` }));
+  const traces = tracesOf(runs, pointsOf, {});
+  const bases = new Map(runs.map((run) => [JSON.stringify([run.guidance[name].scale, run.guidance[name].base]), run]));
+  for (const run of bases.values()) {
+    traces.unshift({
+      type: "scatter", mode: "lines+markers", x: run.guidance[name].scale, y: run.guidance[name].base,
+      line: { color: GRAY[theme()], width: 2, dash: "dash" }, marker: { color: GRAY[theme()], size: 5 },
+      hovertemplate: "base model<br>guidance %{x}, %{y:.4~g}<extra></extra>",
+    });
+  }
+  const title = name === "judges" ? "gain of the judges, in standard deviations" : `gain of ${name}`;
+  Plotly.react(element, traces, layoutOf({ xaxis: axis("guidance scale"), yaxis: axis(title) }), CONFIG);
+  element.setAttribute("aria-label", `${title} against the guidance scale, ${runs.length} runs; the values are in the tables`);
+}
+
 function changesOf(run, name, rows) {
   const column = run.val.columns[name];
   const base = column?.[run.val.step.indexOf(0)] ?? (name === "judges" || isKL(name) ? 0 : null);
