@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from t2ifb.diffusion.lora import (
     LORA_WEIGHTS,
@@ -234,3 +236,14 @@ def test_layers_are_found_again_when_adapters_are_added(tmp_path: Path) -> None:
     load_lora(other, tmp_path)
     assert len(adapted_layers(one.denoiser)) == len(adapted_layers(other.denoiser)) > 0
     assert adapted_layers(one.denoiser) is adapted_layers(one.denoiser)  # no second walk
+
+
+def test_layers_are_found_again_when_adapters_are_added_or_deleted_by_peft_itself() -> None:
+    model = tuned(LoRA(targets=["to_q"]))
+    first = len(adapted_layers(model.denoiser))
+    model.denoiser.add_adapter(LoraConfig(target_modules=["to_k"]), adapter_name="other")
+    assert len(adapted_layers(model.denoiser)) == 2 * first
+    model.denoiser.delete_adapters("default")
+    assert adapted_layers(model.denoiser) == [
+        layer for layer in model.denoiser.modules() if isinstance(layer, BaseTunerLayer)
+    ]
