@@ -1,6 +1,8 @@
 """The embedded world's own pipeline, which is small enough for tests, and paths by a scheduler's configuration."""
 
+import copy
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,12 @@ KEYS = [(7, 0), (7, 1)]
 
 
 def shapes_model(precision: str = "fp32") -> StableDiffusionModel:
+    """A model of one's own: a copy, because reading the files takes longer."""
+    return copy.deepcopy(_read(precision))
+
+
+@cache
+def _read(precision: str) -> StableDiffusionModel:
     return StableDiffusionSource(str(PIPELINE), precision=precision, device="cpu").load()  # type: ignore[arg-type]
 
 
