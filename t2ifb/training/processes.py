@@ -58,7 +58,7 @@ def of_first(compute: Callable[[], Value]) -> Value:
 
 
 def in_shares(count: int, compute: Callable[[slice], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Columns (N, ...) by name. Each process computes its share of the rows; all must call this together.
+    """Columns (N, ...) by name. Each process computes its share of the rows. All must call this together.
 
     Args:
         count: N.
