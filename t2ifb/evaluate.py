@@ -62,10 +62,13 @@ def _tell_what_differs(parts: Components) -> None:
     """Say where the base model and the sampling of the runs in `run` are not those of this evaluation."""
     here = {key: absolute(parts.value(key)) for key in ("diffusion", "sampling")} if parts.value("run") else {}
     for run in _runs(parts):
-        file = Path(run).expanduser() / ".hydra" / "config.yaml"
-        saved: Any = OmegaConf.load(file) if file.is_file() else {}
-        there = {key: absolute(OmegaConf.to_container(saved[key], resolve=True)) for key in here if key in saved}
-        changed = changes(flatten(there), flatten({key: here[key] for key in there}))
+        files = [Path(run).expanduser() / name for name in (".hydra/config.yaml", "settings.json")]
+        saved: Any = next((OmegaConf.load(file) for file in files if file.is_file()), {})
+        there = flatten(
+            {key: absolute(OmegaConf.to_container(saved[key], resolve=True)) for key in here if key in saved}
+        )
+        now = flatten(here)
+        changed = changes(there, {key: now[key] for key in there if key in now})
         if other := [line for line in changed if line.startswith(("diffusion.source ", "sampling."))]:
             print(f"{run}: when it was tuned, {'; '.join(other)}", file=sys.stderr)
 

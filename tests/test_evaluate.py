@@ -102,12 +102,13 @@ def test_what_a_run_was_trained_on_takes_no_name_of_another(go: Go, tmp_path: Pa
     assert summary(tmp_path)["sources"] == dict(zip(("reward", "reward_3", "reward_2"), folders, strict=True))
 
 
+@pytest.mark.parametrize("record", [".hydra/config.yaml", "settings.json"])
 def test_a_run_of_another_base_model_or_other_sampling_is_said(
-    go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str], record: str
 ) -> None:
-    file = tmp_path / "tuned" / ".hydra" / "config.yaml"
+    file = tmp_path / "tuned" / record
     file.parent.mkdir(parents=True)
-    file.write_text("diffusion: {source: elsewhere}\nsampling: {guidance_scale: 4.0}\n")
+    file.write_text('{"diffusion": {"source": "elsewhere"}, "sampling": {"guidance_scale": 4.0}}')
     assert go("run=tuned", "~scorers.reward_model") == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tuned: when it was tuned, ")]
     assert "diffusion.source was elsewhere, now it is" in line

@@ -100,7 +100,7 @@ def test_prepare_and_train(
         (["dataset=pickapic"], "python -m t2ifb.prepare domain=sd15 dataset=pickapic"),
         (["dataset=hpdv2"], "python -m t2ifb.prepare domain=sd15 dataset=hpdv2"),
         (["dataset=own_rankings", "dataset.source=nowhere"], "Expected a table nowhere/<split>.csv"),
-        (["dataset=mixture"], "a mixture needs data sets: +dataset@dataset.datasets.<name>=<option>"),
+        (["dataset=mixture"], "(on the command line: +dataset@dataset.datasets.<name>=…)"),
     ],
 )
 def test_what_is_missing_is_said(go: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:

@@ -95,7 +95,10 @@ def _check_unfinished(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError([f"resume: {missing_file(folder)}"])
     if not _config_file(folder).is_file():
-        raise ConfigError([f"resume: {folder} is not a run folder, it has no .hydra/config.yaml"])
+        text = "is not a run folder, it has no .hydra/config.yaml"
+        if (folder / "settings.json").is_file():
+            text = "has a run that was started from Python; continue it there, with resume=True"
+        raise ConfigError([f"resume: {folder} {text}"])
     if (folder / "summary.json").exists():
         raise ConfigError([f"resume: the run in {folder} is finished (it has a summary.json); leave resume out"])
 

@@ -6,12 +6,16 @@ from typing import Any
 
 ARGUMENT = re.compile(r"(?<![\w.=/])([a-z_]\w*(?:\.[a-z_]\w*)*)=('[^']*'|\[[^]]*\]|[\w.+-]+|…)?")
 """An argument in a message: `batch_size=1`, `model.precision='fp16'`, `logger=…`."""
+LINK = re.compile(r"\$\{([\w.]+)\}")
 ELSEWHERE = {
     "trainer": "trainer",
     "logger": "logger",
     "output_dir": "hydra.run.dir",
     "resume": "resume",
     "reward": "scorer@reward",
+    "schedule": "scheduler",
+    "datasets": "+dataset@dataset.datasets.<name>",
+    "quick_gelu": "+encoder.quick_gelu",
 }
 """Keys of arguments that are not below `algorithm`."""
 VALUES = {"True": "true", "False": "false", "None": "null", "…": "…"}
@@ -27,10 +31,14 @@ def typed_arguments(message: str, config: Mapping[str, Any]) -> list[str]:
         config: The whole configuration, interpolations as they are written.
     """
     run = config.get("algorithm") or {}
-    parts = {key: node for key, node in config.items() if isinstance(node, Mapping) and "_target_" in node}
+    others = {key: node for key, node in config.items() if key != "algorithm"}
+    parts = {key: node for key, node in others.items() if isinstance(node, Mapping) and "_target_" in node}
     found: dict[str, None] = {}
     for name, value in ARGUMENT.findall(re.sub(r"`[^`]*`", "", message)):  # commands are spelled already
-        keys = list(_keys(name, run, "algorithm"))[:1]
+        link = LINK.fullmatch(str(run.get(name)))
+        # A component takes no value: model=ViT-L-14 is meant for another one.
+        is_part = link is not None and link[1] in parts and value != "None"
+        keys = [] if is_part else list(_keys(name, run, "algorithm"))[:1]
         keys = keys or [f"{place}.{name}" for place, node in parts.items() if name in node]
         if len(keys) == 1:
             key = keys[0]
@@ -45,7 +53,7 @@ def _keys(name: str, node: Mapping[str, Any], place: str) -> Iterator[str]:
     if first in ELSEWHERE:
         yield ".".join(filter(None, (ELSEWHERE[first], rest)))
     elif first in node:
-        link = re.fullmatch(r"\$\{([\w.]+)\}", str(node[first]))
+        link = LINK.fullmatch(str(node[first]))
         yield f"{link[1] if link else f'{place}.{first}'}.{rest}" if rest else f"{place}.{first}"
     for key, child in node.items():
         if isinstance(child, Mapping):

@@ -161,10 +161,6 @@ class RewardDataModule(LightningDataModule):
         """Batches of the validation split."""
         return self.evaluation_batches(self.splits[1])
 
-    def test_dataloader(self) -> list[RewardBatches]:
-        """Batches of the test splits, in the order of `splits`."""
-        return [self.evaluation_batches(split) for split in self.splits[2:]]
-
     def state_dict(self) -> dict[str, Any]:
         """The position and the settings that determine the order."""
         return self._position.state()

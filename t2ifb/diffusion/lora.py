@@ -81,7 +81,6 @@ class LoRA:
                 model.denoiser.add_adapter(config)
             except ValueError as error:
                 raise ValueError(f"cannot add adapters to {', '.join(targets)}: {error}") from error
-        _LAYERS.pop(model.denoiser, None)
         weights = [parameter for name, parameter in model.denoiser.named_parameters() if "lora_" in name]
         for weight in weights:
             weight.data = weight.data.float()
@@ -114,17 +113,20 @@ def load_adapter_state(denoiser: Any, state: Mapping[str, Tensor]) -> None:
     set_peft_model_state_dict(denoiser, dict(state))
 
 
-_LAYERS: "WeakKeyDictionary[nn.Module, list[Any]]" = WeakKeyDictionary()
-"""Adapted layers by denoiser: a walk through all modules takes milliseconds."""
+_LAYERS: "WeakKeyDictionary[nn.Module, tuple[list[Any], list[Any]]]" = WeakKeyDictionary()
+"""Configurations of the adapters and adapted layers by denoiser: a walk through all modules takes milliseconds."""
 
 
 def adapted_layers(denoiser: nn.Module) -> list[Any]:
-    """The layers that have adapters. Adapters are added by `LoRA.add` and `load_lora` only."""
+    """The layers that have adapters; found again when adapters were added or deleted, also by peft itself."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if denoiser not in _LAYERS:
-        _LAYERS[denoiser] = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
-    return _LAYERS[denoiser]
+    configs = list(getattr(denoiser, "peft_config", {}).values())
+    known, layers = _LAYERS.get(denoiser, ([], []))
+    if len(known) != len(configs) or any(one is not other for one, other in zip(known, configs, strict=True)):
+        layers = [module for module in denoiser.modules() if isinstance(module, BaseTunerLayer)]
+        _LAYERS[denoiser] = configs, layers
+    return layers
 
 
 @contextmanager
@@ -289,7 +291,6 @@ def load_lora(model: "TextToImageModel", source: str | Path) -> None:
         if "size mismatch" not in str(error):
             raise
         raise ValueError(f"{file} belongs to another base model: its layers have other sizes") from error
-    _LAYERS.pop(model.denoiser, None)
     model.denoiser.requires_grad_(False)
 
 

@@ -216,7 +216,7 @@ def flow(
 
     if path.prediction != "flow":
         name = path.scheduler.get("_class_name")
-        raise ValueError(f"the pipeline's scheduler is {name}, not that of a rectified flow; give scheduler=ddim")
+        raise ValueError(f"the pipeline's scheduler is {name}, not that of a rectified flow; give schedule=ddim")
     scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(path.scheduler))
     _check_steps(num_inference_steps, scheduler.config.num_train_timesteps)
     scheduler.set_timesteps(num_inference_steps, mu=mu)
@@ -241,7 +241,7 @@ def own(path: GaussianPath, num_inference_steps: int) -> Schedule:
     if name not in makers:
         raise ValueError(
             f"the pipeline's own scheduler is {name}, whose steps depend on earlier ones or have no Gaussian in closed "
-            "form; give scheduler=ddim or scheduler=ddpm, which use its noise schedule"
+            "form; give schedule=ddim or schedule=ddpm, which use its noise schedule"
         )
     return makers[name](path, num_inference_steps)
 

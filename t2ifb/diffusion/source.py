@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from t2ifb.utils.files import read_text
-from t2ifb.utils.overrides import typed
 
 INDEX = "model_index.json"
 
@@ -147,8 +146,7 @@ def _check_files(source: str, expected: str | None = None) -> None:
     elif path.is_dir() and not (path / INDEX).is_file():
         hint = "expected a folder in diffusers' format"
         if files := sorted(path.glob("*.safetensors")):
-            file = typed("diffusion.source", files[0])
-            hint = f"for a single file in it set {file} diffusion.config=<folder of a pipeline of its kind>"
+            hint = f"for a single file give model.source='{files[0]}' and model.config=… (a pipeline of its kind)"
         raise ValueError(f"{path} has no {INDEX}; {hint}")
     elif path.is_dir() and expected and (found := _named_class(path / INDEX)) != expected:
         raise ValueError(f"{path} is a {found}, and this family of models reads a {expected}")
@@ -168,7 +166,7 @@ def _failure(source: str, config: str | None, kind: str, error: Exception) -> st
     return (
         f"the diffusion model {source} is not on this machine and cannot be downloaded "
         f"({type(error).__name__}). Download it where a network is available: hf download {source}; then "
-        "set diffusion.source=<folder>, also for a copied folder"
+        "give model.source=…, its folder, also for a copied folder"
     )
 
 

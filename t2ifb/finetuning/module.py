@@ -34,6 +34,7 @@ class FineTuningModule(LightningModule):
         policy: The trained policy.
         algorithm: The algorithm.
         terms: Terms (B,) of the latest loss, so that a NaN can be traced.
+        logged: Names of the metrics that were logged last.
         experience: Experience of the current updates; None before the first one, and if this process has no share of
             the batch.
     """
@@ -76,6 +77,7 @@ class FineTuningModule(LightningModule):
         self.micro_batch_size, self.gradient_clip_norm = micro_batch_size, gradient_clip_norm
         self.make_optimizer, self.ema = optimizer, ema
         self.terms: dict[str, Tensor] = {}
+        self.logged: set[str] = set()
         self.experience: Experience | None = None
         self._inside = False
         self._minibatches: Iterator[Experience] | None = None
@@ -242,8 +244,10 @@ class FineTuningModule(LightningModule):
             return
         totals = {name: torch.stack(values).sum(0).cpu() for name, values in self._sums.items()}
         self._sums = {}
-        parts = of_all(totals)
-        for name in dict.fromkeys(name for part in parts for name in part):  # an empty share has no names
+        parts: list[Any] = of_all(totals)
+        names = dict.fromkeys(name for part in parts for name in part)  # an empty share has no names
+        self.logged = {f"train/{name}" for name in names}
+        for name in names:
             total, count = sum(part[name] for part in parts if name in part)
             self.log(f"train/{name}", float(total / count), prog_bar=name in ("reward", "kl"), batch_size=1)
 

@@ -62,23 +62,26 @@ from t2ifb.scorers.mix import Mix
 from t2ifb.scorers.shorthand import clip_source
 from t2ifb.training import loggers
 from t2ifb.training.losses import kl_sums
-from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
+from t2ifb.training.metrics import MetricsCSV, read_metrics
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.processes import start_processes
 from t2ifb.training.reward_checks import check_differentiable, check_known
 from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.settings import settings_of
 from t2ifb.training.trainer import (
     ONE_DEVICE,
     SET_BY_THE_RUN,
     MakeLogger,
     MakeTrainer,
+    check_mixed_precision,
     first_process,
     make_trainer,
     named_gpu,
     on_usable_device,
     reject_reserved,
+    run_figures,
 )
-from t2ifb.utils.devices import device_facts, true_float32
+from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import data_folder, make_folder, sha256_file
 from t2ifb.utils.reward_runs import RECORD
 
@@ -188,7 +191,7 @@ class FineTuner:
             seed: Random seed of the run.
             resume: Continue the unfinished run in `output_dir` from its last checkpoint, if it has one. All other
                 arguments must be as before.
-            config: Settings to record with the logger; they change nothing else.
+            config: Settings to record with the logger instead of these arguments; they change nothing else.
 
         Raises:
             ValueError: A number is out of range, a shorthand names nothing, or a scorer cannot be built.
@@ -237,6 +240,10 @@ class FineTuner:
         self.gradient_norms = gradient_norms
         self.cache_folder = None if cache_folder is False else Path(cache_folder or data_folder()).expanduser()
 
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain containers."""
+        return settings_of(self, reward=self.reward_part, judges=self.judge_parts)
+
     def baseline_cache(self) -> BaselineCache:
         """Cache of the base model's samples, keyed by the arguments that they depend on besides prompts and seed."""
         names = ("model", "sampling", "reward", "judges", "truth", "diversity", "standardise")
@@ -263,15 +270,10 @@ class FineTuner:
         """
         reject_reserved(self.trainer, "trainer", SET_BY_THE_RUN | SET_BY_TUNING)
         trainer, run = on_usable_device(self.trainer), RunFolder(self.output_dir)
-        precision = str(getattr(trainer, "keywords", {}).get("precision"))
-        if precision in ("16-true", "bf16-true"):
-            raise ValueError(
-                f"trainer.precision={precision} would round the adapters' updates away; use trainer.precision="
-                f"{precision.replace('true', 'mixed')}, and model.precision=… for the frozen weights"
-            )
+        check_mixed_precision(trainer, "the adapters", ", and model.precision=… for the frozen weights")
         with (
             run.held() if first_process() else nullcontext(),
-            explained_memory(lambda: savings(self), isinstance(self.algorithm, ReFL)),
+            explained_memory(lambda: savings(self), hasattr(self.algorithm, "work")),
             true_float32(),
         ):
             return self._fit(run, trainer)
@@ -282,6 +284,7 @@ class FineTuner:
             check_differentiable(self.reward)
         if first_process():
             run.check_new(self.resume)
+            run.write_settings(self.settings())
             record_reward(run.path / RECORD, self.reward_part, self.reward, self.resume)
             if not self.resume:
                 (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
@@ -317,7 +320,8 @@ class FineTuner:
             NanGuard(self.max_skipped_updates),
             ValidationCallback(run, evaluator, self.patience),
         )
-        recorder = loggers.start(self.logger, run, {"seed": seed} | self.config) if first_process() else False
+        config = {"seed": seed} | (self.config or self.settings())
+        recorder = False if not first_process() else loggers.start(self.logger, run, config)
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is validated and saved
@@ -351,20 +355,13 @@ class FineTuner:
         verdict = self._test(run, model, base, engine.strategy.root_device)
         if verdict is None:
             return {}
+        seconds = time.monotonic() - started + (metrics.seconds if last else 0)
         figures = verdict.write() | {
-            "best_step": verdict.kept,
-            "chosen_by": "judges",
-            "validation": validation_figures(verdict.rows, verdict.kept),
+            **run_figures(engine, run, guard, verdict.kept, "judges", seed, seconds),
             "steps": engine.global_step,
             "network_evaluations": cost.total,
-            "skipped_updates": guard.skipped,
-            "overflowed_updates": guard.overflowed,
             "prompts_cut": cut,
             **floor,
-            "seed": seed,
-            "precision": str(engine.precision),
-            "device": device_facts(engine.strategy.root_device),
-            "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
             "data": data.state_dict(),
         }
         summary = self._export(run, model, verdict, figures)

@@ -96,7 +96,8 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read a run's folder. Missing files are empty, broken ones are noted."""
     notes = Notes(path)
-    config = read_yaml(path / ".hydra" / "config.yaml", dict, notes) or {}
+    config = read_yaml(path / ".hydra" / "config.yaml", dict, notes)
+    config = config or read_json(path / "settings.json", dict, notes) or {}  # of a run that was started from Python
     if not config and not notes.texts:
         notes.add(path / ".hydra" / "config.yaml", "is missing; the run's settings are unknown")
     summary = read_json(path / "summary.json", dict, notes)

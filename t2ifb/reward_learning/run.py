@@ -26,22 +26,25 @@ from t2ifb.scorers.heads import MLPHead
 from t2ifb.scorers.reward_model import export_hash, write_export
 from t2ifb.scorers.shorthand import clip_source
 from t2ifb.training import loggers
-from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
+from t2ifb.training.metrics import MetricsCSV
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.reward_checks import check_known
 from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.settings import settings_of
 from t2ifb.training.trainer import (
     ONE_DEVICE,
     SET_BY_THE_RUN,
     MakeLogger,
     MakeTrainer,
+    check_mixed_precision,
     first_process,
     make_trainer,
     named_gpu,
     on_usable_device,
     reject_reserved,
+    run_figures,
 )
-from t2ifb.utils.devices import device_facts, true_float32
+from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import data_folder
 
 ADAM = partial(torch.optim.Adam, lr=1e-5, betas=(0.9, 0.99), fused=True)
@@ -111,7 +114,7 @@ class RewardTrainer:
             seed: Random seed of the run.
             resume: Continue the unfinished run in `output_dir` from its last checkpoint, if it has one. All other
                 arguments must be as before.
-            config: Settings to record with the logger; they change nothing else.
+            config: Settings to record with the logger instead of these arguments; they change nothing else.
 
         Raises:
             ValueError: A number is out of range, or a shorthand names nothing.
@@ -163,23 +166,17 @@ class RewardTrainer:
         trainer = on_usable_device(trainer)
         if self.encoder.device == "auto":  # images are embedded on the head's device
             self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")
-        self._check_precision(str(getattr(trainer, "keywords", {}).get("precision")))
+        if self.encoder.trainable_layers:
+            check_mixed_precision(trainer, "the tuned layers")
         with run.held() if first_process() else nullcontext(), true_float32():
             if first_process():
                 run.check_new(self.resume)
+                run.write_settings(self.settings())
             return self._fit(run, trainer)
 
-    def _check_precision(self, precision: str) -> None:
-        """Check that tuned weights are not kept in half precision.
-
-        Raises:
-            ValueError: The trainer's precision would round them.
-        """
-        if self.encoder.trainable_layers and precision in ("16-true", "bf16-true"):
-            raise ValueError(
-                f"trainer.precision={precision} keeps tuned layers in half precision, which rounds updates "
-                f"away; use {precision.replace('true', 'mixed')}"
-            )
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain containers."""
+        return settings_of(self, **self.data.keywords, dataset=self.data.args[0])
 
     def _fit(self, run: RunFolder, trainer: MakeTrainer) -> dict[str, Any]:
         started, seed = time.monotonic(), self.seed
@@ -201,7 +198,8 @@ class RewardTrainer:
         )  # here, because filling the cache may have used the generator
         module = RewardModule(self.head(embedding_dim=width), self.optimizer, seed, tuned, self.encoder_lr)
         metrics, guard = MetricsCSV(run), NanGuard(self.max_skipped_updates)
-        recorder = loggers.start(self.logger, run, {"seed": seed} | self.config) if first_process() else False
+        config = {"seed": seed} | (self.config or self.settings())
+        recorder = False if not first_process() else loggers.start(self.logger, run, config)
         steps = self.epochs * data.steps_per_epoch
         every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
         engine = make_trainer(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
@@ -222,16 +220,9 @@ class RewardTrainer:
         verdicts[0].draw(run)
         changed = tuned.tuned_state() if tuned is not None else {}
         write_export(run.export, head, self.encoder, verdicts[0].card(), changed)
+        seconds = time.monotonic() - started + (metrics.seconds if last else 0)
         figures |= {
-            "best_step": best["global_step"],
-            "chosen_by": "accuracy",
-            "validation": validation_figures(read_metrics(run.metrics), best["global_step"]),
-            "skipped_updates": guard.skipped,
-            "overflowed_updates": guard.overflowed,
-            "seed": seed,
-            "precision": str(engine.precision),
-            "device": device_facts(engine.strategy.root_device),
-            "wall_seconds": round(time.monotonic() - started + (metrics.seconds if last else 0), 1),
+            **run_figures(engine, run, guard, best["global_step"], "accuracy", seed, seconds),
             "encoder": self.encoder.fingerprint(),
             "init": None if self.start is None else self.start.name,
             "data": data.state_dict() | {"splits": data.hashes()},

@@ -136,8 +136,7 @@ class CLIPSource:
         return CLIPEncoder(self, shared_as).to(device_of(self.device))
 
     def _shared_as(self) -> str:
-        """Sharing key: equal for sources that load the same weights."""
-        return self.fingerprint()
+        return self.fingerprint()  # equal for sources that load the same weights
 
     def tokenizer(self) -> Any:
         """The tokenizer of `open_clip`."""
@@ -155,26 +154,21 @@ class CLIPSource:
         import open_clip
 
         self._config()
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(self.model)) or "(none)"
         if self.pretrained is None:
-            raise ValueError(
-                f"{self.model} has no weights: set pretrained=<file> or one of the tags "
-                f"{', '.join(open_clip.list_pretrained_tags_by_model(self.model)) or '(none)'}"
-            )
+            raise ValueError(f"{self.model} has no weights: set pretrained=<file> or one of the tags {tags}")
         in_both_forms = open_clip.get_model_config(self.model + QUICK_GELU) is not None
         if Path(self.pretrained).expanduser().is_file():
             if in_both_forms and self.quick_gelu is None:
                 raise ValueError(
                     f"{self.pretrained} does not record the activation it was trained with. OpenAI's weights need "
                     f"model={self.model}{QUICK_GELU}; for weights trained with plain GELU set "
-                    f"quick_gelu=false together with model={self.model} (+encoder.quick_gelu=false)"
+                    f"quick_gelu=False together with model={self.model}"
                 )
             return
         tag = open_clip.pretrained.get_pretrained_cfg(self.model, self.pretrained)
         if not tag:
-            raise ValueError(
-                f"pretrained={self.pretrained} is neither a file nor a tag of {self.model}; its tags are "
-                f"{', '.join(open_clip.list_pretrained_tags_by_model(self.model)) or '(none)'}"
-            )
+            raise ValueError(f"pretrained={self.pretrained} is neither a file nor a tag of {self.model}: {tags}")
         if bool(tag.get("quick_gelu", False)) != self._quick_gelu():
             right = self.model.removesuffix(QUICK_GELU) + (QUICK_GELU if tag.get("quick_gelu") else "")
             raise ValueError(
@@ -226,8 +220,8 @@ class CLIPSource:
         where = f"{tag['hf_hub'].strip('/')} on the Hugging Face hub" if tag.get("hf_hub") else tag.get("url")
         return (
             f"the weights {self.pretrained} of {self.model} are not on this machine and cannot be downloaded. Download "
-            f"open_clip_model.safetensors from {where} and set pretrained=<that file> (encoder.pretrained=<that file> "
-            f"on the command line). [{first[:200]}]"
+            f"open_clip_model.safetensors from {where} and set pretrained=… to that file. "
+            f"[{first[:200]}]"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -288,12 +282,12 @@ class CLIPEncoder(nn.Module):
             _SHARED[shared_as, str(self._device)] = self.model
         self._tuned = last_layers(self.model, source.trainable_layers) if source.trainable_layers else []
         settings: dict[str, Any] = dict(self.model.visual.preprocess_cfg)  # type: ignore[union-attr, arg-type]
-        size = settings["size"]
-        self.image_size: int = size if isinstance(size, int) else size[0]
-        if settings["resize_mode"] != "shortest" or settings["interpolation"] != "bicubic" or _sides(size) > 1:
+        sides = {settings["size"]} if isinstance(settings["size"], int) else set(settings["size"])
+        self.image_size: int = max(sides)
+        if settings["resize_mode"] != "shortest" or settings["interpolation"] != "bicubic" or len(sides) > 1:
             raise ValueError(
                 f"{source.model} expects images prepared with {settings['resize_mode']}, {settings['interpolation']}, "
-                f"{size}; only bicubic resizing of the short side to a square is supported"
+                f"{settings['size']}; only bicubic resizing of the short side to a square is supported"
             )
         self._mean, self._std = tuple(settings["mean"]), tuple(settings["std"])
         self.logit_scale: float = float(self.model.logit_scale.exp())  # type: ignore[operator, arg-type]
@@ -407,8 +401,3 @@ def _applied(model: nn.Module, fn: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of a model with `fn` applied to its tensors. The model is unchanged."""
     tensors: dict[int, Any] = {id(w): nn.Parameter(fn(w.detach()), w.requires_grad) for w in model.parameters()}
     return copy.deepcopy(model, tensors | {id(buffer): fn(buffer) for buffer in model.buffers()})
-
-
-def _sides(size: int | tuple[int, ...] | list[int]) -> int:
-    """Number of different sides of a size."""
-    return 1 if isinstance(size, int) else len(set(size))

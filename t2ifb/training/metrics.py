@@ -1,7 +1,7 @@
 """`metrics.csv`: all metrics of a run over its steps."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class MetricsCSV(Callback):
             self.rows = [row for row in read_metrics(self.run.metrics) if row["step"] <= trainer.global_step]
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Record the training metrics every few steps."""
+        """Record the training metrics every few steps: of a module with `logged`, those that it logged just now."""
         if trainer.global_step % self.every == 0:
-            self._note(trainer, "train/")
+            self._note(trainer, "train/", getattr(module, "logged", None))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Record the validation metrics."""
@@ -76,8 +76,10 @@ class MetricsCSV(Callback):
         columns = list(dict.fromkeys(["step", "wall_seconds", *sorted({key for row in self.rows for key in row})]))
         write_text(self.run.metrics, pd.DataFrame(self.rows, columns=columns).to_csv(index=False))
 
-    def _note(self, trainer: Trainer, prefix: str) -> None:
-        figures = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
+    def _note(self, trainer: Trainer, prefix: str, names: Collection[str] | None = None) -> None:
+        """Add metrics to the row of this step. Lightning keeps a metric until it is logged again."""
+        known = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(prefix)}
+        figures = {key: value for key, value in known.items() if names is None or key in names}
         step = trainer.global_step
         if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1] |= figures

@@ -20,12 +20,12 @@ def check_differentiable(reward: nn.Module) -> None:
         return
     generator = torch.Generator().manual_seed(0)
     device = next((tensor.device for tensor in [*reward.parameters(), *reward.buffers()]), torch.device("cpu"))
-    images = torch.rand(1, 3, 64, 64, generator=generator).to(device).requires_grad_()
-    with torch.enable_grad():
-        score: Tensor = reward(images, ["a red circle on a gray background"])
     gradient = None
-    if score.requires_grad:
-        (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
+    with torch.inference_mode(False), torch.enable_grad():  # regardless of the caller's mode
+        images = torch.rand(1, 3, 64, 64, generator=generator).to(device).requires_grad_()
+        score: Tensor = reward(images, ["a red circle on a gray background"])
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(score.sum(), images, allow_unused=True)
     if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
         name = getattr(reward, "name", type(reward).__name__)
         raise ValueError(

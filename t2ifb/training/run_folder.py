@@ -14,6 +14,8 @@ from t2ifb.utils.files import FolderInUse, make_folder, write_json
 
 SUMMARY = "summary.json"
 """Results of a run; written last, so that it marks a finished run."""
+SETTINGS = "settings.json"
+"""Settings of a run that was started from Python; those of the command line are in `.hydra/`."""
 PACKAGES = (
     "t2ifb",
     "torch",
@@ -102,6 +104,11 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file to the folder atomically."""
         write_json(self.path / name, content)
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write the settings, unless the command line has recorded them."""
+        if not (self.path / ".hydra" / "config.yaml").exists():
+            self.write_json(SETTINGS, settings)
 
     def write_summary(self, figures: dict[str, Any]) -> dict[str, Any]:
         """Write `summary.json`: results, versions and the git commit."""

@@ -16,11 +16,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities import rank_zero_only
 
-from t2ifb.training.metrics import MetricsCSV
+from t2ifb.training.metrics import MetricsCSV, read_metrics, validation_figures
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.signals import StopOnSignal
-from t2ifb.utils.devices import accelerator_of, local_rank
+from t2ifb.utils.devices import accelerator_of, device_facts, local_rank
 from t2ifb.utils.files import atomic_write
 
 
@@ -141,6 +141,52 @@ def make_trainer(
     ):
         plugin.scaler = torch.amp.GradScaler(plugin.device, init_scale=FIRST_SCALE)
     return made
+
+
+def check_mixed_precision(trainer: MakeTrainer, what: str, hint: str = "") -> None:
+    """Check that a trainer does not round trained weights.
+
+    Args:
+        trainer: Builds the trainer.
+        what: The trained weights, for the message.
+        hint: End of the message.
+
+    Raises:
+        ValueError: They would be kept in half precision.
+    """
+    precision = str(getattr(trainer, "keywords", {}).get("precision"))
+    if precision in ("16-true", "bf16-true"):
+        mixed = precision.replace("true", "mixed")
+        raise ValueError(
+            f"trainer.precision={precision} would round the updates of {what} away; use trainer.precision={mixed}{hint}"
+        )
+
+
+def run_figures(
+    engine: Trainer, run: RunFolder, guard: NanGuard, kept: int, chosen_by: str, seed: int, seconds: float
+) -> dict[str, Any]:
+    """The figures that every `summary.json` has.
+
+    Args:
+        engine: The trainer, after training.
+        run: The run's folder.
+        guard: Counted the skipped updates.
+        kept: Step of the kept checkpoint.
+        chosen_by: Validation metric that selected it.
+        seed: Seed of the run.
+        seconds: Duration of the run, with those before a resume.
+    """
+    return {
+        "best_step": kept,
+        "chosen_by": chosen_by,
+        "validation": validation_figures(read_metrics(run.metrics), kept),
+        "skipped_updates": guard.skipped,
+        "overflowed_updates": guard.overflowed,
+        "seed": seed,
+        "precision": str(engine.precision),
+        "device": device_facts(engine.strategy.root_device),
+        "wall_seconds": round(seconds, 1),
+    }
 
 
 def on_usable_device(trainer: MakeTrainer) -> MakeTrainer:

@@ -165,6 +165,12 @@ def test_each_size_of_shapes_has_a_folder_of_its_own(size: str) -> None:
         assert other.build.folder.endswith(f"shapes-2-{size}")
 
 
+def test_shapes_that_were_made_before_are_used_without_building_them() -> None:
+    usual, other = (compose_all("train", arguments)[0] for arguments in ([], ["build=null"]))
+    assert other.config.build is None and other.config.dataset.source == usual.config.dataset.source
+    assert not other.errors
+
+
 @pytest.mark.parametrize("domain", OPTIONS["domain"])
 @pytest.mark.parametrize("dataset", [n for n in OPTIONS["dataset"] if n not in ("shapes", "imagereward_db")])
 def test_what_belongs_to_a_data_set_does_not_come_with_another(domain: str, dataset: str) -> None:

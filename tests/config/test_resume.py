@@ -82,8 +82,12 @@ def test_a_continued_run_can_be_continued_again_and_so_can_a_job_of_a_sweep() ->
 
 def test_what_cannot_be_resumed_is_told() -> None:
     finished = start("1", finished=True)
+    of_python = finished.parent / "python"
+    of_python.mkdir()
+    (of_python / "settings.json").write_text("{}")
     for wish, words in (
         (finished, "is finished"),
+        (of_python, "was started from Python; continue it there, with resume=True"),
         (finished.parent / "2", "there is no"),
         (finished.parent, "is not a run folder"),
         (finished.parent.with_name("tinny"), "did you mean 'tiny'"),

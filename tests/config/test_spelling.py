@@ -16,6 +16,8 @@ ALGORITHM = {
 }
 
 OWN = {"_target_": "t2ifb.data.datasets.own_rankings.OwnRankings", "shares": None, "seed": 0}
+DIFFUSION = {"_target_": "t2ifb.diffusion.models.stable_diffusion.StableDiffusionSource", "precision": "fp32"}
+ENCODER = {"_target_": "t2ifb.scorers.clip.CLIPSource", "model": "ViT-L-14-quickgelu"}
 PROMPTS = {"_target_": "t2ifb.data.prompts.PromptSplits", "seed": 0}
 
 
@@ -30,6 +32,10 @@ PROMPTS = {"_target_": "t2ifb.data.prompts.PromptSplits", "seed": 0}
         ("choose one with reward=…", ["scorer@reward=…"]),
         ("trainer.max_steps is set by the run: give logger=…", ["logger=…"]),
         ("output_dir='a/b': the run in it is finished", ["hydra.run.dir=a/b"]),
+        ("give schedule=ddim", ["scheduler=ddim"]),
+        ("a mixture needs datasets=… by name", ["+dataset@dataset.datasets.<name>=…"]),
+        ("set quick_gelu=False, or model=ViT-L-14", ["+encoder.quick_gelu=false", "encoder.model=ViT-L-14"]),
+        ("give model.source='a b/c'", ["diffusion.source=a b/c"]),
         ("the file x/beta=3/y and unknown=4", []),
         ("set other shares=… or another seed=…", ["dataset.shares=…"]),
         ("download it by `python -m t2ifb.prepare beta=3`", []),
@@ -37,7 +43,8 @@ PROMPTS = {"_target_": "t2ifb.data.prompts.PromptSplits", "seed": 0}
     ],
 )
 def test_a_message_is_followed_by_the_keys_of_the_arguments_that_it_names(message: str, typed: list[str]) -> None:
-    assert typed_arguments(message, {"algorithm": ALGORITHM, "dataset": OWN, "prompts": PROMPTS}) == typed
+    config = {"algorithm": ALGORITHM, "diffusion": DIFFUSION, "dataset": OWN, "prompts": PROMPTS, "encoder": ENCODER}
+    assert typed_arguments(message, config) == typed
 
 
 def test_advice_of_the_library_can_be_typed() -> None:

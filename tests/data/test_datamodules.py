@@ -115,7 +115,7 @@ def test_evaluation_is_in_order_and_whole(module: RewardDataModule) -> None:
         assert len(batches) == len(loader) > 1
         images = torch.cat([batch.image_index for batch in batches])
         assert torch.equal(images, torch.arange(sum(map(len, RANKS))))
-    (test,) = module.test_dataloader()
+    test = module.evaluation_batches("test")
     assert sum(len(batch.better) for batch in test) == len(module.encoded("test").better)
 
 

@@ -1,5 +1,8 @@
 """The embedded world's own pipeline, which is small enough for tests."""
 
+import copy
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -12,6 +15,12 @@ KEYS = [(7, 0), (7, 1)]
 
 
 def shapes_model(precision: str = "fp32") -> PipelineModel:
+    """A model of one's own: a copy, because reading the files takes longer."""
+    return copy.deepcopy(_read(precision))
+
+
+@cache
+def _read(precision: str) -> PipelineModel:
     return StableDiffusionSource(str(PIPELINE), precision=precision, device="cpu").load()  # type: ignore[arg-type]
 
 

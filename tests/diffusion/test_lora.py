@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
 from t2ifb.diffusion.lora import (
@@ -267,3 +269,14 @@ def test_a_start_that_says_nothing_of_itself_is_refused(tmp_path: Path) -> None:
     save_file(adapter_state(model.denoiser), tmp_path / LORA_WEIGHTS)
     with pytest.raises(ValueError, match="does not say how its adapters were made: expected the export of a"):
         start_adapters(model, tmp_path)
+
+
+def test_layers_are_found_again_when_adapters_are_added_or_deleted_by_peft_itself() -> None:
+    model = tuned(LoRA(targets=["to_q"]))
+    first = len(adapted_layers(model.denoiser))
+    model.denoiser.add_adapter(LoraConfig(target_modules=["to_k"]), adapter_name="other")
+    assert len(adapted_layers(model.denoiser)) == 2 * first
+    model.denoiser.delete_adapters("default")
+    assert adapted_layers(model.denoiser) == [
+        layer for layer in model.denoiser.modules() if isinstance(layer, BaseTunerLayer)
+    ]

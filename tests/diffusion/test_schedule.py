@@ -155,7 +155,7 @@ def test_only_the_last_step_of_a_stochastic_sampler_may_be_deterministic() -> No
 
 
 def test_the_pipelines_own_multistep_scheduler_is_refused() -> None:
-    with pytest.raises(ValueError, match="PNDMScheduler.*scheduler=ddim"):
+    with pytest.raises(ValueError, match="PNDMScheduler.*schedule=ddim"):
         own(path_of(SD), 10)
     with pytest.raises(ValueError, match="PNDMScheduler, not that of a rectified flow"):
         flow(path_of(SD), 10)

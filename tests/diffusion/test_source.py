@@ -33,7 +33,7 @@ def test_what_is_missing_or_no_pipeline_is_said(tmp_path: Path, monkeypatch: pyt
     single.write_bytes(bytes(range(256)) * 100)
     with pytest.raises(ValueError, match="model.safetensors is not a complete .safetensors file"):
         StableDiffusionSource(str(single)).load()
-    with pytest.raises(ValueError, match="'diffusion.source=\".*civitai=/model.safetensors\"' diffusion.config=<"):
+    with pytest.raises(ValueError, match="model.source='.*civitai=/model.safetensors' and model.config=…"):
         StableDiffusionSource(str(single.parent)).load()
     with pytest.raises(ValueError, match="cannot load tiny_decoder="):
         StableDiffusionSource(str(PIPELINE), tiny_decoder=str(tmp_path)).load()

@@ -131,10 +131,8 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(whole: tuple[Path, Wa
     folder, _ = whole
     with empty_shares():
         with pytest.raises(Killed):
-            tune(make_half(epochs=5), tmp_path, fp16=2.0**21, callbacks=[KillAt(5)], pictures=False)
-        summary = tune(
-            make_half(epochs=5), tmp_path, fp16=1.0, resume=True, pictures=False
-        )  # the scale is that of the checkpoint
+            tune(make_half(epochs=5), tmp_path, fp16=2.0**21, callbacks=[KillAt(5)])
+        summary = tune(make_half(epochs=5), tmp_path, fp16=1.0, resume=True)  # the scale is that of the checkpoint
     assert same(adapters(folder), adapters(tmp_path))
     before = json.loads((folder / "summary.json").read_text())
     assert summary["overflowed_updates"] == before["overflowed_updates"]

@@ -42,7 +42,7 @@ from tests.diffusion.random_pipeline import write_random_pipeline
 
 CLIP = CLIPSource(f"local-dir:{Path(weights.__file__).parent / 'clip'}", device="cpu")
 MB = 1e6
-OTHERS = ("draft", "reward_weighted", "best_of_n", "nft")
+OTHERS = ("draft", "reward_weighted", "best_of_n", "dpo", "nft")
 
 
 def small_run(pipeline: Path = PIPELINE, **changes: Any) -> RunSpec:
@@ -150,7 +150,7 @@ ALGORITHMS: dict[str, tuple[Any, int]] = {
 """Algorithms besides ReFL, with the rows of a part of their losses."""
 
 
-@pytest.mark.parametrize("name", ["grpo", "dpo", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
+@pytest.mark.parametrize("name", ["grpo", *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS)])
 def test_every_algorithm_needs_what_it_takes_on_the_cpu(name: str) -> None:
     algorithm, rows = ALGORITHMS[name]
     tuning = small_run(algorithm=algorithm, rollout=Sampler(3))

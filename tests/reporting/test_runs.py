@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_a_run_that_has_only_begun_is_known_by_its_configuration(tmp_path: Path)
     (folder / "metrics.csv").unlink()
     run = read_run(folder)
     assert (run.kind, run.is_empty, run.notes) == (TUNING, True, [])
+
+
+def test_a_run_that_was_started_from_python_has_its_own_record_of_settings(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run")
+    shutil.rmtree(folder / ".hydra")
+    assert any("settings are unknown" in note for note in read_run(folder).notes)
+    settings = {"algorithm": {"_target_": "t2ifb.finetuning.run.FineTuner", "beta": 0.5}, "optimizer": {"lr": 1e-3}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    run = read_run(folder)
+    assert run.notes == [] and (run.settings["algorithm.beta"], run.settings["optimizer.lr"]) == (0.5, 1e-3)
+    (folder / "metrics.csv").unlink()
+    assert read_run(folder).kind == TUNING
 
 
 def test_a_failed_job_of_a_sweep_says_why(tmp_path: Path) -> None:

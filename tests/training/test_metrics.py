@@ -43,6 +43,19 @@ def test_rows_are_written_every_few_steps_and_a_validation_joins_its_step(tmp_pa
     assert times == sorted(times) and times[0] == 0
 
 
+def test_a_metric_that_the_module_did_not_log_again_is_left_out(tmp_path: Path) -> None:
+    """A run that goes on from a checkpoint, where Lightning knows no earlier metric, then writes the same rows."""
+    run = RunFolder(tmp_path)
+    metrics: Any = MetricsCSV(run, every=1)
+    metrics.on_train_start(trainer(0), None)
+    metrics.on_train_batch_end(
+        trainer(1, train_kl=1.0, train_kl_1=1.0), SimpleNamespace(logged={"train/kl", "train/kl_1"})
+    )
+    metrics.on_train_batch_end(trainer(2, train_kl=2.0, train_kl_1=1.0), SimpleNamespace(logged={"train/kl"}))
+    metrics.write(trainer(2))
+    assert numbers(read_metrics(run.metrics))[1] == {"step": 2, "train/kl": 2}
+
+
 def test_a_resumed_run_drops_what_came_after_its_checkpoint_and_continues_its_clock(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first: Any = MetricsCSV(run, every=1)

@@ -1,6 +1,7 @@
 """Scorers are checked before a run, not in the middle of it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -33,9 +34,11 @@ USELESS = {
 }
 
 
-def test_a_reward_with_a_gradient_passes_alone_and_in_a_mix() -> None:
-    check_differentiable(BRIGHT)
-    check_differentiable(Mix({"one": BRIGHT, "other": BRIGHT}))
+def test_a_reward_with_a_gradient_passes_alone_and_in_a_mix_whatever_the_callers_mode() -> None:
+    for mode in (nullcontext, torch.no_grad, torch.inference_mode):
+        with mode():
+            check_differentiable(BRIGHT)
+            check_differentiable(Mix({"one": BRIGHT, "other": BRIGHT}))
 
 
 @pytest.mark.parametrize("kind", USELESS)

@@ -47,9 +47,7 @@ class Mixture:
             ValueError: No data set is given, a name is unknown, a weight is negative, or all weights are 0.
         """
         if not datasets:
-            raise ValueError(
-                "a mixture needs data sets: +dataset@dataset.datasets.<name>=<option>, with an option of conf/dataset"
-            )
+            raise ValueError("a mixture needs at least one data set; give datasets=… by name")
         weights = dict(weights or {})
         for name in [*weights, *(evaluated or ())]:
             if name not in datasets:

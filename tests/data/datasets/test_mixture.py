@@ -197,7 +197,7 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=what):
         Mixture(sets, weights, evaluated)
-    with pytest.raises(ValueError, match=r"needs data sets: \+dataset@dataset.datasets.<name>=<option>"):
+    with pytest.raises(ValueError, match="needs at least one data set; give datasets=…"):
         Mixture({})
 
 
