@@ -96,6 +96,7 @@ class GenerateConfig(BaseConfig):
     most: int = 24
     images_per_prompt: int = 1
     lora: str | None = None
+    merge: str | None = None
     batch_size: int = 16
     device: str = "auto"
     diffusion: Part | None = None

@@ -112,7 +112,11 @@ def test_help_and_cfg_import_nothing_heavy(run_module: Command, command: str, ar
 
 def test_help_says_what_exists_and_shows_examples(run_here: Command) -> None:
     text = run_here("t2ifb.train", "--help").stdout
-    for words in ("python -m t2ifb.train +experiment=reward_mlp", "domain: sd15, sd35, sdxl, shapes", "optimizer: adam, adamw"):
+    for words in (
+        "python -m t2ifb.train +experiment=reward_mlp",
+        "domain: sd15, sd35, sdxl, shapes",
+        "optimizer: adam, adamw",
+    ):
         assert words in text
     assert "python -m t2ifb.evaluate +experiment=table1" in run_here("t2ifb.evaluate", "--help").stdout
     assert "python -m t2ifb.score" in run_here("t2ifb.score", "--help").stdout
