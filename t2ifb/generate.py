@@ -40,9 +40,16 @@ class Drawn:
 
 
 def generate(parts: Components) -> None:
-    """Draw every image twice, by the base model and with the adapters if there are some; write files and one sheet."""
+    """Draw every image twice, by the base model and with the adapters if there are some; write files and one sheet.
+
+    With `merge` also write the pipeline with the adapters merged; without prompts only that.
+    """
     from t2ifb.evaluation.tuning_plots import progress_sheet
 
+    if parts.value("merge"):
+        _merge(parts)
+        if not any(parts.value(key) for key in ("prompt", "file", "split")):
+            return
     prompts, copies = _prompts(parts), int(parts.value("images_per_prompt"))
     _check_choice(parts)
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])
@@ -82,6 +89,24 @@ def _check_choice(parts: Components) -> None:
         parts.settle("scorer", found["scorer"])
 
 
+def _merge(parts: Components) -> None:
+    """Write the base model with the adapters of `lora` merged into its weights.
+
+    Raises:
+        ConfigError: There are no adapters, or the folder is not empty.
+    """
+    from t2ifb.diffusion.lora import exported_file
+    from t2ifb.diffusion.lora_export import save_merged
+
+    if not parts.value("lora"):
+        raise ConfigError(["merge: there is nothing to merge; also give lora=<run folder>"])
+    try:
+        save_merged(parts.build("diffusion"), exported_file(parts.value("lora")), parts.value("merge"))
+    except ValueError as error:
+        raise ConfigError([f"merge: {error}"]) from error
+    print(f"merged pipeline: {parts.value('merge')}")
+
+
 def _prompts(parts: Components) -> list[str]:
     """Texts from the command line, a file, or a split of the domain's prompts.
 
@@ -117,6 +142,7 @@ def _draw(parts: Components, prompts: list[str]) -> dict[str, Drawn]:
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):
         load_lora(model, parts.value("lora"))
+    model.encode_ahead(prompts, model.device)
     scorer = parts.build("scorer")
     if scorer is not None:
         scorer = scorer.to(device).eval()

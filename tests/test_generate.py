@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from t2ifb.config.command import run
@@ -60,6 +61,15 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
     assert np.abs(pictures["base"][0] - pictures["tuned"][0]).max() > 10
     assert len(list(folder(tmp_path).glob("*.png"))) == 3 * 2 * 2 + 1
     assert [len(index[0]["scores"][name]) for name in ("base", "tuned")] == [2, 2]
+    assert go("lora=run", "merge=merged") == 0
+    merged = StableDiffusionPipeline.from_pretrained("merged").unet.state_dict()
+    plain = StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32).unet.state_dict()
+    assert merged.keys() == plain.keys()
+    assert {name.split(".")[-2] for name in plain if not torch.equal(plain[name], merged[name])} == {
+        "to_q", "to_k", "to_v", "0"
+    }  # fmt: skip
+    assert go("merge=other") != 0
+    assert "merge: there is nothing to merge; also give lora=<run folder>" in capsys.readouterr().err
 
 
 def test_without_adapters_the_base_model_alone_draws(go: Run, tmp_path: Path) -> None:

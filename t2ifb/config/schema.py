@@ -98,6 +98,7 @@ class GenerateConfig(BaseConfig):
     best_of: int = 1
     scorer: Part | None = None
     lora: str | None = None
+    merge: str | None = None
     batch_size: int = 16
     device: str = "auto"
     diffusion: Part | None = None

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from t2ifb.diffusion.lora_export import COMFYUI_WEIGHTS, comfyui_weights
 from t2ifb.utils.files import atomic_write, package_path, public_name
 
 if TYPE_CHECKING:
@@ -198,10 +199,18 @@ def _disabled(layers: Sequence[Any]) -> Iterator[None]:
             layer._disable_adapters = value
 
 
-def save_lora(model: "TextToImageModel", folder: str | Path, base: str | Path, card: str = "", first: str = "") -> None:
-    """Write `pytorch_lora_weights.safetensors`, which the pipeline's `load_lora_weights` reads, and a card.
+def save_lora(
+    model: "TextToImageModel",
+    folder: str | Path,
+    base: str | Path,
+    card: str = "",
+    first: str = "",
+    precision: str = "fp32",
+    guidance_scale: float | None = None,
+) -> None:
+    """Write `pytorch_lora_weights.safetensors` for diffusers, `lora_comfyui.safetensors` for others, and a card.
 
-    The file also contains rank and `lora_alpha`, which determine the adapters' scale. Equal adapters give
+    The first file also contains rank and `lora_alpha`, which determine the adapters' scale. Equal adapters give
     equal bytes.
 
     Args:
@@ -210,6 +219,8 @@ def save_lora(model: "TextToImageModel", folder: str | Path, base: str | Path, c
         base: Hub id, folder or file of the base model. The card contains no paths of this machine.
         card: Text of `README.md` below the heading and the usage section.
         first: First lines of `README.md`, directly below the heading.
+        precision: Precision of the base model's weights in the run.
+        guidance_scale: Guidance scale of the images that the adapters were judged by.
     """
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LoraBaseMixin
     from safetensors.torch import save
@@ -221,6 +232,7 @@ def save_lora(model: "TextToImageModel", folder: str | Path, base: str | Path, c
     text = json.dumps({f"{part}.{name}": value for name, value in settings.items()}, indent=2, sort_keys=True)
     # `save_lora_weights` would add a second metadata key, and safetensors does not order keys.
     weights = save(LoraBaseMixin.pack_weights(layers, part), {LORA_ADAPTER_METADATA_KEY: text})
+    others = save(comfyui_weights(layers, part, settings["r"], settings["lora_alpha"]))
     imports = "from importlib.resources import files\n\n" if package_path(base) else ""
     readme = CARD.format(
         rank=settings["r"],
@@ -230,8 +242,14 @@ def save_lora(model: "TextToImageModel", folder: str | Path, base: str | Path, c
         load=_load(base),
         card=card,
         first=first and f"{first}\n\n",
+        comfyui=COMFYUI_WEIGHTS,
+        precision=precision,
+        judged=""
+        if guidance_scale is None
+        else f"\nThe images below were judged at `guidance_scale={guidance_scale:g}`.",
     )
-    for name, content in ((LORA_WEIGHTS, weights), ("README.md", readme.encode())):
+    files = {LORA_WEIGHTS: weights, COMFYUI_WEIGHTS: others, "README.md": readme.encode()}
+    for name, content in files.items():
         with atomic_write(Path(folder) / name) as file:
             file.write(content)
 
@@ -258,11 +276,32 @@ pipeline = {pipeline}.{load}
 pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 ```
 
+The base model's weights were in {precision} in the run; the code above loads them in float32.{judged}
+
+ComfyUI and AUTOMATIC1111 read `{comfyui}`: copy it to `models/loras` (ComfyUI) or `models/Lora`
+(AUTOMATIC1111), and load it at strength 1 on the same base model. The guidance scale is called CFG there.
+
 The safety checker was disabled in training and for the results below. `from_pretrained` loads the base model's safety
 checker unless `safety_checker=None` is given; keep it for images that others see.
 
 {card}
 """
+
+
+def exported_file(source: str | Path) -> Path:
+    """The adapters' file of a run folder, of its `export/`, or the file itself.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = Path(source).expanduser()
+    places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ValueError(
+            f"{source} has no {LORA_WEIGHTS}: expected a finished fine-tuning run, its export/ or the file"
+        )
+    return file
 
 
 def load_lora(model: "TextToImageModel", source: str | Path) -> None:
@@ -277,7 +316,7 @@ def load_lora(model: "TextToImageModel", source: str | Path) -> None:
     """
     import diffusers
 
-    file = _lora_file(source)
+    file = exported_file(source)
     pipeline = getattr(diffusers, model.lora_format.pipeline)
     # The pipelines of transformers give no alphas between weights and metadata.
     state, *alphas, metadata = pipeline.lora_state_dict(
@@ -307,7 +346,7 @@ def start_adapters(model: "TextToImageModel", source: str | Path) -> None:
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors import safe_open
 
-    file, prefix = _lora_file(source), f"{model.lora_format.part}."
+    file, prefix = exported_file(source), f"{model.lora_format.part}."
     with safe_open(file, "pt") as opened:
         written = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
         state = {name.removeprefix(prefix): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -323,16 +362,3 @@ def _arguments(settings: Mapping[str, Any], prefix: str = "") -> str:
     """Arguments of the `LoRA` that settings of peft were made with, as code."""
     rank, alpha, targets = (settings[f"{prefix}{key}"] for key in ("r", "lora_alpha", "target_modules"))
     return f"rank={rank}, lora_alpha={alpha}, targets={sorted(targets)}"
-
-
-def _lora_file(source: str | Path) -> Path:
-    """The file of exported adapters in a run folder, its `export/`, or itself.
-
-    Raises:
-        ValueError: There is none.
-    """
-    path = Path(source).expanduser()
-    for place in (path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS):
-        if place.is_file():
-            return place
-    raise ValueError(f"{source} has no {LORA_WEIGHTS}: expected a finished fine-tuning run, its export/ or the file")

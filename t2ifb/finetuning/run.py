@@ -336,6 +336,7 @@ class FineTuner:
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
         start_processes(engine)
+        model.encode_ahead([prompt for prompts in texts.values() for prompt in prompts], engine.strategy.root_device)
         module.to(engine.strategy.root_device)
         base = self.baseline_cache()
         unit = self.reward if self.standardise else None
@@ -390,7 +391,8 @@ class FineTuner:
         """Write the adapters with their model card, and `summary.json`."""
         card = verdict.card(recipe(self, run, verdict.kept, figures["precision"]))
         meant_for = verdict.warning(self.rollout.guidance_scale)
-        save_lora(model, make_folder(run.export), self.model.source, card, meant_for)
+        judged_at = self.model.precision, self.sampling.guidance_scale
+        save_lora(model, make_folder(run.export), self.model.source, card, meant_for, *judged_at)
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 

@@ -1,5 +1,6 @@
-"""Loggers in addition to `metrics.csv`: Weights & Biases or none. A failing logger does not stop a run."""
+"""Loggers in addition to `metrics.csv`: Weights & Biases, TensorBoard or none. A failing logger does not stop a run."""
 
+import json
 import logging
 import netrc
 import os
@@ -8,10 +9,13 @@ import uuid
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.files import write_text
@@ -158,6 +162,23 @@ def wandb_logger(
     return WandbLogger(experiment=started, save_dir=run.path)
 
 
+def tensorboard_logger(run: RunFolder, config: dict[str, Any]) -> Logger:
+    """Event files in `tensorboard/` of the run folder, with metrics, configuration and pictures.
+
+    Args:
+        run: Run folder. A resumed run adds a file.
+        config: The resolved configuration.
+
+    Raises:
+        ModuleNotFoundError: TensorBoard is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise ModuleNotFoundError("TensorBoard is not installed; install it with pip install tensorboard")
+    logger = TensorBoardLogger(run.path, name="tensorboard", version="", default_hp_metric=False)
+    logger.experiment.add_text("config", f"```json\n{json.dumps(config, indent=2, default=str)}\n```")
+    return logger
+
+
 def no_logger(run: RunFolder, config: dict[str, Any]) -> Literal[False]:
     """No logger: only `metrics.csv` and `summary.json` are written."""
     return False
@@ -176,11 +197,15 @@ def logged_in() -> bool:
 
 
 def show(recorders: Iterable[Logger], name: str, picture: Path, step: int) -> None:
-    """Log a picture to a Weights & Biases run."""
+    """Log a picture to Weights & Biases or TensorBoard."""
 
     def log_image(logger: Logger) -> None:
         if isinstance(logger, WandbLogger):
             logger.log_image(name, [str(picture)], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            with Image.open(picture) as opened:
+                pixels = np.asarray(opened.convert("RGB"))
+            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
 
     for recorder in recorders:
         if isinstance(recorder, SafeLogger):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from t2ifb.training.loggers import BEST, STEP, logged_in, no_logger, show, start, wandb_logger
+from t2ifb.training.loggers import BEST, STEP, logged_in, no_logger, show, start, tensorboard_logger, wandb_logger
 from t2ifb.training.run_folder import RunFolder
 from tests.training.wandb_files import read
 from tests.training.worlds import FailingLogger, make_training, run_training
@@ -112,3 +113,25 @@ def test_logged_in_means_a_key_and_no_wish_to_stay_offline(monkeypatch: pytest.M
     assert logged_in()
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not logged_in()
+
+
+def test_without_tensorboard_the_run_goes_on_and_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("t2ifb.training.loggers.find_spec", lambda name: None)
+    assert start(tensorboard_logger, RunFolder(tmp_path), {}) is False
+    (message,) = warned(caplog)
+    assert "install it with pip install tensorboard" in message
+
+
+def test_tensorboard_gets_metrics_config_and_pictures(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recorder: Any = start(tensorboard_logger, RunFolder(tmp_path), {"seed": 3})
+    recorder.log_metrics({"val/accuracy": 0.5}, step=7)
+    Image.new("RGB", (4, 2)).save(tmp_path / "picture.png")
+    show([recorder], "sheet", tmp_path / "picture.png", 7)
+    recorder.save()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (figure,) = events.Scalars("val/accuracy")
+    assert (figure.step, figure.value) == (7, 0.5)
+    assert events.Tags()["images"] == ["sheet"] and "config/text_summary" in events.Tags()["tensors"]
