@@ -55,7 +55,8 @@ class TextEncoders(nn.Module):
         self._lengths = {name: int(tokenizer.model_max_length) for name, tokenizer in tokenizers.items()}
         self._lengths |= {name: n for name, n in getattr(settings, "lengths", {}).items() if name in tokenizers}
         self._remembered: OrderedDict[str, Conditioning] = OrderedDict()
-        self._bytes, self._released, self._place = 0, False, None
+        self._bytes, self._released = 0, False
+        self._place: Path | None = None
         self._assumed: Conditioning | None = None
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -122,7 +123,7 @@ class TextEncoders(nn.Module):
         device = next(self.encoders.parameters()).device
         with torch.autocast(device.type, enabled=False):
             on_device = {name: each.to(device) for name, each in tokens.items()}
-            found = self._states(self.encoders, on_device, self._settings)
+            found = self._states(dict(self.encoders.items()), on_device, self._settings)
         return Conditioning({name: each.cpu() for name, each in found.tensors.items()})
 
     def _tokens(self, prompt: str) -> dict[str, Tensor]:
