@@ -64,6 +64,11 @@ class PairDataModule(LightningDataModule):
         self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     @property
+    def prompts(self) -> list[str]:
+        """The rankings' prompts."""
+        return [ranking.prompt for ranking in self.rankings]
+
+    @property
     def steps_per_epoch(self) -> int:
         """Number of updates per epoch."""
         return self.order.steps_per_epoch

@@ -336,7 +336,8 @@ class FineTuner:
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
         start_processes(engine)
-        model.encode_ahead([prompt for prompts in texts.values() for prompt in prompts], engine.strategy.root_device)
+        known = [*data.prompts, *texts["validation"], *texts["test"]]
+        model.encode_ahead(known, engine.strategy.root_device)
         module.to(engine.strategy.root_device)
         base = self.baseline_cache()
         unit = self.reward if self.standardise else None
