@@ -48,7 +48,7 @@ $(RUNS)/reward_mlp/demo/summary.json: | $(STAMP)
 $(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo/summary.json
 	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 2 minutes)"
 	$(call small,+experiment=refl_overoptimised optimizer.lr=4e-3 algorithm.epochs=0.08 algorithm.validate_every=8 \
-		prompts.test.count=40 'algorithm.guidance_scales=[1,4]' algorithm.guidance_prompts=16 \
+		prompts.test.count=40 algorithm.guidance_scales=[4] algorithm.guidance_prompts=16 \
 		algorithm.best_of=1)
 
 # A third of the usual updates at twice the learning rate, and half of the test prompts.
@@ -56,7 +56,7 @@ $(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summa
 	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 4 minutes)"
 	$(call small,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo optimizer.lr=2e-3 \
 		algorithm.epochs=0.1333 algorithm.validate_every=10 prompts.test.count=200 \
-		'algorithm.guidance_scales=[1,4]' algorithm.guidance_prompts=32)
+		algorithm.guidance_scales=[4] algorithm.guidance_prompts=32)
 
 demo-full: $(FULL) ## the same with the full data set and the usual lengths (about 25 minutes)
 	$(step) "4 of 4: a page that compares the three runs (seconds)"
@@ -70,7 +70,7 @@ $(RUNS)/reward_mlp/demo_full/summary.json: | $(STAMP)
 $(RUNS)/refl_overoptimised/demo_full/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo_full/summary.json
 	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 3 minutes)"
 	$(call train,+experiment=refl_overoptimised algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40 \
-		'algorithm.guidance_scales=[1,4]' algorithm.guidance_prompts=16 algorithm.best_of=1)
+		algorithm.guidance_scales=[4] algorithm.guidance_prompts=16 algorithm.best_of=1)
 
 $(RUNS)/refl/demo_full/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo_full/summary.json
 	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 11 minutes)"

@@ -1,7 +1,7 @@
 """End of a fine-tuning run: the kept adapters and the base model over guidance scales."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,16 @@ from torch import Tensor
 
 from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.evaluation.comparison import write_gains
-from t2ifb.evaluation.guidance_sweep import BEST, MODELS, GuidanceSweep, Images, Scores, in_words, sweep_guidance
+from t2ifb.evaluation.guidance_sweep import (
+    BEST,
+    MODELS,
+    SPLITS,
+    GuidanceSweep,
+    Images,
+    Scores,
+    in_words,
+    sweep_guidance,
+)
 from t2ifb.evaluation.guidance_verdict import card, sentence, show_sweep, write_sweep
 from t2ifb.evaluation.tuning_plots import progress_sheet
 from t2ifb.finetuning.baseline_cache import BaselineCache
@@ -93,7 +102,7 @@ def guidance_of_run(
         for samplers in ((sweep.own, sweep.own), (sweep.base, sweep.tuned))
         for name, sampler in zip(MODELS, samplers, strict=True)
     }
-    return RunGuidance(sweep, pd.concat(drawing.tables), chosen, drawing.prompts[:SHOWN])
+    return RunGuidance(sweep, pd.concat(drawing.tables), chosen, drawing.prompts["test"][:SHOWN])
 
 
 class _Drawing:
@@ -108,8 +117,9 @@ class _Drawing:
         device: torch.device,
     ) -> None:
         self.tuner, self.model, self.base, self.test, self.device = tuner, model, base, test, device
-        evaluator = self._evaluator(Images("base", "test", tuner.sampling))
-        self.judges, self.prompts = evaluator.chosen_by, evaluator.prompts
+        self.prompts = {split: tuner.prompts.of(split)[: tuner.guidance_prompts] for split in SPLITS}
+        evaluator = tuner.evaluator("test", tuner.seed)
+        self.judges, self.scorers = evaluator.chosen_by, evaluator.judges
         self.tables: list[pd.DataFrame] = []
         self.pictures: dict[Images, Tensor] = {}
         self.known: dict[Images, Scores] = {}
@@ -123,43 +133,35 @@ class _Drawing:
         return self.known[images]
 
     def _single(self, images: Images) -> Scores:
-        evaluator = self._evaluator(images)
-        count = len(evaluator)
+        prompts = self.prompts[images.split]
         if images.split == "test" and images.sampler == self.tuner.sampling:
             samples = self.test["base" if images.model == "base" else "kept"]
         else:
-            samples = self._draw(evaluator, images)
+            samples = self._draw(images, 1, images.split)
         if images.split == "test":
-            self.pictures[images] = samples.images[:SHOWN]
-        scores = {name: each[:count] for name, each in samples.scores.items()}
-        return self._record(images, evaluator.prompts, scores)
+            self.pictures[images] = samples.images[: len(prompts)][:SHOWN]
+        return self._record(images, 1, {name: each[: len(prompts)] for name, each in samples.scores.items()})
 
     def _several(self, images: Images) -> Scores:
         """The image that is drawn alone, and further ones from noise of their own."""
-        first = Images(images.model, images.split, images.sampler)
-        one, alone = self._scores(first), self._evaluator(first)
-        evaluator = Evaluator(
-            alone.prompts, alone.sampler, alone.judges, images.copies - 1, self.tuner.seed, BEST_OF_SPLIT
-        ).to(self.device)
-        rest = self._record(images, evaluator.prompts, self._draw(evaluator, images).scores)
+        one, further = self._scores(replace(images, copies=1)), images.copies - 1
+        rest = self._record(images, further, self._draw(images, further, BEST_OF_SPLIT).scores)
         return {name: np.concatenate([one[name], rest[name]], 1) for name in one}
 
-    def _evaluator(self, images: Images) -> Evaluator:
-        settings = images.split, self.tuner.seed, images.sampler, self.tuner.guidance_prompts, 1
-        return self.tuner.evaluator(*settings).to(self.device)
-
-    def _draw(self, evaluator: Evaluator, images: Images) -> EvalSamples:
-        size = self.tuner.samples_per_batch
+    def _draw(self, images: Images, copies: int, noise: str) -> EvalSamples:
+        """Samples of a request, with the noise of a split."""
+        prompts, size = self.prompts[images.split], self.tuner.samples_per_batch
+        evaluator = Evaluator(prompts, images.sampler, self.scorers, copies, self.tuner.seed, noise).to(self.device)
         if images.model == "base":
             return self.base.of(evaluator, self.model, size)
         whom = f"the kept checkpoint, {in_words(images.sampler, self.tuner.sampling)}"
         return evaluate(evaluator, self.model, size, whom, with_kl=False)
 
-    def _record(self, images: Images, prompts: Sequence[str], scores: Mapping[str, Tensor]) -> Scores:
+    def _record(self, images: Images, copies: int, scores: Mapping[str, Tensor]) -> Scores:
         """Scores (P, n) of images, which are also rows of a table."""
         sampler, values = images.sampler, {name: each.double().numpy() for name, each in scores.items()}
+        prompts = [prompt for prompt in self.prompts[images.split] for _ in range(copies)]
         settings = {"model": images.model, "split": images.split, "guidance_scale": sampler.guidance_scale}
-        settings |= {"steps": sampler.num_inference_steps}
-        count = len(next(iter(values.values())))
-        self.tables.append(pd.DataFrame({"prompt": list(prompts[:count]), **values}).assign(**settings))
-        return {name: each.reshape(-1, max(1, images.copies - 1)) for name, each in values.items()}
+        table = pd.DataFrame({"prompt": prompts, **values})
+        self.tables.append(table.assign(**settings, steps=sampler.num_inference_steps))
+        return {name: each.reshape(-1, copies) for name, each in values.items()}

@@ -397,14 +397,7 @@ class FineTuner:
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
-    def evaluator(
-        self,
-        split: str,
-        seed: int,
-        sampling: Sampler | None = None,
-        most: int | None = None,
-        images_per_prompt: int | None = None,
-    ) -> Evaluator:
+    def evaluator(self, split: str, seed: int, sampling: Sampler | None = None) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
 
         All scorers are applied. The reward is one of them but has no weight in the selection.
@@ -413,16 +406,13 @@ class FineTuner:
             split: `validation` or `test`.
             seed: Seed of the noise.
             sampling: Sampler of the images; the run's `sampling` by default.
-            most: Maximum number of prompts, counted from the first; by default the run's `validation_prompts`, and all
-                test prompts.
-            images_per_prompt: Images per prompt; by default the run's in validations, and 1 on test prompts.
         """
-        validation = split == "validation"
-        prompts = self.prompts.of(split)[: most or (self.validation_prompts if validation else None)]
-        copies = images_per_prompt or (self.images_per_prompt if validation else 1)
+        prompts, images_per_prompt = self.prompts.of(split), 1
+        if split == "validation":
+            prompts, images_per_prompt = prompts[: self.validation_prompts], self.images_per_prompt
         judges = ScorerSet({REWARD: self.reward, **self.judges}, self.truth)
         encoder = None
-        if self.diversity is not None and copies > 1:
+        if self.diversity is not None and images_per_prompt > 1:
             encoder = replace(self.diversity, device="cpu").load()
         chosen_by = {name: self.judge_weights[name] for name in self.judges} or {REWARD: 1.0}
-        return Evaluator(prompts, sampling or self.sampling, judges, copies, seed, split, encoder, chosen_by)
+        return Evaluator(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)

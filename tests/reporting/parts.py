@@ -70,6 +70,18 @@ def write_tuning_run(
     return folder
 
 
+def write_guidance(folder: Path, *more: dict[str, Any]) -> None:
+    """Scores over guidance scales in a run's folder; the base model gains a tenth of the scale, the tuned one 0.1."""
+    change = {"mean": 0.1, "low": 0.0, "high": None}
+    rows = [
+        {"name": name, "scale": scale, "base": 0.7, "tuned": 0.8, "trained_on": False}
+        | {"difference": change, "base_gain": change | {"mean": scale / 10}, "tuned_gain": change}
+        for name in ("clip_score", "gold")
+        for scale in (1.0, 4.0)
+    ]
+    (folder / "guidance_scales.json").write_text(json.dumps([*rows, *more]))
+
+
 def write_reward_run(folder: Path, *, lr: float = 1e-5, seed: int = 0) -> Path:
     """A reward run."""
     folder.mkdir(parents=True)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.reporting.conftest import Visit
-from tests.reporting.parts import EVIL, PROMPTS, write_evaluations, write_reward_run, write_tuning_run
+from tests.reporting.parts import EVIL, PROMPTS, write_evaluations, write_guidance, write_reward_run, write_tuning_run
 
 Opener = Callable[..., Visit]
 GOLD, REWARD = (f"[data-metric='tuning:val/{name}'] .plot" for name in ("gold", "reward"))
@@ -30,13 +30,16 @@ def shown_rows(visit: Visit) -> list[str]:
 
 def test_everything_is_drawn(visit: Opener, four: list[Path], tmp_path: Path) -> None:
     other = write_evaluations(tmp_path / "evaluations")
+    write_guidance(four[0])
     seen = visit(*four, write_reward_run(tmp_path / "reward"), other / "table1", other / "figure8", offline=True)
-    for section in ("curves", "trade-offs", "parallel", "reward", "tables"):
+    for section in ("guidance", "curves", "trade-offs", "parallel", "reward", "tables"):
         seen.draw(section)
     assert seen.page.locator("#curves .panel:visible").count() == 7
     assert len(seen.plot(GOLD)) == 4
     assert seen.plot(GOLD)[0]["x"][:4] == [0, 10, 20, 30]
     assert seen.page.locator("#curves .shapelayer path").count() >= 1  # the base model's line
+    base, tuned = seen.plot("#guidance-plot")
+    assert (base["x"], base["y"], tuned["y"][:2]) == ([1, 4], [0.1, 0.4], [0.1, 0.1])
     assert [d["label"] for d in seen.plot("#parcoords")[0]["dimensions"]][:2] == ["beta", "lr"]
     assert seen.page.locator("#tables [data-intervals] .plot .main-svg").count() >= 2
     images = seen.page.locator("#images img")
@@ -238,7 +241,7 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(visit: Opener, four: 
 
 def test_on_a_phone_nothing_scrolls_sideways_but_boxes_of_their_own(visit: Opener, four: list[Path]) -> None:
     seen = visit(*four, viewport={"width": 390, "height": 844})
-    for section in ("curves", "trade-offs", "parallel", "tables"):
+    for section in ("guidance", "curves", "trade-offs", "parallel", "tables"):
         seen.page.evaluate(f"document.getElementById('{section}').scrollIntoView()")
         seen.settle()
     assert not seen.page.locator("#runs").is_visible()  # folded: the page begins with the runs
@@ -273,7 +276,7 @@ def test_a_script_in_a_prompt_or_a_name_stays_text(visit: Opener, tmp_path: Path
     text = (figure8 / "summary.json").read_text()
     (figure8 / "summary.json").write_text(text.replace('"A"', '"<b>bold</b> & <a href=1>"'))
     seen = visit(*folders, figure8)
-    for section in ("curves", "tables"):
+    for section in ("guidance", "curves", "tables"):
         seen.draw(section)
     assert seen.page.evaluate("window.broken") is None
     assert EVIL in seen.page.locator("#prompt option").all_text_contents()
@@ -303,7 +306,7 @@ def test_an_unfinished_run_and_one_without_anything_are_shown(visit: Opener, tmp
     for file in [*empty.glob("*.csv"), *empty.glob("*.json"), *empty.glob("samples/*")]:
         file.unlink()
     seen = visit(begun, empty)
-    for section in ("curves", "trade-offs", "parallel"):
+    for section in ("guidance", "curves", "trade-offs", "parallel"):
         seen.draw(section)
     assert seen.page.locator("#overview .badge").count() == 2
     assert "empty: has no results yet" in seen.page.locator("#notes").inner_text()
@@ -319,7 +322,7 @@ def test_a_hundred_runs_can_be_used(visit: Opener, tmp_path: Path) -> None:
         for n in range(100)
     ]
     seen = visit(*runs)
-    for section in ("curves", "trade-offs", "parallel"):
+    for section in ("guidance", "curves", "trade-offs", "parallel"):
         seen.draw(section)
     assert len(seen.plot(GOLD)) <= 24  # runs that look alike share a trace
     assert seen.page.locator("#images figure:not(.base)").count() == 24

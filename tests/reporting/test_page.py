@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from t2ifb.reporting.page import LIMIT, embedded, make_page
-from tests.reporting.parts import EVIL, PROMPTS, write_evaluations, write_reward_run, write_tuning_run
+from tests.reporting.parts import EVIL, PROMPTS, write_evaluations, write_guidance, write_reward_run, write_tuning_run
 
 
 class Elements(HTMLParser):
@@ -118,14 +118,7 @@ def test_the_comparison_at_the_best_guidance_scales_has_a_table_where_a_run_has_
 def test_the_gain_over_guidance_scales_is_a_chart_and_a_table(tmp_path: Path) -> None:
     run = write_tuning_run(tmp_path / "run")
     assert "Guidance" not in page_of(run).texts["h2"] and data_of(page_of(run))["swept"] == []
-    change = {"mean": 0.1, "low": 0.0, "high": None}
-    rows = [
-        {"name": name, "scale": scale, "base": 0.7, "tuned": 0.8, "trained_on": False}
-        | {"difference": change, "base_gain": change | {"mean": scale / 10}, "tuned_gain": change}
-        for name in ("clip_score", "gold")
-        for scale in (1.0, 4.0)
-    ]
-    (run / "guidance_scales.json").write_text(json.dumps([*rows, {"name": "broken"}]))
+    write_guidance(run, {"name": "broken"})
     page = page_of(run)
     data = data_of(page)
     assert data["swept"] == ["gold", "clip_score"] and "Guidance" in page.texts["h2"]
