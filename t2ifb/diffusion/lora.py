@@ -328,7 +328,7 @@ def _lora_file(source: str | Path) -> Path:
     """The file of exported adapters in a run folder, its `export/`, or itself.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The file is missing.
     """
     path = Path(source).expanduser()
     for place in (path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS):
