@@ -48,8 +48,8 @@ class Groups:
     def compared_by(self, pick: Pick) -> "Groups":
         """The samples with the rewards that they are compared by.
 
-        With `random`, sample k of a prompt has the prompt's k-th highest reward instead of its own. Samples are drawn
-        independently of their numbers, so this is a random order.
+        With `random`, sample k of a prompt has the prompt's k-th highest reward instead of its own. A sample does not
+        depend on its number, so this is a random order.
         """
         if pick == "reward":
             return self
