@@ -190,7 +190,7 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"open_clip_model.safetensors from timm/\S+ .* pretrained=<that file>"):
+    with pytest.raises(ValueError, match=r"open_clip_model.safetensors from timm/\S+ .* pretrained=… to that file"):
         CLIPSource("ViT-B-32-quickgelu", "openai").load()
 
 
