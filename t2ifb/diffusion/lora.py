@@ -292,7 +292,7 @@ def exported_file(source: str | Path) -> Path:
     """The adapters' file of a run folder, of its `export/`, or the file itself.
 
     Raises:
-        ValueError: There is none.
+        ValueError: None of these exists.
     """
     path = Path(source).expanduser()
     places = [path, path / LORA_WEIGHTS, path / "export" / LORA_WEIGHTS]
