@@ -14,6 +14,7 @@ from t2ifb.config.instantiate import Components
 from t2ifb.config.reward_source import find_latest
 
 if TYPE_CHECKING:
+    import torch
     import uvicorn
 
     from t2ifb.annotation.answers import AnswerLog
@@ -38,7 +39,7 @@ def annotate(parts: Components) -> None:
     if not parts.value("source"):
         raise ConfigError(["source: give the folder of images, such as the output of python -m t2ifb.generate"])
     source = Path(parts.value("source")).expanduser()
-    items = read_items(source, mode, parts.value("images"), parts.value("seed"))
+    items = _chosen(parts, read_items(source, mode, parts.value("images"), parts.value("seed")))
     folder = source if source.is_dir() else source.parent
     output = Path(parts.value("output")).expanduser() if parts.value("output") else folder / "annotations"
     log = AnswerLog(output, items)
@@ -48,6 +49,25 @@ def annotate(parts: Components) -> None:
     finally:
         log.close()
         _conclude(parts, items, log)
+
+
+def _chosen(parts: Components, items: "list[Item]") -> "list[Item]":
+    """The questions to ask, in order.
+
+    Raises:
+        ConfigError: The order is unknown, needs an ensemble, or `most` is below 1.
+    """
+    order, most = parts.value("order"), parts.value("most")
+    if order not in ("random", "disagreement") or (most is not None and most < 1):
+        raise ConfigError([f"order={order} most={most}: expected random or disagreement, and at least 1"])
+    if order == "disagreement":
+        from t2ifb.annotation.selection import by_disagreement
+
+        reward, device = _reward(parts)
+        if (members := getattr(reward, "members", None)) is None:
+            raise ConfigError(["order=disagreement: give +scorer@reward=ensemble 'reward.sources=[RUN,RUN,RUN]'"])
+        items = by_disagreement(items, list(members), device)
+    return items[:most]
 
 
 def _serve(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
@@ -138,17 +158,24 @@ def _conclude(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
 
 def _scores(parts: Components, items: "list[Item]") -> dict[str, list[float]] | None:
     """Scores by the reward that annotators are compared with; None without one."""
-    if parts.value("reward") is None:
-        return None
     from t2ifb.annotation.results import score_items
+
+    reward, device = _reward(parts)
+    return None if reward is None else score_items(reward, items, device)
+
+
+def _reward(parts: Components) -> "tuple[Any, torch.device]":
+    """The reward on its device; None without one."""
     from t2ifb.utils.devices import device_of
 
+    device = device_of(parts.value("device"))
+    if parts.value("reward") is None:
+        return None, device
     found, notes = find_latest({"reward": parts.value("reward")}, "", parts.value("domain"), parts.arguments)
     if notes:
         raise ConfigError(notes)
     parts.settle("reward", found["reward"])
-    device = device_of(parts.value("device"))
-    return score_items(parts.build("reward").to(device).eval(), items, device)
+    return parts.build("reward").to(device).eval(), device
 
 
 main = command("annotate", annotate)

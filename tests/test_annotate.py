@@ -49,10 +49,9 @@ def test_simulated_annotators_answer_and_the_results_are_printed(run_here: Comma
     [
         (("mode=guess",), "mode=guess: expected rank or compare"),
         (("source=nowhere",), "nowhere does not exist"),
-        (("overlap=2",), "overlap from 0 to 1"),
+        (("order=disagreement",), "order=disagreement: give .scorer@reward=ensemble"),
         (("simulate=true", "annotators=0"), "annotators=0: expected at least 1"),
         (("host=192.0.2.1",), "host=192.0.2.1 port=8765: .*; give another port"),
-        (("sourc=x",), "sourc"),
     ],
 )
 def test_wrong_arguments_are_one_message(

@@ -109,7 +109,9 @@ def make_app(
             item, place = queues.find(request.path_params["key"]), request.path_params["place"]
         except ValueError:
             return Response("no such image", 404)
-        return FileResponse(item.images[place]) if place < len(item.images) else Response("no such image", 404)
+        if place >= len(item.images):
+            return Response("no such image", 404)
+        return FileResponse(item.images[place], headers={"Cache-Control": "private, max-age=600"})
 
     async def part(request: Request) -> Response:
         name, kind = PARTS[request.path_params.get("name", "")]
@@ -176,7 +178,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
             await send(message)
 
         request = Request(scope, receive)

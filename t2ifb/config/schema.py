@@ -116,6 +116,8 @@ class AnnotateConfig(BaseConfig):
     output: str | None = None
     mode: str = "rank"
     images: int = 9
+    order: str = "random"
+    most: int | None = None
     annotators_per_prompt: int = 1
     overlap: float = 0.0
     ratings: bool = False

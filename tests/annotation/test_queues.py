@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from t2ifb.annotation.answers import Answer
-from t2ifb.annotation.queues import RESERVED_SECONDS, Queues
+from t2ifb.annotation.answers import Answer, AnswerLog
+from t2ifb.annotation.items import Item
+from t2ifb.annotation.queues import RESERVED_SECONDS, Progress, Queues
 from tests.annotation.parts import best_first, make_queues
 
 
@@ -25,6 +26,16 @@ def test_questions_are_shared_out_and_some_are_asked_of_everyone(tmp_path: Path)
     assert len(bob) == 2 + 4
     assert set(ada) & set(bob) == {item.key for item in queues.items[:2]}
     assert work(queues, "ada") == []
+
+
+def test_a_thousand_prompts_are_continued_where_others_stopped(tmp_path: Path) -> None:
+    items = [Item(f"{n}", f"prompt {n}", (Path("0"), Path("1")), ("", "")) for n in range(1000)]
+    log = AnswerLog(tmp_path, items)
+    log.answers += [Answer(item.key, "ada", "ranks", (1, 2)) for item in items[:980]]
+    queues = Queues(items, log, overlap=0.01)
+    assert (queues.progress("ada").left, queues.progress("bob").left) == (20, 10 + 20)
+    assert len(work(queues, "bob")) == 30
+    assert queues.progress("ada") == Progress(980, 0, None)
 
 
 def test_each_question_has_a_number_of_annotators(tmp_path: Path) -> None:

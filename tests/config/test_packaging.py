@@ -13,6 +13,7 @@ import pytest
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import check
 from tests.conftest import CHECKOUT
+from tests.test_layers import imported
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 
@@ -30,6 +31,13 @@ def test_every_dependency_has_its_exact_version() -> None:
         name = requirement.partition(">")[0].lower().replace("_", "-")
         assert name in pinned, name
     assert not any("@" in line or "/" in line for line in lines if not line.startswith("#"))
+
+
+def test_the_packages_that_the_design_names_are_used() -> None:
+    named = {"torch", "diffusers", "transformers", "peft", "hydra", "omegaconf", "lightning", "wandb"}
+    named |= {"open_clip", "datasets"}
+    used = {name.partition(".")[0] for file in (CHECKOUT / "t2ifb").rglob("*.py") for name in imported(file)}
+    assert named <= used
 
 
 def test_make_explains_itself() -> None:
