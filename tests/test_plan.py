@@ -166,3 +166,14 @@ def test_a_gpu_that_pytorch_cannot_use_is_named(
     changes = ("algorithm.batch_size=1", "algorithm.algorithm.gradients_per_rollout=1", "prompts.most=1")
     assert go("memory_gb=8", *changes) == 0
     assert "note: the GPU P100 is too old." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("domain", "size"), [("sdxl", "2,567.46 M"), ("sd35", "2,243.17 M")])
+def test_newer_models_have_their_published_size(
+    go: Run, capsys: pytest.CaptureFixture[str], domain: str, size: str
+) -> None:
+    assert go(f"domain={domain}", "memory_gb=80") == 0
+    out = capsys.readouterr().out
+    assert rows(out)["denoiser"][0] == size
+    assert "the text encoders run before training and are not counted" in " ".join(out.split())

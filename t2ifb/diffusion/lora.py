@@ -28,11 +28,13 @@ class LoRAFormat:
         pipeline: Class in diffusers whose `load_lora_weights` reads exported adapters.
         part: The denoiser's name in the pipeline, which is the prefix of the weights' names.
         targets: Layers that get adapters by default: the projections of self- and cross-attention.
+        kohya: Whether ComfyUI and AUTOMATIC1111 read adapters of this family under kohya's names.
     """
 
     pipeline: str
     part: str
     targets: tuple[str, ...]
+    kohya: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,8 @@ def save_lora(
     text = json.dumps({f"{part}.{name}": value for name, value in settings.items()}, indent=2, sort_keys=True)
     # `save_lora_weights` would add a second metadata key, and safetensors does not order keys.
     weights = save(LoraBaseMixin.pack_weights(layers, part), {LORA_ADAPTER_METADATA_KEY: text})
-    others = save(comfyui_weights(layers, part, settings["r"], settings["lora_alpha"]))
+    scale = settings["r"], settings["lora_alpha"]
+    others = save(comfyui_weights(layers, part, *scale, kohya=model.lora_format.kohya))
     imports = "from importlib.resources import files\n\n" if package_path(base) else ""
     readme = CARD.format(
         rank=settings["r"],

@@ -17,30 +17,33 @@ if TYPE_CHECKING:
 COMFYUI_WEIGHTS = "lora_comfyui.safetensors"
 
 
-def comfyui_weights(layers: Mapping[str, Tensor], part: str, rank: int, lora_alpha: float) -> dict[str, Tensor]:
+def comfyui_weights(
+    layers: Mapping[str, Tensor], part: str, rank: int, lora_alpha: float, kohya: bool
+) -> dict[str, Tensor]:
     """Adapters under the names that ComfyUI maps to a model's layers (its file `comfy/lora.py`).
 
     ComfyUI and AUTOMATIC1111 read no metadata. The scale of an adapter is `.alpha` / rank, or 1 without `.alpha`.
 
-    - U-Net: kohya's names, `lora_unet_<layer>.lora_down.weight`, `.lora_up.weight` and `.alpha`.
-    - Transformer: `transformer.<layer>.lora_A.weight` and `.lora_B.weight`, with lora_alpha / rank multiplied into B.
-      `.alpha` is left out, because diffusers refuses it.
+    - kohya's names: `lora_<part>_<layer>.lora_down.weight`, `.lora_up.weight` and `.alpha`.
+    - Others: `<part>.<layer>.lora_A.weight` and `.lora_B.weight`, with lora_alpha / rank multiplied into B. `.alpha` is
+      left out, because diffusers refuses it.
 
     Args:
         layers: Weights by name as of `adapter_state`.
-        part: The denoiser's name in the pipeline, `unet` or `transformer`.
+        part: The denoiser's name in the pipeline.
         rank: Rank of the adapters.
         lora_alpha: Their scale parameter.
+        kohya: Use kohya's names.
     """
     named = {f"{part}.{name}": weight for name, weight in layers.items()}
-    if part != "unet":
+    if not kohya:
         scale = lora_alpha / rank
         return {name: weight * scale if ".lora_B." in name else weight for name, weight in named.items()}
     from diffusers.utils import convert_state_dict_to_kohya
 
-    kohya: dict[str, Tensor] = convert_state_dict_to_kohya(named)
+    converted: dict[str, Tensor] = convert_state_dict_to_kohya(named)
     alpha = torch.tensor(float(lora_alpha))  # diffusers writes the rank
-    return {name: alpha.clone() if name.endswith(".alpha") else weight for name, weight in kohya.items()}
+    return {name: alpha.clone() if name.endswith(".alpha") else weight for name, weight in converted.items()}
 
 
 def save_merged(source: "PipelineSource", adapters: Path, folder: str | Path) -> None:

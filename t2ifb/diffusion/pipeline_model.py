@@ -106,7 +106,8 @@ class PipelineModel(nn.Module):
     def networks(self) -> dict[str, list[nn.Module]]:
         """Denoiser, text encoders that were not released, and the autoencoder with the tiny one if there is one."""
         decoders = [self.vae, *([] if self.decoder is None else [self.decoder])]
-        return {TEXT: [*self.text.encoders.values()], DENOISER: [self.denoiser], DECODER: decoders}
+        encoders = [*self.text.encoders.values()]
+        return {**({TEXT: encoders} if encoders else {}), DENOISER: [self.denoiser], DECODER: decoders}
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of B prompts, in the type of the denoiser."""

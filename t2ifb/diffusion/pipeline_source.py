@@ -118,8 +118,10 @@ class PipelineSource:
 
     def notes(self) -> tuple[str, ...]:
         """Assumptions of `on_meta`."""
+        ahead = "the text encoders run before training and are not counted (encode_ahead)"
         int8 = f"quantisation=int8 is not counted: the denoiser's weights are counted in {self.precision}"
-        return (*self._config().notes, *([int8] if self.quantisation else []))
+        own = [text for text, said in ((ahead, self.encode_ahead), (int8, self.quantisation is not None)) if said]
+        return (*self._config().notes, *own)
 
     def fitting_tiny_decoder(self) -> str | None:
         """The family's published tiny decoder, if the model's latents have the scale of the published model."""

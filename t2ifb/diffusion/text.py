@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from t2ifb.diffusion.model import Conditioning
 from t2ifb.utils.files import atomic_write
-from t2ifb.utils.fingerprints import weights_hash
+from t2ifb.utils.fingerprints import code_hash, fingerprint, library_versions, weights_hash
 
 REMEMBERED_BYTES = 2e9
 """Bytes of encoded prompts that are kept in memory, the latest ones."""
@@ -80,8 +80,10 @@ class TextEncoders(nn.Module):
         """
         if self._folder is None or self._released:
             return
-        digest = hashlib.sha256("".join(weights_hash(each) for each in self.encoders.values()).encode())
-        self._place = self._folder / digest.hexdigest()[:16]
+        weights = [weights_hash(encoder) for encoder in self.encoders.values()]
+        code = code_hash(getattr(self._states, "__module__", ""))
+        known = fingerprint(weights, code, library_versions(), torch.device(device).type)
+        self._place = self._folder / known[:16]
         self.encoders.to(device)
         for prompt in dict.fromkeys(["", *prompts]):
             self._of(prompt)
@@ -106,15 +108,16 @@ class TextEncoders(nn.Module):
         tokens = self._tokens(prompt)
         file = None if self._place is None else self._place / f"{_key(tokens)}.safetensors"
         if file is not None and file.is_file():
-            return self._remember(prompt, Conditioning(load_file(file)))
-        if self._released:
+            found = Conditioning(load_file(file))
+        elif self._released:
             raise ValueError(f"the text encoders were released before {prompt!r} was encoded; load the model again")
-        found = self._run(tokens)
+        else:
+            found = self._run(tokens)
+            if file is not None:
+                with atomic_write(file) as opened:
+                    opened.write(save({name: each.contiguous() for name, each in found.tensors.items()}))
         if not prompt and self._zeros_for_empty:
             found = Conditioning({name: torch.zeros_like(each) for name, each in found.tensors.items()})
-        if file is not None:
-            with atomic_write(file) as opened:
-                opened.write(save({name: each.contiguous() for name, each in found.tensors.items()}))
         return self._remember(prompt, found)
 
     @torch.no_grad()

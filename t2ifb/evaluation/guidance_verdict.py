@@ -78,8 +78,12 @@ def deciding(sweep: GuidanceSweep) -> str:
     names = {row.name for row in sweep.rows}
     if GOLD in names:
         return GOLD
-    held_out = any(weight > 0 and name not in sweep.trained_on for name, weight in sweep.judges.items())
-    return JUDGES if held_out or not sweep.trained_on else sweep.trained_on[0]
+    return JUDGES if has_judges(sweep) or not sweep.trained_on else sweep.trained_on[0]
+
+
+def has_judges(sweep: GuidanceSweep) -> bool:
+    """Whether the scales were chosen by a scorer that the run was not trained on."""
+    return any(weight > 0 and name not in sweep.trained_on for name, weight in sweep.judges.items())
 
 
 def _limit(sweep: GuidanceSweep) -> str:
@@ -145,7 +149,8 @@ def show_sweep(sweep: GuidanceSweep, name: str) -> None:
 
 def card(sweep: GuidanceSweep) -> str:
     """Both tables in Markdown, for a model card."""
-    chosen = f"Scales were chosen by the held-out scorers on {sweep.validation_prompts} validation prompts."
+    chooser = "the held-out scorers" if has_judges(sweep) else "the reward"
+    chosen = f"Scales were chosen by {chooser} on {sweep.validation_prompts} validation prompts."
     return "\n\n".join(
         [
             f"By guidance scale, on {sweep.test_prompts} test prompts:",

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
+from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import generate
 from t2ifb.diffusion.source import read_pipeline
 from t2ifb.evaluation.lazy import Unbuilt, build
@@ -110,7 +111,7 @@ class Generations:
 
     def _key(self, adapters: Path | None) -> str:
         weights = "base" if adapters is None else adapters / LORA_WEIGHTS
-        code = load_lora, read_pipeline, Generations
+        code = load_lora, read_pipeline, PipelineModel, Generations
         parts = self.diffusion, self.sampling, *code, library_versions(), self.seed, weights
         return fingerprint(*parts, hash_file=self._hashes)[:16]
 

@@ -86,7 +86,7 @@ def test_names_are_those_that_comfyui_maps(exported: tuple[str, Path, Path]) -> 
 def test_the_documented_names_of_stable_diffusion() -> None:
     layer = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0"
     weights = {f"{layer}.lora_A.weight": torch.ones(2, 4), f"{layer}.lora_B.weight": torch.ones(4, 2)}
-    found = comfyui_weights(weights, "unet", 2, 6.0)
+    found = comfyui_weights(weights, "unet", 2, 6.0, kohya=True)
     stem = "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0"
     assert found.keys() == {f"{stem}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")}
     assert found[f"{stem}.lora_down.weight"].shape == (2, 4) and float(found[f"{stem}.alpha"]) == 6.0

@@ -81,9 +81,13 @@ def test_without_a_folder_encoders_stay() -> None:
     assert encoders.encode(["c"])["one"].any()
 
 
-def test_the_empty_prompt_may_be_zeros() -> None:
+def test_the_empty_prompt_may_be_zeros(tmp_path: Path) -> None:
     encoders = make(zeros_for_empty=True)
     assert not encoders.encode([""])["one"].any() and encoders.encode(["a"])["one"].any()
+    make(tmp_path, zeros_for_empty=True).encode_ahead([""], "cpu")
+    other = make(tmp_path)  # the same encoders in a pipeline that encodes the empty prompt
+    other.encode_ahead([""], "cpu")
+    assert Encoder.calls == 0 and other.encode([""])["one"].any()
 
 
 def test_prompts_are_as_long_as_the_settings_say() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,5 @@ def test_tables_and_figure_are_written_with_every_scorer(tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert printed.startswith(sentence(found)) and "40 / 80" in printed  # best of 2
     assert BEST in card(found) and "reward (trained on)" in card(found)
+    assert "Scales were chosen by the held-out scorers on 40 validation prompts." in card(found)
+    assert "Scales were chosen by the reward" in card(replace(found, judges={"reward": 1.0}))

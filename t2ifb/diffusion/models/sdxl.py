@@ -113,7 +113,7 @@ SDXL = PipelineConfig(
 Class defaults that affect neither size nor schedule are omitted.
 """
 FAMILY = Family(
-    LoRAFormat("StableDiffusionXLPipeline", "unet", ("to_q", "to_k", "to_v", "to_out.0")),
+    LoRAFormat("StableDiffusionXLPipeline", "unet", ("to_q", "to_k", "to_v", "to_out.0"), kohya=True),
     networks={
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderKL",

@@ -84,7 +84,7 @@ Class defaults that affect neither size nor schedule are omitted.
 
 
 FAMILY = Family(
-    LoRAFormat("StableDiffusionPipeline", "unet", ("to_q", "to_k", "to_v", "to_out.0")),
+    LoRAFormat("StableDiffusionPipeline", "unet", ("to_q", "to_k", "to_v", "to_out.0"), kohya=True),
     networks={"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"},
     tokenizers={"text_encoder": "tokenizer"},
     states=states,
