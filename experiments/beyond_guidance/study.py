@@ -4,8 +4,8 @@ python -m experiments.beyond_guidance.study                     # trains what ha
 python -m experiments.beyond_guidance.study --only dpo nft      # only these
 python -m experiments.beyond_guidance.study --list              # what is done, and what is missing
 
-Each result is written to results/ when its run ends, so that a job that is done is never repeated, whatever happens to
-the run folders.
+Each result is written to results/ when its run ends, so that a finished job is never repeated, even without its run
+folder.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def interaction(seed: int) -> Run:
 
 
 def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[str, ...]:
-    """Settings for a number of updates, the last of which is validated."""
+    """Settings for a number of updates with one validation, at the end."""
     epochs = updates / per_experience * batch / TRAINING_PROMPTS
     return f"algorithm.epochs={epochs:.6g}", f"algorithm.batch_size={batch}", f"algorithm.validate_every={updates}"
 

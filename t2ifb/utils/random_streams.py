@@ -41,7 +41,7 @@ class Stream(IntEnum):
     """Steps and empty prompts of a pool's minibatches."""
     ANNOTATION = 0x0DFF
     """Orders of questions and of their images."""
-    DISTILLATION_STEPS = 0x0DFB
+    DISTILLATION_STEPS = 0x0DFC
     """Steps at which guidance is distilled."""
     MINIBATCHES = 0x0DF7
     """Seeds of an experience's minibatches."""

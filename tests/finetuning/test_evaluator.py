@@ -185,7 +185,7 @@ def test_two_processes_share_samples_scores_base_images_and_rounding(tmp_path: P
         weights = LoRA().add(model)
         drawn: list[int] = []
         sample = evaluator.sample
-        evaluator.sample = lambda model, numbers, **kl: drawn.extend(numbers) or sample(model, numbers, **kl)  # type: ignore
+        evaluator.sample = lambda model, numbers, kl=True: drawn.extend(numbers) or sample(model, numbers, kl)  # type: ignore
 
         mix = Mix({"counting": counting, "clip_score": CLIPScore(CLIPEncoder(CLIPSource(f"local-dir:{CLIP}")))})
         cache = BaselineCache(folder / "cache", {})

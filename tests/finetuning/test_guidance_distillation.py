@@ -62,7 +62,7 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
     [
         (partial(GuidanceDistillation, 1.0), "teacher_scale=1.0 must be above 1"),
         (lambda: GuidanceDistillation(states="base"), "states must be student or teacher"),  # type: ignore[arg-type]
-        (partial(GuidanceDistillation, gradients_per_rollout=5), "5 steps cannot be drawn from the 4 of window"),
+        (partial(GuidanceDistillation, gradients_per_rollout=5), "gradients_per_rollout=5 must be from 1 to the 4"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(method: Any, message: str) -> None:

@@ -213,7 +213,7 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
     assert "Largest savings: micro_batch_size=1. `python" in str(told.value)
     with pytest.raises(ValueError, match="out of memory") as told:
         tune(make_tuning(reward=TooLarge(), algorithm=DRaFT(2)), tmp_path / "through")
-    assert "algorithm.last_steps=1" in str(told.value) and "t2ifb.plan" in str(told.value)
+    assert "algorithm.checkpoint_steps=True" in str(told.value) and "t2ifb.plan" in str(told.value)
 
 
 @pytest.mark.parametrize(
