@@ -21,6 +21,7 @@ def test_every_row_is_measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         "filling the cache",
         "ImageReward",
         "a fine-tuning update",
+        "an update of grpo",
         "a rollout with adapters",
         "busy processes",
         "that the decoder keeps",
