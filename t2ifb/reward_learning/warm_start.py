@@ -76,8 +76,8 @@ def warm_start(encoder: CLIPSource) -> WarmStart | None:
         "trainable_layers": encoder.trainable_layers,
     }
     if kind == "pick_score":
-        from t2ifb.scorers.conversion import HUB_ID as PICK_SCORE
         from t2ifb.scorers.conversion import pick_score_encoder
+        from t2ifb.scorers.pick_score import HUB_ID as PICK_SCORE
 
         found, scale = pick_score_encoder(source or PICK_SCORE)
         start = WarmStart("PickScore", replace(found, **kept), _cosine_head(scale))
