@@ -10,10 +10,10 @@ BACKWARD = 2
 
 
 class NetworkEvaluations(Callback):
-    """Counts what training asks of the denoiser: 1 per row of a forward pass, and `BACKWARD` if it is differentiated.
+    """Counts the denoiser's evaluations in training: 1 per row of a forward pass, `BACKWARD` per row of a backward one.
 
-    Guidance evaluates two rows per sample. Validations are not counted. The total over all updates and processes is
-    logged as `train/network_evaluations`, and resumed with the run.
+    Guidance evaluates two rows per sample. A checkpointed call has two forward passes. Validations are not counted. The
+    total over all updates and processes is logged as `train/network_evaluations`, and resumed with the run.
 
     Attributes:
         total: Evaluations of all updates so far.
@@ -22,16 +22,21 @@ class NetworkEvaluations(Callback):
     def __init__(self) -> None:
         self.total = 0
         self._since = 0
-        self._hook: torch.utils.hooks.RemovableHandle | None = None
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def on_fit_start(self, trainer: Trainer, module: Any) -> None:
         """Watch the denoiser."""
-        self._hook = module.policy.model.denoiser.register_forward_hook(self._count)
+        denoiser = module.policy.model.denoiser
+        # A checkpointed call stops before its end when it is repeated, so forward passes are counted at their start.
+        self._hooks = [
+            denoiser.register_forward_pre_hook(self._count, with_kwargs=True),
+            denoiser.register_forward_hook(self._follow),
+        ]
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop watching."""
-        if self._hook is not None:
-            self._hook.remove()
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop watching."""
@@ -56,6 +61,13 @@ class NetworkEvaluations(Callback):
         """Set the total."""
         self.total = state_dict["total"]
 
-    def _count(self, denoiser: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def _count(self, denoiser: torch.nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        self._since += len(next(iter((*inputs, *named.values()))))
+
+    def _follow(self, denoiser: torch.nn.Module, inputs: Any, output: Any) -> None:
         rows: torch.Tensor = output[0]
-        self._since += len(rows) * (1 + BACKWARD * rows.requires_grad)
+        if rows.requires_grad:
+            rows.register_hook(lambda gradient: self._count_backward(len(gradient)))
+
+    def _count_backward(self, rows: int) -> None:
+        self._since += BACKWARD * rows

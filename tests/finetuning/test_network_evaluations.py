@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.network_evaluations import NetworkEvaluations
 from t2ifb.finetuning.refl import ReFL
 from tests.finetuning.method_parts import BATCH, make_module
@@ -32,6 +33,16 @@ def test_an_update_costs_its_calls(guidance_scale: float) -> None:
     resumed = NetworkEvaluations()
     resumed.load_state_dict(cost.state_dict())
     assert resumed.total == cost.total
+
+
+def test_a_repeated_call_is_counted_and_differentiated_once() -> None:
+    module: Any = make_module(DRaFT(last_steps=LATE, checkpoint_steps=True), guidance_scale=1.0, beta=0.0)
+    cost, trainer = NetworkEvaluations(), SimpleNamespace(global_step=0, log_every_n_steps=2)
+    cost.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    module.training_step(BATCH, 0)
+    cost.on_before_optimizer_step(trainer, module, None)  # type: ignore[arg-type]
+    before, trained, reference = len(module.policy.schedule) - LATE, 1 + 1 + 2, 1
+    assert cost.total == len(BATCH.prompts) * (before + LATE * (trained + reference))
 
 
 def test_validations_are_not_counted() -> None:
