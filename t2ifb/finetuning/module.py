@@ -102,7 +102,7 @@ class FineTuningModule(LightningModule):
                 self.terms = {name: term.detach() for name, term in loss.terms.items()}
                 self.note(**self.terms)
         self._sum_gradients()
-        optimizer.step()
+        optimizer.step()  # clips first, see `on_before_optimizer_step`
         if self.ema is not None:
             self.policy.average(EMA, self.ema)
         self._inside = batch.update + 1 < self.algorithm.updates_per_experience

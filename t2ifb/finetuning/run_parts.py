@@ -50,7 +50,8 @@ def with_weights(algorithm: Any, alpha: float | None, beta: float | None) -> Any
     """
     given = {name: value for name, value in (("alpha", alpha), ("beta", beta)) if value is not None}
     if lacking := [name for name in given if not hasattr(algorithm, name)]:
-        raise ValueError(f"{type(algorithm).__name__} has no {' and no '.join(lacking)}; give {lacking[0]}=None")
+        none = " and ".join(f"{name}=None" for name in lacking)
+        raise ValueError(f"{type(algorithm).__name__} has no {' and no '.join(lacking)}; give {none}")
     return replace(algorithm, **given)
 
 

@@ -1,13 +1,14 @@
 """All random streams. Every draw is a function of (stream, seed, position), independent of earlier draws."""
 
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+@unique
 class Stream(IntEnum):
     """Separates draws that have the same seed. A changed value changes the results of all runs."""
 
