@@ -214,5 +214,5 @@ def test_only_the_first_process_says_that_weights_are_rounded(
 def test_weights_replace_those_of_the_algorithm_where_it_has_them() -> None:
     assert with_weights(ReFL(alpha=3.0, beta=0.5), None, 0.1) == ReFL(alpha=3.0, beta=0.1)
     assert with_weights(DPO(), None, None) == DPO()
-    with pytest.raises(ValueError, match="DPO has no alpha and no beta; give alpha=None"):
+    with pytest.raises(ValueError, match="DPO has no alpha and no beta; give alpha=None and beta=None"):
         with_weights(DPO(), 1.0, 0.0)
