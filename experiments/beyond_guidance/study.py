@@ -62,6 +62,22 @@ NFT = ("+experiment=nft", "optimizer.lr=2e-4", "algorithm.algorithm.updates=8", 
 GRPO = ("+experiment=grpo", "optimizer.lr=3e-4", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))
 REFL = ("+experiment=refl", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(60, 1, 32))
 DRAFT = ("+experiment=draft", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(30, 1, 16))
+LONG = (
+    "+experiment=dpo",
+    "algorithm.algorithm.steps=[0,11]",
+    "algorithm.algorithm.beta_dpo=1500",
+    "algorithm.algorithm.pairs_per_update=16",
+    "optimizer.lr=3e-4",
+    *lengths(1000, 50),
+    "algorithm.validate_every=250",
+    "algorithm.validation_prompts=64",
+    "algorithm.images_per_prompt=2",
+    "prompts.test.count=100",
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.devices=2",
+)
+"""DPO in two processes, with 16 pairs per update in each. It keeps the checkpoint that the held-out scorers prefer."""
 ALL_LAYERS = "algorithm.lora.targets=[to_q,to_k,to_v,to_out.0,conv1,conv2,conv_shortcut,time_emb_proj,proj_in,proj_out]"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -79,14 +95,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (*REFL, "algorithm.algorithm.gradients_per_rollout=1"),
     "refl, early window": (*REFL, "algorithm.algorithm.gradients_per_rollout=1", "algorithm.algorithm.window=[2,7]"),
     "draft, 5 steps": DRAFT,
+    "dpo, long": LONG,
 }
-"""Arguments of each variant, about 90,000 network evaluations each."""
+"""Arguments of each variant: about 90,000 network evaluations each, and 450,000 of the long one."""
 
 
 def run_of(variant: str, seed: int = 0) -> Run:
     """The run of a variant."""
     reward = f"reward.source={interaction(seed).path}"
-    return Run(folder("beyond_guidance", variant, seed), (*VARIANTS[variant], *COMMON, f"seed={seed}", reward))
+    return Run(folder("beyond_guidance", variant, seed), (*COMMON, *VARIANTS[variant], f"seed={seed}", reward))
 
 
 def result_file(variant: str, seed: int = 0) -> Path:
@@ -95,22 +112,26 @@ def result_file(variant: str, seed: int = 0) -> Path:
 
 
 def result_of(run: Run, arguments: tuple[str, ...]) -> dict[str, Any]:
-    """Gains over the base model at the end of a finished run, on its validation prompts, with their cost."""
+    """Gains of a finished run's kept checkpoint over the base model, on its validation prompts, with their cost."""
     sheets = sorted((run.path / "samples").glob("step_*.csv"))
-    base, tuned = ScoreSheet.read(sheets[0]), ScoreSheet.read(sheets[-1])
     summary = run.summary
+    kept = f"step_{summary['best_step']:06d}"
+    base, tuned = ScoreSheet.read(sheets[0]), next(ScoreSheet.read(sheet) for sheet in sheets if sheet.stem == kept)
+    prompts = len(base.by_prompt["gold"])
+    images = len(base.prompts) // prompts
     return {
         "arguments": [*arguments],
         "git_commit": summary["git_commit"],
         "updates": summary["steps"],
+        "kept_step": summary["best_step"],
         "network_evaluations": summary["network_evaluations"],
         "wall_seconds": summary["wall_seconds"],
-        "prompts": PROMPTS,
-        "images_per_prompt": IMAGES,
+        "prompts": prompts,
+        "images_per_prompt": images,
         "kl": float(tuned.columns["kl"].mean()),
         "base": {name: float(base.columns[name].mean()) for name in COLUMNS},
         "gain": {name: asdict(paired_difference(tuned.by_prompt[name], base.by_prompt[name])) for name in COLUMNS},
-        "best_of_4": {name: gold_of_best(sheet, IMAGES) for name, sheet in (("base", base), ("tuned", tuned))},
+        "gold_of_best": {name: gold_of_best(sheet, images) for name, sheet in (("base", base), ("tuned", tuned))},
     }
 
 
