@@ -4,13 +4,15 @@ import importlib
 import io
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -50,6 +52,22 @@ def real_data(name: str) -> Path:
 def _the_same_weights_each_time() -> None:
     """Networks that a test makes untrained are the same each time: a small one may happen to have dead units only."""
     torch.manual_seed(0)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless browser; one for all tests of a worker. Tests that need it are skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: pip install -e '.[dev]'")
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"no browser to look at the page with ({', '.join(BROWSERS)}): apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

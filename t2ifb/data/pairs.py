@@ -16,9 +16,9 @@ from t2ifb.data.samplers import TrainingOrder, TrainingPosition, WeightedUnits
 class PairDataModule(LightningDataModule):
     """All comparisons of rankings, each once per epoch in a new order, and indices of held-out samples for validation.
 
-    A ranking of k images gives up to C(k, 2) pairs; ties give none. A pair's weight is 1 / (number of pairs of its
-    prompt), scaled to a mean of 1 over all pairs, so that prompts count equally. The batch at a position is a function
-    of (seed, position) alone. Several processes divide each batch among them.
+    A ranking of k images gives up to C(k, 2) pairs; ties give none, and votes are not used: a pair is decided. A pair's
+    weight is 1 / (number of pairs of its prompt), scaled to a mean of 1 over all pairs, so that prompts count equally.
+    The batch at a position is a function of (seed, position) alone. Several processes divide each batch among them.
     """
 
     def __init__(

@@ -325,6 +325,7 @@ def load_lora(model: "TextToImageModel", source: str | Path) -> None:
     state, *alphas, metadata = pipeline.lora_state_dict(
         str(file.parent), weight_name=file.name, return_lora_metadata=True
     )
+    check_family(file, any(name.startswith(f"{model.lora_format.part}.") for name in state), model)
     try:
         model.denoiser.load_lora_adapter(
             state, prefix=model.lora_format.part, network_alphas=alphas[0] if alphas else None, metadata=metadata
@@ -334,6 +335,13 @@ def load_lora(model: "TextToImageModel", source: str | Path) -> None:
             raise
         raise ValueError(f"{file} belongs to another base model: its layers have other sizes") from error
     model.denoiser.requires_grad_(False)
+
+
+def check_family(file: Path, fits: bool, model: "TextToImageModel") -> None:
+    """Raise a `ValueError` if a file has no adapters of the model's denoiser."""
+    if not fits:
+        expected = f"adapters of a {model.lora_format.pipeline}, whose names begin with {model.lora_format.part}"
+        raise ValueError(f"{file} belongs to another family of models: expected {expected}")
 
 
 def start_adapters(model: "TextToImageModel", source: str | Path) -> None:
@@ -355,6 +363,7 @@ def start_adapters(model: "TextToImageModel", source: str | Path) -> None:
         state = {name.removeprefix(prefix): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if not written:
         raise ValueError(f"{file} does not say how its adapters were made: expected the export of a fine-tuning run")
+    check_family(file, f"{prefix}r" in written, model)
     own = model.denoiser.peft_config["default"].to_dict()
     if (theirs := _arguments(written, prefix)) != (ours := _arguments(own)):
         raise ValueError(f"{file} has adapters of LoRA({theirs}), not LoRA({ours}): give lora=LoRA({theirs})")
@@ -364,4 +373,4 @@ def start_adapters(model: "TextToImageModel", source: str | Path) -> None:
 def _arguments(settings: Mapping[str, Any], prefix: str = "") -> str:
     """Arguments of the `LoRA` that settings of peft were made with, as code."""
     rank, alpha, targets = (settings[f"{prefix}{key}"] for key in ("r", "lora_alpha", "target_modules"))
-    return f"rank={rank}, lora_alpha={alpha}, targets={sorted(targets)}"
+    return f"rank={rank}, lora_alpha={float(alpha):g}, targets={sorted(targets)}"

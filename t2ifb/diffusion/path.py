@@ -62,6 +62,29 @@ def add_noise(clean: Tensor, noise: Tensor, a: Coefficient, s: Coefficient) -> T
     return a * clean + s * noise
 
 
+def denoising_error(
+    output: Tensor, clean: Tensor, noise: Tensor, a: Coefficient, s: Coefficient, prediction: Prediction = "epsilon"
+) -> Tensor:
+    """Mean squared error (B,) of a network's output at a x_0 + s ε, in what the loss of its path looks at.
+
+    That is the noise on a variance-preserving path, and the velocity ε - x_0 on a rectified flow, where the error of
+    the noise is (1 - σ)² times as large.
+
+    Args:
+        output: (B, ...), the network's output.
+        clean: (B, ...), x_0.
+        noise: (B, ...), ε.
+        a: Signal coefficient.
+        s: Noise coefficient.
+        prediction: Meaning of the output.
+    """
+    found_clean, found_noise = clean_and_noise(output, add_noise(clean, noise, a, s), a, s, prediction)
+    error = found_noise - noise
+    if prediction == "flow":
+        error = error - (found_clean - clean)
+    return error.square().flatten(1).mean(1)
+
+
 def clean_and_noise(
     output: Tensor, noisy: Tensor, a: Coefficient, s: Coefficient, prediction: Prediction = "epsilon"
 ) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,8 @@ class TextEncoders(nn.Module):
             return
         weights = [weights_hash(encoder) for encoder in self.encoders.values()]
         code = code_hash(getattr(self._states, "__module__", ""))
-        known = fingerprint(weights, code, library_versions(), torch.device(device).type)
+        settings = repr(self._settings), [repr(getattr(encoder, "config", None)) for encoder in self.encoders.values()]
+        known = fingerprint(weights, code, code_hash(__name__), settings, library_versions(), torch.device(device).type)
         self._place = self._folder / known[:16]
         self.encoders.to(device)
         for prompt in dict.fromkeys(["", *prompts]):

@@ -88,11 +88,12 @@ def has_judges(sweep: GuidanceSweep) -> bool:
 
 def _limit(sweep: GuidanceSweep) -> str:
     """Which scales were not tried, where that limits the verdict."""
-    largest = max(sweep.scales)
-    if len(sweep.scales) == 1:
+    smallest, largest = min(sweep.scales), max(sweep.scales)
+    if smallest == largest:
         return ", no other scale tried"
-    at_edge = largest in (sweep.base.guidance_scale, sweep.tuned.guidance_scale)
-    return f", no scale above {largest:g} tried" if at_edge else ""
+    best = sweep.base.guidance_scale, sweep.tuned.guidance_scale
+    below = f", no scale below {smallest:g} tried" if smallest in best and smallest > 1 else ""
+    return below + (f", no scale above {largest:g} tried" if largest in best else "")
 
 
 def _change(value: Interval) -> str:

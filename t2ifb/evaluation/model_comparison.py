@@ -25,6 +25,8 @@ from t2ifb.evaluation.tables import screen, show
 from t2ifb.evaluation.tuning_plots import gain_bars, progress_sheet
 from t2ifb.utils.files import atomic_write
 
+GROUND_TRUTH = ("gold", "alignment", "fidelity", "strict")
+"""Names of the ground truth and its parts in `shapes`, by which nothing is chosen."""
 SHOWN = 8
 """Number of prompts in each grid."""
 
@@ -96,7 +98,8 @@ class ModelComparison:
             name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
         }
         of_runs = {scorer for names in self.trained_on.values() for scorer in names}
-        wished = [name for name in scorers if name not in of_runs] or list(scorers) if judges is None else list(judges)
+        free = [name for name in scorers if name not in (*of_runs, *GROUND_TRUTH)]
+        wished = (free or list(scorers)) if judges is None else list(judges)
         self.judges = [name for name in wished if name in scorers]
         if not self.judges:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.diffusion.path import add_noise, clean_and_noise
+from t2ifb.diffusion.path import add_noise, denoising_error
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
 from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
@@ -95,9 +95,9 @@ class BestOfN:
         noisy = add_noise(part["latents"], noise, *level)
         denoise = policy.denoiser(part.prompts, guided=False)
         output = denoise(noisy, steps)
-        predicted = clean_and_noise(output, noisy, *level, policy.schedule.prediction)[1]
-        error = (predicted - noise).square().flatten(1).mean(1)
-        loss, terms = self.alpha * error, {"error": error, "reward": part["reward"]}
+        error = denoising_error(output, part["latents"], noise, *level, policy.schedule.prediction)
+        loss = self.alpha * error + 0 * part["reward"]  # a NaN reward is an error
+        terms = {"error": error, "reward": part["reward"]}
         if self.beta:
             kl = policy.kl_to_base(denoise, output, noisy, steps)
             loss = loss + self.beta * kl

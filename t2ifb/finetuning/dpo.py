@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.diffusion.path import add_noise, clean_and_noise
+from t2ifb.diffusion.path import add_noise, denoising_error
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, mean_loss
 from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised, with_noise
 from t2ifb.finetuning.policy import Policy
@@ -20,7 +20,7 @@ class DPO:
     """Direct preference optimisation of diffusion models (arXiv 2311.12908, eq. 14).
 
         L = -E log σ(-beta_dpo / 2 · [(e(x_w) - e_base(x_w)) - (e(x_l) - e_base(x_l))]),
-        e(x) = mean_D (ε - ε_θ(a x + s ε))²
+        e(x) = mean_D (ε - ε_θ(a x + s ε))², on a flow that of the velocity (`denoising_error`)
 
     Both images of a pair have the same noise and the same step. With `group_size` the pairs are of the policy's own
     samples: K per prompt, ranked by the reward, each of the best `best` against each of the worst `best`; they are
@@ -112,6 +112,9 @@ class DPO:
         if self.group_size is None:
             yield experience
             return
+        if not len(experience):  # all rewards are equal
+            yield from [experience] * self.updates
+            return
         steps = learned_steps(self.steps, int(experience["steps"][0]))
         yield from noised(experience, self.pairs_per_update, self.updates, steps, self.empty_prompts, seed)
 
@@ -124,7 +127,7 @@ class DPO:
 
     @staticmethod
     def moved(policy: Policy, part: Experience, latents: Tensor) -> Tensor:
-        """How much larger (B,) the policy's mean squared error of the noise is than the base model's."""
+        """How much larger (B,) the policy's `denoising_error` is than the base model's."""
         noise, steps = part["noise"], part.step
         level = policy.schedule.level(steps, noise)
         noisy = add_noise(latents, noise, *level)
@@ -132,6 +135,6 @@ class DPO:
         with policy.reference():
             reference = denoise(noisy, steps)
         outputs = reference, denoise(noisy, steps)
-        predicted = (clean_and_noise(each, noisy, *level, policy.schedule.prediction)[1] for each in outputs)
-        base, tuned = ((each - noise).square().flatten(1).mean(1) for each in predicted)
+        prediction = policy.schedule.prediction
+        base, tuned = (denoising_error(each, latents, noise, *level, prediction) for each in outputs)
         return tuned - base

@@ -14,7 +14,8 @@ from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, gaussian, generator
 
 Deviation = Literal["group", "batch"]
-"""Standard deviation that advantages are divided by: that of each group, or that of all rewards of a batch."""
+"""Standard deviation that advantages are divided by: that of each group, or that of all rewards of a batch, in each
+process of its share."""
 Pick = Literal["reward", "random"]
 """What samples of a prompt are compared by: their rewards, or nothing, which is the control."""
 POOL_DRAW = 2**20
@@ -41,8 +42,9 @@ class Groups:
 
     @property
     def order(self) -> Tensor:
-        """(P, K): indices of each prompt's samples from the highest to the lowest reward."""
-        ranked = self.rewards.unflatten(0, (-1, self.size)).argsort(dim=1, descending=True, stable=True)
+        """(P, K): indices of each prompt's samples from the highest to the lowest reward; NaN is the lowest."""
+        values = self.rewards.nan_to_num(nan=-torch.inf).unflatten(0, (-1, self.size))
+        ranked = values.argsort(dim=1, descending=True, stable=True)
         return ranked + torch.arange(0, len(self.prompts), self.size, device=ranked.device)[:, None]
 
     def compared_by(self, pick: Pick) -> "Groups":

@@ -91,6 +91,7 @@ class FineTuningModule(LightningModule):
     def training_step(self, batch: PromptBatch, index: int) -> None:
         """One update. The first update of a batch collects the experience of all its updates."""
         optimizer: Any = self.optimizers()
+        self.logged = set()
         with fast_attention(self.device), self._apart():
             if batch.update == 0:
                 self.experience, self._minibatches = self._collect(batch), None
@@ -246,7 +247,7 @@ class FineTuningModule(LightningModule):
         self._sums = {}
         parts: list[Any] = of_all(totals)
         names = dict.fromkeys(name for part in parts for name in part)  # an empty share has no names
-        self.logged = {f"train/{name}" for name in names}
+        self.logged |= {f"train/{name}" for name in names}
         for name in names:
             total, count = sum(part[name] for part in parts if name in part)
             self.log(f"train/{name}", float(total / count), prog_bar=name in ("reward", "kl"), batch_size=1)

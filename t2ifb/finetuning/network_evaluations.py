@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+NAME = "train/network_evaluations"
 BACKWARD = 2
 """Cost of a backward pass, in forward passes."""
 
@@ -12,8 +13,9 @@ BACKWARD = 2
 class NetworkEvaluations(Callback):
     """Counts the denoiser's evaluations in training: 1 per row of a forward pass, `BACKWARD` per row of a backward one.
 
-    Guidance evaluates two rows per sample. A checkpointed call has two forward passes. Validations are not counted. The
-    total over all updates and processes is logged as `train/network_evaluations`, and resumed with the run.
+    Guidance evaluates two rows per sample. A call that is checkpointed as a whole has two forward passes; what a model
+    with gradient checkpointing computes again inside is not counted, and neither are validations. The total over all
+    updates and processes is logged as `NAME`, and resumed with the run.
 
     Attributes:
         total: Evaluations of all updates so far.
@@ -51,7 +53,8 @@ class NetworkEvaluations(Callback):
         self.total += module.over_processes(self._since)
         self._since = 0
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            module.log("train/network_evaluations", float(self.total), batch_size=1)
+            module.log(NAME, float(self.total), batch_size=1)
+            module.logged.add(NAME)
 
     def state_dict(self) -> dict[str, Any]:
         """The total."""

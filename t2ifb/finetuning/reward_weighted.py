@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.diffusion.path import add_noise, clean_and_noise
+from t2ifb.diffusion.path import add_noise, denoising_error
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
 from t2ifb.finetuning.groups import Deviation, advantages, draw_groups, repeated, without_variance
 from t2ifb.finetuning.policy import Policy
@@ -109,8 +109,7 @@ class RewardWeighted:
         with policy.reference():
             reference = denoise(noisy, steps)
         output = denoise(noisy, steps)
-        predicted = clean_and_noise(output, noisy, *level, policy.schedule.prediction)[1]
-        error = (predicted - noise).square().flatten(1).mean(1)
+        error = denoising_error(output, part["latents"], noise, *level, policy.schedule.prediction)
         kl = policy.kl(output, reference, noisy, steps)
         loss = self.alpha * part["weight"] * error + self.beta * kl
         terms = {name: part[name] for name in ("reward", "weight", "no_variance")} | {"error": error, "kl": kl}

@@ -9,9 +9,6 @@ import pytest
 from t2ifb.annotation.queues import Queues
 from tests.annotation.parts import EVIL, make_queues
 from tests.annotation.test_simulation import served
-from tests.reporting.conftest import browser
-
-__all__ = ["browser"]
 
 
 class Seat:

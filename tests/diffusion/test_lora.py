@@ -280,3 +280,10 @@ def test_layers_are_found_again_when_adapters_are_added_or_deleted_by_peft_itsel
     assert adapted_layers(model.denoiser) == [
         layer for layer in model.denoiser.modules() if isinstance(layer, BaseTunerLayer)
     ]
+
+
+def test_adapters_of_another_family_are_said_to_be_so(tmp_path: Path) -> None:
+    state = {f"transformer.{name}": weight for name, weight in adapter_state(tuned().denoiser).items()}
+    save_file(state, tmp_path / LORA_WEIGHTS)
+    with pytest.raises(ValueError, match="belongs to another family of models: expected adapters of a StableDiff"):
+        load_lora(shapes_model(), tmp_path)

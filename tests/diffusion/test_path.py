@@ -18,6 +18,7 @@ from t2ifb.diffusion.path import (
     add_noise,
     clean_and_noise,
     cps_variance,
+    denoising_error,
     eta_variance,
     gaussian_kl,
     gaussian_step,
@@ -212,3 +213,13 @@ def test_with_an_exact_score_the_samples_variance_is_the_datas_as_steps_grow(pre
         errors.append(abs(float(x.var()) / truth - 1))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.01
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5, 1.0])
+def test_the_error_is_that_of_the_noise_and_on_a_flow_that_of_the_velocity(level: float) -> None:
+    clean, noise, output = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(n)) for n in range(3))
+    error = denoising_error(output, clean, noise, 1 - level, level, "flow")
+    assert torch.allclose(error, (output - (noise - clean)).square().flatten(1).mean(1), atol=1e-6)
+    a = (1 - level**2 / 2) ** 0.5
+    error = denoising_error(output, clean, noise, a, (1 - a**2) ** 0.5, "epsilon")
+    assert torch.allclose(error, (output - noise).square().flatten(1).mean(1), atol=1e-6)

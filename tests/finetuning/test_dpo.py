@@ -139,3 +139,19 @@ def test_noise_of_given_pairs_does_not_depend_on_the_processes() -> None:
 def test_settings_that_do_not_fit_are_refused(method: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         method()
+
+
+def test_a_pool_of_equal_rewards_gives_updates_without_pairs() -> None:
+    module = make_module(OWN)
+    module.policy.reward = Equal()
+    pairs = module.algorithm.collect(module.policy, BATCH)
+    assert [len(part) for part in module.algorithm.minibatches(pairs, seed=0)] == [0] * OWN.updates
+    module.training_step(BATCH, 0)
+    assert all(weight.grad is None or not weight.grad.any() for weight in module.policy.adapters)
+
+
+class Equal(torch.nn.Module):
+    """A reward that is the same for all images."""
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        return torch.zeros(len(images))

@@ -123,3 +123,8 @@ def test_pools_are_learned_at_the_steps_that_are_asked_for(method: str) -> None:
 
 def test_all_steps_are_learned_by_default() -> None:
     assert learned_steps(None, 5) == (0, 4)
+
+
+def test_a_reward_that_is_nan_ranks_last() -> None:
+    groups = Groups(["a"] * 4, torch.zeros(4, 1), torch.tensor([0.1, torch.nan, 0.5, 0.3]), 4)
+    assert groups.order.tolist() == [[2, 3, 0, 1]]

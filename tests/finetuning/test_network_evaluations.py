@@ -30,6 +30,7 @@ def test_an_update_costs_its_calls(guidance_scale: float) -> None:
         assert cost.total == number * update
         trainer.global_step += 1
     assert logged["train/network_evaluations"] == 2 * update
+    assert "train/network_evaluations" in module.logged  # and so in metrics.csv
     resumed = NetworkEvaluations()
     resumed.load_state_dict(cost.state_dict())
     assert resumed.total == cost.total

@@ -16,12 +16,14 @@ GOLD, REWARD = (f"[data-metric='tuning:val/{name}'] .plot" for name in ("gold", 
 
 @pytest.fixture
 def four(tmp_path: Path) -> list[Path]:
-    """Two values of beta, two of lr."""
+    """Two values of beta, two of lr. The first has a comparison over guidance scales."""
     grid = [(beta, lr) for beta in (0.1, 1.0) for lr in (0.001, 0.002)]
-    return [
+    runs = [
         write_tuning_run(tmp_path / f"run{n}", beta=beta, lr=lr, base=int(lr > 0.001))
         for n, (beta, lr) in enumerate(grid)
     ]
+    write_guidance(runs[0])
+    return runs
 
 
 def shown_rows(visit: Visit) -> list[str]:
@@ -30,7 +32,6 @@ def shown_rows(visit: Visit) -> list[str]:
 
 def test_everything_is_drawn(visit: Opener, four: list[Path], tmp_path: Path) -> None:
     other = write_evaluations(tmp_path / "evaluations")
-    write_guidance(four[0])
     seen = visit(*four, write_reward_run(tmp_path / "reward"), other / "table1", other / "figure8", offline=True)
     for section in ("guidance", "curves", "trade-offs", "parallel", "reward", "tables"):
         seen.draw(section)
@@ -272,6 +273,7 @@ def test_light_and_dark_follow_the_reader(visit: Opener, four: list[Path]) -> No
 def test_a_script_in_a_prompt_or_a_name_stays_text(visit: Opener, tmp_path: Path) -> None:
     name = EVIL.replace("/", "|")
     folders = [write_tuning_run(tmp_path / name, prompts=[EVIL, "b"]), write_tuning_run(tmp_path / "usual", beta=0.5)]
+    write_guidance(folders[0])
     figure8 = write_evaluations(tmp_path / "evaluations") / "figure8"
     text = (figure8 / "summary.json").read_text()
     (figure8 / "summary.json").write_text(text.replace('"A"', '"<b>bold</b> & <a href=1>"'))
@@ -306,7 +308,7 @@ def test_an_unfinished_run_and_one_without_anything_are_shown(visit: Opener, tmp
     for file in [*empty.glob("*.csv"), *empty.glob("*.json"), *empty.glob("samples/*")]:
         file.unlink()
     seen = visit(begun, empty)
-    for section in ("guidance", "curves", "trade-offs", "parallel"):
+    for section in ("curves", "trade-offs", "parallel"):
         seen.draw(section)
     assert seen.page.locator("#overview .badge").count() == 2
     assert "empty: has no results yet" in seen.page.locator("#notes").inner_text()
@@ -322,7 +324,7 @@ def test_a_hundred_runs_can_be_used(visit: Opener, tmp_path: Path) -> None:
         for n in range(100)
     ]
     seen = visit(*runs)
-    for section in ("guidance", "curves", "trade-offs", "parallel"):
+    for section in ("curves", "trade-offs", "parallel"):
         seen.draw(section)
     assert len(seen.plot(GOLD)) <= 24  # runs that look alike share a trace
     assert seen.page.locator("#images figure:not(.base)").count() == 24
