@@ -245,7 +245,12 @@ def save_lora(
         load=_load(base),
         card=card,
         first=first and f"{first}\n\n",
-        comfyui=COMFYUI_WEIGHTS,
+        readers=(
+            f"ComfyUI and AUTOMATIC1111 read `{COMFYUI_WEIGHTS}`: copy it to `models/loras` (ComfyUI) or `models/Lora`\n"
+            "(AUTOMATIC1111)"
+            if model.lora_format.kohya
+            else f"ComfyUI reads `{COMFYUI_WEIGHTS}`: copy it to `models/loras`"
+        ),
         precision=precision,
         judged=""
         if guidance_scale is None
@@ -281,8 +286,7 @@ pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 
 The base model's weights were in {precision} in the run; the code above loads them in float32.{judged}
 
-ComfyUI and AUTOMATIC1111 read `{comfyui}`: copy it to `models/loras` (ComfyUI) or `models/Lora`
-(AUTOMATIC1111), and load it at strength 1 on the same base model. The guidance scale is called CFG there.
+{readers}, and load it at strength 1 on the same base model. The guidance scale is called CFG there.
 
 The safety checker was disabled in training and for the results below. `from_pretrained` loads the base model's safety
 checker unless `safety_checker=None` is given; keep it for images that others see.
