@@ -245,12 +245,7 @@ def save_lora(
         load=_load(base),
         card=card,
         first=first and f"{first}\n\n",
-        readers=(
-            f"ComfyUI and AUTOMATIC1111 read `{COMFYUI_WEIGHTS}`: copy it to `models/loras` (ComfyUI) or `models/Lora`\n"
-            "(AUTOMATIC1111)"
-            if model.lora_format.kohya
-            else f"ComfyUI reads `{COMFYUI_WEIGHTS}`: copy it to `models/loras`"
-        ),
+        readers=BOTH_READ if model.lora_format.kohya else COMFYUI_READS,
         precision=precision,
         judged=""
         if guidance_scale is None
@@ -272,6 +267,9 @@ def _load(base: str | Path) -> str:
     return f"from_pretrained({where}, dtype=torch.float32)"  # components may be stored in different precisions
 
 
+COMFYUI_READS = f"ComfyUI reads `{COMFYUI_WEIGHTS}`: copy it to `models/loras`"
+BOTH_READ = f"""ComfyUI and AUTOMATIC1111 read `{COMFYUI_WEIGHTS}`: copy it to `models/loras` (ComfyUI) or `models/Lora`
+(AUTOMATIC1111)"""
 CARD = """# Adapters of a fine-tuned diffusion model
 
 {first}LoRA of rank {rank} (lora_alpha {alpha}) for the denoiser, fine-tuned on a reward with t2ifb. In this folder:
