@@ -56,7 +56,7 @@ def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[
     return f"algorithm.epochs={epochs:.6g}", f"algorithm.batch_size={batch}", f"algorithm.validate_every={updates}"
 
 
-DPO = ("+experiment=dpo", *lengths(200, 50))
+DPO = ("+experiment=dpo", "algorithm.algorithm.steps=null", *lengths(200, 50))
 BEST = ("+experiment=best_of_n", "optimizer.lr=2e-4", *lengths(300, 100))
 NFT = ("+experiment=nft", "optimizer.lr=2e-4", "algorithm.algorithm.updates=8", *lengths(40, 8))
 GRPO = ("+experiment=grpo", "optimizer.lr=3e-4", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))
@@ -64,10 +64,7 @@ REFL = ("+experiment=refl", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(6
 DRAFT = ("+experiment=draft", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(30, 1, 16))
 LONG = (
     "+experiment=dpo",
-    "algorithm.algorithm.steps=[0,11]",
-    "algorithm.algorithm.beta_dpo=1500",
     "algorithm.algorithm.pairs_per_update=16",
-    "optimizer.lr=3e-4",
     *lengths(1000, 50),
     "algorithm.validate_every=250",
     "algorithm.validation_prompts=64",
