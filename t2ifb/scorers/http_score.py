@@ -1,8 +1,11 @@
 """A scorer behind an HTTP address: a program in another environment or on another machine."""
 
+import asyncio
 import os
 import time
-from typing import Self
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
 
 import httpx2
 from torch import Tensor, nn
@@ -11,12 +14,15 @@ from t2ifb.scorers.protocol import ExternalFailure, brief_text, check_limits, de
 
 AGAIN = {429, 502, 503, 504}
 """States after which a request is repeated."""
+MOST_BYTES = 2**20
+"""Size of the longest answer."""
 
 
 class HTTPScore(nn.Module):
     """Scores by a server that answers POST requests as `t2ifb.scorers.protocol` describes.
 
-    It has no gradient, so it is for judging and for algorithms that need none.
+    The server is asked directly: proxies and other network settings of the environment are not used, so images and
+    token go nowhere else. It has no gradient, so it is for judging and for algorithms that need none.
 
     Attributes:
         name: Name in messages.
@@ -41,7 +47,7 @@ class HTTPScore(nn.Module):
             version: Version of the scores. Scores are kept by address and version: give another one when the server
                 scores differently.
             batch_size: Maximum number of images in a request.
-            time_limit: Seconds for one request.
+            time_limit: Seconds for one request, up to the end of its answer.
             retries: Number of further tries if the server cannot be reached, is busy or takes too long.
             retry_seconds: Pause before the second try; doubled before each further one.
             token_variable: Environment variable with a token, which is sent as `Authorization: Bearer <token>`. The
@@ -74,7 +80,8 @@ class HTTPScore(nn.Module):
             (B,) float32, without gradient.
 
         Raises:
-            ValueError: The server cannot be reached, reports an error, or returns no finite number for each image.
+            ValueError: The server cannot be reached, reports an error, or returns no finite number for each image or
+                too long an answer.
         """
         return score_in_batches(images, prompts, self.batch_size, self._ask)
 
@@ -96,13 +103,42 @@ class HTTPScore(nn.Module):
                 raise ValueError(f"the environment variable {self.token_variable} with a token is not set")
             headers["Authorization"] = f"Bearer {token}"
         try:
-            answer = httpx2.post(self.url, content=request, headers=headers, timeout=self.time_limit)
-        except httpx2.TimeoutException as error:
+            state, content = _run(self._post(request, headers))
+        except TimeoutError as error:
             raise ExternalFailure(f"{self.url} did not answer within {self.time_limit:g} s") from error
         except httpx2.HTTPError as error:
             raise ExternalFailure(f"{self.url} cannot be reached: {error or type(error).__name__}") from error
-        if answer.status_code in AGAIN:
-            raise ExternalFailure(f"{self.url} answered with state {answer.status_code}")
-        if answer.status_code != 200:
-            raise ValueError(f"{self.url} answered with state {answer.status_code}: {brief_text(answer.content)}")
-        return answer.content
+        if state in AGAIN:
+            raise ExternalFailure(f"{self.url} answered with state {state}")
+        if state != 200:
+            raise ValueError(f"{self.url} answered with state {state}: {brief_text(content)}")
+        return content
+
+    async def _post(self, request: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        """State and content of the answer.
+
+        Raises:
+            TimeoutError: It is not complete within `time_limit`.
+            ValueError: It is too long.
+        """
+        content = b""
+        async with (
+            asyncio.timeout(self.time_limit),
+            httpx2.AsyncClient(trust_env=False, timeout=None) as client,
+            client.stream("POST", self.url, content=request, headers=headers) as answer,
+        ):
+            async for part in answer.aiter_bytes():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise ValueError(f"{self.url} answered with more than {MOST_BYTES} bytes; expected some numbers")
+            return answer.status_code, content
+
+
+def _run(work: Coroutine[Any, Any, tuple[int, bytes]]) -> tuple[int, bytes]:
+    """The result of a coroutine, also where an event loop is running, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -17,7 +17,8 @@ from t2ifb.scorers.preprocess import check_counts
 class ModuleScore(nn.Module):
     """Scores by an object of a class that is called with images and prompts.
 
-    The class takes images (B, 3, H, W) in [0, 1] and a list of B strings, and returns B numbers, as a tensor or a list.
+    The class takes images (B, 3, H, W) in [0, 1] and a list of B strings, copies that it may change, and returns B
+    finite numbers, as a tensor or a list.
     An `nn.Module` moves with this scorer between devices, and its gradients reach the images.
 
     Attributes:
@@ -60,16 +61,21 @@ class ModuleScore(nn.Module):
             (B,) float32, differentiable if the class is.
 
         Raises:
-            ValueError: The class does not return one number for each image.
+            ValueError: The class does not return one finite number for each image.
         """
         check_counts(images, prompts)
-        found = self.scorer(images, prompts)
+        found = self.scorer(images.clone(), list(prompts))
         try:
             scores = torch.as_tensor(found, device=images.device).float()
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.name} returned {type(found).__name__}; expected {len(prompts)} numbers") from error
         if scores.shape != (len(prompts),):
             raise ValueError(f"{self.name} returned scores of shape {tuple(scores.shape)} for {len(prompts)} images")
+        if not scores.is_meta and (wrong := (~scores.isfinite()).nonzero().flatten().tolist()):
+            raise ValueError(
+                f"{self.name} returned {scores[wrong[0]].item()} for image {wrong[0]} of {len(prompts)}; expected a "
+                "finite number of float32"
+            )
         return scores
 
 

@@ -5,13 +5,13 @@ A request is one JSON object,
     {"prompts": ["a red circle", ...], "images": ["<a PNG file in base64>", ...]}
 
 with as many images as prompts. The answer is one JSON object, `{"scores": [0.3, ...]}` with one finite number for each
-image, or `{"error": "what went wrong"}`.
+image, or `{"error": "what went wrong"}`. Requests of `CommandScore` also have an `id`, a number, which an answer may
+repeat.
 """
 
 import base64
 import io
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from t2ifb.scorers.preprocess import check_counts
+
+MOST = torch.finfo(torch.float32).max
+"""The largest score."""
 
 
 class ExternalFailure(ValueError):
@@ -49,21 +52,26 @@ def decode_request(text: str | bytes) -> tuple[Tensor, list[str]]:
         raise ValueError(f"not a scoring request: {error!r}") from error
 
 
-def decode_answer(text: str | bytes, count: int, name: str) -> list[float]:
+def decode_answer(text: str | bytes, count: int, name: str, request_id: int | None = None) -> list[float]:
     """Scores of an answer.
 
     Args:
         text: The answer.
         count: Number of images in the request.
         name: The scorer, for messages.
+        request_id: The request's id; an answer may repeat it as `id`.
 
     Raises:
-        ValueError: The answer reports an error, is not one, or has another number of scores, NaN or infinity.
+        ValueError: The answer reports an error, is not one, has another id or number of scores, or a score that is no
+            finite float32 number.
     """
     try:
         answer = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} answered {brief_text(text)!r}, which is not JSON") from error
+    if isinstance(answer, dict) and request_id is not None and answer.get("id", request_id) != request_id:
+        found = brief_text(repr(answer["id"]))
+        raise ValueError(f"{name} answered request {found}; expected the answer to request {request_id}")
     if isinstance(answer, dict) and answer.get("error"):
         raise ValueError(f"{name} reports: {brief_text(str(answer['error']))}")
     scores = answer.get("scores") if isinstance(answer, dict) else None
@@ -72,8 +80,11 @@ def decode_answer(text: str | bytes, count: int, name: str) -> list[float]:
     if len(scores) != count:
         raise ValueError(f"{name} returned {len(scores)} scores for {count} images")
     for number, score in enumerate(scores):
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise ValueError(f"{name} returned {score!r} for image {number} of {count}; expected a finite number")
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) <= MOST:  # also NaN
+            found = brief_text(repr(score))
+            raise ValueError(
+                f"{name} returned {found} for image {number} of {count}; expected a finite number of float32"
+            )
     return [float(score) for score in scores]
 
 

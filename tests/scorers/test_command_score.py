@@ -1,7 +1,9 @@
 """A scorer that is another program, and what happens when that program fails."""
 
 import copy
+import queue
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ import pytest
 import torch
 
 from t2ifb.scorers import CommandScore
+from t2ifb.utils.files import sha256_file
 from t2ifb.utils.fingerprints import identity
 
 PROGRAM = """
-import base64, io, json, os, sys, time
+import base64, io, json, os, subprocess, sys, time
 from PIL import Image
 print("loading", flush=True)
 mode, memory = sys.argv[1], sys.argv[2]
@@ -27,9 +30,21 @@ for line in sys.stdin:
         sys.exit(3)
     if mode == "sleep":
         time.sleep(60)
+    if mode == "log":
+        print(json.dumps({"level": "info"}), flush=True)
+    if mode == "close":
+        os.close(1)
+        time.sleep(60)
+    if mode == "child":
+        subprocess.Popen(["sleep", "600"])
+        sys.exit(3)
+    answer = {"scores": scores}
+    if mode == "stale":
+        answer["id"] = request["id"] - 1
     if mode == "few":
         scores.pop()
-    print(json.dumps({"scores": scores}), flush=True)
+    os.write(1, bytes([255, 10]))
+    print("\\n".join([json.dumps(answer)] * (2 if mode == "twice" else 1)), flush=True)
 """
 
 
@@ -77,12 +92,55 @@ def test_failures_are_named(tmp_path: Path) -> None:
         CommandScore("")
 
 
+def test_a_late_or_wrong_answer_is_never_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = scorer(tmp_path, "twice")
+    judge(IMAGES, PROMPTS)
+    with pytest.raises(ValueError, match=r"wrote '\{\"scores\": .*' before it was asked; expected one line"):
+        judge(IMAGES.flip(0), PROMPTS)
+    judge = scorer(tmp_path, "log")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"answered '\{\"level\": \"info\"\}'; expected"):
+            judge(IMAGES, PROMPTS)
+    with pytest.raises(ValueError, match="judge answered request 0; expected the answer to request 1"):
+        scorer(tmp_path, "stale")(IMAGES, PROMPTS)
+    judge = scorer(tmp_path)
+    judge(IMAGES, PROMPTS)
+    assert judge._running is not None
+    first = judge._running
+
+    def interrupted(block: bool = True, timeout: float | None = None) -> None:
+        raise KeyboardInterrupt if block else queue.Empty
+
+    monkeypatch.setattr(first.lines, "get", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        judge(IMAGES, PROMPTS)
+    assert first.process.poll() is not None
+    assert judge(IMAGES.flip(0), PROMPTS).tolist() == pytest.approx([1.0, 0.2, 0.0])
+
+
+def test_no_program_exceeds_its_time(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did not answer within 0.3 s"):  # more than a pipe holds, and nobody reads
+        CommandScore("sleep 60", start_limit=0.3, retries=0)(torch.rand(8, 3, 64, 64), ["x"] * 8)
+    with pytest.raises(ValueError, match="closed its output"):
+        scorer(tmp_path, "close", retries=0)(IMAGES, PROMPTS)
+    with pytest.raises(ValueError, match="stopped with exit status 3"):
+        scorer(tmp_path, "child", start_limit=60, retries=0)(IMAGES, PROMPTS)
+
+
+@pytest.mark.parametrize("form", ["{0} {1}", "{0} --script={1}"])
+def test_a_changed_script_of_a_command_as_text_has_other_kept_scores(tmp_path: Path, form: str) -> None:
+    script = tmp_path / "judge.py"
+    part = partial(CommandScore, command=form.format("python", script))
+    keys = []
+    for content in ("1", "2", "1"):
+        script.write_text(content)
+        keys.append(identity(part, sha256_file, "s"))
+    assert keys[0] == keys[2] != keys[1]
+    assert identity(partial(part, version="2"), sha256_file, "s") != keys[2]
+
+
 def test_a_changed_program_has_other_kept_scores(tmp_path: Path) -> None:
     def key() -> Any:
-        from functools import partial
-
-        from t2ifb.utils.files import sha256_file
-
         return identity(partial(CommandScore, command=[sys.executable, str(tmp_path / "judge.py")]), sha256_file, "s")
 
     (tmp_path / "judge.py").write_text("1")

@@ -38,8 +38,14 @@ class Judge(BaseHTTPRequestHandler):
             state, answer = 500, "Traceback: no such model"
         elif self.path == "/nan":
             answer = json.dumps({"scores": [float("nan")] * len(prompts)})
+        elif self.path == "/long":
+            answer = " " * 2**21
         self.send_response(state)
         self.end_headers()
+        if self.path == "/drip":
+            for _ in range(20):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
         self.wfile.write(answer.encode())
 
     def log_message(self, *args: Any) -> None: ...
@@ -85,6 +91,10 @@ def test_failures_are_named(server: Any) -> None:
     assert len(server.requests) == 2  # neither was asked again
     with pytest.raises(ValueError, match=r"/slow did not answer within 0.1 s$"):
         scorer(server, "/slow", time_limit=0.1, retries=0)(red(1.0), ["a"])
+    with pytest.raises(ValueError, match=r"/drip did not answer within 0.2 s$"):
+        scorer(server, "/drip", time_limit=0.2, retries=0)(red(1.0), ["a"])
+    with pytest.raises(ValueError, match="/long answered with more than 1048576 bytes"):
+        scorer(server, "/long")(red(1.0), ["a"])
     with pytest.raises(ValueError, match=r"http://127.0.0.1:1/ cannot be reached: .*, 2 times"):
         HTTPScore("http://127.0.0.1:1/", retries=1, retry_seconds=0.0)(red(1.0), ["a"])
     with pytest.raises(ValueError, match="expected an address that begins with http"):
@@ -98,6 +108,12 @@ def test_a_token_comes_from_the_environment(server: Any, monkeypatch: pytest.Mon
     monkeypatch.setenv("JUDGE_TOKEN", "secret")
     judge(red(1.0), ["a"])
     assert server.requests[-1]["Authorization"] == "Bearer secret"
+
+
+def test_a_proxy_receives_nothing(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert scorer(server, retries=0)(red(1.0), ["a"]).tolist() == [1.0]
 
 
 def test_it_is_a_row_of_table_1_and_its_scores_are_kept(server: Any, tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ class Wrong:
     def __call__(self, images, prompts):
         return images.mean()
 
+class Infinite:
+    def __call__(self, images, prompts):
+        images.zero_()
+        prompts.clear()
+        return [1.0, 1e300]
+
 class Nothing:
     def __call__(self, images, prompts):
         return None
@@ -68,6 +74,7 @@ WRONG = [
     (("Length", {"length": 1}), "cannot build Length of .*unexpected keyword argument 'length'"),
     (("Silent", None), r"Silent of .* cannot be called; it needs forward\(images, prompts\)"),
     (("Wrong", None), r"Wrong returned scores of shape \(\) for 2 images"),
+    (("Infinite", None), "Infinite returned inf for image 1 of 2; expected a finite number"),
     (("Nothing", None), "Nothing returned NoneType; expected 2 numbers"),
 ]
 
@@ -76,6 +83,7 @@ WRONG = [
 def test_errors_name_the_class(source: Path, given: tuple[str, dict[str, float] | None], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModuleScore(source, *given)(IMAGES, ["a", "b"])
+    assert IMAGES.any()
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ WRONG = [
     ('{"scores": [1]}', "returned 1 scores for 2 images"),
     ('{"scores": [1, NaN]}', "returned nan for image 1 of 2; expected a finite number"),
     ('{"scores": [1, -Infinity]}', "returned -inf for image 1"),
+    ('{"scores": [1, 1e300]}', r"returned 1e\+300 for image 1 of 2; expected a finite number"),
+    (f'{{"scores": [1, {"9" * 400}]}}', "returned 9+… for image 1 of 2; expected a finite number"),
+    ("[" * 100_000, "which is not JSON"),
     ('{"scores": [null, 1]}', "returned None for image 0"),
     ('{"scores": [true, 1]}', "returned True for image 0"),
     ('{"scores": ["1", 1]}', "returned '1' for image 0"),
@@ -43,6 +46,12 @@ WRONG = [
 def test_wrong_answers_are_described(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_answer(text, 2, "judge")
+
+
+def test_an_answer_may_repeat_the_id() -> None:
+    assert decode_answer('{"scores": [1]}', 1, "judge", 7) == decode_answer('{"scores": [1], "id": 7}', 1, "judge", 7)
+    with pytest.raises(ValueError, match="judge answered request 6; expected the answer to request 7"):
+        decode_answer('{"scores": [1], "id": 6}', 1, "judge", 7)
 
 
 def test_scores_are_asked_for_in_batches() -> None:

@@ -162,7 +162,8 @@ class OwnRankings:
 
     def _table(self, paths: tuple[Path, ...]) -> PreferenceFile:
         if paths not in self._read:
-            self._read[paths] = table = read_preferences(paths, self.columns, self.labels)
+            others = [files for files in split_files(self.source).values() if files != paths]
+            self._read[paths] = table = read_preferences(paths, self.columns, self.labels, others)
             if table.note:
                 logger.warning("%s: %s", paths[0] if len(paths) == 1 else self.source, table.note)
         return self._read[paths]

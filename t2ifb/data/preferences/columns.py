@@ -70,7 +70,13 @@ PRESETS = {
 }
 """Names of known files by columns that they have."""
 FIRST_IS_BETTER = {("path1", "path2")}
-"""Image columns of HPDv3: without a label the first image is the preferred one."""
+"""Image columns of HPDv3: without a label or votes the first image is the preferred one. A row of its own column
+`choice_dist` may be empty."""
+HALVES = (("first", "second"), ("chosen", "rejected"), ("votes_first", "votes_second"))
+"""Roles that are given together."""
+RIVALS = (("first", "chosen"), ("label", "votes"), ("label", "votes_first"), ("votes", "votes_first"),
+          ("chosen", "label"), ("chosen", "votes_first"))  # fmt: skip
+"""Roles that say the same in different ways."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,15 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
 
     Args:
         columns: Lower-case names.
-        given: Columns by role (`ROLES`), which take precedence.
+        given: Columns by role (`ROLES`). They take precedence: with a given choice (`label`, `votes`, `votes_first`,
+            `chosen`) no other one is guessed.
 
     Returns:
         The columns; None if there are no two images among them.
 
     Raises:
-        ValueError: The given map has an unknown role or column, or prompt or choice cannot be found.
+        ValueError: The given map has an unknown role or column, half a pair or rivals, or prompt or choice cannot be
+            found.
     """
     there = list(columns)
     found = {role: column.strip().lower() for role, column in (given or {}).items()}
@@ -112,32 +120,53 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
         raise ValueError(f"columns: unknown role {', '.join(unknown)}; expected some of {', '.join(ROLES)}")
     if lacking := [f"{role}={column}" for role, column in found.items() if column not in there]:
         raise ValueError(f"columns: no column for {', '.join(lacking)}; {listed}")
-    ordered = "chosen" in found and "rejected" in found
+    _check_roles(found)
+    chosen = {"label", "votes", "votes_first"} & found.keys()
+    ordered = "chosen" in found
+    settled = ordered or bool(chosen)
     if ordered:
         found["first"], found["second"] = found.pop("chosen"), found.pop("rejected")
-    if not {"first", "second"} <= found.keys():
-        pair = next((pair for pair in (*SIDES, *ORDERED) if set(pair) <= set(there)), None)
+    taken = set(found.values())
+    if "first" not in found:
+        pair = next((pair for pair in (*SIDES, *ORDERED) if set(pair) <= set(there) - taken), None)
         if pair is None:
             if given and "image" not in there:
                 raise ValueError(f"columns: name the columns of both images as first and second; {listed}")
             return None
         found["first"], found["second"] = pair
-        ordered = pair in ORDERED
-    taken = {found["first"], found["second"]}
+        ordered = pair in ORDERED and not chosen - {"votes"}
+        taken |= set(pair)
     for role, names in ALIASES.items():
-        if role not in found and (column := next((n for n in names if n in there and n not in taken), None)):
+        if role in found or (settled and role in ("label", "votes")):
+            continue
+        if column := next((name for name in names if name in there and name not in taken), None):
             found[role] = column
-    if "votes_first" not in found and (pair := next((pair for pair in VOTES if set(pair) <= set(there)), None)):
+    if not settled and (pair := next((pair for pair in VOTES if set(pair) <= set(there) - taken), None)):
         found["votes_first"], found["votes_second"] = pair
     if "prompt" not in found:
         raise ValueError(f"no column with the prompt; {listed}. Name it with columns={{prompt: …}}")
-    ordered = ordered or (found["first"], found["second"]) in FIRST_IS_BETTER
+    own = not {"label", "votes_first"} & found.keys() and found.get("votes") in (None, "choice_dist")
+    ordered = ordered or (own and (found["first"], found["second"]) in FIRST_IS_BETTER)
     if ordered:
         found.pop("label", None)
-    elif not ({"label", "votes"} & found.keys() or {"votes_first", "votes_second"} <= found.keys()):
+    elif not {"label", "votes", "votes_first"} & found.keys():
         raise ValueError(
             f"no column says which image is preferred; {listed}. Name it with columns={{label: …}} or "
             "columns={votes_first: …, votes_second: …}, or name the images columns={chosen: …, rejected: …}"
         )
     name = next((name for name, needed in PRESETS.items() if needed <= set(there)), "pairs")
     return PairColumns(name, {role: found[role] for role in ROLES if role in found}, ordered)
+
+
+def _check_roles(found: Mapping[str, str]) -> None:
+    """Check that no given role lacks its other half or has a rival.
+
+    Raises:
+        ValueError: One does.
+    """
+    for pair in HALVES:
+        if len(given := [role for role in pair if role in found]) == 1:
+            raise ValueError(f"columns: {given[0]} is given alone; name both {pair[0]} and {pair[1]}")
+    for one, two in RIVALS:
+        if one in found and two in found:
+            raise ValueError(f"columns: {one} and {two} are both given; keep one of them")

@@ -2,14 +2,19 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from t2ifb.data.preferences.labels import WORDS
 from t2ifb.data.tables import Row
 
 RESPONSES = ".responses"
 """End of the column with the answers to a question in an export of Argilla."""
 LOCAL_FILES = re.compile(r"^/?data/local-files/\?d=")
 """Beginning of the name of a local file in Label Studio; the rest is relative to its document root."""
+Tag: TypeAlias = tuple[str, str]
+"""Type and name of a tag of Label Studio's labelling interface."""
+KEYS = {"pairwise": "selected", "choices": "choices"}
+"""Key of the label in the value of a result, for each type of tag."""
 LISTS = (("generations", "ranking"), ("images", "ranks"), ("images", "ranking"))
 """Columns with the images of a ranking and their ranks."""
 
@@ -51,31 +56,62 @@ def argilla_rows(rows: Sequence[Row], question: str) -> list[Row]:
 def label_studio_rows(rows: Sequence[Row]) -> list[Row]:
     """One row for each annotation of a Label Studio JSON export: the task's data, `label` and `annotator`.
 
-    A task is `{"data": {"prompt", two images}, "annotations": [{"completed_by", "result": [{"value": …}]}]}`; the value
-    is `{"selected": "left"}` of the tag Pairwise, or `{"choices": [label]}` of the tag Choices.
+    A task is `{"data": {"prompt", two images}, "annotations": [{"completed_by", "result": [{"type", "from_name",
+    "value": …}]}]}`. The choice is the result of the tag Pairwise, `{"selected": "left"}`; without that tag, of the one
+    tag Choices, `{"choices": [label]}`, or of the one whose labels name the images. Other results do not count.
+
+    Raises:
+        ValueError: A row is no task, or several tags could be the choice.
     """
-    found: list[Row] = []
+    answers: list[tuple[Row, dict[Tag, str]]] = []
+    names: set[str] = set()
     for row in rows:
         data, annotations = row.cells.get("data"), row.cells.get("annotations")
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise ValueError(f"{row.place}: expected a Label Studio task with data and annotations")
         cells = {str(name).lower(): LOCAL_FILES.sub("", c) if isinstance(c, str) else c for name, c in data.items()}
+        names |= cells.keys()
         for annotation in annotations:
             if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-                for label in _selected(annotation.get("result")):
-                    found.append(Row(row.place, cells | {"label": label, "annotator": _person(annotation)}))
+                answer = Row(row.place, cells | {"annotator": _person(annotation)})
+                answers.append((answer, _selected(annotation.get("result"))))
+    tag = _tag_of_choice([selected for _, selected in answers], names)
+    return [Row(row.place, row.cells | {"label": selected[tag]}) for row, selected in answers if tag in selected]
+
+
+def _selected(results: Any) -> dict[Tag, str]:
+    """The label that each tag of an annotation has."""
+    found: dict[Tag, str] = {}
+    for result in _listed(results):
+        kind = result.get("type") if isinstance(result, dict) else None
+        value = result.get("value") if kind in KEYS else None
+        label = value.get(KEYS[kind]) if isinstance(value, dict) else None
+        if isinstance(label, list):
+            label = label[0] if len(label) == 1 else None
+        if label is not None:
+            found[kind, str(result.get("from_name"))] = str(label)
     return found
 
 
-def _selected(results: Any) -> Iterable[str]:
-    for result in _listed(results):
-        value = result.get("value") if isinstance(result, dict) else None
-        if isinstance(value, dict):
-            label = value.get("selected", value.get("choices"))
-            if isinstance(label, list):
-                label = label[0] if len(label) == 1 else None
-            if label is not None:
-                yield str(label)
+def _tag_of_choice(answers: Sequence[dict[Tag, str]], names: set[str]) -> Tag:
+    """The tag whose labels say which image is preferred.
+
+    Args:
+        answers: Label of each tag, for each annotation.
+        names: Names of the images, among others.
+    """
+    tags = sorted({tag for answer in answers for tag in answer})
+    possible = [tag for tag in tags if tag[0] == "pairwise"] or tags
+    if len(possible) > 1:
+        known = names | WORDS.keys()
+        labels = {tag: {answer[tag].strip().lower() for answer in answers if tag in answer} for tag in possible}
+        sides = {tag for tag in possible if any(WORDS.get(label) != "tie" for label in labels[tag])}
+        named = [tag for tag in possible if tag[0] == "choices" and tag in sides and labels[tag] <= known]
+        if len(named) != 1:
+            listed = ", ".join(name for _, name in possible)
+            raise ValueError(f"several tags of Label Studio could be the choice ({listed}); keep one in the export")
+        possible = named
+    return possible[0] if possible else ("", "")
 
 
 def _person(annotation: dict[str, Any]) -> str | None:
@@ -94,17 +130,18 @@ def list_columns(columns: Iterable[str]) -> tuple[str, str] | None:
 def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
     """One row for each image of rows with lists of images and ranks.
 
-    The last row of an annotator about a `prompt_id` counts, and a row without ranks is no ranking: so an answer can be
-    replaced or withdrawn in a file that only grows.
+    The last row of an annotator about the same images of a `prompt_id` counts, and a row without ranks is no ranking:
+    so an answer can be replaced or withdrawn in a file that only grows.
 
     Raises:
         ValueError: A row has no such lists of one length.
     """
     latest: dict[object, Row] = {}
     for number, row in enumerate(rows):
-        key = (row.text("prompt_id"), row.text("annotator"))
+        images = frozenset(map(str, _listed(row.cells.get(columns[0]))))
+        key = (row.text("prompt_id"), row.text("annotator"), images)
         latest.pop(key, None)
-        latest[key if all(key) else number] = row
+        latest[key if all(key[:2]) else number] = row
     found: list[Row] = []
     for row in latest.values():
         images, ranks = (row.cells.get(column) for column in columns)

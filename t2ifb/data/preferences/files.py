@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from t2ifb.data.preferences.columns import PairColumns, pair_columns
 from t2ifb.data.preferences.exports import argilla_rows, label_studio_rows, list_columns, list_rows, question_of
 from t2ifb.data.preferences.folders import folder_rows
-from t2ifb.data.preferences.pairs import pair_rows
+from t2ifb.data.preferences.labels import has_numbers
+from t2ifb.data.preferences.pairs import label_values, pair_rows
 from t2ifb.data.storage.columnar import BUILDERS
 from t2ifb.data.tables import READERS, Row, check_cells, read_table
 
@@ -91,7 +93,10 @@ def _shards(folders: Sequence[Path]) -> dict[str | None, tuple[Path, ...]]:
 
 
 def read_preferences(
-    paths: Sequence[Path], columns: Mapping[str, str] | None = None, labels: Mapping[str, Any] | None = None
+    paths: Sequence[Path],
+    columns: Mapping[str, str] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    others: Sequence[Sequence[Path]] = (),
 ) -> PreferenceFile:
     """Read preferences and find out what they are from their columns.
 
@@ -102,16 +107,33 @@ def read_preferences(
         paths: Tables with the same columns, or one folder.
         columns: Columns by role, where their names do not say it.
         labels: Labels by meaning, where they do not say it.
+        others: Tables of the other splits of the same source. Numbers as labels are understood from all tables
+            together, so that they mean the same in each. A table that cannot be read is an error of its own split.
 
     Raises:
         ValueError: The files cannot be read, or their columns are none of these; the message lists the columns found.
     """
     given = dict(columns or {})
+    table = _read(paths, given)
+    if isinstance(table, PreferenceFile):
+        return table
+    rows, form = table
+    more: list[Any] = []
+    if not labels and has_numbers(label_values(rows, form)):
+        for other in others:
+            with suppress(ValueError):
+                if not isinstance(found := _read(other, given), PreferenceFile):
+                    more += label_values(*found)
+    return _pairs(rows, form, labels, more)
+
+
+def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | tuple[list[Row], PairColumns]:
+    """Rankings, or the rows and columns of pairs whose choices are still to be understood."""
     if paths[0].is_dir():
         rows = folder_rows(paths[0])
         split = {"split": "split"} if any("split" in row.cells for row in rows) else {}
         named = {"prompt": "prompt", "first": "chosen", "second": "rejected"} | split
-        return _pairs(rows, PairColumns("folders of images", named, True), labels)
+        return rows, PairColumns("folders of images", named, True)
 
     def accepts(there: list[str]) -> bool:
         if set(NEEDED) <= set(_renamed(there, given)) or set(there) >= TASK:
@@ -131,12 +153,12 @@ def read_preferences(
         check_cells(rows, (*NEEDED, *OPTIONAL))
         return PreferenceFile(rows, False)
     if set(there) >= TASK:
-        return _export("Label Studio export", label_studio_rows(rows), given, labels)
+        return _export("Label Studio export", label_studio_rows(rows), given)
     if (question := question_of(there)) is not None:
-        return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given, labels)
+        return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given)
     pairs = pair_columns(there, given)
     assert pairs is not None  # `accepts` checked it
-    return _pairs(rows, pairs, labels)
+    return rows, pairs
 
 
 def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
@@ -145,7 +167,7 @@ def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str
     return [roles.get(column, column) for column in columns]
 
 
-def _export(name: str, rows: list[Row], given: Mapping[str, str], labels: Mapping[str, Any] | None) -> PreferenceFile:
+def _export(name: str, rows: list[Row], given: Mapping[str, str]) -> tuple[list[Row], PairColumns]:
     """Pairs of an annotation tool's export.
 
     Raises:
@@ -157,12 +179,14 @@ def _export(name: str, rows: list[Row], given: Mapping[str, str], labels: Mappin
     if form is None:
         names = ", ".join(rows[0].cells)
         raise ValueError(f"{rows[0].place}: no two images in the {name}; name them with columns; found {names}")
-    return _pairs(rows, PairColumns(name, form.columns, form.ordered), labels)
+    return rows, PairColumns(name, form.columns, form.ordered)
 
 
-def _pairs(rows: Sequence[Row], form: PairColumns, labels: Mapping[str, Any] | None) -> PreferenceFile:
+def _pairs(
+    rows: Sequence[Row], form: PairColumns, labels: Mapping[str, Any] | None, others: Sequence[Any]
+) -> PreferenceFile:
     try:
-        pairs, empty, meaning = pair_rows(rows, form, labels)
+        pairs, empty, meaning = pair_rows(rows, form, labels, others)
     except ValueError as error:
         raise ValueError(f"{rows[0].place.rpartition(', ')[0]}: {error}") from error
     check_cells(pairs, ("prompt", "first", "second", *OPTIONAL))

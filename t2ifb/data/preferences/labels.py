@@ -24,6 +24,11 @@ NUMBERS: dict[frozenset[float], dict[float, Side]] = {
 """Meanings of numbers: the position of the preferred image, counted from 0 or from 1."""
 
 
+def has_numbers(values: Iterable[Any]) -> bool:
+    """Whether a label is a number, so that its meaning depends on the other labels."""
+    return any(to_number(value) is not None for value in values)
+
+
 class Labels:
     """Meaning of the labels of one table."""
 
@@ -31,7 +36,7 @@ class Labels:
         """Find out what the labels mean.
 
         Args:
-            values: All labels of the table; numbers are understood from all of them together.
+            values: All labels of a source; numbers are understood from all of them together.
             names: Columns of the first and of the second image. A label may be one of them.
             given: Label, or list of labels, for each of `first`, `second` and `tie`; others are errors then.
 
@@ -47,12 +52,15 @@ class Labels:
         self.words: dict[str, Side] = dict(WORDS)
         for name, side in zip(names, ("first", "second"), strict=True):
             self.words |= {_word(name): side, _word(name.rpartition(".")[2]): side}  # type: ignore[dict-item]
-        seen = {number for value in values if (number := _number(value)) is not None}
-        from_one = all(re.search(f"{position}(_|$)", name) for position, name in zip("12", names, strict=True))
+        seen = {number for value in values if (number := to_number(value)) is not None}
+        from_zero, from_one = (
+            all(re.search(rf"{position}([._]|$)", name) for position, name in zip(positions, names, strict=True))
+            for positions in ("01", "12")
+        )
         forms = [numbers for possible, numbers in NUMBERS.items() if seen <= possible]
         self.numbers: dict[float, Side] = {}
         if seen and not self.given:
-            if not forms:
+            if not forms or (len(forms) > 1 and not from_zero and not from_one):
                 raise ValueError(
                     f"the labels {', '.join(f'{number:g}' for number in sorted(seen))} are ambiguous; say what they "
                     "mean with labels={first: …, second: …, tie: …}"
@@ -77,7 +85,7 @@ class Labels:
             return None
         side = self.given.get(word)
         if side is None and not self.given:
-            number = _number(value)
+            number = to_number(value)
             side = self.words.get(word) if number is None else self.numbers.get(number)
         if side is None:
             known = list(self.given) or ["a", "b", "left", "right", *dict.fromkeys(self.names), "tie"]
@@ -91,14 +99,14 @@ def two_votes(first: Any, second: Any, signed: bool = False) -> tuple[float, flo
     Args:
         first: Cell of the first image.
         second: Cell of the second image.
-        signed: Whether the cells are preferences of -1, 0 or 1: the larger is preferred, equal ones are a tie.
+        signed: Whether the cells are preferences, such as -1, 0 and 1: the larger is preferred, equal ones are a tie.
 
     Raises:
         ValueError: A cell is not a number, or there are negative votes.
     """
     if first in (None, "") and second in (None, ""):
         return None
-    one, two = _number(first), _number(second)
+    one, two = to_number(first), to_number(second)
     if one is None or two is None:
         raise ValueError(f"votes must be numbers, found {brief(str(first))!r} and {brief(str(second))!r}")
     if signed:
@@ -113,7 +121,7 @@ def _word(value: Any) -> str:
     return re.sub(r"(?<=\w)[ \-]+(?=\w)", "_", text.strip().lower())
 
 
-def _number(value: Any) -> float | None:
+def to_number(value: Any) -> float | None:
     """A finite number, also written as text; None for all else."""
     if isinstance(value, bool) or value is None:
         return None

@@ -1,5 +1,6 @@
 """Tables with one row per comparison, and votes of several annotators on the same images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -8,7 +9,7 @@ from typing import Any
 
 from t2ifb.data.errors import BadRecord
 from t2ifb.data.preferences.columns import PairColumns
-from t2ifb.data.preferences.labels import Labels, two_votes
+from t2ifb.data.preferences.labels import Labels, to_number, two_votes
 from t2ifb.data.rankings import Image, RankedPrompt, Votes
 from t2ifb.data.tables import Row, locate
 
@@ -17,7 +18,7 @@ KEPT = ("prompt", "first", "second", "prompt_id", "split", "annotator")
 
 
 def pair_rows(
-    rows: Sequence[Row], form: PairColumns, labels: Mapping[str, Any] | None = None
+    rows: Sequence[Row], form: PairColumns, labels: Mapping[str, Any] | None = None, others: Sequence[Any] = ()
 ) -> tuple[list[Row], int, str]:
     """Give all tables of pairs the same columns.
 
@@ -25,6 +26,7 @@ def pair_rows(
         rows: Rows of a table.
         form: Its columns.
         labels: Meaning of the labels; see `Labels`.
+        others: Labels of other tables of the same source, from which numbers are understood too.
 
     Returns:
         Rows with the cells `KEPT`, the number of rows without a choice, which are left out, and how numbers in the
@@ -35,13 +37,13 @@ def pair_rows(
     """
     columns = form.columns
     names = (columns["first"], columns["second"])
-    values = [row.cells.get(columns["label"]) for row in rows] if "label" in columns else []
-    meaning = Labels(values, names, labels)
+    meaning = Labels([*label_values(rows, form), *others], names, labels)
+    signed = _are_signed(rows, form)
     kept: list[Row] = []
     for row in rows:
         cells: dict[str, Any] = {role: row.cells.get(columns[role]) for role in KEPT if role in columns}
         try:
-            votes = _votes(row, form, meaning)
+            votes = _votes(row, form, meaning, signed)
         except ValueError as error:
             votes, cells["problem"] = (0.0, 0.0), str(error)
         if votes is not None:
@@ -49,7 +51,22 @@ def pair_rows(
     return kept, len(rows) - len(kept), str(meaning)
 
 
-def _votes(row: Row, form: PairColumns, meaning: Labels) -> tuple[float, float] | None:
+def label_values(rows: Sequence[Row], form: PairColumns) -> list[Any]:
+    """The cells of the label column; none without that column."""
+    return [row.cells.get(form.columns["label"]) for row in rows] if "label" in form.columns else []
+
+
+def _are_signed(rows: Sequence[Row], form: PairColumns) -> bool:
+    """Whether the columns `pref…` of a table hold preferences, such as -1, 0 and 1, and not numbers of votes.
+
+    They do if one of them is negative, or if all are from 0 to 1.
+    """
+    columns = [form.columns.get(role, "") for role in ("votes_first", "votes_second")]
+    numbers = [number for row in rows for column in columns if (number := to_number(row.cells.get(column))) is not None]
+    return columns[0].startswith("pref") and (any(n < 0 for n in numbers) or all(n <= 1 for n in numbers))
+
+
+def _votes(row: Row, form: PairColumns, meaning: Labels, signed: bool) -> tuple[float, float] | None:
     """Votes for both images of a row; None without a choice.
 
     A confidence p gives p of a vote to the preferred image and the rest to the other. A weight multiplies the votes.
@@ -60,7 +77,7 @@ def _votes(row: Row, form: PairColumns, meaning: Labels) -> tuple[float, float] 
     listed = row.cells.get(columns.get("votes", ""))
     if "votes_first" in columns:
         first, second = columns["votes_first"], columns["votes_second"]
-        votes = two_votes(row.cells.get(first), row.cells.get(second), signed=first.startswith("pref"))
+        votes = two_votes(row.cells.get(first), row.cells.get(second), signed)
     elif listed is not None:
         if not isinstance(listed, (list, tuple)) or len(listed) != 2:
             raise ValueError(f"{columns['votes']} must be a list of two numbers of votes")
@@ -73,8 +90,8 @@ def _votes(row: Row, form: PairColumns, meaning: Labels) -> tuple[float, float] 
                 raise ValueError(f"{columns['confidence']} must be from 0.5 to 1, found {sure:g}")
             votes = tuple(sure * one + (1 - sure) * (1 - one) for one in votes)  # type: ignore[assignment]
     if votes is not None and row.text(columns.get("weight", "")):
-        if (weight := _number_of(row, columns["weight"])) <= 0:
-            raise ValueError(f"{columns['weight']} must be above 0, found {weight:g}")
+        if not 0 < (weight := _number_of(row, columns["weight"])) < math.inf:
+            raise ValueError(f"{columns['weight']} must be above 0 and finite, found {weight:g}")
         votes = weight * votes[0], weight * votes[1]
     return votes
 

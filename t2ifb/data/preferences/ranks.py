@@ -5,12 +5,14 @@ from os.path import normpath
 from pathlib import Path
 
 from t2ifb.data.errors import BadRecord, brief
-from t2ifb.data.rankings import Image, RankedPrompt
+from t2ifb.data.rankings import Image, RankedPrompt, Votes
 from t2ifb.data.tables import Row, locate
 
 
 def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], list[BadRecord], int]:
     """Group rows into rankings by `prompt_id` or, without that column, by `prompt`, and by `annotator`.
+
+    An annotator's tie of two images is half a vote for each, as in a table of pairs.
 
     Args:
         rows: Rows in any order.
@@ -32,7 +34,9 @@ def group_rows(rows: Sequence[Row], root: Path) -> tuple[list[RankedPrompt], lis
         if not found and len(there) == len(group):
             ranks = tuple(rank for row in group if (rank := _rank(row)) is not None)
             prompt_id = f"{name}, {annotator}" if annotator else name
-            rankings.append(RankedPrompt(prompt_id, group[0].text("prompt"), tuple(there), ranks))
+            tie = bool(annotator) and len(ranks) == 2 and ranks[0] == ranks[1]
+            votes = (Votes(0, 1, 0.5, 0.5),) if tie else ()
+            rankings.append(RankedPrompt(prompt_id, group[0].text("prompt"), tuple(there), ranks, votes))
     return rankings, errors, len(groups)
 
 

@@ -16,6 +16,8 @@ KNOWN = {
     "prompt path1 path2 confidence choice_dist": (
         *("HPDv3", {"first": "path1", "confidence": "confidence", "votes": "choice_dist"}, True),
     ),
+    "prompt path1 path2 label": ("HPDv3", {"first": "path1", "label": "label"}, False),
+    "prompt path1 path2 votes_1 votes_2": ("HPDv3", {"votes_first": "votes_1"}, False),
     "prompt left right preference user_id": ("pairs", {"label": "preference", "annotator": "user_id"}, False),
     "prompt image_0 image_1 pref_0 pref_1": ("pairs", {"votes_first": "pref_0"}, False),
 }
@@ -39,6 +41,20 @@ def test_a_map_takes_precedence_and_needs_no_known_name() -> None:
     assert named is not None and named.ordered and named.columns["second"] == "y"
 
 
+def test_a_given_choice_excludes_guessed_ones() -> None:
+    table = ["prompt", "image_a", "image_b", "label", "votes_a", "votes_b", "votes", "final"]
+    for given in ({"label": "final"}, {"votes": "votes"}, {"votes_first": "votes_b", "votes_second": "votes_a"}):
+        form = pair_columns(table, given)
+        assert form is not None and not form.ordered
+        choice = {"label", "votes", "votes_first", "votes_second"} & form.columns.keys()
+        assert {role: form.columns[role] for role in choice} == given
+    named = pair_columns(table, {"chosen": "image_b", "rejected": "image_a"})
+    assert named is not None and named.ordered
+    assert named.columns == {"prompt": "prompt", "first": "image_b", "second": "image_a"}
+    labelled = pair_columns(["prompt", "chosen", "rejected", "final"], {"label": "final"})
+    assert labelled is not None and not labelled.ordered and labelled.columns["label"] == "final"
+
+
 def test_a_table_of_images_is_none_of_pairs() -> None:
     assert pair_columns(["prompt", "image", "rank"]) is None
 
@@ -47,6 +63,9 @@ WRONG = [
     ({"promt": "q"}, "unknown role promt; expected some of prompt, first"),
     ({"prompt": "frage"}, "no column for prompt=frage; found the columns q, image_a, image_b"),
     ({}, r"no column with the prompt; found the columns q, image_a, image_b. Name it with columns=\{prompt: …\}"),
+    ({"first": "image_b"}, "first is given alone; name both first and second"),
+    ({"votes_second": "q"}, "votes_second is given alone; name both votes_first and votes_second"),
+    ({"label": "q", "votes": "q"}, "label and votes are both given; keep one of them"),
     ({"prompt": "q"}, "no column says which image is preferred; found the columns q, image_a, image_b"),
 ]
 

@@ -38,14 +38,21 @@ def task(*annotations: Any, **data: str) -> Row:
 
 
 def answer(person: Any, value: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"completed_by": person, "result": [{"type": "pairwise", "value": value}], **more}
+    kind = next((kind for key, kind in (("selected", "pairwise"), ("text", "textarea")) if key in value), "choices")
+    return {"completed_by": person, "result": [{"type": kind, "from_name": kind, "value": value}], **more}
+
+
+def choices(**selected: str) -> dict[str, Any]:
+    """An annotation with the labels of several tags Choices by their names."""
+    results = [{"type": "choices", "from_name": n, "value": {"choices": [label]}} for n, label in selected.items()]
+    return {"completed_by": 1, "result": results}
 
 
 def test_annotations_of_label_studio() -> None:
     rows = label_studio_rows([
         task(
             answer(1, {"selected": "left"}),
-            answer({"id": 2, "email": "eve@example.org"}, {"choices": ["right"]}),
+            answer({"id": 2, "email": "eve@example.org"}, {"selected": "right"}),
             answer(3, {"selected": "left"}, was_cancelled=True),
             answer(4, {"text": ["a comment"]}),
         )
@@ -55,6 +62,18 @@ def test_annotations_of_label_studio() -> None:
     assert rows[0].text("prompt") == "a cat"
     with pytest.raises(ValueError, match="entry 1: expected a Label Studio task with data and annotations"):
         label_studio_rows([Row("entry 1", {"data": "x", "annotations": []})])
+
+
+def test_other_tags_of_label_studio_are_no_choice() -> None:
+    both = answer(1, {"selected": "left"})
+    both["result"] += choices(quality="bad", side="right")["result"]
+    assert [row.text("label") for row in label_studio_rows([task(both)])] == ["left"]
+    one, two = choices(style="photo", side="right", quality="bad"), choices(style="left", side="image1")
+    rows = label_studio_rows([task(one, two)])
+    assert [row.text("label") for row in rows] == ["right", "image1"]
+    assert [row.text("label") for row in label_studio_rows([task(choices(best="B!"))])] == ["B!"]
+    with pytest.raises(ValueError, match=r"several tags of Label Studio could be the choice \(one, two\)"):
+        label_studio_rows([task(choices(one="left", two="right"))])
 
 
 def test_lists_of_images_and_ranks() -> None:
@@ -71,5 +90,8 @@ def test_lists_of_images_and_ranks() -> None:
     again = [Row(str(number), each) for number, each in enumerate(cells)]
     kept = [(row.text("annotator"), row.cells["rank"]) for row in list_rows(again, ("images", "ranks"))]
     assert kept == [("eve", 1), ("eve", 1), ("bob", 2), ("bob", 1)]
+    several = (["a", "b"], ["a", "c"], ["b", "a"])
+    other = [Row(str(n), cells[0] | {"images": images}) for n, images in enumerate(several)]
+    assert [row.cells["image"] for row in list_rows(other, ("images", "ranks"))] == ["a", "c", "b", "a"]
     with pytest.raises(ValueError, match="entry 1: expected lists of one length in generations and ranking"):
         list_rows([Row("entry 1", {"generations": ["a"], "ranking": [1, 2]})], columns)

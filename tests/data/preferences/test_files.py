@@ -233,6 +233,17 @@ def test_a_split_column_assigns_pairs(tmp_path: Path) -> None:
     assert not dataset.available("validation")
 
 
+def test_numbers_mean_the_same_in_all_splits(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "own")
+    write(folder / "test.csv", named("image_a", "image_b", {"label": 1}))
+    with pytest.raises(ValueError, match=r"the labels 1 are ambiguous; say what they mean with labels=\{first"):
+        OwnRankings(folder).rankings("test")
+    (folder / "notes.csv").write_text("nothing\n1\n")
+    for labels, ranks in (((0, 1), (2, 1)), ((1, 2), (1, 2))):
+        write(folder / "train.csv", named("image_a", "image_b", *({"label": each} for each in labels)))
+        assert [r.ranks for r in OwnRankings(folder).rankings("test")] == [ranks] * COUNT
+
+
 def test_bad_pairs_are_listed_or_skipped(tmp_path: Path) -> None:
     rows = named("image_a", "image_b", {"label": "a"}, {"label": "maybe"})
     rows.append({"prompt": "x", "image_a": "0.png", "image_b": "1.png", "label": "b"})

@@ -15,6 +15,7 @@ MEANINGS: list[tuple[list[Any], tuple[str, str], list[tuple[float, float]]]] = [
     ([0, 1, "1", 1.0], NAMES, [FIRST, SECOND, SECOND, SECOND]),
     (["0.5", 0, 1], NAMES, [TIE, FIRST, SECOND]),
     ([1, 2], NAMES, [FIRST, SECOND]),
+    ([1], ("1.jpg", "2.jpg"), [FIRST]),
     ([1, 1], ("image_1", "image_2"), [FIRST, FIRST]),
     ([1, 1], ("image_0", "image_1"), [SECOND, SECOND]),
 ]
@@ -38,7 +39,7 @@ def test_given_labels_replace_the_known_ones() -> None:
         meaning.votes("a")
 
 
-@pytest.mark.parametrize("numbers", [[-1, 1], [0, 1, 2], [3]])
+@pytest.mark.parametrize("numbers", [[-1, 1], [0, 1, 2], [3], [1, 1]])
 def test_ambiguous_numbers_are_refused(numbers: list[int]) -> None:
     with pytest.raises(ValueError, match=r"are ambiguous; say what they mean with labels=\{first"):
         Labels(numbers, NAMES)

@@ -32,6 +32,9 @@ def test_votes_of_every_kind_of_choice() -> None:
     assert votes_of(**images, label=["left", "tie"]) == [(1, 0), (0.5, 0.5)]
     assert votes_of(**images, votes_image1=[3, 0], votes_image2=["1", 2]) == [(3, 1), (0, 2)]
     assert votes_of(**images, label=["a", "b"], weight=[5, "2"]) == [(5, 0), (0, 2)]
+    assert votes_of(**images, pref_0=[6, 1], pref_1=[5, "0"]) == [(6, 5), (1, 0)]
+    assert votes_of(**images, pref_0=[1, -2], pref_1=["-1", 2]) == [(1, 0), (0, 1)]
+    assert votes_of(**images, pref_0=[1, 0.5], pref_1=[0, 0.5]) == [(1, 0), (0.5, 0.5)]
     assert votes_of(chosen=["a"], rejected=["b"]) == [(1, 0)]
     assert votes_of(path1=["a"], path2=["b"], confidence=[0.75]) == [(0.75, 0.25)]
     assert votes_of(path1=["a"], path2=["b"], choice_dist=[[12, 7]], confidence=[0.99]) == [(12, 7)]
@@ -54,6 +57,8 @@ def test_rows_without_a_choice_are_counted() -> None:
         ({"choice_dist": [[1, 2, 3]]}, "choice_dist must be a list of two numbers"),
         ({"label": ["a"], "confidence": [0.2]}, "confidence must be from 0.5 to 1, found 0.2"),
         ({"label": ["a"], "weight": [0]}, "weight must be above 0"),
+        ({"label": ["a"], "weight": ["nan"]}, "weight must be above 0 and finite, found nan"),
+        ({"label": ["a"], "weight": [float("inf")]}, "weight must be above 0 and finite, found inf"),
         ({"label": ["a"], "weight": ["many"]}, "weight must be a number, found 'many'"),
     ],
 )
