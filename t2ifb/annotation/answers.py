@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -147,7 +147,28 @@ class AnswerLog:
         if item is None:
             return None
         values = (row.get(name) for name in ("annotator", "answer", "ranks", "ratings", "seconds"))
-        return Answer.checked(item, *values)
+        answer = Answer.checked(item, *values)
+        moved = self._places(item, row)
+        ranks, ratings = (tuple(given[place] for place in moved) if given else () for given in (answer.ranks, answer.ratings))
+        return replace(answer, ranks=ranks, ratings=ratings)
+
+    def _places(self, item: Item, row: dict[str, Any]) -> list[int]:
+        """Place in a line of each image of the question; the order of images depends on the seed.
+
+        The same key means the same files in a source that may have moved, so files correspond in the order of paths.
+
+        Raises:
+            ValueError: The line has no such images and models.
+        """
+        names, models, count = row.get("images"), row.get("models"), len(item.images)
+        if not _texts(names, count) or not _texts(models, count):
+            raise ValueError(f"{self.path}, question {item.key}: expected {count} images and their models")
+        stored = [(os.path.abspath(self.folder / name), model) for name, model in zip(names, models, strict=True)]
+        asked = [(os.path.abspath(image), model) for image, model in zip(item.images, item.models, strict=True)]
+        places = [0] * count
+        for old, new in zip(_sorted_places(stored), _sorted_places(asked), strict=True):
+            places[new] = old
+        return places
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -174,6 +195,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
         rows.append(row)
     return rows
+
+
+def _texts(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)
+
+
+def _sorted_places(files: Sequence[tuple[str, str]]) -> list[int]:
+    return sorted(range(len(files)), key=files.__getitem__)
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,14 +59,14 @@ def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed
     if not 2 <= images <= MOST:
         raise ValueError(f"images={images}: expected a number from 2 to {MOST}")
     path = Path(source).expanduser()
+    root = path if path.is_dir() else path.parent
     found: list[Item] = []
     for number, (prompt, pictures) in enumerate(_prompts(path)):
         groups = _pairs(pictures) if mode == "compare" else _groups(pictures, images)
         for group in groups:
             order = generator(Stream.ANNOTATION, seed, number, len(found)).permutation(len(group))
             files, models = zip(*(group[place] for place in order), strict=True)
-            names = json.dumps([prompt, sorted(file.name for file in files)]).encode("utf-8", "surrogatepass")
-            found.append(Item(hashlib.sha256(names).hexdigest()[:16], prompt, files, models))
+            found.append(Item(_key(prompt, files, root), prompt, files, models))
     if not found:
         raise ValueError(f"{path} has no prompt with at least two images{_of_two_models(mode)}")
     if broken := [
@@ -74,6 +75,12 @@ def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed
         raise ValueError(f"{len(broken)} images cannot be shown: {'; '.join(broken[:3])}")
     order = generator(Stream.ANNOTATION, seed).permutation(len(found))
     return [found[place] for place in order]
+
+
+def _key(prompt: str, files: Sequence[Path], root: Path) -> str:
+    """Hash of the prompt and of the files' paths in the source, in any order of the files."""
+    names = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in files)
+    return hashlib.sha256(json.dumps([prompt, names]).encode()).hexdigest()[:16]
 
 
 Picture: TypeAlias = tuple[Path, str]

@@ -8,6 +8,7 @@ import pytest
 
 from t2ifb.annotation.answers import Answer, AnswerLog, name_of, read_lines
 from t2ifb.annotation.items import read_items
+from t2ifb.annotation.results import summarise
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from tests.annotation.parts import EVIL, write_generated
 
@@ -75,6 +76,28 @@ def test_answers_to_other_questions_are_kept(tmp_path: Path) -> None:
     assert later.answers == []
     later.close()
     assert len(read_lines(log.path)) == 1
+
+
+def test_answers_follow_their_images_when_the_order_changes(tmp_path: Path) -> None:
+    source = write_generated(tmp_path / "images", prompts=20, copies=1)
+    items = read_items(source, "compare")
+    log = AnswerLog(tmp_path / "out", items)
+    for item in items:
+        tuned = item.models.index("tuned")
+        ratings = tuple({"overall": 7 if place == tuned else 1} for place in range(2))
+        log.append(Answer(item.key, "ada", "ranks", tuple(1 if place == tuned else 2 for place in range(2)), ratings))
+    log.close()
+    source = source.rename(tmp_path / "moved")
+    again = read_items(source, "compare", seed=1)
+    orders = {item.key: item.models for item in items}
+    assert any(item.models != orders[item.key] for item in again)
+    log = AnswerLog(tmp_path / "out", again)
+    log.close()
+    assert len(log.answers) == 20
+    assert summarise(log.current(), again).verdicts["tuned"].mean == 1
+    for answer in log.answers:
+        tuned = log.items[answer.item].models.index("tuned")
+        assert answer.ratings[tuned] == {"overall": 7}
 
 
 GOOD: dict[str, Any] = {"annotator": "ada", "kind": "ranks", "ranks": [1, 2, 2, 4], "ratings": None, "seconds": 3}

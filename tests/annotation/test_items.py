@@ -57,6 +57,20 @@ def test_folders_and_tables(tmp_path: Path) -> None:
     assert sorted(table[0].models) == ["m0", "m1", "m2"]
 
 
+def test_files_of_the_same_name_in_other_folders_are_other_questions(tmp_path: Path) -> None:
+    rows = ["prompt,image,model"]
+    for folder in ("base", "good", "best"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "prompt.txt").write_text("a cat")
+        for name in ("0.png", "1.png"):
+            (tmp_path / folder / name).write_bytes(encoded_picture(len(rows), "PNG"))
+        rows.append(f"a cat,{folder}/0.png,{folder}")
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    assert len({item.key for item in read_items(tmp_path)}) == 3
+    pairs = read_items(tmp_path / "images.csv", "compare")
+    assert len({item.key for item in pairs}) == len(pairs) == 3
+
+
 def test_bad_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere does not exist"):
         read_items(tmp_path / "nowhere")
