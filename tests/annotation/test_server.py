@@ -111,8 +111,8 @@ def test_an_answer_too_many_is_a_conflict(tmp_path: Path) -> None:
 
 
 def test_a_token_may_have_any_characters(tmp_path: Path) -> None:
-    page = client(make_queues(tmp_path, 1), token="a&b #;é")
-    assert page.get("/?token=a%26b%20%23%3B%C3%A9").status_code == 200
+    page = client(make_queues(tmp_path, 1), token="a&b #;ж")
+    assert page.get("/?token=a%26b%20%23%3B%D0%B6").status_code == 200
     assert page.get("/api/next?annotator=ada").status_code == 200
 
 
