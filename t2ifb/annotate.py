@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
@@ -84,14 +85,21 @@ def _serve(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
             queues, parts.value("mode"), parts.value("ratings"), token, port,
             lambda: summarise(log.current(), items).lines(),
         )  # fmt: skip
-        address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+        address = _address(host, port)
         server = _server(app)
         if simulated:
             _simulate(parts, server, listener, address, token)
             return
         print(f"{len(items)} questions; {len(log.current())} answers so far in {log.path}")
-        print(f"open {address}/{f'?token={token}' if token else ''}    (Ctrl-C ends)", flush=True)
+        query = f"?token={quote(token, safe='')}" if token else ""
+        print(f"open {address}/{query}    (Ctrl-C ends)", flush=True)
         server.run([listener])
+
+
+def _address(host: str, port: int) -> str:
+    """Address of the page on this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def _server(app: Any) -> "uvicorn.Server":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2ifb.annotate import _address
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.shapes.grammar import scenes
 from tests.annotation.parts import write_generated
@@ -63,6 +64,14 @@ def test_wrong_arguments_are_one_message(
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert re.search(message, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "http://127.0.0.1:80"), ("::", "http://[::1]:80"), ("fe80::2", "http://[fe80::2]:80")],
+)
+def test_the_printed_address_can_be_opened(host: str, address: str) -> None:
+    assert _address(host, 80) == address
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -53,10 +54,11 @@ class Answer:
         count = len(item.images)
         if kind not in KINDS:
             raise ValueError(f"answer must be one of {', '.join(KINDS)}")
-        given = list(ranks or [])
+        given, rated = ([] if values is None else values for values in (ranks, ratings))
+        if not isinstance(given, list) or not isinstance(rated, list):
+            raise ValueError(f"ranks and ratings must be lists with a value for each of {count} images")
         if kind == "ranks" and (len(given) != count or not all(_whole(rank, 1, count) for rank in given)):
             raise ValueError(f"ranks must be {count} numbers from 1 to {count}")
-        rated = list(ratings or [])
         if rated and (len(rated) != count or not all(isinstance(each, dict) for each in rated)):
             raise ValueError(f"ratings must be given for each of {count} images")
         if not all(aspect in ASPECTS and _whole(value, 1, 7) for each in rated for aspect, value in each.items()):
@@ -126,10 +128,8 @@ class AnswerLog:
         }
         line = json.dumps(row, ensure_ascii=True).encode() + b"\n"
         with self._guard, storage_errors(self.folder):
-            with self.path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            with self.path.open("ab", buffering=0) as file:
+                _append(file, line)
             self.answers.append(answer)
 
     def current(self) -> dict[tuple[str, str], Answer]:
@@ -147,7 +147,29 @@ class AnswerLog:
         if item is None:
             return None
         values = (row.get(name) for name in ("annotator", "answer", "ranks", "ratings", "seconds"))
-        return Answer.checked(item, *values)
+        answer = Answer.checked(item, *values)
+        moved = self._places(item, row)
+        ranks = tuple(answer.ranks[place] for place in moved) if answer.ranks else ()
+        ratings = tuple(answer.ratings[place] for place in moved) if answer.ratings else ()
+        return replace(answer, ranks=ranks, ratings=ratings)
+
+    def _places(self, item: Item, row: dict[str, Any]) -> list[int]:
+        """Place in a line of each image of the question; the order of images depends on the seed.
+
+        The same key means the same files in a source that may have moved, so files correspond in the order of paths.
+
+        Raises:
+            ValueError: The line has no such images and models.
+        """
+        names, models, count = row.get("images"), row.get("models"), len(item.images)
+        if not _texts(names, count) or not _texts(models, count):
+            raise ValueError(f"{self.path}, question {item.key}: expected {count} images and their models")
+        stored = [(os.path.abspath(self.folder / name), model) for name, model in zip(names, models, strict=True)]
+        asked = [(os.path.abspath(image), model) for image, model in zip(item.images, item.models, strict=True)]
+        places = [0] * count
+        for old, new in zip(_sorted_places(stored), _sorted_places(asked), strict=True):
+            places[new] = old
+        return places
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -168,12 +190,38 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON ({error}); repair or remove the line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
         rows.append(row)
     return rows
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write and sync a line, or leave the file as it was.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    length = file.seek(0, os.SEEK_END)
+    try:
+        rest = memoryview(line)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(length)
+        os.fsync(file.fileno())
+        raise
+
+
+def _texts(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)
+
+
+def _sorted_places(files: Sequence[tuple[str, str]]) -> list[int]:
+    return sorted(range(len(files)), key=files.__getitem__)
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

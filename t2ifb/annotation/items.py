@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import logging
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from t2ifb.data.rankings import Image, image_error
-from t2ifb.data.storage.archives import leaves_folder
 from t2ifb.data.tables import READERS, locate, read_table
 from t2ifb.utils.files import read_json_list, read_text
 from t2ifb.utils.random_streams import Stream, generator
+
+logger = logging.getLogger(__name__)
 
 Mode: TypeAlias = Literal["rank", "compare"]
 INDEX = "prompts.json"
@@ -48,32 +52,47 @@ def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed
         source: Output of `python -m t2ifb.generate`; a folder with a folder per prompt, each with `prompt.txt` and
             images; or a table with the columns `prompt`, `image` and perhaps `model`.
         mode: `rank` asks about all images of a prompt, `compare` about each pair of images of different models; without
-            models, about pairs of neighbours.
-        images: Maximum number of images per question, from 2 to 9. More images of a prompt are divided.
+            models, about pairs of neighbours. Images that are in no question are counted in a warning.
+        images: Maximum number of images per question, from 2 to 9. More images of a prompt are divided, with models in
+            turn.
         seed: Seed of all orders.
 
     Raises:
-        ValueError: The folder has no such prompts and images, or an image cannot be decoded.
+        ValueError: The folder has no such prompts and images, or an image is outside of it or cannot be decoded.
     """
     if not 2 <= images <= MOST:
         raise ValueError(f"images={images}: expected a number from 2 to {MOST}")
     path = Path(source).expanduser()
+    root = path if path.is_dir() else path.parent
     found: list[Item] = []
+    alone = total = 0
     for number, (prompt, pictures) in enumerate(_prompts(path)):
         groups = _pairs(pictures) if mode == "compare" else _groups(pictures, images)
+        asked: set[Picture] = set()
         for group in groups:
+            asked.update(group)
             order = generator(Stream.ANNOTATION, seed, number, len(found)).permutation(len(group))
             files, models = zip(*(group[place] for place in order), strict=True)
-            names = json.dumps([prompt, sorted(file.name for file in files)]).encode("utf-8", "surrogatepass")
-            found.append(Item(hashlib.sha256(names).hexdigest()[:16], prompt, files, models))
+            found.append(Item(_key(prompt, files, root), prompt, files, models))
+        alone, total = alone + len(set(pictures) - asked), total + len(set(pictures))
     if not found:
         raise ValueError(f"{path} has no prompt with at least two images{_of_two_models(mode)}")
+    if alone:
+        logger.warning(
+            "%d of %d images in %s have no other to be compared with; they are not shown", alone, total, path
+        )
     if broken := [
         what for image in dict.fromkeys(i for item in found for i in item.images) if (what := image_error(image))
     ]:
         raise ValueError(f"{len(broken)} images cannot be shown: {'; '.join(broken[:3])}")
     order = generator(Stream.ANNOTATION, seed).permutation(len(found))
     return [found[place] for place in order]
+
+
+def _key(prompt: str, files: Sequence[Path], root: Path) -> str:
+    """Hash of the prompt and of the files' paths in the source, in any order of the files."""
+    names = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in files)
+    return hashlib.sha256(json.dumps([prompt, names]).encode()).hexdigest()[:16]
 
 
 Picture: TypeAlias = tuple[Path, str]
@@ -84,12 +103,21 @@ def _of_two_models(mode: Mode) -> str:
 
 
 def _groups(pictures: Sequence[Picture], most: int) -> Iterator[Sequence[Picture]]:
-    """Images in parts of nearly equal size, at least two in each."""
-    if len(pictures) >= 2:
-        parts = -(-len(pictures) // most)
-        for rows in np.array_split(np.arange(len(pictures)), parts):
-            if len(rows) >= 2:
-                yield [pictures[row] for row in rows]
+    """Images in parts of nearly equal size, with models in turn.
+
+    Each part has at least two images; one that is left is asked about together with the one before it.
+    """
+    if len(pictures) < 2:
+        return
+    seen: Counter[str] = Counter()
+    turns = []
+    for picture in pictures:
+        turns.append((seen[picture[1]], len(turns), picture))
+        seen[picture[1]] += 1
+    ordered = [picture for *_, picture in sorted(turns)]
+    for rows in np.array_split(np.arange(len(ordered)), -(-len(ordered) // most)):
+        first = rows[0] if len(rows) > 1 else rows[0] - 1
+        yield ordered[first : rows[-1] + 1]
 
 
 def _pairs(pictures: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
@@ -99,9 +127,7 @@ def _pairs(pictures: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
         by_model.setdefault(picture[1], []).append(picture)
     groups = list(by_model.values())
     if len(groups) == 1:
-        for start in range(0, len(pictures) - 1, 2):
-            yield pictures[start : start + 2]
-        return
+        yield from _groups(pictures, 2)
     for first in range(len(groups)):
         for second in range(first + 1, len(groups)):
             yield from zip(groups[first], groups[second], strict=False)
@@ -116,7 +142,8 @@ def _prompts(path: Path) -> Iterator[tuple[str, list[Picture]]]:
     elif path.is_dir():
         for folder in sorted(entry for entry in path.iterdir() if (entry / CAPTION).is_file()):
             pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-            yield " ".join(read_text(folder / CAPTION).split()), [(picture, "") for picture in pictures]
+            prompt = " ".join(read_text(folder / CAPTION).split())
+            yield prompt, [(_inside(path, picture, str(folder)), "") for picture in pictures]
     else:
         raise ValueError(f"{path} does not exist; expected a folder of images with prompts, or a table")
 
@@ -125,7 +152,11 @@ def _generated(path: Path) -> Iterator[tuple[str, list[Picture]]]:
     for number, entry in enumerate(read_json_list(path / INDEX)):
         try:
             named: dict[str, list[str]] = entry["images"]
-            pictures = [(_inside(path, name), str(model)) for model, names in named.items() for name in names]
+            pictures = [
+                (_inside(path, path / name, f"{path / INDEX}, entry {number}"), str(model))
+                for model, names in named.items()
+                for name in names
+            ]
             yield str(entry["prompt"]), pictures
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path / INDEX}, entry {number}: expected prompt and images by model") from error
@@ -138,22 +169,22 @@ def _table(path: Path) -> Iterator[tuple[str, list[Picture]]]:
         raise ValueError(f"{path}: {errors[0]}")
     prompts: dict[str, list[Picture]] = {}
     for row, image in zip(rows, images, strict=True):
-        prompts.setdefault(row.text("prompt"), []).append((_file(image, row.place), row.text("model")))
+        prompts.setdefault(row.text("prompt"), []).append((_file(path.parent, image, row.place), row.text("model")))
     yield from prompts.items()
 
 
-def _file(image: Image | None, place: str) -> Path:
+def _file(folder: Path, image: Image | None, place: str) -> Path:
     if not isinstance(image, Path):
         raise ValueError(f"{place}: the image must be a file")
-    return image
+    return _inside(folder, image, place)
 
 
-def _inside(folder: Path, name: Any) -> Path:
+def _inside(folder: Path, image: Path, place: str) -> Path:
     """A file of the folder.
 
     Raises:
-        ValueError: The name points elsewhere.
+        ValueError: It is elsewhere, or a link that leads elsewhere.
     """
-    if not isinstance(name, str) or leaves_folder(name):
-        raise ValueError(f"{folder / INDEX} names the image {name!r}, which is outside of the folder")
-    return folder / name
+    if not image.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{place}: the image {image} is outside of the folder {folder}; copy it into the folder")
+    return image

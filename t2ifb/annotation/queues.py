@@ -12,7 +12,11 @@ from t2ifb.annotation.items import Item
 from t2ifb.utils.random_streams import Stream, generator
 
 RESERVED_SECONDS = 900.0
-"""Time for which a question is reserved for the annotator who sees it."""
+"""Time for which a question that an annotator sees is given to others only after all other questions."""
+
+
+class AnsweredByOthers(ValueError):
+    """The question has the answers that it needs, all from other people."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Queues:
     """A queue of questions for each annotator, over the answers on disk.
 
     The first questions, a share `overlap` of all, are asked of everyone, so that agreement can be measured. Each other
-    question is asked of `annotators_per_prompt` people. A question that somebody sees is not given to others meanwhile.
+    question is answered by `annotators_per_prompt` people. A question that somebody sees is given to others last, and
+    the first answer counts.
     """
 
     def __init__(
@@ -82,9 +87,14 @@ class Queues:
         """Write an answer to disk.
 
         Raises:
+            AnsweredByOthers: The question needs no more answers.
             StorageError: It cannot be written.
         """
         with self._guard:
+            people = {name for name, key in self.log.current() if key == answer.item}
+            shared = self._place[answer.item] < self.shared
+            if not shared and answer.annotator not in people and len(people) >= self.annotators_per_prompt:
+                raise AnsweredByOthers("others have answered this question meanwhile; your answer was not written")
             self.log.append(answer)
             self._reserved.get(answer.item, {}).pop(answer.annotator, None)
 
@@ -124,22 +134,26 @@ class Queues:
         return self.items[self._place[key]]
 
     def _open(self, annotator: str) -> list[Item]:
-        """Questions that the annotator can be asked, the reserved one first."""
+        """Questions that the annotator can be asked: the reserved one first, those reserved for others last."""
         answered: dict[str, set[str]] = {}
         for name, key in self.log.current():
             answered.setdefault(key, set()).add(name)
         found: list[Item] = []
         mine: list[Item] = []
+        last: list[Item] = []
         for place, item in enumerate(self.items):
             people = answered.get(item.key, set())
-            if annotator in people:
+            shared = place < self.shared
+            if annotator in people or (not shared and len(people) >= self.annotators_per_prompt):
                 continue
             waiting = self._waiting(item.key)
             if annotator in waiting:
                 mine.append(item)
-            elif place < self.shared or len(people | waiting) < self.annotators_per_prompt:
+            elif shared or len(people | waiting) < self.annotators_per_prompt:
                 found.append(item)
-        return [*mine, *found]
+            else:
+                last.append(item)
+        return [*mine, *found, *last]
 
     def _waiting(self, key: str) -> set[str]:
         """Annotators for whom a question is reserved now."""

@@ -16,7 +16,7 @@ from t2ifb.data.datasets.imagereward_writer import Record, write_imagereward_db
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.data.images import load_image
 from t2ifb.data.rankings import open_image
-from t2ifb.evaluation.statistics import Interval, bootstrap_ratio
+from t2ifb.evaluation.statistics import Interval, bootstrap_ratio, share_interval
 
 Answers = Mapping[tuple[str, str], Answer]
 """Valid answers by annotator and question."""
@@ -68,7 +68,7 @@ class Results:
 def summarise(
     answers: Answers, items: Sequence[Item], scores: Mapping[str, Sequence[float]] | None = None, seed: int = 0
 ) -> Results:
-    """Summarise valid answers; intervals are bootstrapped over prompts.
+    """Summarise valid answers. Intervals of agreement are bootstrapped over prompts; verdicts use `share_interval`.
 
     Args:
         answers: By annotator and question.
@@ -94,13 +94,13 @@ def summarise(
         {name: dict(kinds) for name, kinds in sorted(counts.items())},
         _over_prompts(between, prompts, seed),
         _over_prompts(with_scorer, prompts, seed),
-        _verdicts(ranked, items, seed),
+        _verdicts(ranked, items),
     )
 
 
-def _verdicts(ranked: Mapping[str, Sequence[Answer]], items: Sequence[Item], seed: int) -> dict[str, Interval]:
+def _verdicts(ranked: Mapping[str, Sequence[Answer]], items: Sequence[Item]) -> dict[str, Interval]:
     """Share of prompts in which each model is preferred to the base model."""
-    by_model: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    by_model: dict[str, dict[str, list[float]]] = {}
     for item in items:
         for answer in ranked.get(item.key, ()):
             pairs = [(i, j) for i, model in enumerate(item.models) for j, other in enumerate(item.models)
@@ -108,12 +108,9 @@ def _verdicts(ranked: Mapping[str, Sequence[Answer]], items: Sequence[Item], see
             for base, other in pairs:
                 gap = answer.ranks[base] - answer.ranks[other]
                 won = 1.0 if gap > 0 else 0.0 if gap < 0 else 0.5
-                by_model.setdefault(item.models[other], {}).setdefault(item.prompt, []).append((won, 1.0))
-    shares = {
-        model: [sum(won for won, _ in pairs) / len(pairs) for pairs in prompts.values()]
-        for model, prompts in by_model.items()
-    }
-    return {model: bootstrap_ratio(share, [1.0] * len(share), seed) for model, share in sorted(shares.items())}
+                by_model.setdefault(item.models[other], {}).setdefault(item.prompt, []).append(won)
+    shares = {model: [sum(pairs) / len(pairs) for pairs in prompts.values()] for model, prompts in by_model.items()}
+    return {model: share_interval(share) for model, share in sorted(shares.items())}
 
 
 def _agreed(ranks: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
@@ -192,9 +189,10 @@ def export(answers: Path, target: Path) -> dict[str, int]:
 
 
 def _ratings(path: Path) -> dict[Path, dict[str, int]]:
-    """Mean ratings by image and aspect."""
+    """Mean ratings by image and aspect, of each annotator's last answer to each question."""
+    last = {(row.get("annotator"), row.get("prompt_id")): row for row in read_lines(path)}
     given: dict[Path, dict[str, list[int]]] = {}
-    for row in read_lines(path):
+    for row in last.values():
         for name, rated in zip(row.get("images") or [], row.get("ratings") or [], strict=False):
             for aspect, value in rated.items():
                 given.setdefault((path.parent / name).resolve(), {}).setdefault(aspect, []).append(value)

@@ -1,21 +1,26 @@
 """The web page for annotators, and its protection against other pages and other machines."""
 
 import hmac
+import io
+import json
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from PIL import Image, UnidentifiedImageError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import URL, Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2ifb.annotation.answers import Answer, name_of
 from t2ifb.annotation.items import Item, Mode
-from t2ifb.annotation.queues import Queues
+from t2ifb.annotation.queues import AnsweredByOthers, Queues
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 COOKIE = "t2ifb_token"
@@ -33,6 +38,11 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+}
+IMAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, max-age=600",
 }
 LARGEST_REQUEST = 100_000
 """Bytes."""
@@ -56,6 +66,7 @@ def make_app(
         port: Port in the addresses of the page; by default any.
         results: Gives what is shown at the end.
     """
+    targets = {image: image.resolve() for item in queues.items for image in item.images}
 
     def question(annotator: str, item: Item | None) -> dict[str, Any]:
         progress = queues.progress(annotator)
@@ -111,7 +122,7 @@ def make_app(
             return Response("no such image", 404)
         if place >= len(item.images):
             return Response("no such image", 404)
-        return FileResponse(item.images[place], headers={"Cache-Control": "private, max-age=600"})
+        return await run_in_threadpool(_image, targets[item.images[place]])
 
     async def part(request: Request) -> Response:
         name, kind = PARTS[request.path_params.get("name", "")]
@@ -136,7 +147,25 @@ def make_app(
 
 async def _json(work: Callable[[], dict[str, Any]]) -> Response:
     """The result of blocking work, computed in a thread."""
-    return JSONResponse(await run_in_threadpool(work))
+    return _answer(await run_in_threadpool(work))
+
+
+def _answer(content: dict[str, Any], status: int = 200) -> Response:
+    """JSON in ASCII, which can hold every text, also half of a surrogate pair."""
+    return Response(json.dumps(content), status, media_type="application/json")
+
+
+def _image(path: Path) -> Response:
+    """An image file in its own format; 404 if it is gone, is a link by now, or is no image."""
+    try:
+        if path.resolve() != path:
+            return Response("no such image", 404)
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            kind = Image.MIME[picture.format or ""]
+    except (OSError, UnidentifiedImageError, KeyError):
+        return Response("no such image", 404)
+    return Response(content, media_type=kind, headers=IMAGE_HEADERS)
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -145,15 +174,19 @@ async def _body(request: Request) -> dict[str, Any]:
     Raises:
         ValueError: The body is not a JSON object.
     """
-    body = await request.json()
+    try:
+        body = await request.json()
+    except RecursionError as error:
+        raise ValueError("the JSON object is nested too deeply") from error
     if not isinstance(body, dict):
         raise ValueError("expected a JSON object")
     return body
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    # `StorageError` is both.
-    return JSONResponse({"error": str(error)}, 507 if isinstance(error, OSError) else 400)
+    # `StorageError` is an `OSError` and a `ValueError`.
+    status = 507 if isinstance(error, OSError) else 409 if isinstance(error, AnsweredByOthers) else 400
+    return _answer({"error": str(error)}, status)
 
 
 class Guard:
@@ -209,9 +242,9 @@ class Guard:
         given = request.query_params.get("token")
         if given is not None and _equal(given, self.token):
             entry = RedirectResponse(".", 303)
-            entry.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
+            entry.set_cookie(COOKIE, quote(self.token, safe=""), httponly=True, samesite="strict")
             return entry
-        if _equal(request.cookies.get(COOKIE, ""), self.token):
+        if _equal(request.cookies.get(COOKIE, ""), quote(self.token, safe="")):
             return None
         return Response("open the address with ?token=… as the command printed it", 401)
 

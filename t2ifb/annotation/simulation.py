@@ -57,9 +57,12 @@ def _annotate(address: str, name: str, judge: Judge, token: str | None) -> int:
             shown = sorted(item["images"], key=lambda image: image["place"])
             pictures = [_picture(client.get(f"/{image['url']}").raise_for_status().content) for image in shown]
             answer = {"answer": "ranks", "ranks": judge(pictures, item["prompt"]), "seconds": 1.0}
-            state = client.post("/api/answer", json={"annotator": name, "item": item["key"], **answer})
-            state = state.raise_for_status().json()
-            answers += 1
+            reply = client.post("/api/answer", json={"annotator": name, "item": item["key"], **answer})
+            if reply.status_code == 409:  # another annotator was faster
+                reply = client.get("/api/next", params={"annotator": name})
+            else:
+                answers += 1
+            state = reply.raise_for_status().json()
     return answers
 
 

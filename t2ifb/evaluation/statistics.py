@@ -1,4 +1,4 @@
-"""Bootstrap intervals over prompts.
+"""Intervals over prompts: bootstrap, and an exact one for shares of few prompts.
 
 Prompts are resampled, not images or comparisons, because scores of one prompt are not independent.
 """
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta
 
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its bootstrap percentile interval. All three are NaN without values."""
+    """A mean with its interval, a bootstrap percentile interval if not said otherwise; all NaN without values."""
 
     mean: float
     low: float
@@ -77,6 +78,31 @@ def bootstrap_ratio(
     drawn = (weights @ top)[below > 0] / below[below > 0]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+def share_interval(shares: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean of one share per prompt, with the interval of Clopper and Pearson (Biometrika 26, 1934).
+
+    The bootstrap has no width where all shares are 0 or all are 1. This interval has one, and holds its level for few
+    prompts. The sum of the shares takes the place of the number of successes; shares between 0 and 1 vary less than
+    successes, so that the interval is then too wide rather than too narrow.
+
+    Args:
+        shares: (P,), each in [0, 1].
+        level: Confidence level, in (0, 1).
+
+    Raises:
+        ValueError: `shares` is not one-dimensional, or a share is not in [0, 1].
+    """
+    array = np.asarray(shares, np.float64)
+    if array.ndim != 1 or not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"Expected one share from 0 to 1 per prompt, got shape {array.shape}.")
+    if not array.size:
+        return Interval(np.nan, np.nan, np.nan)
+    total, count = float(array.sum()), array.size
+    low = beta.ppf((1 - level) / 2, total, count - total + 1) if total > 0 else 0.0
+    high = beta.ppf((1 + level) / 2, total + 1, count - total) if total < count else 1.0
+    return Interval(total / count, float(low), float(high))
 
 
 def paired_difference(

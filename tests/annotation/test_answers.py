@@ -1,6 +1,8 @@
 """Answers on disk: nothing is lost, and rewards are trained on them as they are."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 
 from t2ifb.annotation.answers import Answer, AnswerLog, name_of, read_lines
 from t2ifb.annotation.items import read_items
+from t2ifb.annotation.results import summarise
 from t2ifb.data.datasets.own_rankings import OwnRankings
+from t2ifb.utils.files import StorageError
 from tests.annotation.parts import EVIL, write_generated
 
 
@@ -57,6 +61,25 @@ def test_an_unfinished_line_is_removed_and_a_broken_one_is_named(tmp_path: Path)
         read_lines(log.path)
 
 
+def test_a_line_that_the_disk_had_no_room_for_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = read_items(write_generated(tmp_path))
+    log = AnswerLog(tmp_path / "annotations", items)
+    log.append(Answer(items[0].key, "ada", "skip"))
+
+    def full(descriptor: int) -> None:
+        monkeypatch.undo()
+        os.truncate(descriptor, os.fstat(descriptor).st_size - 20)  # as if only a part had been written
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        log.append(Answer(items[1].key, "ada", "skip"))
+    log.append(Answer(items[1].key, "ada", "skip"))
+    log.close()
+    assert [row["prompt_id"] for row in read_lines(log.path)] == [items[0].key, items[1].key]
+    assert [answer.item for answer in log.answers] == [items[0].key, items[1].key]
+
+
 def test_two_processes_do_not_write_the_same_file(tmp_path: Path) -> None:
     items = read_items(write_generated(tmp_path))
     log = AnswerLog(tmp_path / "annotations", items)
@@ -77,12 +100,37 @@ def test_answers_to_other_questions_are_kept(tmp_path: Path) -> None:
     assert len(read_lines(log.path)) == 1
 
 
+def test_answers_follow_their_images_when_the_order_changes(tmp_path: Path) -> None:
+    source = write_generated(tmp_path / "images", prompts=20, copies=1)
+    items = read_items(source, "compare")
+    log = AnswerLog(tmp_path / "out", items)
+    for item in items:
+        tuned = item.models.index("tuned")
+        ratings = tuple({"overall": 7 if place == tuned else 1} for place in range(2))
+        log.append(Answer(item.key, "ada", "ranks", tuple(1 if place == tuned else 2 for place in range(2)), ratings))
+    log.close()
+    source = source.rename(tmp_path / "moved")
+    again = read_items(source, "compare", seed=1)
+    orders = {item.key: item.models for item in items}
+    assert any(item.models != orders[item.key] for item in again)
+    log = AnswerLog(tmp_path / "out", again)
+    log.close()
+    assert len(log.answers) == 20
+    assert summarise(log.current(), again).verdicts["tuned"].mean == 1
+    for answer in log.answers:
+        tuned = log.items[answer.item].models.index("tuned")
+        assert answer.ratings[tuned] == {"overall": 7}
+
+
 GOOD: dict[str, Any] = {"annotator": "ada", "kind": "ranks", "ranks": [1, 2, 2, 4], "ratings": None, "seconds": 3}
 WRONG = [
     ({"annotator": ""}, "name must have 1 to 60"),
     ({"annotator": "a\x00b"}, "name must have 1 to 60"),
     ({"annotator": ["ada"]}, "name must have 1 to 60"),
     ({"kind": "delete"}, "answer must be one of ranks, skip"),
+    ({"ranks": 5}, "ranks and ratings must be lists"),
+    ({"ranks": True}, "ranks and ratings must be lists"),
+    ({"ratings": 5}, "ranks and ratings must be lists"),
     ({"ranks": [1, 2]}, "ranks must be 4 numbers from 1 to 4"),
     ({"ranks": [0, 1, 2, 3]}, "ranks must be 4 numbers"),
     ({"ranks": [1, 2, 3, True]}, "ranks must be 4 numbers"),

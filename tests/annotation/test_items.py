@@ -31,6 +31,23 @@ def test_too_many_images_are_divided(tmp_path: Path) -> None:
         read_items(tmp_path, images=10)
 
 
+def test_models_meet_in_divided_questions_and_no_image_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_generated(tmp_path, prompts=1, copies=5)
+    assert all({"base", "tuned"} <= set(item.models) for item in read_items(tmp_path, images=5))
+    write_generated(tmp_path, prompts=1, copies=3, models=("base",))
+    for items in (read_items(tmp_path, images=2), read_items(tmp_path, "compare")):
+        assert len(items) == 2 and len({image for item in items for image in item.images}) == 3
+    assert not caplog.records
+    index = [
+        {"prompt": "x", "images": {"base": ["0000_0_base.png"], "tuned": ["0000_0_tuned.png", "0000_1_tuned.png"]}}
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps(index))
+    assert len(read_items(tmp_path, "compare")) == 1
+    assert "1 of 3 images" in caplog.text
+
+
 def test_a_comparison_has_one_image_of_each_model(tmp_path: Path) -> None:
     items = read_items(write_generated(tmp_path, prompts=2, copies=2, models=("base", "tuned", "other")), "compare")
     assert len(items) == 2 * 3 * 2
@@ -52,9 +69,23 @@ def test_folders_and_tables(tmp_path: Path) -> None:
     items = read_items(tmp_path)
     assert sorted(item.prompt for item in items) == ["a cat 0", "a cat 1"]
     assert {item.models for item in items} == {("", "", "")}
-    assert len(read_items(tmp_path, "compare")) == 2  # neighbours; the third image has none
+    assert len(read_items(tmp_path, "compare")) == 2 * 2  # neighbours
     table = read_items(tmp_path / "images.csv")
     assert sorted(table[0].models) == ["m0", "m1", "m2"]
+
+
+def test_files_of_the_same_name_in_other_folders_are_other_questions(tmp_path: Path) -> None:
+    rows = ["prompt,image,model"]
+    for folder in ("base", "good", "best"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "prompt.txt").write_text("a cat")
+        for name in ("0.png", "1.png"):
+            (tmp_path / folder / name).write_bytes(encoded_picture(len(rows), "PNG"))
+        rows.append(f"a cat,{folder}/0.png,{folder}")
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    assert len({item.key for item in read_items(tmp_path)}) == 3
+    pairs = read_items(tmp_path / "images.csv", "compare")
+    assert len({item.key for item in pairs}) == len(pairs) == 3
 
 
 def test_bad_sources_are_named(tmp_path: Path) -> None:
@@ -66,6 +97,13 @@ def test_bad_sources_are_named(tmp_path: Path) -> None:
         (tmp_path / "prompts.json").write_text(json.dumps([{"prompt": "x", "images": {"base": [name]}}]))
         with pytest.raises(ValueError, match="outside of the folder"):
             read_items(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.png").write_bytes(encoded_picture(0, "PNG"))
+    (tmp_path / "in/link.png").symlink_to(tmp_path / "secret.png")
+    for name in ("../secret.png", tmp_path / "secret.png", "link.png"):
+        (tmp_path / "in/images.csv").write_text(f"prompt,image\nx,{name}\nx,{name}\n")
+        with pytest.raises(ValueError, match=r"images.csv, line 2: .* is outside of the folder"):
+            read_items(tmp_path / "in/images.csv")
     (tmp_path / "prompts.json").write_text(json.dumps([{"prompt": "x", "images": ["a.png"]}]))
     with pytest.raises(ValueError, match="entry 0: expected prompt and images by model"):
         read_items(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 
 from t2ifb.annotation.answers import Answer, AnswerLog
 from t2ifb.annotation.items import Item
-from t2ifb.annotation.queues import RESERVED_SECONDS, Progress, Queues
+from t2ifb.annotation.queues import RESERVED_SECONDS, AnsweredByOthers, Progress, Queues
 from tests.annotation.parts import best_first, make_queues
 
 
@@ -43,15 +43,29 @@ def test_each_question_has_a_number_of_annotators(tmp_path: Path) -> None:
     assert [len(work(queues, name)) for name in ("ada", "bob", "eve")] == [4, 4, 0]
 
 
-def test_what_somebody_sees_is_not_given_to_others_until_it_expires(tmp_path: Path) -> None:
+def test_what_somebody_sees_is_given_to_others_last_and_the_first_answer_counts(tmp_path: Path) -> None:
     now = [0.0]
     queues = make_queues(tmp_path, 2, clock=lambda: now[0])
     first, second = queues.next("ada"), queues.next("bob")
     assert first is not None and second is not None and first != second
-    assert queues.next("eve") is None
     assert queues.next("ada") == first  # a reload shows the same question
+    eve = queues.next("eve")
+    assert eve is not None and eve in (first, second) and queues.progress("eve").left == 2  # ada and bob may have left
+    assert work(queues, "eve") == [eve.key, ({first.key, second.key} - {eve.key}).pop()]
+    with pytest.raises(AnsweredByOthers, match="others have answered this question meanwhile"):
+        queues.answer(Answer(first.key, "ada", "skip"))
+    assert {name for name, _ in queues.log.current()} == {"eve"}
+    queues.answer(Answer(first.key, "eve", "skip"))  # a change of one's own answer
+    assert queues.next("ada") is None
+
+
+def test_reserved_questions_expire(tmp_path: Path) -> None:
+    now = [0.0]
+    queues = make_queues(tmp_path, 2, clock=lambda: now[0])
+    first = queues.next("ada")
+    assert queues.next("bob") != first
     now[0] = RESERVED_SECONDS + 1
-    assert queues.next("eve") in (first, second)
+    assert queues.next("eve") == first
 
 
 def test_undo_returns_to_the_question_before_also_after_a_restart(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from t2ifb.annotation.answers import Answer, AnswerLog
 from t2ifb.annotation.items import Item, read_items
-from t2ifb.annotation.results import export, score_items, summarise
+from t2ifb.annotation.results import _ratings, export, score_items, summarise
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.data.prompts import hash_fraction
 from tests.annotation.parts import write_generated
@@ -41,14 +41,29 @@ def test_the_verdict_is_the_share_of_prompts_that_prefer_the_tuned_model() -> No
     assert "tuned preferred to base: 44 %" in ", ".join(f"{k}: {v}" for k, v in results.lines().items())
     clear = [replace(A, key=str(n), prompt=str(n)) for n in range(30)]
     better = summarise(answers(*(("ada", item, (3, 1, 2)) for item in clear)), clear)
-    assert better.lines()["tuned preferred to base"] == "100 % [100, 100] of the prompts: better"
-    assert better.to_json()["verdicts"]["tuned"]["low"] == 1
+    assert better.lines()["tuned preferred to base"] == "100 % [88, 100] of the prompts: better"
+    assert better.to_json()["verdicts"]["tuned"]["low"] == pytest.approx(0.025 ** (1 / 30))
+    one = summarise(answers(("ada", clear[0], (3, 1, 2))), clear)
+    assert one.lines()["tuned preferred to base"] == "100 % [3, 100] of the prompts: not clearly better or worse"
 
 
 def test_a_scorer_scores_every_image(tmp_path: Path) -> None:
     items = read_items(write_generated(tmp_path, prompts=2))
     scores = score_items(lambda images, prompts: images.mean((1, 2, 3)), items, torch.device("cpu"))
     assert {key: len(row) for key, row in scores.items()} == {item.key: 4 for item in items}
+
+
+def test_only_ratings_in_force_are_exported(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path, prompts=2, copies=1))
+    log = AnswerLog(tmp_path, items)
+    for item, kind, rating in (
+        (items[0], "ranks", 1), (items[0], "ranks", 7), (items[1], "ranks", 2), (items[1], "undone", None),
+    ):  # fmt: skip
+        ranks = (1, 2) if rating else ()
+        log.append(Answer(item.key, "ada", kind, ranks, ({"overall": rating},) * 2 if rating else ()))  # type: ignore
+    log.close()
+    ratings = _ratings(log.path)
+    assert ratings == {image.resolve(): {"overall": 7} for image in items[0].images}
 
 
 def test_the_export_is_read_as_imagereward_db(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """The server: what it answers, and what it refuses."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from t2ifb.annotation.answers import AnswerLog
+from t2ifb.annotation.items import read_items
 from t2ifb.annotation.queues import Queues
 from t2ifb.annotation.server import LARGEST_REQUEST, make_app
-from tests.annotation.parts import EVIL, best_first, make_queues
+from tests.annotation.parts import EVIL, best_first, make_queues, write_generated
+from tests.data.parts import encoded_picture
 
 HERE = "http://127.0.0.1:8765"
 
@@ -69,15 +73,65 @@ def test_no_path_leaves_the_questions(tmp_path: Path, path: str) -> None:
     assert answer.status_code == 404 and b"PNG" not in answer.content
 
 
+def test_images_are_served_in_their_format_while_they_are_there(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path / "images", 1)
+    item = queues.items[0]
+    item.images[0].write_bytes(encoded_picture(0, "JPEG"))  # named .png
+    page = client(queues)
+    shown = page.get(f"/image/{item.key}/0")
+    assert shown.headers["content-type"] == "image/jpeg"
+    assert "sandbox" in shown.headers["content-security-policy"]
+    assert shown.headers["x-content-type-options"] == "nosniff"
+    item.images[1].unlink()
+    (tmp_path / "secret.png").write_bytes(encoded_picture(0, "PNG"))
+    item.images[2].unlink()
+    item.images[2].symlink_to(tmp_path / "secret.png")
+    item.images[3].write_text("<script>")
+    assert [page.get(f"/image/{item.key}/{place}").status_code for place in (1, 2, 3)] == [404] * 3
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_its_annotator(tmp_path: Path) -> None:
+    index = json.loads((write_generated(tmp_path, 1) / "prompts.json").read_text())
+    (tmp_path / "prompts.json").write_text(json.dumps([{**index[0], "prompt": "a \ud83d cat"}]))
+    items = read_items(tmp_path)
+    queues = Queues(items, AnswerLog(tmp_path / "annotations", items))
+    page = client(queues)
+    state = page.get("/api/next?annotator=ada").json()
+    assert state["item"]["prompt"] == "a \ud83d cat"
+    assert page.post("/api/answer", json=ranked(queues, state)).status_code == 200
+
+
+def test_an_answer_too_many_is_a_conflict(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path, 1)
+    page = client(queues)
+    states = {name: page.get(f"/api/next?annotator={name}").json() for name in ("ada", "bob")}
+    replies = [page.post("/api/answer", json=ranked(queues, state, name)) for name, state in states.items()]
+    assert [reply.status_code for reply in replies] == [200, 409]
+    assert "others have answered" in replies[1].json()["error"]
+
+
+def test_a_token_may_have_any_characters(tmp_path: Path) -> None:
+    page = client(make_queues(tmp_path, 1), token="a&b #;ж")
+    assert page.get("/?token=a%26b%20%23%3B%D0%B6").status_code == 200
+    assert page.get("/api/next?annotator=ada").status_code == 200
+
+
 def test_wrong_answers_are_refused_and_not_written(tmp_path: Path) -> None:
     queues = make_queues(tmp_path, 1)
     page = client(queues)
     state = page.get("/api/next?annotator=ada").json()
-    for change in ({"ranks": [1]}, {"item": "x"}, {"annotator": ""}, {"answer": "undone", "ranks": None}):
+    for change in (
+        {"ranks": [1]},
+        {"ranks": 5},
+        {"ratings": 5},
+        {"item": "x"},
+        {"annotator": ""},
+        {"answer": "undone", "ranks": None},
+    ):
         answer = page.post("/api/answer", json=ranked(queues, state) | change)
         assert answer.status_code == 400 and answer.json()["error"]
     assert page.get("/api/next").status_code == 400
-    for body in ("[]", "{", "1"):
+    for body in ("[]", "{", "1", "[" * 50_000):
         assert page.post("/api/answer", content=body, headers={"content-type": "application/json"}).status_code == 400
     assert queues.log.answers == [] and not queues.log.path.exists()
 

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from t2ifb.evaluation.statistics import Interval, bootstrap_interval, bootstrap_ratio, paired_difference
+from t2ifb.evaluation.statistics import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_ratio,
+    paired_difference,
+    share_interval,
+)
 
 VALUES = np.random.default_rng(0).gamma(2.0, size=200)
 
@@ -112,3 +118,15 @@ def test_what_is_no_list_of_prompts_is_refused() -> None:
         paired_difference([1, 2], [1])
     with pytest.raises(ValueError, match="level between 0 and 1"):
         bootstrap_interval([1.0], level=95)
+
+
+def test_a_share_of_few_prompts_has_the_interval_of_clopper_and_pearson() -> None:
+    for shares in ([1.0], [0.0] * 4, [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]):
+        exact = stats.binomtest(int(sum(shares)), len(shares)).proportion_ci(method="exact")
+        found = share_interval(shares)
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    halves = share_interval([0.5, 1.0])
+    assert halves.mean == 0.75 and halves.low < 0.5 < halves.high < 1
+    assert np.isnan(share_interval([]).mean)
+    with pytest.raises(ValueError, match="one share from 0 to 1 per prompt"):
+        share_interval([1.5])

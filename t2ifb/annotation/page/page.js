@@ -19,7 +19,7 @@ async function call(path, body) {
   const text = await answer.text();
   let content = null;
   try { content = JSON.parse(text); } catch { /* a refusal in plain text */ }
-  if (!answer.ok) throw new Error(content && content.error ? content.error : text);
+  if (!answer.ok) throw Object.assign(new Error(content && content.error ? content.error : text), { status: answer.status });
   return content;
 }
 
@@ -30,14 +30,21 @@ async function move(path, body) {
     show(await call(path, body));
     $("error").hidden = true;
   } catch (error) {
-    $("error").textContent = `${error.message} Nothing is lost; try again.`;
+    const taken = error.status === 409;
+    $("error").textContent = taken ? error.message : `${error.message} Nothing is lost; try again.`;
     $("error").hidden = false;
+    if (taken) await showNext();
   } finally {
     state.busy = false;
   }
 }
 
-const ask = () => move(`api/next?annotator=${encodeURIComponent(state.annotator)}`);
+async function showNext() {
+  try { show(await call(next())); } catch (error) { $("error").textContent = `${error.message} Reload the page.`; }
+}
+
+const next = () => `api/next?annotator=${encodeURIComponent(state.annotator)}`;
+const ask = () => move(next());
 const undo = () => move("api/undo", { annotator: state.annotator });
 
 function send(answer) {
