@@ -161,7 +161,7 @@ class AnswerLog:
         Raises:
             ValueError: The line has no such images and models.
         """
-        names, models, count = row.get("images"), row.get("models"), len(item.images)
+        names, models, count = row.get("images") or [], row.get("models") or [], len(item.images)
         if not _texts(names, count) or not _texts(models, count):
             raise ValueError(f"{self.path}, question {item.key}: expected {count} images and their models")
         stored = [(os.path.abspath(self.folder / name), model) for name, model in zip(names, models, strict=True)]

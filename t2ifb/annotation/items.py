@@ -110,7 +110,7 @@ def _groups(pictures: Sequence[Picture], most: int) -> Iterator[Sequence[Picture
     if len(pictures) < 2:
         return
     seen: Counter[str] = Counter()
-    turns = []
+    turns: list[tuple[int, int, Picture]] = []
     for picture in pictures:
         turns.append((seen[picture[1]], len(turns), picture))
         seen[picture[1]] += 1

@@ -83,7 +83,7 @@ def _selected(results: Any) -> dict[Tag, str]:
     """The label that each tag of an annotation has."""
     found: dict[Tag, str] = {}
     for result in _listed(results):
-        kind = result.get("type") if isinstance(result, dict) else None
+        kind = str(result.get("type")) if isinstance(result, dict) else ""
         value = result.get("value") if kind in KEYS else None
         label = value.get(KEYS[kind]) if isinstance(value, dict) else None
         if isinstance(label, list):
@@ -138,8 +138,8 @@ def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
     """
     latest: dict[object, Row] = {}
     for number, row in enumerate(rows):
-        images = frozenset(map(str, _listed(row.cells.get(columns[0]))))
-        key = (row.text("prompt_id"), row.text("annotator"), images)
+        shown = frozenset(map(str, _listed(row.cells.get(columns[0]))))
+        key = (row.text("prompt_id"), row.text("annotator"), shown)
         latest.pop(key, None)
         latest[key if all(key[:2]) else number] = row
     found: list[Row] = []
