@@ -35,8 +35,11 @@ UPDATES, BATCH, STEPS, WINDOW = 4, 8, 40, (30, 39)
 """Of one measurement; prompts an update, and as in the report: denoising steps, and the last ten of them."""
 SHORT = 10
 """Denoising steps of the rows that compare all algorithms."""
-FEW = {"group_size": 2, "best": 1, "updates": UPDATES, "pairs_per_update": BATCH, "samples_per_update": BATCH}
-"""Arguments that keep the algorithms' updates short, where they have them."""
+
+
+def few() -> dict[str, int]:
+    """Arguments that keep the algorithms' updates short, where they have them."""
+    return {"group_size": 2, "best": 1, "updates": UPDATES, "pairs_per_update": BATCH, "samples_per_update": BATCH}
 
 
 def make_module(gradients_per_rollout: int) -> ReFLModule:
@@ -118,7 +121,7 @@ def every_algorithm() -> Iterator[tuple[str, Algorithm]]:
     for name, where in sorted(classes_with("t2ifb.finetuning", Path(finetuning.__path__[0]), needed).items()):
         build: Any = getattr(import_module(where), name)
         known = {field.name for field in fields(build)}
-        yield where.rpartition(".")[2], build(**{key: value for key, value in FEW.items() if key in known})
+        yield where.rpartition(".")[2], build(**{key: value for key, value in few().items() if key in known})
 
 
 def of_algorithms(ratios: Callable[..., list[float]]) -> Iterator[tuple[str, str, list[float], str]]:

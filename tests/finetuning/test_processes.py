@@ -102,7 +102,7 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(run_h
     rows = [read_metrics(tmp_path / name / "metrics.csv") for name in runs]
     for single, shared in zip(*rows, strict=True):
         for key in single.keys() - {"wall_seconds"}:
-            least = 1e-4 if key == "val/judges" else 1e-5  # a mean of small differences over deviations
+            least = 1e-3 if key == "val/judges" else 1e-5  # a mean of small differences over deviations
             assert shared[key] == pytest.approx(single[key], rel=2e-3, abs=least), key
     swept = [json.loads((tmp_path / name / "guidance_scales.json").read_text()) for name in runs]
     for alone, shared in zip(*swept, strict=True):
