@@ -1,7 +1,7 @@
 """Best-of-n self-distillation: a model learns the best of its own samples as data."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -64,7 +64,7 @@ class BestOfN:
 
     def shortened(self) -> tuple["BestOfN", int]:
         """See `Planned.shortened`: the loss looks at single steps."""
-        return self, 2
+        return replace(self, steps=None), 2
 
     @property
     def updates_per_experience(self) -> int:

@@ -1,7 +1,7 @@
 """Diffusion-DPO: preferences between two images, learned without a reward model in the loop."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -76,7 +76,7 @@ class DPO:
 
     def shortened(self) -> tuple["DPO", int]:
         """See `Planned.shortened`: the loss looks at single steps."""
-        return self, 2
+        return replace(self, steps=None), 2
 
     @property
     def updates_per_experience(self) -> int:

@@ -1,7 +1,7 @@
 """DiffusionNFT: reinforcement learning on the forward process, from positive and negative samples."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -80,7 +80,7 @@ class NFT:
 
     def shortened(self) -> tuple["NFT", int]:
         """See `Planned.shortened`: the loss looks at single steps."""
-        return self, 2
+        return replace(self, steps=None), 2
 
     @property
     def updates_per_experience(self) -> int:
