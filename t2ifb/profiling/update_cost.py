@@ -48,11 +48,12 @@ def update_cost(tuning: RunSpec) -> Cost:
         policy, model, optimizer = module.policy, module.policy.model, _attach(module)
         prompts = _prompts(tuning.batch_size)
         batch = PromptBatch(0, prompts, list(range(len(prompts))), len(prompts))
+        denoise = policy.denoiser(prompts[:1])  # prompts are encoded once, not in each step
         networks = _networks(tuning, model)
         with _ledger(networks) as tracker:
             weights = list(tracker.events)
             with torch.no_grad():
-                policy.denoiser(prompts[:1])(_noise(model, 1), 0)
+                denoise(_noise(model, 1), 0)
                 denoising = tracker.operations
                 policy.score(_noise(model, 1), prompts[:1])
                 scoring = tracker.operations - denoising

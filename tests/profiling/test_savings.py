@@ -224,7 +224,7 @@ def test_a_detached_branch_costs_operations_but_no_memory() -> None:
 
 def test_operations_in_half_precision_are_apart() -> None:
     cost = cost_of(autocast=torch.float16)
-    assert cost.denoising.single < 0.1 * cost.denoising.half  # the text encoder is outside of autocast
+    assert cost.denoising.single < 0.02 * cost.denoising.half
     assert cost.sample.single > 0 < cost.sample.half  # decoder and reward are outside of autocast
     assert cost_of().sample.half == 0
 
