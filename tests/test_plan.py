@@ -54,9 +54,7 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert table["T4"][:2] == ["2.32 s", "1.26 s"]
     assert "guidance 7.5 in rollouts, unconditional branch without gradient" in " ".join(out.split())
     pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "live tensors at the peak"))
-    assert (
-        0.99 * peak < pool < 1.1 * peak
-    )  # the pool is 0.4 % too small since the text encoder runs outside of autocast
+    assert pool < 1.1 * peak
     spare = re.search(r"The run needs \S+ GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB free", out)
     assert spare is not None
     assert float(spare[1]) > 1
