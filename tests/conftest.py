@@ -54,6 +54,14 @@ def _the_same_weights_each_time() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Data that another test or a user's run builds does not change what a test sees."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("T2IFB_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -52,9 +52,9 @@ def test_two_processes_train_and_judge_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(shared[name], value)
 
 
-def train(*arguments: str, stop_at: Path | None = None) -> None:
+def train(*arguments: str, data: Path, stop_at: Path | None = None) -> None:
     """Run the command to its end, or interrupt it as soon as a file is there."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "T2IFB_DATA": str(data)}
     command = [sys.executable, "-m", "t2ifb.train", *arguments]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.DEVNULL, env=environment) as process:
         while stop_at is not None and not stop_at.exists() and process.poll() is None:
@@ -86,11 +86,11 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(run_h
     runs = {"one": ["trainer.accelerator=cpu"], "two": ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]}
     done = run_here("t2ifb.train", *few, *runs["one"], f"hydra.run.dir={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
-    train(*few, *runs["two"], f"hydra.run.dir={tmp_path / 'two'}")
-    moved = tmp_path / "moved"
-    train(*few, *runs["one"], f"hydra.run.dir={moved}", stop_at=moved / "checkpoints" / "last.ckpt")
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    train(*few, *runs["two"], f"hydra.run.dir={tmp_path / 'two'}", data=data)
+    train(*few, *runs["one"], f"hydra.run.dir={moved}", data=data, stop_at=moved / "checkpoints" / "last.ckpt")
     assert not (moved / "summary.json").exists()
-    train(f"resume={moved}", *runs["two"])
+    train(f"resume={moved}", *runs["two"], data=data)
     one, two = (load_file(tmp_path / name / "export" / "pytorch_lora_weights.safetensors") for name in runs)
     assert (
         max(float(weight.abs().max()) for name, weight in one.items() if "lora_B" in name or "lora.up" in name) > 1e-4
@@ -102,7 +102,7 @@ def test_two_processes_tune_and_judge_as_one_also_after_a_beginning_on_one(run_h
     rows = [read_metrics(tmp_path / name / "metrics.csv") for name in runs]
     for single, shared in zip(*rows, strict=True):
         for key in single.keys() - {"wall_seconds"}:
-            least = 1e-3 if key == "val/judges" else 1e-5  # a mean of small differences over deviations
+            least = 1e-4 if key == "val/judges" else 1e-5  # a mean of small differences over deviations
             assert shared[key] == pytest.approx(single[key], rel=2e-3, abs=least), key
     swept = [json.loads((tmp_path / name / "guidance_scales.json").read_text()) for name in runs]
     for alone, shared in zip(*swept, strict=True):
