@@ -54,14 +54,12 @@ def test_stable_diffusion_on_a_card_of_16_gb(go: Run, tmp_path: Path, capsys: py
     assert table["T4"][:2] == ["2.32 s", "1.26 s"]
     assert "guidance 7.5 in rollouts, unconditional branch without gradient" in " ".join(out.split())
     pool, peak = (float(table[name][0].split()[0]) for name in ("allocator's pool", "live tensors at the peak"))
-    assert pool < 1.1 * peak
+    assert peak < pool < 1.1 * peak
     spare = re.search(r"The run needs \S+ GB.*fits into 16\.00 GB \(memory_gb\), with (\S+) GB free", out)
     assert spare is not None
     assert float(spare[1]) > 1
     assert "Settings that save memory" not in out
     assert not list(tmp_path.iterdir())
-    if pool <= peak:
-        pytest.xfail("the planned pool lacks 0.04 GB of the living tensors: some are older than the update's events")
 
 
 @pytest.mark.huge

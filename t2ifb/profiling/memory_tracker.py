@@ -98,6 +98,11 @@ class MemoryTracker(TorchDispatchMode):
                 self._note(tensor.untyped_storage())
         return result
 
+    def __exit__(self, *error: Any) -> None:
+        """Leave the context. What is freed later is not counted."""
+        super().__exit__(*error)
+        self._known.clear()
+
     def adopt(self, part: str, tensors: Iterable[Tensor]) -> None:
         """Count existing tensors. Otherwise a later view of them would count as a new allocation."""
         with self.within(part):

@@ -193,7 +193,7 @@ def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
                     tuning.encoder.encode_images(pixels.float() / 255)
             looking = (tracker.operations - before) * (1 / seen)
             looked = tracker.peak, _activations(tracker)
-            phases = {ROUNDING: rounding.events, LOOK: tracker.events}
+            phases = {ROUNDING: rounding.events, LOOK: list(tracker.events)}
             del held  # counted until here
         worst = max(looked, (rounding.peak, rounding.at_peak), key=itemgetter(0))
         return Cost(*worst, denoising, decoding + looking, phases=phases)
@@ -225,7 +225,7 @@ def _rounding(
         peak = tracker.peak
         with tracker.within(WEIGHTS):
             stack.close()
-    return _Rounding(peak, dict(alive), tracker.events)
+    return _Rounding(peak, dict(alive), list(tracker.events))
 
 
 @contextmanager

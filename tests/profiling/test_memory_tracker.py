@@ -34,6 +34,13 @@ def test_the_peak_is_that_of_living_tensors(device: str) -> None:
     assert tracker.events == [(0, KB), (1, KB), (0, -KB), (2, KB), (1, -KB), (2, -KB)]
 
 
+def test_what_is_freed_after_the_context_is_not_counted() -> None:
+    with MemoryTracker() as tracker:
+        kept = block("meta")
+    del kept
+    assert tracker.events == [(0, KB)] and tracker.total == KB
+
+
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_activations_are_freed_by_the_backward_pass(device: str) -> None:
     network = nn.Sequential(*[nn.Sequential(nn.Linear(250, 250), nn.Tanh()) for _ in range(4)]).to(device)
