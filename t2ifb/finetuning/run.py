@@ -26,7 +26,6 @@ from t2ifb.evaluation.scoring import ScorerSet
 from t2ifb.finetuning.algorithm import Algorithm
 from t2ifb.finetuning.baseline_cache import BaselineCache
 from t2ifb.finetuning.evaluator import (
-    BASE,
     FIGURES,
     REWARD,
     Evaluator,
@@ -35,7 +34,7 @@ from t2ifb.finetuning.evaluator import (
     rounding_floor,
 )
 from t2ifb.finetuning.guidance import guidance_of_run
-from t2ifb.finetuning.judge_weights import check_weights, weights_of_run
+from t2ifb.finetuning.judge_weights import check_weights
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.network_evaluations import NetworkEvaluations
 from t2ifb.finetuning.out_of_memory import explained_memory
@@ -48,6 +47,7 @@ from t2ifb.finetuning.run_parts import (
     check_algorithm,
     check_counts,
     check_truth,
+    prepare,
     recipe,
     savings,
     to_bf16,
@@ -55,7 +55,7 @@ from t2ifb.finetuning.run_parts import (
     with_weights,
 )
 from t2ifb.finetuning.term_gradients import TermGradients
-from t2ifb.finetuning.trained_on import Scorer, held_out, judge_parts, record_reward, reward_part
+from t2ifb.finetuning.trained_on import Scorer, held_out, judge_parts, reward_part
 from t2ifb.finetuning.validation import ValidationCallback
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.mix import Mix
@@ -65,7 +65,7 @@ from t2ifb.training.losses import kl_sums
 from t2ifb.training.metrics import MetricsCSV, read_metrics
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.processes import start_processes
-from t2ifb.training.reward_checks import check_differentiable, check_known
+from t2ifb.training.reward_checks import check_known
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.training.settings import settings_of
 from t2ifb.training.trainer import (
@@ -76,14 +76,12 @@ from t2ifb.training.trainer import (
     check_mixed_precision,
     first_process,
     make_trainer,
-    named_gpu,
     on_usable_device,
     reject_reserved,
     run_figures,
 )
 from t2ifb.utils.devices import true_float32
 from t2ifb.utils.files import data_folder, make_folder, sha256_file
-from t2ifb.utils.reward_runs import RECORD
 
 ADAMW = partial(torch.optim.AdamW, lr=1e-5, fused=True)
 
@@ -278,26 +276,9 @@ class FineTuner:
         ):
             return self._fit(run, trainer)
 
-    def _prepare(self, run: RunFolder, trainer: MakeTrainer) -> None:
-        """Check that the run may start, and find the weights of the judges."""
-        if self.algorithm.needs_gradient:
-            check_differentiable(self.reward)
-        if first_process():
-            run.check_new(self.resume)
-            run.write_settings(self.settings())
-            record_reward(run.path / RECORD, self.reward_part, self.reward, self.resume)
-            if not self.resume:
-                (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
-        if self.find_weights:
-            on_cpu = getattr(trainer, "keywords", {}).get("accelerator") == "cpu"
-            device = "cpu" if on_cpu else named_gpu(trainer) or "auto"
-            cache, validation = (self.cache_folder or run.path) / "scores", self.prompts.validation
-            asked = self.judge_parts, validation, self.rankings, cache, device, self.resume
-            self.judge_weights = weights_of_run(run.path, *asked)
-
     def _fit(self, run: RunFolder, trainer: MakeTrainer) -> dict[str, Any]:
         started, seed = time.monotonic(), self.seed
-        self._prepare(run, trainer)
+        self.judge_weights = prepare(self, run, trainer)
         texts = {split: self.prompts.of(split) for split in ("train", "validation", "test")}
         asked = texts["validation"][: self.validation_prompts] + texts["test"]
         check_known(self.truth, asked, "truth=None")

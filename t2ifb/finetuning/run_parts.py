@@ -1,4 +1,4 @@
-"""Parts of a fine-tuning run: checks of arguments, the recipe in the model card, and advice."""
+"""Parts of a fine-tuning run: checks, preparation, training data, the recipe in the model card, and advice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +12,13 @@ from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.pairs import PairDataModule
 from t2ifb.diffusion.model import TextToImageModel
+from t2ifb.finetuning.evaluator import BASE
+from t2ifb.finetuning.judge_weights import weights_of_run
 from t2ifb.finetuning.latents import LatentEncoder
-from t2ifb.finetuning.trained_on import members_of
+from t2ifb.finetuning.trained_on import members_of, record_reward
+from t2ifb.training.reward_checks import check_differentiable
 from t2ifb.training.run_folder import RunFolder
-from t2ifb.training.trainer import first_process
+from t2ifb.training.trainer import first_process, named_gpu
 from t2ifb.utils.devices import has_bf16
 from t2ifb.utils.files import public_name
 from t2ifb.utils.reward_runs import RECORD, read_record
@@ -83,6 +86,34 @@ def check_truth(truth: nn.Module | None, reward: nn.Module, judges: Mapping[str,
         type(each) is type(truth) for each in (*members_of(reward).values(), *judges.values())
     ):
         raise ValueError("truth: the ground-truth scorer is for monitoring only; remove it from reward and judges")
+
+
+def prepare(tuner: "FineTuner", run: RunFolder, trainer: Any) -> dict[str, float]:
+    """Check that a run may start in its folder, record its settings, and find the weights of the judges.
+
+    Args:
+        tuner: The run.
+        run: Its folder.
+        trainer: Builds the trainer, on a usable device.
+
+    Raises:
+        ValueError: The reward has no gradient and the algorithm needs one, or the folder has a run that is not to be
+            continued.
+    """
+    if tuner.algorithm.needs_gradient:
+        check_differentiable(tuner.reward)
+    if first_process():
+        run.check_new(tuner.resume)
+        run.write_settings(tuner.settings())
+        record_reward(run.path / RECORD, tuner.reward_part, tuner.reward, tuner.resume)
+        if not tuner.resume:
+            (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
+    if not tuner.find_weights:
+        return tuner.judge_weights
+    on_cpu = getattr(trainer, "keywords", {}).get("accelerator") == "cpu"
+    device = "cpu" if on_cpu else named_gpu(trainer) or "auto"
+    cache, validation = (tuner.cache_folder or run.path) / "scores", tuner.prompts.validation
+    return weights_of_run(run.path, tuner.judge_parts, validation, tuner.rankings, cache, device, tuner.resume)
 
 
 def training_data(

@@ -167,7 +167,7 @@ class Sharp(Darkness):
 
 @pytest.mark.slow
 def test_a_gradient_that_is_nan_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("t2ifb.finetuning.run.check_differentiable", lambda reward: None)
+    monkeypatch.setattr("t2ifb.finetuning.run_parts.check_differentiable", lambda reward: None)
     with pytest.raises(ValueError, match="3 consecutive updates overflowed in fp16"):
         tune(make_half(reward=Sharp(), epochs=5), tmp_path, fp16=2.0**-6)
 
