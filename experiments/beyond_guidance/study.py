@@ -62,8 +62,8 @@ def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[
 
 DPO = ("+experiment=dpo", "algorithm.algorithm.steps=null", *lengths(200, 50))
 BEST = ("+experiment=best_of_n", "optimizer.lr=2e-4", *lengths(300, 100))
-NFT = ("+experiment=nft", "optimizer.lr=2e-4", "algorithm.algorithm.updates=8", *lengths(40, 8))
-GRPO = ("+experiment=grpo", "optimizer.lr=3e-4", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))
+NFT = ("+experiment=nft", "optimizer.lr=1e-3", "algorithm.algorithm.updates=8", *lengths(40, 8))
+GRPO = ("+experiment=grpo", "optimizer.lr=1e-3", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))
 REFL = ("+experiment=refl", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(60, 1, 32))
 DRAFT = ("+experiment=draft", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(30, 1, 16))
 LONG = (
@@ -83,6 +83,7 @@ ALL_LAYERS = "algorithm.lora.targets=[to_q,to_k,to_v,to_out.0,conv1,conv2,conv_s
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "dpo": DPO,
+    "dpo, lr 1e-3": (*DPO, "optimizer.lr=1e-3"),
     "dpo, random pairs": (*DPO, "algorithm.algorithm.pick=random"),
     "dpo, early steps": (*DPO, "algorithm.algorithm.steps=[0,9]"),
     "dpo, late steps": (*DPO, "algorithm.algorithm.steps=[10,19]"),
