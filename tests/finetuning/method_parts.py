@@ -10,12 +10,37 @@ from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import LoRA
+from t2ifb.diffusion.path import cps_variance
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.schedule import flow
+from t2ifb.finetuning.best_of_n import BestOfN
+from t2ifb.finetuning.dpo import DPO
+from t2ifb.finetuning.draft import DRaFT
+from t2ifb.finetuning.grpo import GRPO
+from t2ifb.finetuning.guidance_distillation import GuidanceDistillation
 from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.nft import NFT
 from t2ifb.finetuning.policy import Policy
+from t2ifb.finetuning.refl import ReFL
+from t2ifb.finetuning.reward_weighted import RewardWeighted
 from tests.diffusion.parts import PROMPTS, shapes_model
 from tests.finetuning.tuning_worlds import Redness
 
+ALGORITHMS: dict[str, Any] = {
+    "refl": ReFL([1, 2], 2, alpha=1.0, beta=1e-3),
+    "draft": DRaFT(2, alpha=1.0, beta=1e-3),
+    "reward_weighted": RewardWeighted(2, alpha=1.0, beta=1e-3),
+    "grpo": GRPO(group_size=2, window=[0, 1], updates=2),
+    "own pairs": DPO(group_size=2, best=1, updates=2, pairs_per_update=2, beta_dpo=100.0),
+    "best of n": BestOfN(group_size=2, updates=2, samples_per_update=2, beta=1e-3),
+    "nft": NFT(group_size=2, updates=2, old_decay_rise=0.5, beta=1e-3),
+    "given pairs": DPO(group_size=None, steps=[1, 2], beta_dpo=100.0, empty_prompts=0.0),
+    "distillation": GuidanceDistillation(3.0, gradients_per_rollout=2),
+}
+"""Every algorithm, for schedules of four steps."""
+FLOW = Sampler(4, 2.0, partial(flow, variance=partial(cps_variance, level=0.5)))
+PIPELINES = {"sdxl": Sampler(4, 2.0), "sd3": FLOW}
+"""Families with tiny pipelines, and their samplers."""
 BATCH = PromptBatch(position=5, prompts=PROMPTS, numbers=[0, 1], total=2)
 
 
