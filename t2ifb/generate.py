@@ -1,7 +1,7 @@
 """`python -m t2ifb.generate`: images of the base model and of a tuned one, side by side from the same noise."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,15 +134,15 @@ def _draw(parts: Components, prompts: list[str]) -> dict[str, Drawn]:
     Both models choose among images from the same noise.
     """
     from t2ifb.diffusion.lora import load_lora, without_adapters
+    from t2ifb.diffusion.model import load_for_sampling
     from t2ifb.utils.devices import device_of
 
     device = device_of(parts.value("device"))
-    model = replace(parts.build("diffusion"), device=str(device)).load()
+    model = load_for_sampling(parts.build("diffusion"), prompts, device)
     if cut := model.too_long(list(dict.fromkeys(prompts))):
         print(f"longer than the text encoder's context and cut: {cut} prompts")
     if parts.value("lora"):
         load_lora(model, parts.value("lora"))
-    model.encode_ahead(prompts, model.device)
     scorer = parts.build("scorer")
     if scorer is not None:
         scorer = scorer.to(device).eval()

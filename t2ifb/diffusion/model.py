@@ -1,8 +1,8 @@
 """The interface of text-to-image models; `t2ifb.diffusion.models` has one file per family."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -200,6 +200,16 @@ class ModelSource(Protocol):
     def fitting_tiny_decoder(self) -> str | None:
         """Hub id of a published tiny decoder for this model's latents, if known."""
         ...
+
+
+def load_for_sampling(source: ModelSource, prompts: Iterable[str], device: torch.device | str) -> Any:
+    """Load a `TextToImageModel` to sample from prompts on a device.
+
+    With a source that encodes ahead, the text encoders leave memory before the other networks enter the device.
+    """
+    model = replace(source, device="cpu").load()
+    model.encode_ahead(list(prompts), device)
+    return model.to(device)
 
 
 Call = Callable[[Tensor, Tensor, Conditioning], Tensor]

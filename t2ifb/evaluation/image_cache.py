@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from PIL import Image
 from rich.progress import track
 
 from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
+from t2ifb.diffusion.model import load_for_sampling
 from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import generate
 from t2ifb.diffusion.source import read_pipeline
@@ -96,7 +97,8 @@ class Generations:
             batches = [range(start, min(start + self.batch_size, len(samples))) for start in starts]
             missing = [batch for batch in batches if not all(files[number].exists() for number in batch)]
             if missing:
-                model = replace(build(self.diffusion), device=str(self.device)).load()
+                texts = (samples[number].prompt for batch in missing for number in batch)
+                model = load_for_sampling(build(self.diffusion), texts, self.device)
                 sampler = build(self.sampling)
                 if adapters is not None:
                     load_lora(model, adapters)

@@ -1,14 +1,19 @@
 """Conditionings, and the rules of classifier-free guidance for the unconditional branch."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from t2ifb.diffusion.lora import LoRA, merged, without_adapters
-from t2ifb.diffusion.model import Conditioning, Guidance, Unconditional
+from t2ifb.diffusion.model import TEXT, Conditioning, Guidance, Unconditional, load_for_sampling
+from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import Rollout, Sampler
 from t2ifb.profiling.memory_tracker import ActivationBytes, tensors_of
+from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.parts import KEYS, PROMPTS, at, shapes_model
 
 SCALE = 7.5
@@ -115,6 +120,19 @@ def test_a_conditioning_is_indexed_joined_and_moved() -> None:
     assert whole.to("cpu")["states"].dtype == torch.float32
     with pytest.raises(ValueError, match="one row per prompt, got .*'pooled': \\(2,\\)"):
         Conditioning({"states": torch.zeros(3, 2), "pooled": torch.zeros(2)})
+
+
+def test_text_encoders_leave_a_model_that_is_loaded_for_sampling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path))
+    source = StableDiffusionSource(str(PIPELINE))
+    whole, ahead = (load_for_sampling(replace(source, encode_ahead=so), PROMPTS, "cpu") for so in (False, True))
+    assert TEXT in whole.networks() and TEXT not in ahead.networks()
+    for name, states in ahead.encode(["", *PROMPTS]).tensors.items():
+        torch.testing.assert_close(states, whole.encode(["", *PROMPTS])[name])
+    with pytest.raises(ValueError, match="released before 'another' was encoded"):
+        ahead.encode(["another"])
 
 
 def test_an_unknown_rule_is_refused() -> None:

@@ -41,7 +41,7 @@ class Darkness(nn.Module):
 
 
 class Length(nn.Module):
-    """How long a prompt is, whatever the picture."""
+    """How long a prompt is; the picture does not matter."""
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return torch.tensor([float(len(prompt)) for prompt in prompts])

@@ -101,7 +101,7 @@ class Same(torch.nn.Module):
 
 
 def given_pairs(module: FineTuningModule) -> PromptBatch:
-    """Pairs of a data set, of which the second counts more."""
+    """Pairs of a data set; the second counts more."""
     latents = torch.randn(2, 2, *module.policy.model.latent_shape, generator=torch.Generator().manual_seed(0))
     return PromptBatch(3, PROMPTS, [0, 1], 2, pairs=Pairs(latents, torch.tensor([0.5, 1.5])))
 

@@ -60,7 +60,7 @@ def test_an_update_follows_the_weighted_likelihood(gradients: int) -> None:
 
 
 def test_weights_compare_the_samples_of_a_prompt() -> None:
-    """Their mean is 1 for each prompt, whatever its rewards are, and the largest possible one is their number."""
+    """Their mean is 1 for each prompt and all rewards, and the largest possible one is their number."""
     advantage = torch.tensor([0.0, 0.0, 1.0, 3.0, -5.0, 5.0])
     found = weights(advantage, 2, temperature=2.0).unflatten(0, (3, 2))
     assert found.mean(1).tolist() == pytest.approx([1, 1, 1])

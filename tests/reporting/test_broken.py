@@ -1,4 +1,4 @@
-"""Whatever is in the files of a run, there is a page, and it says what is wrong."""
+"""Files of a run with any content give a page, which says what is wrong."""
 
 from collections.abc import Callable
 from pathlib import Path

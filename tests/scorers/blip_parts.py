@@ -19,7 +19,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "circ
 
 
 def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
-    """Weights that keep activations of a reasonable size, whatever the geometry."""
+    """Weights that keep activations of a reasonable size in every geometry."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, shape in shapes.items():

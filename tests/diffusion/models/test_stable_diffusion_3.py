@@ -1,4 +1,4 @@
-"""Stable Diffusion 3: three text encoders, of which T5 is optional, a shifted flow, and latents with a shift."""
+"""Stable Diffusion 3: three text encoders (T5 is optional), a shifted flow, and latents with a shift."""
 
 from pathlib import Path
 
