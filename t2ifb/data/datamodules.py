@@ -206,10 +206,12 @@ class Pairs:
     Attributes:
         latents: (n, 2, C, h, w) float32, the better image first.
         weights: (n,) float32, each pair's weight in the loss; their mean over the data set is 1.
+        shares: (n,) float32, share of the votes for the better image, from 0.5 to 1.
     """
 
     latents: Tensor
     weights: Tensor
+    shares: Tensor
 
 
 @dataclass

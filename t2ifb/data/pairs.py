@@ -16,8 +16,9 @@ from t2ifb.data.samplers import TrainingOrder, TrainingPosition, WeightedUnits
 class PairDataModule(LightningDataModule):
     """All comparisons of rankings, each once per epoch in a new order, and indices of held-out samples for validation.
 
-    A ranking of k images gives up to C(k, 2) pairs; ties give none, and votes are not used: a pair is decided. A pair's
-    weight is 1 / (number of pairs of its prompt), scaled to a mean of 1 over all pairs, so that prompts count equally.
+    A ranking of k images gives up to C(k, 2) pairs; ties give none. With votes each pair that was voted on is one, with
+    the share of the votes for its better image. A pair's weight is its part of its prompt's votes, one vote per pair
+    without votes, scaled to a mean of 1 over all pairs, so that prompts count equally.
     The batch at a position is a function of (seed, position) alone. Several processes divide each batch among them.
     """
 
@@ -52,11 +53,14 @@ class PairDataModule(LightningDataModule):
         self.rankings, self.source, self.latent_shape = list(rankings), latents, tuple(latent_shape)
         self.batch_size, self.seed = batch_size, seed
         self.samples, self.samples_per_batch = samples, samples_per_batch
-        index = ComparisonIndex.build(self.rankings)
+        judgements = [ranking.judgements() for ranking in self.rankings]
+        index = ComparisonIndex.build(self.rankings, [[(one.better, one.worse) for one in some] for some in judgements])
         self.prompt, self.ends = index.prompt_of_comparison, np.stack([index.better, index.worse], 1)
         text = index.text_of_prompt[self.prompt]
-        counts = np.bincount(text, minlength=1)
-        self.weights = len(text) / ((int(np.count_nonzero(counts)) or 1) * counts[text])
+        votes = np.array([one.weight for some in judgements for one in some])
+        self.shares = np.array([one.share for some in judgements for one in some])
+        of_text = np.bincount(text, votes, minlength=1)
+        self.weights = votes * len(text) / ((int(np.count_nonzero(of_text)) or 1) * of_text[text])
         parts = None if blocks is None else WeightedUnits.of_blocks(blocks, self.prompt)
         self.order = TrainingOrder(np.ones(len(text), np.int64), batch_size, seed, parts)
         self._images = [image for ranking in self.rankings for image in ranking.images]
@@ -91,9 +95,9 @@ class PairDataModule(LightningDataModule):
         share = range(*self._position.share.indices(len(units)))
         chosen = units[self._position.share]
         latents = self._table.gather(self.ends[chosen].flatten()).reshape(-1, 2, *self.latent_shape)
-        pairs = Pairs(latents, torch.from_numpy(self.weights[chosen]).float())
+        weights, shares = (torch.from_numpy(values[chosen]).float() for values in (self.weights, self.shares))
         prompts = [self.rankings[number].prompt for number in self.prompt[chosen]]
-        return PromptBatch(position, prompts, list(share), len(units), pairs=pairs)
+        return PromptBatch(position, prompts, list(share), len(units), pairs=Pairs(latents, weights, shares))
 
     def train_dataloader(self) -> Iterator[PromptBatch]:
         """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""

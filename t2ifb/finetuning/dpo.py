@@ -24,8 +24,9 @@ class DPO:
 
     Both images of a pair have the same noise and the same step. With `group_size` the pairs are of the policy's own
     samples: K per prompt, ranked by the reward, each of the best `best` against each of the worst `best`; they are
-    drawn anew after `updates` updates. Without it they come from a preference data set, and each pair's loss has the
-    weight of its prompt (`PairDataModule`).
+    drawn anew after `updates` updates. Without it they come from a preference data set: each pair's loss has a weight
+    (`PairDataModule`), and with a share p of the votes for the better image it is the expected loss over votes,
+    -p log σ(m) - (1 - p) log σ(-m), as in the reward model's `bradley_terry_loss`.
 
     Attributes:
         group_size: K; None for the pairs of a data set.
@@ -97,14 +98,16 @@ class DPO:
         pairs = torch.cat([ranked.order[:, [win, -lose]] for win, lose in ends])
         pairs = pairs[ranked.rewards[pairs[:, 0]] > ranked.rewards[pairs[:, 1]]]  # equal rewards prefer neither
         prompts = [groups.prompts[int(row)] for row in pairs[:, 0]]
-        tensors = {"latents": groups.latents[pairs], "weight": torch.ones_like(ranked.rewards[pairs[:, 0]])}
+        ones = torch.ones_like(ranked.rewards[pairs[:, 0]])
+        tensors = {"latents": groups.latents[pairs], "weight": ones, "share": ones}
         return Experience(prompts, tensors | {"steps": torch.full((len(prompts),), len(policy.schedule))})
 
     def given(self, policy: Policy, batch: PromptBatch) -> Experience:
         """The pairs of a batch. Their steps and noise are functions of (seed, position, number of the pair)."""
         assert batch.pairs is not None
-        tensors = {"latents": batch.pairs.latents.to(policy.device), "weight": batch.pairs.weights.to(policy.device)}
-        rows, steps = Experience(batch.prompts, tensors), learned_steps(self.steps, len(policy.schedule))
+        found = {"latents": batch.pairs.latents, "weight": batch.pairs.weights, "share": batch.pairs.shares}
+        rows = Experience(batch.prompts, {name: tensor.to(policy.device) for name, tensor in found.items()})
+        steps = learned_steps(self.steps, len(policy.schedule))
         return with_noise(rows, (policy.seed, batch.position), batch.numbers, batch.total, steps, self.empty_prompts)
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
@@ -122,7 +125,8 @@ class DPO:
         """Equation 14 at the rows' steps and noise; logs the implicit accuracy, the share of positive margins."""
         better, worse = (self.moved(policy, part, latents) for latents in part["latents"].unbind(1))
         margin = -self.beta_dpo / 2 * (better - worse)
-        loss = -part["weight"] * logsigmoid(margin)
+        share = part["share"]
+        loss = -part["weight"] * (share * logsigmoid(margin) + (1 - share) * logsigmoid(-margin))
         return mean_loss(loss, part, accuracy=(margin > 0).float(), margin=margin)
 
     @staticmethod

@@ -10,7 +10,7 @@ import torch
 
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.pairs import PairDataModule
-from t2ifb.data.rankings import RankedPrompt
+from t2ifb.data.rankings import RankedPrompt, Votes
 from tests.data.parts import FolderDataset, PooledPixelsSource, make_split
 
 SHAPE = (3, 2, 1)
@@ -51,6 +51,23 @@ def test_rankings_of_one_prompt_share_its_weight(tmp_path: Path, cache: Embeddin
     assert batch.pairs is not None
     weights = dict(zip(batch.prompts, batch.pairs.weights.tolist(), strict=True))
     assert weights == pytest.approx({first.prompt: 0.75, other.prompt: 1.5})
+
+
+def test_votes_weigh_the_pairs_of_a_prompt(tmp_path: Path, cache: EmbeddingCache) -> None:
+    """Three of four votes on one pair and an even split of two on another; the other prompt has one decided pair."""
+    voted, other = make_split(tmp_path, "train", [(1, 2, 3), (1, 2)])
+    votes = Votes(1, 0, 1, 3), Votes(1, 2, 1, 1)
+    rankings = [RankedPrompt(voted.prompt_id, voted.prompt, voted.images, voted.ranks, votes), other]
+    batch = module_of(rankings, cache, batch_size=3).train_batch(0)
+    assert batch.pairs is not None
+    found = sorted(zip(batch.prompts, batch.pairs.weights.tolist(), batch.pairs.shares.tolist(), strict=True))
+    expected = sorted([(voted.prompt, 1.0, 0.75), (voted.prompt, 0.5, 0.5), (other.prompt, 1.5, 1.0)])
+    assert [row[0] for row in found] == [row[0] for row in expected]
+    for row, right in zip(found, expected, strict=True):
+        assert row[1:] == pytest.approx(right[1:])
+    best = cache.images([voted.images[0]]).gather()[0]
+    row = batch.pairs.shares.tolist().index(0.75)
+    assert torch.equal(batch.pairs.latents[row, 0].flatten(), best)
 
 
 def test_batches_are_a_function_of_seed_and_position_and_use_every_pair(

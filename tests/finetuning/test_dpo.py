@@ -103,7 +103,7 @@ class Same(torch.nn.Module):
 def given_pairs(module: FineTuningModule) -> PromptBatch:
     """Pairs of a data set; the second counts more."""
     latents = torch.randn(2, 2, *module.policy.model.latent_shape, generator=torch.Generator().manual_seed(0))
-    return PromptBatch(3, PROMPTS, [0, 1], 2, pairs=Pairs(latents, torch.tensor([0.5, 1.5])))
+    return PromptBatch(3, PROMPTS, [0, 1], 2, pairs=Pairs(latents, torch.tensor([0.5, 1.5]), torch.ones(2)))
 
 
 def test_an_update_on_given_pairs_follows_equation_14_with_their_weights() -> None:
@@ -116,12 +116,26 @@ def test_an_update_on_given_pairs_follows_equation_14_with_their_weights() -> No
     assert_alike(gradient(module), expected)  # type: ignore[arg-type]
 
 
+def test_votes_on_a_pair_are_as_many_pairs_with_decided_votes() -> None:
+    """Three of four votes for the better image: its pair three times and the turned one once, a quarter each."""
+    module = make_module(DPO(group_size=None, beta_dpo=300.0, empty_prompts=0.0, steps=[1, 1]))
+    batch = given_pairs(module)
+    assert batch.pairs is not None
+    module.training_step(replace(batch, pairs=replace(batch.pairs, shares=torch.tensor([0.75, 1.0]))), 0)
+    experience, voted = module.experience, gradient(module)
+    assert experience is not None
+    turned = replace(experience.rows([0]), tensors={**experience.rows([0]).tensors})
+    turned.tensors["latents"] = turned["latents"].flip(1)
+    first = 0.75 * by_the_book(module, experience.rows([0])) + 0.25 * by_the_book(module, turned)
+    assert_alike(voted, (0.5 * first + 1.5 * by_the_book(module, experience.rows([1]))) / 2)
+
+
 def test_noise_of_given_pairs_does_not_depend_on_the_processes() -> None:
     module = make_module(DPO(group_size=None, empty_prompts=0.5, steps=[1, 2]))
     batch = given_pairs(module)
     assert batch.pairs is not None
     whole = module.algorithm.collect(module.policy, batch)
-    second = Pairs(batch.pairs.latents[1:], batch.pairs.weights[1:])
+    second = Pairs(batch.pairs.latents[1:], batch.pairs.weights[1:], batch.pairs.shares[1:])
     share = module.algorithm.collect(module.policy, PromptBatch(3, PROMPTS[1:], [1], 2, pairs=second))
     assert share.prompts == whole.prompts[1:] and set(whole["step"].tolist()) <= {1, 2}
     assert all(torch.equal(share[name], whole[name][1:]) for name in ("latents", "noise", "step", "weight"))
