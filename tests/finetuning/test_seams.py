@@ -237,8 +237,16 @@ def train(
     return {key: value.clone() for key, value in adapter_state(model.denoiser).items()}, watch
 
 
-@pytest.mark.parametrize("family", ["stable diffusion", "flow"])
-@pytest.mark.parametrize("name", ALGORITHMS)
+def pairs(families: Sequence[str], names: Sequence[str], fast: Sequence[str]) -> list[Any]:
+    """All pairs of a family and an algorithm. In the default tests, each family has the algorithms of `fast`."""
+    marks = {name: () if name in fast else pytest.mark.slow for name in names}
+    return [pytest.param(family, name, marks=marks[name]) for family in families for name in names]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    pairs(["flow"], [*ALGORITHMS], [*ALGORITHMS]) + pairs(["stable diffusion"], [*ALGORITHMS], ["refl", "own pairs"]),
+)
 def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path, family: str, name: str) -> None:
     whole, watch = train(tmp_path, family, name)
     assert len(watch.noted) == 4
@@ -251,8 +259,7 @@ def test_every_algorithm_trains_every_family_and_resumes_exactly(tmp_path: Path,
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-@pytest.mark.parametrize("family", PIPELINES)
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "clipped"])
+@pytest.mark.parametrize(("family", "name"), pairs([*PIPELINES], [*BUILT_IN], ["refl", "own pairs"]))
 def test_tiny_pipelines_train_resume_and_load_in_plain_diffusers(tmp_path: Path, family: str, name: str) -> None:
     whole, watch = train(tmp_path, family, name, updates=2)
     assert len(watch.noted) == 2 and all(bool(weight.isfinite().all()) for weight in whole.values())
