@@ -82,7 +82,7 @@ test: $(STAMP) ## the default tests (under 5 minutes)
 test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs
 	$(BIN)/python -m pytest -m slow -n 3 --dist worksteal --durations=10
 
-test-huge: $(STAMP) ## networks at their published size with random weights: minutes each, up to 12 GB
+test-huge: $(STAMP) ## networks at their published size with random weights: minutes each, up to 20 GB
 	$(BIN)/python -m pytest -m huge --durations=10
 
 lint: $(STAMP) ## style, formatting and types

@@ -51,7 +51,7 @@ CROSS_CUTTING = {
     "test_gpu_check.py": "tests/gpu_check/",
     "test_layers.py": "the code of all modules",
     "test_prose.py": "the texts of all modules",
-    "test_sd15.py": "a run at the size of Stable Diffusion v1.5",
+    "test_real_size.py": "runs at the sizes of published models",
     "test_slurm.py": "docs/slurm.sh",
 }
 """Tests that belong to no module, and what they are about."""

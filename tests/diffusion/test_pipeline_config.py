@@ -86,16 +86,16 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 def test_a_pipeline_with_random_weights_is_a_pipeline(tmp_path: Path) -> None:
     geometry = small_geometry()
-    model = StableDiffusionSource(str(write_random_pipeline(tmp_path, geometry)), device="cpu").load()
+    model = StableDiffusionSource(str(write_random_pipeline(tmp_path, geometry=geometry)), device="cpu").load()
     assert model.encode(PROMPTS)["states"].shape == (2, 77, 32)
     assert model.path.scheduler["_class_name"] == "PNDMScheduler"
     assert PipelineConfig.read(tmp_path, FAMILY.networks).parts["unet"].items() >= geometry.parts["unet"].items()
-    again = write_random_pipeline(tmp_path / "again", geometry)
+    again = write_random_pipeline(tmp_path / "again", geometry=geometry)
     other = StableDiffusionSource(str(again), device="cpu").load()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     few = {"text_encoder": geometry.parts["text_encoder"] | {"vocab_size": 100}}
-    with pytest.raises(ValueError, match="49408 ids, the text encoder only 100"):
-        write_random_pipeline(tmp_path, replace(geometry, parts=geometry.parts | few))
+    with pytest.raises(ValueError, match="49408 ids, a text encoder only 100"):
+        write_random_pipeline(tmp_path, geometry=replace(geometry, parts=geometry.parts | few))
 
 
 def test_clips_own_tokens() -> None:

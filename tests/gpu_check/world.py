@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import LoRA
-from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
+from t2ifb.diffusion.model import ModelSource
+from t2ifb.diffusion.models import sdxl, source_of, stable_diffusion, stable_diffusion_3
+from t2ifb.diffusion.pipeline_model import Family
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.schedule import ddim, flow
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
@@ -27,15 +30,42 @@ from t2ifb.scorers import CLIPScore, RewardModel
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.weights import CLIP, PIPELINE
+from t2ifb.utils.devices import dtype_of
 from tests.diffusion.random_pipeline import write_random_pipeline
 
 ALPHA, BETA = 100.0, 0.01
-GUIDANCE = 7.5
 STEPS, SMALL_STEPS = 10, 2
 """Of all rollouts: the last but one gives a gradient."""
 IMAGE_REWARD = 448_000_000
 """Weights of ImageReward: as many stand for it among the judges."""
 PROMPTS = [f"a red circle and {number} blue squares on a gray background" for number in range(64)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A domain's model with random weights, and how it is computed.
+
+    Attributes:
+        family: The model's family; None for the embedded domain's own model.
+        guidance: Guidance scale.
+        half: Precision of the frozen weights and of mixed precision.
+        largest_error: Largest relative error of the adapters' gradient in half precision.
+        make_schedule: Schedule of a number of steps.
+    """
+
+    family: Family | None
+    guidance: float = 7.5
+    half: Literal["fp16", "bf16"] = "fp16"
+    largest_error: float = 0.02
+    make_schedule: Any = ddim
+
+
+KINDS = {
+    "shapes": Kind(None),
+    "sd15": Kind(stable_diffusion.FAMILY),
+    "sdxl": Kind(sdxl.FAMILY, 5.0),
+    "sd35": Kind(stable_diffusion_3.FAMILY, 4.5, "bf16", 0.05, flow),  # bf16 has 8 bits
+}
 
 
 class Report:
@@ -76,33 +106,30 @@ class World:
     """What is checked, and where.
 
     Attributes:
-        small: The embedded domain in the place of Stable Diffusion v1.5's geometry.
+        domain: One of `KINDS`.
         device: Where it computes.
         folder: For weights and runs.
         steps: T of all rollouts.
+        kind: The domain's model and how it is computed.
         pipeline: The diffusion model.
         clip: The encoder of reward and judge.
     """
 
-    small: bool
+    domain: str
     device: torch.device
     folder: Path
     steps: int
+    kind: Kind = field(init=False)
     pipeline: Path = field(init=False)
     clip: CLIPSource = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.small:
+        self.kind = KINDS[self.domain]
+        if self.kind.family is None:
             self.pipeline, self.clip = PIPELINE, CLIPSource(f"local-dir:{CLIP}", device=str(self.device))
             return
-        import open_clip
-
-        self.pipeline = write_random_pipeline(self.folder / "sd15", dtype=torch.float16)
-        torch.manual_seed(0)
-        weights = open_clip.create_model("ViT-L-14-quickgelu").state_dict()
-        save_file({name: w.contiguous() for name, w in weights.items()}, self.folder / "clip.safetensors")
-        file = str(self.folder / "clip.safetensors")
-        self.clip = CLIPSource("ViT-L-14-quickgelu", file, quick_gelu=True, device=str(self.device))
+        self.pipeline = write_random_pipeline(self.folder / self.domain, self.kind.family, dtype=self.half)
+        self.clip = clip_of(self.folder, str(self.device))
 
     @property
     def cuda(self) -> bool:
@@ -110,19 +137,29 @@ class World:
         return self.device.type == "cuda"
 
     @property
+    def small(self) -> bool:
+        """Whether it is the embedded domain."""
+        return self.kind.family is None
+
+    @property
+    def half(self) -> torch.dtype:
+        """The type of the frozen weights and of mixed precision."""
+        return dtype_of(self.kind.half)
+
+    @property
     def rollout(self) -> Sampler:
-        """As in the `sd15` recipe, with fewer steps."""
-        return Sampler(self.steps, GUIDANCE, unconditional="detached")
+        """As in the domain's recipe, with fewer steps."""
+        return Sampler(self.steps, self.kind.guidance, self.kind.make_schedule, unconditional="detached")
 
     @property
     def algorithm(self) -> ReFL:
         """One gradient, at the last step but one: the same work in each update."""
         return ReFL(window=(self.steps - 2, self.steps - 2))
 
-    def source(self, precision: str = "fp16") -> StableDiffusionSource:
-        """The diffusion model as in the `sd15` recipe."""
-        made = StableDiffusionSource(str(self.pipeline), gradient_checkpointing=True, device=str(self.device))
-        return replace(made, precision=precision)  # type: ignore[arg-type]
+    def source(self, precision: str | None = None) -> ModelSource:
+        """The diffusion model as in the domain's recipe, by default in half precision."""
+        settings = {"gradient_checkpointing": True, "device": str(self.device)}
+        return source_of(self.pipeline, precision=precision or self.kind.half, **settings)
 
     def reward(self) -> RewardModel:
         """A reward model that learned nothing."""
@@ -130,15 +167,15 @@ class World:
         torch.manual_seed(0)
         return RewardModel(encoder, MLPHead(encoder.embedding_dim)).eval().requires_grad_(False)
 
-    def module(self, precision: str = "fp16") -> FineTuningModule:
-        """What is tuned, on the device."""
+    def module(self, precision: str | None = None) -> FineTuningModule:
+        """What is tuned, on the device, by default in half precision."""
         optimizer = partial(torch.optim.AdamW, lr=1e-5, fused=True)
         policy = Policy(self.source(precision).load(), LoRA(), self.reward(), self.rollout)
         return FineTuningModule(policy, self.algorithm, optimizer, gradient_clip_norm=None).to(self.device)
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision as in a run."""
-        return torch.autocast(self.device.type, torch.float16, cache_enabled=False)
+        return torch.autocast(self.device.type, self.half, cache_enabled=False)
 
     def wait(self) -> None:
         """Until the GPU has done everything."""
@@ -156,6 +193,16 @@ class World:
             self.wait()
             found.append(time.perf_counter() - start)
         return statistics.median(found)
+
+
+def clip_of(folder: Path, device: str) -> CLIPSource:
+    """CLIP ViT-L/14 with random weights, written to a folder."""
+    import open_clip
+
+    torch.manual_seed(0)
+    weights = open_clip.create_model("ViT-L-14-quickgelu").state_dict()
+    save_file({name: w.contiguous() for name, w in weights.items()}, folder / "clip.safetensors")
+    return CLIPSource("ViT-L-14-quickgelu", str(folder / "clip.safetensors"), quick_gelu=True, device=device)
 
 
 def part(count: int) -> PromptBatch:

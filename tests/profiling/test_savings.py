@@ -102,7 +102,7 @@ class Real:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield write_random_pipeline(tmp_path_factory.mktemp("pipeline"), small_geometry(width=64, side=24))
+    yield write_random_pipeline(tmp_path_factory.mktemp("pipeline"), geometry=small_geometry(width=64, side=24))
 
 
 @pytest.mark.slow
