@@ -68,6 +68,7 @@ REFL = ("+experiment=refl", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(6
 DRAFT = ("+experiment=draft", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(30, 1, 16))
 LONG = (
     "+experiment=dpo",
+    "optimizer.lr=1e-3",
     "algorithm.algorithm.pairs_per_update=16",
     *lengths(1000, 50),
     "algorithm.validate_every=250",
