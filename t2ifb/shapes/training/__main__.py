@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL
 
 from t2ifb.scorers import AestheticScore, BLIPScore, ImageReward
 from t2ifb.scorers.clip import CLIPSource
-from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, judges
-from t2ifb.shapes.weights import AESTHETIC, BLIP, CLIP, IMAGE_REWARD, PIPELINE, load_pipeline
+from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, flow, judges
+from t2ifb.shapes.weights import AESTHETIC, BLIP, CLIP, FLOW, IMAGE_REWARD, PIPELINE, load_pipeline
 
-PARTS = ("autoencoder", "diffusion", "clip", "judges", "cards")
+PARTS = ("autoencoder", "diffusion", "clip", "judges", "flow", "cards")
 """Training order; each part needs the earlier ones."""
 
 
@@ -47,6 +47,8 @@ def make_part(part: str, state: Path, seed: int) -> None:
         diffusion.train(vae, state, seed).to(torch.float16).save_pretrained(PIPELINE)
     elif part == "clip":
         encoder.save(encoder.train(state, seed), CLIP)
+    elif part == "flow":
+        flow.train(load_pipeline(torch.float32), state, seed).to(torch.float16).save_pretrained(FLOW)
     else:
         judges.train(state, seed)
     finished.touch()

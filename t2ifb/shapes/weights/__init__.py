@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 PIPELINE = Path(__file__).parent / "pipeline"
 """A `diffusers` folder that `StableDiffusionPipeline.from_pretrained` loads."""
+FLOW = Path(__file__).parent / "flow"
+"""A `diffusers` folder that `StableDiffusion3Pipeline.from_pretrained` loads."""
 CLIP = Path(__file__).parent / "clip"
 """An `open_clip` folder that `open_clip.create_model("local-dir:...")` loads."""
 BLIP, IMAGE_REWARD, AESTHETIC = (Path(__file__).parent / name for name in ("blip", "image_reward", "aesthetic"))
