@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -144,5 +145,7 @@ class StableDiffusion3Source(PipelineSource):
         return {T5: self.max_sequence_length}
 
     def absent(self) -> tuple[str, ...]:
-        """The third text encoder and its tokenizer without `t5`."""
-        return () if self.t5 else (T5, "tokenizer_3")
+        """The third text encoder and its tokenizer without `t5`, or if the folder lacks them."""
+        folder = Path(self.source).expanduser()
+        lacking = folder.is_dir() and not (folder / T5).is_dir()
+        return (T5, "tokenizer_3") if lacking or not self.t5 else ()

@@ -4,6 +4,7 @@ Autoencoder, tokenizer and first text encoder are those of the world's U-Net and
 smaller and is trained together with the transformer. There is no T5.
 """
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +22,17 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from t2ifb.shapes.training.autoencoder import encode
 from t2ifb.shapes.training.loop import averaged, fast_autocast, fit, generator, rendered
 from t2ifb.shapes.training.vocabulary import CONTEXT_LENGTH
+from t2ifb.shapes.weights import FLOW_T5_TOKENS
 from t2ifb.utils.files import atomic_write
 
 NAME = "flow"
 STEPS = 12_000
 BATCH = 32
+LEARNING_RATE = 2e-3
 HEADS, HEAD_WIDTH, LAYERS = 4, 32, 4
 SECOND_WIDTH = 64
 """Width of the second text encoder."""
 CONDITION_DROPOUT = 0.1
-T5_TOKENS = 1
-"""Tokens that stand for the missing T5. Their states are zeros; the pipeline's `max_sequence_length` gives their number."""
 TRAIN_TIMESTEPS = 1000
 
 
@@ -89,7 +90,7 @@ class TextToFlow(nn.Module):
         velocity: Tensor = self.transformer(
             hidden_states=noisy,
             timestep=sigma * TRAIN_TIMESTEPS,
-            encoder_hidden_states=F.pad(states, (0, 0, 0, T5_TOKENS)),
+            encoder_hidden_states=F.pad(states, (0, 0, 0, FLOW_T5_TOKENS)),
             pooled_projections=torch.cat([prompts.pooled, second.text_embeds], -1),
             return_dict=False,
         )[0]
@@ -137,11 +138,10 @@ def train(base: StableDiffusionPipeline, folder: Path, seed: int = 0, images: in
         seed: Random seed.
         images: Number of renders.
     """
-    scenes, _, pixels = rendered("train", images, seed=400 + seed)
-    latents = _latents(base, pixels, folder / f"{NAME}_latents.pt")
-    texts = list(dict.fromkeys(["", *(scene.prompt for scene in scenes)]))
+    latents, captions = examples(base, folder / f"{NAME}_examples.pt", seed, images)
+    texts = list(dict.fromkeys(["", *captions]))
     row_of = {text: row for row, text in enumerate(texts)}
-    rows = torch.tensor([row_of[scene.prompt] for scene in scenes])
+    rows = torch.tensor([row_of[caption] for caption in captions])
     prompts = encode_prompts(first_encoder(base), base.tokenizer, texts)
     model = untrained(base, seed)
     standardise(model.transformer.context_embedder, prompts.states)
@@ -149,7 +149,7 @@ def train(base: StableDiffusionPipeline, folder: Path, seed: int = 0, images: in
     def loss_at(step: int) -> Tensor:
         draw = generator(seed, 10, step)
         index = torch.randint(len(latents), (BATCH,), generator=draw)
-        sigma = torch.randn(BATCH, generator=draw).sigmoid()
+        sigma = noise_levels(BATCH, draw)
         noise = torch.randn(BATCH, *latents.shape[1:], generator=draw)
         dropped = torch.rand(BATCH, generator=draw) < CONDITION_DROPOUT
         noisy = torch.lerp(latents[index], noise, sigma[:, None, None, None])
@@ -157,7 +157,7 @@ def train(base: StableDiffusionPipeline, folder: Path, seed: int = 0, images: in
             velocity = model(noisy, sigma, prompts.of(torch.where(dropped, 0, rows[index]))).float()
         return F.mse_loss(velocity, noise - latents[index])
 
-    trained: Any = fit(NAME, model, loss_at, folder, steps=STEPS, learning_rate=1e-3, ema_decay=0.999)
+    trained: Any = fit(NAME, model, loss_at, folder, steps=STEPS, learning_rate=LEARNING_RATE, ema_decay=0.999)
     return assembled(base, trained)
 
 
@@ -173,10 +173,12 @@ def unfinished(base: StableDiffusionPipeline, folder: Path, seed: int = 0) -> St
 
 def assembled(base: StableDiffusionPipeline, trained: TextToFlow) -> StableDiffusion3Pipeline:
     """The pipeline of trained networks and of the parts that come from the U-Net's."""
+    vae = deepcopy(base.vae)
+    vae.register_to_config(shift_factor=0.0)  # the pipeline needs a number
     return StableDiffusion3Pipeline(
         transformer=trained.transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAIN_TIMESTEPS, shift=1.0),
-        vae=base.vae,
+        vae=vae,
         text_encoder=first_encoder(base),
         tokenizer=base.tokenizer,
         text_encoder_2=trained.text_encoder_2.eval(),
@@ -200,12 +202,22 @@ def standardise(layer: nn.Linear, states: Tensor) -> None:
     layer.bias -= some @ mean
 
 
-def _latents(base: StableDiffusionPipeline, pixels: Tensor, file: Path) -> Tensor:
-    """Scaled latents (N, 4, 16, 16) of images, stored in a file and reused."""
+def noise_levels(count: int, draw: torch.Generator) -> Tensor:
+    """Levels (`count`,) in (0, 1) with a logit-normal density (arXiv 2403.03206, equation 19).
+
+    Each of `count` equally likely intervals has one of them, so that the loss of a batch varies less.
+    """
+    quantiles = (torch.arange(count) + torch.rand(count, generator=draw)) / count
+    return torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()
+
+
+def examples(base: StableDiffusionPipeline, file: Path, seed: int, count: int) -> tuple[Tensor, list[str]]:
+    """Scaled latents (`count`, 4, 16, 16) of renders and their prompts, stored in a file and reused."""
     if not file.exists():
+        scenes, _, pixels = rendered("train", count, seed=400 + seed)
         latents = encode(base.vae, pixels) * base.vae.config.scaling_factor
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as opened:
-            torch.save(latents, opened)
-    found: Tensor = torch.load(file, weights_only=True)
-    return found
+            torch.save({"latents": latents, "prompts": [scene.prompt for scene in scenes]}, opened)
+    stored = torch.load(file, weights_only=True)
+    return stored["latents"], stored["prompts"]
