@@ -11,6 +11,7 @@ import torch
 from t2ifb.utils.files import read_text
 
 INDEX = "model_index.json"
+ENCODERS = ("text_encoder", "tokenizer")
 
 
 def read_pipeline(
@@ -114,6 +115,14 @@ def pipeline_class(source: str, config: str | None = None) -> str:
         return _named_class(Path(hf_hub_download(source, INDEX)))
     except Exception as error:
         raise ValueError(_failure(source, config, "", error)) from error
+
+
+def absent_encoders(folder: Path) -> list[str]:
+    """Text encoders and tokenizers that a pipeline's folder says it lacks. `from_pretrained` must be told of them."""
+    if not (folder / INDEX).is_file():
+        return []
+    index = json.loads(read_text(folder / INDEX))
+    return [name for name, part in index.items() if name.startswith(ENCODERS) and part == [None, None]]
 
 
 def _named_class(index: Path) -> str:

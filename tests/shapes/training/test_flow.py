@@ -9,9 +9,12 @@ from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from torch import nn
 
 from t2ifb.diffusion.models import source_of
+from t2ifb.diffusion.sampling import Rollout, Sampler
+from t2ifb.diffusion.schedule import flow as flow_schedule
 from t2ifb.shapes.training import flow
 from t2ifb.shapes.training.flow import Prompts, TextToFlow
 from t2ifb.shapes.weights import FLOW_T5_TOKENS, load_pipeline
+from tests.shapes.flow_parts import write_untrained
 
 PROMPTS = ["a red circle on a gray background", "two blue stars on a white background"]
 
@@ -110,11 +113,8 @@ def test_a_training_of_few_steps_gives_a_pipeline_and_is_not_done_again(
 
 
 @pytest.fixture(scope="module")
-def untrained(base: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved pipeline whose transformer has random weights."""
-    folder = tmp_path_factory.mktemp("flow")
-    flow.assembled(base, flow.untrained(base, seed=0)).save_pretrained(folder)
-    return folder
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_untrained(tmp_path_factory.mktemp("flow"))
 
 
 def test_diffusers_loads_what_was_saved(untrained: Path) -> None:
@@ -128,3 +128,17 @@ def test_this_package_loads_it_without_being_told_of_the_missing_t5(untrained: P
     model = source_of(untrained, max_sequence_length=FLOW_T5_TOKENS, device="cpu", **options).load()
     assert model.latent_shape == (4, 16, 16) and model.image_size == (64, 64)
     assert list(model.text.encoders) == ["text_encoder", "text_encoder_2"]
+
+
+def test_it_draws_as_diffusers_does(untrained: Path) -> None:
+    model = source_of(untrained, max_sequence_length=FLOW_T5_TOKENS, device="cpu").load()
+    pipeline = StableDiffusion3Pipeline.from_pretrained(untrained, text_encoder_3=None, tokenizer_3=None)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    options = {"num_inference_steps": 4, "guidance_scale": 4.0, "max_sequence_length": FLOW_T5_TOKENS}
+    expected = pipeline(PROMPTS, latents=noise, output_type="latent", **options).images
+    sampler = Sampler(num_inference_steps=4, guidance_scale=4.0, schedule=flow_schedule)
+    steps = sampler.schedule_of(model)
+    rollout = Rollout(steps, [(0,), (1,)], model.latent_shape, "cpu", latents=noise)
+    found = rollout.to(len(steps), sampler.denoiser(model, steps, PROMPTS))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
