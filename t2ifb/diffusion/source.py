@@ -118,7 +118,7 @@ def pipeline_class(source: str, config: str | None = None) -> str:
 
 
 def absent_encoders(folder: Path) -> list[str]:
-    """Text encoders and tokenizers that a pipeline's folder says it lacks. `from_pretrained` must be told of them."""
+    """Text encoders and tokenizers that a folder's index says are missing; `from_pretrained` needs `<name>=None`."""
     if not (folder / INDEX).is_file():
         return []
     index = json.loads(read_text(folder / INDEX))
