@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from t2ifb import report
 from t2ifb.config.compose import compose_all
 from t2ifb.evaluate import evaluate
 from t2ifb.generate import generate
@@ -98,3 +99,6 @@ def test_fine_tuning_takes_two_steps_and_its_adapters_draw(
         (table,) = (tmp_path / "outputs" / "shapes_flow" / "figure8").glob("*/summary.json")
         (rows,) = json.loads(table.read_text())["figure8"].values()
         assert {"gold", "alignment", "clip_score", "image_reward"} <= rows.keys()
+        with pytest.raises(SystemExit, match="^0$"):
+            report.main(["run", "--output", "page.html"])
+        assert "shapes_flow" in (tmp_path / "page.html").read_text()

@@ -199,7 +199,7 @@ def standardise(layer: nn.Linear, states: Tensor) -> None:
     mean, deviation = states.mean((0, 1)), states.std((0, 1))
     some = layer.weight[:, : len(mean)]
     some /= deviation.clamp(min=1e-6)
-    layer.bias -= some @ mean
+    layer.bias.sub_(some @ mean)
 
 
 def noise_levels(count: int, draw: torch.Generator) -> Tensor:
