@@ -119,9 +119,10 @@ def pipeline_class(source: str, config: str | None = None) -> str:
 
 def absent_encoders(folder: Path) -> list[str]:
     """Text encoders and tokenizers that a folder's index says are missing; `from_pretrained` needs `<name>=None`."""
-    if not (folder / INDEX).is_file():
+    try:
+        index = dict(json.loads(read_text(folder / INDEX)))
+    except (OSError, ValueError, TypeError):  # no folder, or a broken index, which loading reports
         return []
-    index = json.loads(read_text(folder / INDEX))
     return [name for name, part in index.items() if name.startswith(ENCODERS) and part == [None, None]]
 
 

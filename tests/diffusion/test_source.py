@@ -70,6 +70,9 @@ def test_gated_weights_say_where_to_accept_the_licence(monkeypatch: pytest.Monke
 
 def test_a_folder_names_the_text_encoders_that_it_lacks(tmp_path: Path) -> None:
     assert absent_encoders(tmp_path) == [] == absent_encoders(PIPELINE)
+    for broken in ("{", "3"):
+        (tmp_path / "model_index.json").write_text(broken)
+        assert absent_encoders(tmp_path) == []
     parts = {
         "text_encoder": ["a", "B"],
         "text_encoder_3": [None, None],

@@ -43,7 +43,11 @@ def main() -> None:
         started = time.monotonic()
         state = arguments.state / f"seed{arguments.seed}"
         if arguments.unfinished:
-            install_flow(flow.unfinished(load_pipeline(torch.float32), state, arguments.seed), arguments.seed)
+            try:
+                unfinished = flow.unfinished(load_pipeline(torch.float32), state, arguments.seed)
+            except ValueError as error:
+                parser.error(str(error))
+            install_flow(unfinished, arguments.seed)
         else:
             make_part(part, state, arguments.seed)
         print(f"{part}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)

@@ -215,7 +215,7 @@ def examples(base: StableDiffusionPipeline, file: Path, seed: int, count: int) -
     """Scaled latents (`count`, 4, 16, 16) of renders and their prompts, stored in a file and reused."""
     if not file.exists():
         scenes, _, pixels = rendered("train", count, seed=400 + seed)
-        latents = encode(base.vae, pixels) * base.vae.config.scaling_factor
+        latents = encode(base.vae, pixels, batch=16) * base.vae.config.scaling_factor
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as opened:
             torch.save({"latents": latents, "prompts": [scene.prompt for scene in scenes]}, opened)

@@ -115,7 +115,7 @@ def averaged(name: str, model: nn.Module, folder: Path) -> nn.Module:
     """
     state_file = folder / f"{name}.pt"
     if not state_file.exists():
-        raise ValueError(f"{state_file} does not exist; the training of {name} has not saved anything yet")
+        raise ValueError(f"{state_file} does not exist; train {name} first")
     average = AveragedModel(model)
     average.load_state_dict(torch.load(state_file, weights_only=True)["average"])
     found: nn.Module = average.module

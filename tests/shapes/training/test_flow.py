@@ -93,7 +93,7 @@ def test_a_training_of_few_steps_gives_a_pipeline_and_is_not_done_again(
     monkeypatch.setattr(flow, "STEPS", 2)
     monkeypatch.setattr(flow, "BATCH", 2)
     monkeypatch.setattr(flow, "LEARNING_RATE", 0.1)
-    with pytest.raises(ValueError, match=r"flow\.pt does not exist; the training of flow has not saved anything yet"):
+    with pytest.raises(ValueError, match=r"flow\.pt does not exist; train flow first"):
         flow.unfinished(base, tmp_path)
     first = flow.train(base, tmp_path, images=4)
     assert not (first.transformer.training or first.text_encoder_2.training)

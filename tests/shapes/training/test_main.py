@@ -35,9 +35,12 @@ def test_an_unfinished_flow_is_installed_with_its_card(monkeypatch: pytest.Monke
     assert not (state / "seed0" / "flow.finished").exists()
 
 
-def test_only_a_flow_is_installed_unfinished(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("part", "text"), [("clip", "--unfinished needs --part flow"), ("flow", "flow.pt does not exist; train flow first")]
+)
+def test_what_is_not_there_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, part: str, text: str
 ) -> None:
-    with pytest.raises(SystemExit):
-        run(monkeypatch, "--part", "clip", "--unfinished")
-    assert "--unfinished needs --part flow" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="^2$"):
+        run(monkeypatch, "--part", part, "--unfinished", "--state", str(tmp_path))
+    assert text in capsys.readouterr().err
