@@ -103,7 +103,7 @@ $(VENV)/.docs: $(STAMP)
 docs: $(VENV)/.docs ## the documentation in site/, built strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-world: $(STAMP) ## train the embedded domain's models from nothing (about 80 minutes)
+world: $(STAMP) ## train the embedded domain's models from nothing (about 3 hours)
 	$(BIN)/python -m t2ifb.shapes.training
 
 clean: ## remove .venv, caches and builds; outputs/ stays

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.diffusion.lora_export import COMFYUI_WEIGHTS, comfyui_weights
+from t2ifb.diffusion.source import absent_encoders
 from t2ifb.utils.files import atomic_write, package_path, public_name
 
 if TYPE_CHECKING:
@@ -264,7 +265,9 @@ def _load(base: str | Path) -> str:
         return f'from_single_file("<{public_name(path)}>", dtype=torch.float32)'
     inside = package_path(path)
     where = f'files("t2ifb") / "{inside}"' if inside else f'"<{public_name(path)}>"' if path.is_dir() else f'"{base}"'
-    return f"from_pretrained({where}, dtype=torch.float32)"  # components may be stored in different precisions
+    lacking = "".join(f", {name}=None" for name in absent_encoders(path))
+    # Components may be stored in different precisions.
+    return f"from_pretrained({where}, dtype=torch.float32{lacking})"
 
 
 COMFYUI_READS = f"ComfyUI reads `{COMFYUI_WEIGHTS}`: copy it to `models/loras`"

@@ -11,6 +11,7 @@ import torch
 from t2ifb.utils.files import read_text
 
 INDEX = "model_index.json"
+ENCODERS = ("text_encoder", "tokenizer")
 
 
 def read_pipeline(
@@ -114,6 +115,15 @@ def pipeline_class(source: str, config: str | None = None) -> str:
         return _named_class(Path(hf_hub_download(source, INDEX)))
     except Exception as error:
         raise ValueError(_failure(source, config, "", error)) from error
+
+
+def absent_encoders(folder: Path) -> list[str]:
+    """Text encoders and tokenizers that a folder's index says are missing; `from_pretrained` needs `<name>=None`."""
+    try:
+        index = dict(json.loads(read_text(folder / INDEX)))
+    except (OSError, ValueError, TypeError):  # no folder, or a broken index, which loading reports
+        return []
+    return [name for name, part in index.items() if name.startswith(ENCODERS) and part == [None, None]]
 
 
 def _named_class(index: Path) -> str:

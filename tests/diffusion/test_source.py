@@ -1,5 +1,6 @@
 """Errors of files and folders that are no pipeline, and the class of a pipeline."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import diffusers
 import pytest
 
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
-from t2ifb.diffusion.source import pipeline_class
+from t2ifb.diffusion.source import absent_encoders, pipeline_class
 from t2ifb.shapes.weights import PIPELINE
 
 
@@ -65,3 +66,18 @@ def test_gated_weights_say_where_to_accept_the_licence(monkeypatch: pytest.Monke
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", refuse)
     with pytest.raises(ValueError, match="Accept the licence on https://huggingface.co/some/model, then set HF_TOKEN"):
         StableDiffusionSource("some/model").load()
+
+
+def test_a_folder_names_the_text_encoders_that_it_lacks(tmp_path: Path) -> None:
+    assert absent_encoders(tmp_path) == [] == absent_encoders(PIPELINE)
+    for broken in ("{", "3"):
+        (tmp_path / "model_index.json").write_text(broken)
+        assert absent_encoders(tmp_path) == []
+    parts = {
+        "text_encoder": ["a", "B"],
+        "text_encoder_3": [None, None],
+        "tokenizer_3": [None, None],
+        "vae": [None, None],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline", **parts}))
+    assert absent_encoders(tmp_path) == ["text_encoder_3", "tokenizer_3"]

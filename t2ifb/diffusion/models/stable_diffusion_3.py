@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from t2ifb.diffusion.models.sdxl import CLIP_BIG_G, CLIP_L
 from t2ifb.diffusion.pipeline_config import PipelineConfig
 from t2ifb.diffusion.pipeline_model import Family, PipelineModel
 from t2ifb.diffusion.pipeline_source import PipelineSource
+from t2ifb.diffusion.source import absent_encoders
 
 T5 = "text_encoder_3"
 
@@ -144,5 +146,6 @@ class StableDiffusion3Source(PipelineSource):
         return {T5: self.max_sequence_length}
 
     def absent(self) -> tuple[str, ...]:
-        """The third text encoder and its tokenizer without `t5`."""
-        return () if self.t5 else (T5, "tokenizer_3")
+        """The third text encoder and its tokenizer without `t5`, or if the pipeline's folder lacks them."""
+        lacking = T5 in absent_encoders(Path(self.source).expanduser())
+        return (T5, "tokenizer_3") if lacking or not self.t5 else ()

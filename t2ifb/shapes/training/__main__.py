@@ -5,14 +5,25 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 from t2ifb.scorers import AestheticScore, BLIPScore, ImageReward
 from t2ifb.scorers.clip import CLIPSource
-from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, judges
-from t2ifb.shapes.weights import AESTHETIC, BLIP, CLIP, IMAGE_REWARD, PIPELINE, load_pipeline
+from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, flow, judges
+from t2ifb.shapes.weights import (
+    AESTHETIC,
+    BLIP,
+    CLIP,
+    FLOW,
+    FLOW_T5_TOKENS,
+    IMAGE_REWARD,
+    PIPELINE,
+    load_flow,
+    load_pipeline,
+)
+from t2ifb.utils.devices import fast_cpu_dtype
 
-PARTS = ("autoencoder", "diffusion", "clip", "judges", "cards")
+PARTS = ("autoencoder", "diffusion", "clip", "judges", "flow", "cards")
 """Training order; each part needs the earlier ones."""
 
 
@@ -22,10 +33,23 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="train one part only (the earlier ones must exist)")
     parser.add_argument("--state", type=Path, default=Path("outputs/world"), help="folder for unfinished training")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument(
+        "--unfinished", action="store_true", help="with --part flow: install what an unfinished training saved last"
+    )
     arguments = parser.parse_args()
+    if arguments.unfinished and arguments.part != "flow":
+        parser.error("--unfinished needs --part flow")
     for part in [arguments.part] if arguments.part else PARTS:
         started = time.monotonic()
-        make_part(part, arguments.state / f"seed{arguments.seed}", arguments.seed)
+        state = arguments.state / f"seed{arguments.seed}"
+        if arguments.unfinished:
+            try:
+                unfinished = flow.unfinished(load_pipeline(torch.float32), state, arguments.seed)
+            except ValueError as error:
+                parser.error(str(error))
+            install_flow(unfinished, arguments.seed)
+        else:
+            make_part(part, state, arguments.seed)
         print(f"{part}: {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
 
@@ -47,9 +71,31 @@ def make_part(part: str, state: Path, seed: int) -> None:
         diffusion.train(vae, state, seed).to(torch.float16).save_pretrained(PIPELINE)
     elif part == "clip":
         encoder.save(encoder.train(state, seed), CLIP)
+    elif part == "flow":
+        install_flow(flow.train(load_pipeline(torch.float32), state, seed), seed)
     else:
         judges.train(state, seed)
     finished.touch()
+
+
+def install_flow(pipeline: StableDiffusion3Pipeline, seed: int) -> None:
+    """Write the rectified flow into the package, with its card."""
+    pipeline.to(torch.float16).save_pretrained(FLOW)
+    write_flow_card(seed)
+
+
+def write_flow_card(seed: int) -> None:
+    """Judge the installed rectified flow on held-out prompts and write the figures beside its weights."""
+    pipeline = load_flow(fast_cpu_dtype())
+    networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    cards.write_card(
+        FLOW,
+        "The shapes rectified flow",
+        cards.FLOW_DESCRIPTION,
+        sum(weight.numel() for network in networks for weight in network.parameters()),
+        cards.pipeline_figures(pipeline, cards.FLOW_SCALES, max_sequence_length=FLOW_T5_TOKENS),
+        seed,
+    )
 
 
 def write_cards(state: Path, seed: int) -> None:
@@ -71,9 +117,10 @@ def write_cards(state: Path, seed: int) -> None:
         "The shapes text-to-image model",
         "A `StableDiffusionPipeline`: latent U-Net, text conditioning, classifier-free guidance, 64 x 64 images.",
         sum(parameters.values()),
-        cards.pipeline_figures(),
+        cards.pipeline_figures(load_pipeline(fast_cpu_dtype())),
         seed,
     )
+    write_flow_card(seed)
     cards.write_card(
         CLIP,
         "The shapes CLIP",

@@ -1,6 +1,7 @@
 """Held-out metrics of the `shapes` models, and their model cards."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,6 @@ from t2ifb.shapes.training.captions import corrupt
 from t2ifb.shapes.training.encoder import normalised
 from t2ifb.shapes.training.judges import Ranked
 from t2ifb.shapes.training.loop import generator, rendered
-from t2ifb.shapes.weights import load_pipeline
-from t2ifb.utils.devices import fast_cpu_dtype
 
 CARD = """---
 license: apache-2.0
@@ -43,6 +42,16 @@ ANNOTATORS = (
     "Trained on rankings or ratings of the simulated annotators for `train` prompts that the reward model's data set "
     "does not have; the figures are on `validation` prompts that it does not have either."
 )
+
+FLOW_SCALES = (1.0, 2.5, 4.0, 6.0)
+FLOW_DESCRIPTION = """A `StableDiffusion3Pipeline` without T5: two CLIP text encoders, a transformer that predicts a
+rectified flow, classifier-free guidance, 64 x 64 images. The autoencoder and the first text encoder are those of the
+shapes text-to-image model. One vector of zeros stands for T5:
+
+```python
+pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+pipeline("a red circle on a gray background", num_inference_steps=20, guidance_scale=4.0, max_sequence_length=1)
+```"""
 
 
 def write_card(
@@ -109,18 +118,27 @@ def clip_figures(folder: Path, count: int = 1000) -> dict[str, float]:
 
 
 @torch.no_grad()
-def pipeline_figures(count: int = 100, steps: int = 20) -> dict[str, float]:
-    """Gold and its components on test prompts, by guidance scale."""
-    pipeline = load_pipeline(fast_cpu_dtype())
+def pipeline_figures(
+    pipeline: Any, scales: tuple[float, ...] = (2.0, 4.0, 6.0), count: int = 100, steps: int = 20, **options: Any
+) -> dict[str, float]:
+    """Gold and its components on test prompts, by guidance scale.
+
+    Args:
+        pipeline: A base model of the world, of any class.
+        scales: Guidance scales.
+        count: Number of prompts.
+        steps: Denoising steps.
+        options: Further arguments of the pipeline.
+    """
     prompts = [scene.prompt for scene in scenes("test", count, seed=3)]
     figures: dict[str, float] = {}
-    for guidance in track((2.0, 4.0, 6.0), description="judging samples"):
+    for guidance in track(scales, description="judging samples"):
         images = []
         for start in range(0, count, 50):
             batch = prompts[start : start + 50]
-            noise = torch.randn(len(batch), 4, 16, 16, generator=generator(3, start)).to(pipeline.unet.dtype)
+            noise = torch.randn(len(batch), 4, 16, 16, generator=generator(3, start)).to(pipeline.dtype)
             output = pipeline(
-                batch, num_inference_steps=steps, guidance_scale=guidance, latents=noise, output_type="np"
+                batch, num_inference_steps=steps, guidance_scale=guidance, latents=noise, output_type="np", **options
             )
             images.append(torch.from_numpy(output.images).permute(0, 3, 1, 2))
         parts = GoldScore().parts(torch.cat(images), prompts)

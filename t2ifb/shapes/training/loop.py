@@ -102,6 +102,26 @@ def fit(
     return average.module if average else model
 
 
+def averaged(name: str, model: nn.Module, folder: Path) -> nn.Module:
+    """The model with the averaged weights that `fit` saved last.
+
+    Args:
+        name: As in `fit`.
+        model: A model of the same architecture.
+        folder: As in `fit`.
+
+    Raises:
+        ValueError: Nothing was saved.
+    """
+    state_file = folder / f"{name}.pt"
+    if not state_file.exists():
+        raise ValueError(f"{state_file} does not exist; train {name} first")
+    average = AveragedModel(model)
+    average.load_state_dict(torch.load(state_file, weights_only=True)["average"])
+    found: nn.Module = average.module
+    return found
+
+
 def generator(*key: int) -> torch.Generator:
     """A generator seeded by the key alone."""
     mixed = 0

@@ -73,8 +73,9 @@ def test_the_shipped_clip_tells_captions_and_damage() -> None:
 
 
 def test_samples_are_judged_at_each_guidance_scale() -> None:
-    found = pipeline_figures(count=2, steps=2)
+    pipeline = load_pipeline(torch.float32)
+    found = pipeline_figures(pipeline, count=2, steps=2)
     assert len(found) == 3 * 4
     assert all(0 <= value <= 1 for value in found.values())
     assert {name.partition(", ")[2] for name in found} == {"2 steps"}
-    assert pipeline_figures(count=2, steps=2) == found
+    assert pipeline_figures(pipeline, count=2, steps=2) == found
