@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.instantiate import Components
-from t2ifb.config.reward_source import find_latest
+from t2ifb.config.instantiate import Components, lazy
+from t2ifb.config.reward_source import find_latest, settings_of
+from t2ifb.generate import wished_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from t2ifb.annotation.items import Item
     from t2ifb.annotation.results import Results
 
+MODEL = ("diffusion", "sampling")
+"""What images depend on, beside adapters, prompts and seed."""
+COPIES = 4
+"""Images of the base model per prompt, where there is no run."""
 EXTRA = "the page needs starlette and uvicorn: pip install 't2ifb[annotate]'"
 
 
@@ -37,12 +42,8 @@ def annotate(parts: Components) -> None:
 
     if (mode := parts.value("mode")) not in ("rank", "compare"):
         raise ConfigError([f"mode={mode}: expected rank or compare"])
-    if not parts.value("source"):
-        raise ConfigError(["source: give the folder of images, such as the output of python -m t2ifb.generate"])
-    source = Path(parts.value("source")).expanduser()
+    source, output = _places(parts)
     items = _chosen(parts, read_items(source, mode, parts.value("images"), parts.value("seed")))
-    folder = source if source.is_dir() else source.parent
-    output = Path(parts.value("output")).expanduser() if parts.value("output") else folder / "annotations"
     log = AnswerLog(output, items)
     try:
         if parts.value("serve"):
@@ -50,6 +51,78 @@ def annotate(parts: Components) -> None:
     finally:
         log.close()
         _conclude(parts, items, log)
+
+
+def _places(parts: Components) -> tuple[Path, Path]:
+    """Where the images are, which are drawn if need be, and where the answers go.
+
+    Raises:
+        ConfigError: There are no images and nothing to draw, both are given, or it is not clear where to draw.
+    """
+    source, output, runs = parts.value("source"), parts.value("output"), parts.value("run")
+    runs = [runs] if isinstance(runs, str) else list(runs)
+    drawn = any([runs, *(parts.value(key) for key in ("prompt", "file", "split"))])
+    if bool(source) == drawn and not (source and not runs and _is_run(source)):
+        given = "both are given" if source else "neither is given"
+        raise ConfigError([f"source: give a folder of images, or what to draw (run, prompt, file or split); {given}"])
+    if source and not _is_run(source):
+        folder = Path(source).expanduser()
+        folder = folder if folder.is_dir() else folder.parent
+        return Path(source).expanduser(), Path(output).expanduser() if output else folder / "annotations"
+    runs = runs or ([source] if source else [])
+    if not output and not (len(runs) == 1 and _is_run(runs[0])):
+        raise ConfigError(["output: give a folder for the images and the answers; the same folder continues them"])
+    target = Path(output).expanduser() if output else Path(runs[0]).expanduser() / "annotations"
+    return _drawn(parts, runs, target / "images"), target
+
+
+def _is_run(path: str) -> bool:
+    """Whether a folder is a finished fine-tuning run."""
+    from t2ifb.diffusion.lora import LORA_WEIGHTS
+
+    return (Path(path).expanduser() / "export" / LORA_WEIGHTS).is_file()
+
+
+def _drawn(parts: Components, runs: list[str], folder: Path) -> Path:
+    """The folder with images of the base model and of the tuned ones, drawn if they are not there.
+
+    In random order only as many prompts are drawn as questions are asked.
+    """
+    from t2ifb.annotation.drawing import draw
+
+    if runs:
+        _take_settings(parts, runs)
+        if not any(parts.value(key) for key in ("prompt", "file", "split")):
+            parts.settle("split", "test")
+    most = parts.value("most") if parts.value("order") == "random" else None
+    copies = parts.value("images_per_prompt")
+    nodes = {key: parts.value(key) for key in MODEL}
+    try:
+        return draw(
+            folder, lazy(nodes["diffusion"]), lazy(nodes["sampling"]), runs, wished_prompts(parts)[:most],
+            (1 if runs else COPIES) if copies is None else copies, nodes,
+            parts.value("batch_size"), parts.value("device"), parts.value("seed"),
+        )  # fmt: skip
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
+
+
+def _take_settings(parts: Components, runs: list[str]) -> None:
+    """Take base model, sampling and prompts from the runs, except for what is given as an argument.
+
+    Raises:
+        ConfigError: The runs have different base models or sampling.
+    """
+    typed = [argument.partition("=")[0].lstrip("+~") for argument in parts.arguments]
+    for key in (*MODEL, "prompts"):
+        if {key, "domain"} & set(typed):
+            continue
+        given = {name: parts.value(name) for name in typed if name.startswith(f"{key}.")}
+        found = [node for run in runs if (node := settings_of(run, [key]).get(key)) and "_target_" in node]
+        if key != "prompts" and any(node != found[0] for node in found):
+            raise ConfigError([f"run: the runs differ in {key}; compare them one at a time, or give {key}=…"])
+        for name, value in {**({key: found[0]} if found else {}), **given}.items():
+            parts.settle(name, value)
 
 
 def _chosen(parts: Components, items: "list[Item]") -> "list[Item]":

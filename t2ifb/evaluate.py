@@ -3,17 +3,14 @@
 import inspect
 import sys
 from itertools import chain, count
-from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from t2ifb.config.command import command
 from t2ifb.config.compose import flatten
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components, lazy
 from t2ifb.config.resume import changes
-from t2ifb.config.reward_source import absolute, find_latest, rewards_of
+from t2ifb.config.reward_source import absolute, find_latest, rewards_of, settings_of
 from t2ifb.prepare import ready_dataset
 
 
@@ -62,11 +59,7 @@ def _tell_what_differs(parts: Components) -> None:
     """Say where the base model and the sampling of the runs in `run` are not those of this evaluation."""
     here = {key: absolute(parts.value(key)) for key in ("diffusion", "sampling")} if parts.value("run") else {}
     for run in _runs(parts):
-        files = [Path(run).expanduser() / name for name in (".hydra/config.yaml", "settings.json")]
-        saved: Any = next((OmegaConf.load(file) for file in files if file.is_file()), {})
-        there = flatten(
-            {key: absolute(OmegaConf.to_container(saved[key], resolve=True)) for key in here if key in saved}
-        )
+        there = flatten(settings_of(run, list(here)))
         now = flatten(here)
         changed = changes(there, {key: now[key] for key in there if key in now})
         if other := [line for line in changed if line.startswith(("diffusion.source ", "sampling."))]:

@@ -50,7 +50,10 @@ def generate(parts: Components) -> None:
         _merge(parts)
         if not any(parts.value(key) for key in ("prompt", "file", "split")):
             return
-    prompts, copies = _prompts(parts), int(parts.value("images_per_prompt"))
+    copies = int(parts.value("images_per_prompt"))
+    if copies < 1 or parts.value("most") < 1:
+        raise ConfigError(["images_per_prompt and most must be at least 1"])
+    prompts = wished_prompts(parts)[: parts.value("most")]
     _check_choice(parts)
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])
     folder = parts.run_folder
@@ -107,7 +110,7 @@ def _merge(parts: Components) -> None:
     print(f"merged pipeline: {parts.value('merge')}")
 
 
-def _prompts(parts: Components) -> list[str]:
+def wished_prompts(parts: Components) -> list[str]:
     """Texts from the command line, a file, or a split of the domain's prompts.
 
     Raises:
@@ -118,14 +121,12 @@ def _prompts(parts: Components) -> list[str]:
     texts, file, split = parts.value("prompt"), parts.value("file"), parts.value("split")
     if sum(map(bool, (texts, file, split))) != 1:
         raise ConfigError(["what to draw: give prompt='[\"…\"]', or file=<text or JSON file>, or split=<name>"])
-    if parts.value("images_per_prompt") < 1 or parts.value("most") < 1:
-        raise ConfigError(["images_per_prompt and most must be at least 1"])
     if split and split not in ("train", "validation", "test"):
         raise ConfigError([f"split={split}: expected train, validation or test"])
     found: list[str] = texts or (
         PromptFile(file, parts.value("on_error")).prompts() if file else parts.build("prompts").of(split)
     )
-    return found[: parts.value("most")]
+    return found
 
 
 def _draw(parts: Components, prompts: list[str]) -> dict[str, Drawn]:

@@ -1,4 +1,4 @@
-"""`source: latest` in a configuration: the newest finished reward run of a domain, found once."""
+"""What a configuration takes from other runs: the newest reward run as `source: latest`, and a run's own settings."""
 
 import json
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components
@@ -161,3 +163,16 @@ def rewards_of(run: str | Path) -> list[dict[str, Any]]:
     record = Path(run).expanduser() / RECORD
     reward = read_record(record)["reward"] if record.is_file() else None
     return [absolute(member) for member in members(reward)] if reward else []
+
+
+def settings_of(run: str | Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Components that a run was made with, as plain containers with absolute paths; those that it has no record of
+    are left out.
+
+    Args:
+        run: The run's folder.
+        keys: Their keys, such as `diffusion`.
+    """
+    files = [Path(run).expanduser() / name for name in (".hydra/config.yaml", "settings.json")]
+    saved: Any = next((OmegaConf.load(file) for file in files if file.is_file()), {})
+    return {key: absolute(OmegaConf.to_container(saved[key], resolve=True)) for key in keys if saved.get(key)}

@@ -113,6 +113,17 @@ class AnnotateConfig(BaseConfig):
 
     seed: int = 0
     source: str | None = None
+    run: Any = field(default_factory=list)
+    prompt: list[str] = field(default_factory=list)
+    file: str | None = None
+    on_error: str = "error"
+    split: str | None = None
+    images_per_prompt: int | None = None
+    batch_size: int = 16
+    diffusion: Part | None = None
+    scheduler: Part = field(default_factory=dict)
+    prompts: Part | None = None
+    sampling: Part | None = None
     output: str | None = None
     mode: str = "rank"
     images: int = 9

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from rich.progress import track
 
-from t2ifb.diffusion.lora import LORA_WEIGHTS, load_lora
+from t2ifb.diffusion.lora import LORA_WEIGHTS, exported_file, load_lora
 from t2ifb.diffusion.model import load_for_sampling
 from t2ifb.diffusion.pipeline_model import PipelineModel
 from t2ifb.diffusion.sampling import generate
@@ -131,14 +131,27 @@ def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
     Raises:
         ValueError: A folder is not a finished fine-tuning run, or is given twice.
     """
-    paths = [Path(run).expanduser() for run in runs]
-    for path in paths:
+    for run in runs:
+        path = Path(run).expanduser()
         if not (path / "export" / LORA_WEIGHTS).is_file() or not (path / "summary.json").is_file():
             raise ValueError(
                 f"{path} is not a finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing"
             )
-    places = [Path(os.path.abspath(path)) for path in paths]
+    return exported_adapters(runs)
+
+
+def exported_adapters(sources: Sequence[str | Path]) -> Mapping[str, Path]:
+    """Folders with exported adapters by their names in tables; none is named `base`.
+
+    Args:
+        sources: Run folders, their `export/`, or the files.
+
+    Raises:
+        ValueError: There are no adapters, or they are given twice.
+    """
+    folders = [exported_file(source).parent for source in sources]
+    places = [Path(os.path.abspath(folder.parent if folder.name == "export" else folder)) for folder in folders]
     if len(set(places)) < len(places):
         raise ValueError("a run is given twice")
     *names, _ = short_names([*places, Path("base")])
-    return {name: path / "export" for name, path in zip(names, paths, strict=True)}
+    return dict(zip(names, folders, strict=True))

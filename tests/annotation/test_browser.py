@@ -84,6 +84,60 @@ def test_images_are_ranked_by_keys_clicks_and_dragging(browser: Any, tmp_path: P
     assert [answer.kind for answer in queues.log.answers] == ["ranks", "ranks", "ranks", "undone", "skip", "all bad"]
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+
+
+@pytest.mark.parametrize("device", [{"viewport": {"width": 1280, "height": 800}}, PHONE])
+def test_nothing_moves_while_images_are_placed_and_rated(
+    browser: Any, tmp_path: Path, seats: list[Seat], device: dict[str, Any]
+) -> None:
+    queues = make_queues(tmp_path, 2)
+    with served(queues, ratings=True) as address:
+        seat = Seat(browser, address, "ada", **device)
+        seats.append(seat)
+        page = seat.page
+
+        def boxes(selector: str) -> list[Any]:
+            return [each.bounding_box() for each in page.locator(selector).all()]
+
+        def layout() -> list[Any]:
+            """Images on the page, wherever it is scrolled to, and buttons from left to right."""
+            top = page.evaluate("scrollY")
+            images = [(box["x"], box["y"] + top, box["width"], box["height"]) for box in boxes("#tray .card")]
+            return [*images, *((box["x"], box["width"]) for box in boxes("#actions button"))]
+
+        places = [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
+        before, actions = layout(), boxes("#actions button")
+        assert before[0][1] == before[1][1]  # at least two beside each other
+        assert len({box["y"] for box in actions}) == 1  # one row
+        assert actions[0]["y"] + actions[0]["height"] <= device["viewport"]["height"]  # in sight
+        page.get_by_label("fidelity of image 3, 1 (worst) to 7 (best)").select_option("6")
+        for number in (3, 1):
+            page.get_by_label(f"place image {number} next").click()
+            assert layout() == before
+        page.locator("#tie").click()
+        assert page.locator("#tie").get_attribute("aria-pressed") == "true"
+        page.get_by_label("place image 2 next").click()
+        assert page.locator("#tray .badge").all_inner_texts() == ["rank 2", "rank 2", "rank 1", ""]
+        assert page.locator("#ranking .title").all_inner_texts() == ["rank 1", "rank 2, tied"]
+        assert page.locator("#ranking .number").all_inner_texts() == ["3", "1", "2"]
+        page.get_by_label("remove image 2 from the ranking").click()
+        assert page.locator("#ranking .title").all_inner_texts() == ["rank 1", "rank 2"]
+        page.get_by_label("place image 4 next").click()
+        page.get_by_label("place image 2 next").click()
+        assert layout() == before
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.locator("#tray .picture").nth(1).focus()
+        page.keyboard.press("Enter")
+        assert page.locator("#large").is_visible()
+        page.keyboard.press("Escape")
+        page.locator("#send").click()
+        seat.done(1)
+        (answer,) = queues.log.answers
+        assert [answer.ranks[place] for place in places] == [2, 4, 1, 3]
+        assert [answer.ratings[place] for place in places] == [{}, {}, {"fidelity": 6}, {}]
+
+
 @pytest.mark.slow
 def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
     from t2ifb.annotation.answers import AnswerLog
@@ -92,7 +146,7 @@ def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Pa
 
     items = read_items(write_generated(tmp_path, 3, copies=1), "compare")
     queues = Queues(items, AnswerLog(tmp_path / "annotations", items), overlap=1.0)
-    phone = {"viewport": {"width": 375, "height": 700}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+    phone = PHONE | {"viewport": {"width": 375, "height": 700}}
     with served(queues, mode="compare") as address:
         seats += [Seat(browser, address, name, **phone) for name in ("ada", "bob")]
         prompts = set()

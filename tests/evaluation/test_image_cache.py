@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from t2ifb.evaluation import image_cache
-from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
+from t2ifb.evaluation.image_cache import Generations, Sample, exported_adapters, samples_of, tuned_runs
 from t2ifb.utils import fingerprints
 from tests.evaluation.tuned_run import DIFFUSION, SAMPLING, write_tuned_run
 
@@ -115,3 +115,11 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path: Path, lost: str) -> Non
     (tmp_path / lost).unlink()
     with pytest.raises(ValueError, match="is not a finished fine-tuning run"):
         tuned_runs([tmp_path])
+
+
+def test_exports_are_called_as_their_runs(run: Path, tmp_path: Path) -> None:
+    assert exported_adapters([run / "export"]) == exported_adapters([run]) == {"one": run / "export"}
+    with pytest.raises(ValueError, match="given twice"):
+        exported_adapters([run, run / "export"])
+    with pytest.raises(ValueError, match="expected a finished fine-tuning run, its export/ or the file"):
+        exported_adapters([tmp_path])

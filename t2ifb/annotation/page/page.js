@@ -1,7 +1,8 @@
 "use strict";
 // Prompts and names are only ever set as text; the server's policy allows no inline script.
 const $ = (id) => document.getElementById(id);
-const state = { annotator: "", question: null, tiers: [], tie: false, shown: 0, busy: false };
+const state = { annotator: "", question: null, tiers: [], ratings: {}, tie: false, shown: 0, busy: false };
+const ASPECTS = ["overall", "alignment", "fidelity"];
 
 function make(tag, options = {}, ...children) {
   const element = document.createElement(tag);
@@ -63,15 +64,12 @@ function send(answer) {
 }
 
 function readRatings(count) {
-  const found = Array.from({ length: count }, () => ({}));
-  for (const choice of $("ratings").querySelectorAll("select")) {
-    if (choice.value) found[Number(choice.dataset.place)][choice.dataset.aspect] = Number(choice.value);
-  }
+  const found = Array.from({ length: count }, (_, place) => state.ratings[place] || {});
   return found.some((each) => Object.keys(each).length) ? found : null;
 }
 
 function show(question) {
-  Object.assign(state, { question, tiers: [], tie: false, shown: performance.now() });
+  Object.assign(state, { question, tiers: [], ratings: {}, tie: false, shown: performance.now() });
   const { done, left, seconds_left: seconds } = question;
   $("login").hidden = true;
   $("work").hidden = question.item === null;
@@ -82,12 +80,15 @@ function show(question) {
   if (question.item === null) return showResults(question.results || {});
   document.body.className = question.mode;
   $("prompt").textContent = question.item.prompt;
-  $("help").textContent = question.mode === "compare"
-    ? "Which image is better for the prompt? Keys: ← left, → right, ↓ tie, S skip, B both bad, U undo."
-    : "Place the images from best to worst: press their numbers, the buttons, or drag them. Keys: = ties the next one "
-      + "with the last, Backspace takes back, Enter sends, S skip, B all bad, U undo.";
+  const compare = question.mode === "compare";
+  $("help").textContent = compare ? "Which image is better for the prompt?"
+    : "Order the images from best to worst: press their buttons in that order, or drag them.";
+  $("keys").textContent = compare ? "Keys: ← left, → right, ↓ tie, S skip, B both bad, U undo."
+    : "Keys: 1 to 9 place an image, = ties the next one with the last, Backspace takes back, Enter sends, S skip, B all "
+      + "bad, U undo.";
+  if (question.ratings) $("help").textContent += " Ratings are from 1 (worst) to 7 (best).";
+  $("tray").replaceChildren(...question.item.images.map((image) => card(image.place)));
   draw();
-  drawRatings();
 }
 
 function showResults(results) {
@@ -101,40 +102,95 @@ function number(place) {
   return state.question.item.images.findIndex((image) => image.place === place) + 1;
 }
 
-function card(place, placed) {
-  const { item, mode } = state.question;
-  const label = `image ${number(place)} of ${item.images.length} for: ${item.prompt}`;
-  const image = make("img", { src: `image/${item.key}/${place}`, alt: label, draggable: false });
-  image.addEventListener("click", () => enlarge(image));
-  const row = make("div", { className: "row" });
-  const figure = make("figure", { className: "card" }, image, row);
+function picture(place) {
+  const { item } = state.question;
+  const alt = `image ${number(place)} of ${item.images.length} for: ${item.prompt}`;
+  const image = make("img", { src: `image/${item.key}/${place}`, alt, draggable: false });
+  const button = make("button", { className: "picture", type: "button", title: "enlarge" }, image);
+  button.addEventListener("click", () => enlarge(image));
+  return button;
+}
+
+function grip(figure, place, textContent) {
+  const button = make("button", { className: "grip", type: "button", textContent, title: "drag" });
+  button.setAttribute("aria-label", `drag image ${number(place)}`);
+  button.addEventListener("pointerdown", (event) => drag(event, figure, place));
+  return button;
+}
+
+// An image of the question. It stays where it is, so that nothing moves while images are placed.
+function card(place) {
+  const figure = make("figure", { className: "card" }, picture(place));
   figure.dataset.place = place;
-  if (mode === "compare") return figure;
-  const grip = make("button", { className: "grip", type: "button", textContent: "⠿", title: "drag" });
-  grip.setAttribute("aria-label", `drag image ${number(place)}`);
-  grip.addEventListener("pointerdown", (event) => drag(event, figure, place));
-  const put = make("button", { type: "button", textContent: placed ? "remove" : `${number(place)}` });
-  put.setAttribute("aria-label", placed ? `remove image ${number(place)}` : `place image ${number(place)} next`);
-  put.addEventListener("click", () => { if (placed) take(place); else add(place); });
-  row.append(grip, put);
+  if (state.question.mode === "rank") {
+    const put = make("button", { className: "put", type: "button" });
+    put.addEventListener("click", () => { if (rankOf(place)) take(place); else add(place); });
+    figure.append(make("span", { className: "number", textContent: number(place) }), make("span", { className: "badge" }),
+      make("div", { className: "row" }, grip(figure, place, "⠿ drag"), put));
+  }
+  if (state.question.ratings) figure.append(rating(place));
   return figure;
+}
+
+// A placed image in the ranking.
+function thumbnail(place) {
+  const remove = make("button", { type: "button", textContent: "×", title: "remove" });
+  remove.setAttribute("aria-label", `remove image ${number(place)} from the ranking`);
+  remove.addEventListener("click", () => take(place));
+  const figure = make("figure", { className: "thumbnail" }, picture(place),
+    make("span", { className: "number", textContent: number(place) }));
+  figure.append(make("div", { className: "row" }, grip(figure, place, "⠿"), remove));
+  return figure;
+}
+
+function rating(place) {
+  const rows = make("div", { className: "ratings" });
+  for (const aspect of ASPECTS) {
+    const choice = make("select", {}, make("option", { value: "", textContent: "–" }));
+    choice.setAttribute("aria-label", `${aspect} of image ${number(place)}, 1 (worst) to 7 (best)`);
+    for (let value = 1; value <= 7; value++) choice.append(make("option", { value, textContent: value }));
+    choice.addEventListener("change", () => {
+      const given = state.ratings[place] = state.ratings[place] || {};
+      if (choice.value) given[aspect] = Number(choice.value); else delete given[aspect];
+    });
+    rows.append(make("label", {}, make("span", { textContent: aspect }), choice));
+  }
+  return rows;
+}
+
+// Rank of a placed image, 1 is best; 0 if it is not placed.
+function rankOf(place) {
+  let rank = 1;
+  for (const tier of state.tiers) {
+    if (tier.includes(place)) return rank;
+    rank += tier.length;
+  }
+  return 0;
 }
 
 function draw() {
   const { item, mode } = state.question;
-  const places = item.images.map((image) => image.place);
-  const placed = new Set(state.tiers.flat());
-  $("tray").replaceChildren(...places.filter((place) => !placed.has(place)).map((place) => card(place, false)));
+  for (const figure of mode === "rank" ? $("tray").children : []) {
+    const place = Number(figure.dataset.place);
+    const rank = rankOf(place);
+    figure.classList.toggle("placed", rank > 0);
+    figure.querySelector(".badge").textContent = rank ? `rank ${rank}` : "";
+    const put = figure.querySelector(".put");
+    put.textContent = rank ? "remove" : "place";
+    put.setAttribute("aria-label", rank ? `remove image ${number(place)}` : `place image ${number(place)} next`);
+  }
   $("ranking").hidden = $("ranking-title").hidden = mode === "compare";
   const gap = (index) => { const li = make("li", { className: "gap" }); li.dataset.gap = index; return li; };
   const rows = [gap(0)];
   state.tiers.forEach((tier, index) => {
-    const li = make("li", { className: "tier" }, ...tier.map((place) => card(place, true)));
+    const title = `rank ${rankOf(tier[0])}${tier.length > 1 ? ", tied" : ""}`;
+    const images = make("div", { className: "tied" }, ...tier.map(thumbnail));
+    const li = make("li", { className: "tier" }, make("span", { className: "title", textContent: title }), images);
     li.dataset.tier = index;
     rows.push(li, gap(index + 1));
   });
   $("ranking").replaceChildren(...rows);
-  drawActions(placed.size === places.length);
+  drawActions(state.tiers.flat().length === item.images.length);
 }
 
 function drawActions(complete) {
@@ -150,7 +206,8 @@ function drawActions(complete) {
        button("tie", "Tie", () => choose([places])),
        button("right", "Right →", () => choose([[places[1]], [places[0]]]), { className: "main" })]
     : [button("send", "Send", () => send("ranks"), { className: "main", disabled: !complete }),
-       button("tie", state.tie ? "= next one ties" : "= tie", toggleTie, { disabled: !state.tiers.length || complete })];
+       button("tie", "= Tie next", toggleTie, {
+         className: state.tie ? "main" : "", ariaPressed: `${state.tie}`, disabled: !state.tiers.length || complete })];
   $("actions").replaceChildren(...choices, button("skip", "Skip", () => send("skip")),
     button("bad", mode === "compare" ? "Both bad" : "All bad", () => send("all bad")), button("undo", "Undo", undo));
 }
@@ -210,21 +267,6 @@ function drag(event, figure, place) {
   addEventListener("pointermove", follow);
   addEventListener("pointerup", end);
   addEventListener("pointercancel", end);
-}
-
-function drawRatings() {
-  $("ratings").replaceChildren();
-  if (!state.question.ratings) return;
-  for (const { place } of state.question.item.images) {
-    const row = make("div", {}, `Image ${number(place)}, 1 (worst) to 7 (best): `);
-    for (const aspect of ["overall", "alignment", "fidelity"]) {
-      const choice = make("select", {}, make("option", { value: "", textContent: "–" }));
-      for (let value = 1; value <= 7; value++) choice.append(make("option", { value, textContent: value }));
-      Object.assign(choice.dataset, { place, aspect });
-      row.append(make("label", {}, aspect, choice));
-    }
-    $("ratings").append(row);
-  }
 }
 
 function enlarge(image) {

@@ -1,16 +1,24 @@
 """Exports of annotation tools and nested lists of rankings, as flat rows."""
 
+import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from t2ifb.data.preferences.labels import WORDS
 from t2ifb.data.tables import Row
 
 RESPONSES = ".responses"
 """End of the column with the answers to a question in an export of Argilla."""
-LOCAL_FILES = re.compile(r"^/?data/local-files/\?d=")
-"""Beginning of the name of a local file in Label Studio; the rest is relative to its document root."""
+LOCAL_FILES = re.compile(r"^(https?://[^/]+)?/?data/local-files/\?d=")
+"""Beginning of the address of a local file in Label Studio; the rest is relative to its document root."""
+IMAGE_TAG = re.compile(r"<img\b[^>]*?\bsrc\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>]+))", re.IGNORECASE)
+"""An image in the HTML of an item of a list in Label Studio."""
+ITEM_IMAGES = ("image", "img", "src", "url", "path")
+"""Keys of an item's image, where it has no HTML."""
+UNSORTED = "_"
+"""Name under which Label Studio keeps the items that are in no bucket."""
 Tag: TypeAlias = tuple[str, str]
 """Type and name of a tag of Label Studio's labelling interface."""
 KEYS = {"pairwise": "selected", "choices": "choices"}
@@ -63,20 +71,89 @@ def label_studio_rows(rows: Sequence[Row]) -> list[Row]:
     Raises:
         ValueError: A row is no task, or several tags could be the choice.
     """
-    answers: list[tuple[Row, dict[Tag, str]]] = []
-    names: set[str] = set()
+    answers = [(answer, _selected(results)) for answer, results in _annotations(rows)]
+    names = {name for answer, _ in answers for name in answer.cells if name != "annotator"}
+    tag = _tag_of_choice([selected for _, selected in answers], names)
+    return [Row(row.place, row.cells | {"label": selected[tag]}) for row, selected in answers if tag in selected]
+
+
+def _annotations(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Any]]]:
+    """Each annotation of a Label Studio JSON export: the task's data with `annotator`, and the results.
+
+    Raises:
+        ValueError: A row is no task.
+    """
     for row in rows:
         data, annotations = row.cells.get("data"), row.cells.get("annotations")
         if not isinstance(data, dict) or not isinstance(annotations, list):
             raise ValueError(f"{row.place}: expected a Label Studio task with data and annotations")
-        cells = {str(name).lower(): LOCAL_FILES.sub("", c) if isinstance(c, str) else c for name, c in data.items()}
-        names |= cells.keys()
+        cells = {str(name).lower(): _local(cell) for name, cell in data.items()}
         for annotation in annotations:
             if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-                answer = Row(row.place, cells | {"annotator": _person(annotation)})
-                answers.append((answer, _selected(annotation.get("result"))))
-    tag = _tag_of_choice([selected for _, selected in answers], names)
-    return [Row(row.place, row.cells | {"label": selected[tag]}) for row, selected in answers if tag in selected]
+                yield Row(row.place, cells | {"annotator": _person(annotation)}), _listed(annotation.get("result"))
+
+
+def _local(cell: Any) -> Any:
+    """The cell; of the address of a local file its name."""
+    if isinstance(cell, str) and (found := LOCAL_FILES.match(cell)):
+        return unquote(cell[found.end() :])
+    return cell
+
+
+def ranker_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row for each image that the tag Ranker of a Label Studio JSON export ranks; none without that tag.
+
+    The tag's result is `{"type": "ranker", "value": {"ranker": {NAME: [id, …]}}}`, the best item first. The items are
+    in the task's data, a list of `{"id": …, "html": "<img src=…>"}` or of `{"id": …, "image": …}`. Rows have the
+    task's data and `prompt_id`, `annotator`, `image` and `rank`.
+
+    Raises:
+        ValueError: A row is no task, the items are in buckets, which have no order, or an item or its image is missing.
+    """
+    found: list[Row] = []
+    tags: set[str] = set()
+    tasks = {row.place: row.text("id") or row.place for row in rows}
+    for answer, results in _annotations(rows):
+        for result in results:
+            if not isinstance(result, dict) or result.get("type") != "ranker":
+                continue
+            tags.add(str(result.get("from_name")))
+            images = _item_images(answer)
+            for rank, item in enumerate(_ranked_items(answer.place, result.get("value")), 1):
+                if item not in images:
+                    raise ValueError(f"{answer.place}: the Ranker's item {item!r} is not in the task's data")
+                if images[item] is None:
+                    raise ValueError(f"{answer.place}: item {item!r} has no image; expected html with an img tag")
+                ranked = {"prompt_id": tasks[answer.place], "image": images[item], "rank": rank}
+                found.append(Row(answer.place, answer.cells | ranked))
+    if len(tags) > 1:
+        raise ValueError(f"several tags Ranker of Label Studio ({', '.join(sorted(tags))}); keep one in the export")
+    return found
+
+
+def _ranked_items(place: str, value: Any) -> list[str]:
+    """Identifiers of the items in the order of a Ranker's result."""
+    lists = value.get("ranker") if isinstance(value, dict) else None
+    if not isinstance(lists, dict) or not all(isinstance(each, list) for each in lists.values()):
+        raise ValueError(f'{place}: expected {{"ranker": {{name: [identifiers]}}}} as the value of the Ranker')
+    if len(buckets := [name for name in lists if name != UNSORTED]) > 1:
+        raise ValueError(
+            f"{place}: the Ranker has the buckets {', '.join(buckets)}, which have no order; use it without buckets"
+        )
+    return [str(item) for item in lists[buckets[0]]] if buckets else []
+
+
+def _item_images(task: Row) -> dict[str, str | None]:
+    """Image of each item in the lists of a task's data."""
+    found: dict[str, str | None] = {}
+    for items in task.cells.values():
+        for item in _listed(items):
+            if isinstance(item, dict) and "id" in item:
+                tag = IMAGE_TAG.search(str(item.get("html") or ""))
+                named = next((str(item[key]) for key in ITEM_IMAGES if item.get(key)), None)
+                name = html.unescape(next(filter(None, tag.groups()), "")) if tag else named
+                found[str(item["id"])] = _local(name) if name else None
+    return found
 
 
 def _selected(results: Any) -> dict[Tag, str]:

@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2ifb.data.preferences.columns import PairColumns, pair_columns
-from t2ifb.data.preferences.exports import argilla_rows, label_studio_rows, list_columns, list_rows, question_of
+from t2ifb.data.preferences.columns import ALIASES, PairColumns, pair_columns
+from t2ifb.data.preferences.exports import (
+    argilla_rows,
+    label_studio_rows,
+    list_columns,
+    list_rows,
+    question_of,
+    ranker_rows,
+)
 from t2ifb.data.preferences.folders import folder_rows
 from t2ifb.data.preferences.labels import has_numbers
 from t2ifb.data.preferences.pairs import label_values, pair_rows
@@ -145,14 +152,13 @@ def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | t
     rows = [row for path in paths for row in read_table(path, NEEDED, OPTIONAL, accepts)]
     there = list(dict.fromkeys(column for row in rows for column in row.cells))
     if (lists := list_columns(there)) is not None:
-        rows = list_rows(rows, lists)
-        check_cells(rows, (*NEEDED, *OPTIONAL))
-        return PreferenceFile(rows, False, f"read as lists of images and ranks ({', '.join(lists)})")
+        return _rankings(list_rows(rows, lists), {}, f"read as lists of images and ranks ({', '.join(lists)})")
     if set(NEEDED) <= set(_renamed(there, given)):
-        rows = [Row(row.place, dict(zip(_renamed(row.cells, given), row.cells.values(), strict=True))) for row in rows]
-        check_cells(rows, (*NEEDED, *OPTIONAL))
-        return PreferenceFile(rows, False)
+        return _rankings(rows, given)
     if set(there) >= TASK:
+        if ranked := ranker_rows(rows):
+            prompt = next((name for name in ALIASES["prompt"] if name in ranked[0].cells), "prompt")
+            return _rankings(ranked, {"prompt": prompt} | given, "read as Label Studio export with rankings")
         return _export("Label Studio export", label_studio_rows(rows), given)
     if (question := question_of(there)) is not None:
         return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given)
@@ -165,6 +171,13 @@ def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str
     """Column names with those of `given` replaced by the roles of a table of rankings."""
     roles = {column.strip().lower(): role for role, column in given.items() if role in (*NEEDED, *OPTIONAL)}
     return [roles.get(column, column) for column in columns]
+
+
+def _rankings(rows: Sequence[Row], given: Mapping[str, str], note: str = "") -> PreferenceFile:
+    """A table of rankings, with the columns of `given` renamed."""
+    renamed = [Row(row.place, dict(zip(_renamed(row.cells, given), row.cells.values(), strict=True))) for row in rows]
+    check_cells(renamed, (*NEEDED, *OPTIONAL))
+    return PreferenceFile(renamed, False, note)
 
 
 def _export(name: str, rows: list[Row], given: Mapping[str, str]) -> tuple[list[Row], PairColumns]:

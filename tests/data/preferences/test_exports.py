@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from t2ifb.data.preferences.exports import argilla_rows, label_studio_rows, list_columns, list_rows, question_of
+from t2ifb.data.preferences.exports import (
+    argilla_rows,
+    label_studio_rows,
+    list_columns,
+    list_rows,
+    question_of,
+    ranker_rows,
+)
 from t2ifb.data.tables import Row
 
 RECORD = {
@@ -74,6 +81,52 @@ def test_other_tags_of_label_studio_are_no_choice() -> None:
     assert [row.text("label") for row in label_studio_rows([task(choices(best="B!"))])] == ["B!"]
     with pytest.raises(ValueError, match=r"several tags of Label Studio could be the choice \(one, two\)"):
         label_studio_rows([task(choices(one="left", two="right"))])
+
+
+def ranking(person: int, lists: dict[str, list[str]], tag: str = "rank") -> dict[str, Any]:
+    """An annotation by the tag Ranker."""
+    result = {"type": "ranker", "from_name": tag, "to_name": "images", "value": {"ranker": lists}}
+    return {"completed_by": person, "result": [result]}
+
+
+def ranked_task(*annotations: Any) -> Row:
+    html = '<p>first</p><img class="x" src="http://localhost:8080/data/local-files/?d=img/a%20b.png&amp;v=1">'
+    items = [
+        {"id": "a", "html": html},
+        {"id": "b", "image": "b.png"},
+        {"id": 3, "html": "<IMG src=c.png>"},
+        {"id": "x"},
+    ]
+    return Row("e.json, entry 4", {"id": 7, "data": {"Prompt": "a cat", "items": items}, "annotations": [*annotations]})
+
+
+def test_rankings_of_label_studio() -> None:
+    skipped = {**ranking(3, {"rank": ["a", "b"]}), "was_cancelled": True}
+    rows = ranker_rows(
+        [ranked_task(ranking(1, {"rank": ["b", "a"]}), ranking(2, {"best": ["3"], "_": ["a"]}), skipped)]
+    )
+    assert [tuple(row.text(name) for name in ("image", "rank", "annotator")) for row in rows] == [
+        ("b.png", "1", "1"),
+        ("img/a b.png&v=1", "2", "1"),
+        ("c.png", "1", "2"),
+    ]
+    assert {(row.text("prompt"), row.text("prompt_id")) for row in rows} == {("a cat", "7")}
+    assert ranker_rows([task(answer(1, {"selected": "left"}))]) == []
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        ([ranking(1, {"good": ["a"], "bad": ["b"]})], r"entry 4: the Ranker has the buckets good, bad, which have no"),
+        ([ranking(1, {"rank": ["z"]})], r"entry 4: the Ranker's item 'z' is not in the task's data"),
+        ([ranking(1, {"rank": ["x"]})], r"entry 4: item 'x' has no image"),
+        ([ranking(1, {"rank": "a"})], r"entry 4: expected .* as the value of the Ranker"),  # type: ignore[dict-item]
+        ([ranking(1, {"rank": ["a"]}), ranking(1, {"rank": ["b"]}, "two")], r"several tags Ranker .*rank, two"),
+    ],
+)
+def test_rankings_of_label_studio_that_cannot_be_read(annotations: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ranker_rows([ranked_task(*annotations)])
 
 
 def test_lists_of_images_and_ranks() -> None:

@@ -120,6 +120,23 @@ def label_studio(root: Path) -> Path:
     return write(root / "project-1-at-2026-11-29.json", tasks)
 
 
+def label_studio_ranker(root: Path) -> Path:
+    tasks = []
+    for n in range(COUNT):
+        items = [{"id": f"{n}_{side}", "html": f"<img src='/data/local-files/?d={name(n, side)}'/>"} for side in (0, 1)]
+        result = [
+            {"type": "ranker", "from_name": "r", "to_name": "l", "value": {"ranker": {"r": [f"{n}_0", f"{n}_1"]}}}
+        ]
+        data = {"prompt": f"prompt {n}", "images": items}
+        tasks.append({"id": n, "data": data, "annotations": [{"completed_by": 1, "result": result}]})
+    return write(root / "project-2-at-2026-11-29.json", tasks)
+
+
+def images_with_ranks(root: Path) -> Path:
+    rows = [{"prompt": f"prompt {n}", "image": name(n, s), "rank": s + 1} for n in range(COUNT) for s in (0, 1)]
+    return write(root / "rankings.tsv", rows)
+
+
 def lists(root: Path) -> Path:
     images = [[name(n, side) for side in (0, 1)] for n in range(COUNT)]
     rows = [{"id": n, "prompt": f"prompt {n}", "generations": images[n], "ranking": [1, 2]} for n in range(COUNT)]
@@ -134,6 +151,9 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda root: write(root / "p.json", named("img_1", "img_2", {"winner": 1})), "label 1 prefers img_1"
     ),
     "pref": (lambda root: write(root / "p.csv", named("path_a", "path_b", {"pref_0": 1, "pref_1": -1})), "=pref_0"),
+    "label as text": (
+        lambda root: write(root / "p.json", named("left_image", "right_image", {"preferred": "Left"})), "=preferred"
+    ),
     "chosen": (lambda root: write(root / "p.csv", named("chosen", "rejected")), "first image is the preferred"),
     "votes": (lambda root: write(root / "p.csv", named("image_a", "image_b", {"votes_a": 1, "votes_b": 0})), "votes_a"),
     "HPDv3": (
@@ -152,6 +172,8 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "WebDataset": (tars, "read as pairs"),
     "Argilla": (argilla, "Argilla export, question preference"),
     "Label Studio": (label_studio, "Label Studio export"),
+    "Label Studio Ranker": (label_studio_ranker, "Label Studio export with rankings"),
+    "table of rankings": (images_with_ranks, ""),
     "ImageReward": (lists, "lists of images and ranks"),
     "win and lose": (folders, "folders of images"),
     "high and low": (two_folders, "folders of images"),
@@ -254,14 +276,29 @@ def test_bad_pairs_are_listed_or_skipped(tmp_path: Path) -> None:
     assert len(everything(path, on_error="skip")) == 2
 
 
+def several_votes(root: Path) -> Path:
+    return write(root / "p.csv", named("image_a", "image_b", {"votes_a": 3, "votes_b": 1}))
+
+
+def several_annotators(root: Path) -> Path:
+    answers = [{"label": label, "annotator": who} for label, who in (("a", "ada"), ("tie", "bob"), ("b", "eve"))]
+    return write(root / "p.jsonl", [row for each in answers for row in named("image_a", "image_b", each)])
+
+
+TRAINED = {name: make for name, (make, _) in FORMATS.items()} | {
+    "several votes": several_votes,
+    "several annotators": several_annotators,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["votes", "Argilla", "WebDataset", "win and lose"])
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_reward_is_trained_on_it(tmp_path: Path, kind: str) -> None:
-    rows = {"votes": lambda root: write(root / "p.csv", named("image_a", "image_b", {"votes_a": 3, "votes_b": 1}))}
-    source = (rows.get(kind) or FORMATS[kind][0])(with_images(tmp_path / "own"))
+    source = TRAINED[kind](with_images(tmp_path / "own"))
     dataset = OwnRankings(source, shares={"train": 0.4, "validation": 0.3, "test": 0.3}, seed=seed_for_all_splits())
     summary = two_steps(dataset, tmp_path)
     assert summary["data"]["position"] == 2
+    assert (tmp_path / "run/export/reward.safetensors").is_file()
 
 
 def seed_for_all_splits() -> int:
