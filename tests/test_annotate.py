@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ifb.annotate import _address
+from t2ifb.annotate import _address, _take_settings
+from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import Components
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.shapes.grammar import scenes
 from tests.annotation.parts import write_generated
 from tests.conftest import Command
+from tests.evaluation.tuned_run import write_tuned_run
 
 
 def shapes_images(folder: Path, prompts: int = 3) -> Path:
@@ -50,6 +53,11 @@ def test_simulated_annotators_answer_and_the_results_are_printed(run_here: Comma
     [
         (("mode=guess",), "mode=guess: expected rank or compare"),
         (("source=nowhere",), "nowhere does not exist"),
+        (("split=test",), "source: give a folder of images, or what to draw .*; both are given"),
+        (("source=null",), "source: give a folder of images, or what to draw .*; neither is given"),
+        (("source=null", "split=test"), "output: give a folder for the images and the answers"),
+        (("source=null", "split=test", "output=x", "images_per_prompt=1"), "images_per_prompt=1: expected at least 2"),
+        (("source=null", "run=nowhere", "output=x"), "nowhere has no pytorch_lora_weights"),
         (("order=disagreement",), "order=disagreement: give .scorer@reward=ensemble"),
         (("simulate=true", "annotators=0"), "annotators=0: expected at least 1"),
         (("host=192.0.2.1",), "host=192.0.2.1 port=8765: .*; give another port"),
@@ -72,6 +80,60 @@ def test_wrong_arguments_are_one_message(
 )
 def test_the_printed_address_can_be_opened(host: str, address: str) -> None:
     assert _address(host, 80) == address
+
+
+def write_run(folder: Path, steps: int) -> Path:
+    """A fine-tuning run with the settings that it was made with."""
+    record = write_tuned_run(folder) / ".hydra" / "config.yaml"
+    record.parent.mkdir()
+    sampling = {"_target_": "t2ifb.diffusion.sampling.Sampler", "num_inference_steps": steps, "guidance_scale": 2.0}
+    record.write_text(json.dumps({"sampling": sampling}))
+    return folder
+
+
+def test_images_of_a_run_are_drawn_once_with_the_settings_of_the_run(run_here: Command, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "outputs/shapes/refl/one", 2)
+    arguments = ("most=3", "mode=compare", "simulate=true", "annotators=1", "prompts.test.count=9", "device=cpu")
+    done = run_here("t2ifb.annotate", f"run={run}", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "sampling from one" in done.stdout and "3 answers of 1 simulated" in done.stdout
+    assert "one preferred to base: " in done.stdout
+    images = sorted((run / "annotations/images").glob("*/*.png"))
+    assert len(images) == 2 * 3
+    again = run_here("t2ifb.annotate", f"source={run}", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert "sampling from" not in again.stdout and "0 answers of 1 simulated" in again.stdout
+    other = write_run(tmp_path / "outputs/shapes/refl/two", 3)
+    both = run_here("t2ifb.annotate", f"run=[{run},{other}]", "output=both", *arguments)
+    assert "run: the runs differ in sampling; compare them one at a time" in both.stderr
+
+
+def test_settings_of_a_run_are_taken_except_those_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "one", 2)
+    for typed, steps, scale in (
+        ((), 2, 2.0),
+        (("sampling.num_inference_steps=7",), 7, 2.0),
+        (("sampling=shapes",), 20, 1.0),
+    ):
+        config = compose_all("annotate", [f"run={run}", *typed])[0].config
+        monkeypatch.setattr(Components, "arguments", [f"run={run}", *typed])
+        parts = Components(config)
+        _take_settings(parts, [str(run)])
+        sampler = parts.build("sampling")
+        assert (sampler.num_inference_steps, sampler.guidance_scale) == (steps, scale)
+
+
+def test_the_base_model_draws_for_a_folder(run_here: Command, tmp_path: Path) -> None:
+    done = run_here(
+        "t2ifb.annotate", "split=train", "most=2", "output=mine", "simulate=true", "annotators=1", "device=cpu",
+        "sampling.num_inference_steps=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 answers of 1 simulated annotators" in done.stdout
+    assert len(list((tmp_path / "mine/images").glob("*/*.png"))) == 2 * 4
+    assert len(OwnRankings(tmp_path / "mine", shares={"train": 1.0}).rankings("train")) == 2
 
 
 @pytest.mark.slow

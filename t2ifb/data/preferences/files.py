@@ -158,7 +158,7 @@ def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | t
     if set(there) >= TASK:
         if ranked := ranker_rows(rows):
             prompt = next((name for name in ALIASES["prompt"] if name in ranked[0].cells), "prompt")
-            return _rankings(ranked, {"prompt": prompt} | given, "read as Label Studio export with rankings")
+            return _rankings(ranked, {"prompt": prompt, **given}, "read as Label Studio export with rankings")
         return _export("Label Studio export", label_studio_rows(rows), given)
     if (question := question_of(there)) is not None:
         return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given)
