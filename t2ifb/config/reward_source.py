@@ -166,8 +166,7 @@ def rewards_of(run: str | Path) -> list[dict[str, Any]]:
 
 
 def settings_of(run: str | Path, keys: Sequence[str]) -> dict[str, Any]:
-    """Components that a run was made with, as plain containers with absolute paths; those that it has no record of
-    are left out.
+    """Components that a run was made with and has a record of, as plain containers with absolute paths.
 
     Args:
         run: The run's folder.

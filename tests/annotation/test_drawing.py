@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ifb.annotation import drawing
 from t2ifb.annotation.drawing import draw
 from t2ifb.annotation.items import Item, read_items
 from t2ifb.evaluation.image_cache import Generations
@@ -53,19 +52,20 @@ def test_the_base_model_alone_draws_several_images(tmp_path: Path) -> None:
 def test_images_that_are_there_stay(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = drawn(tmp_path, [run])
     with monkeypatch.context() as changed:
-        changed.setattr(Generations, "fill", lambda *_: pytest.fail("images were drawn again"))
+        changed.setattr(Generations, "fill", _fail)
         changed.setattr(fingerprints, "code_hash", lambda name: "a later version")
         assert drawn(tmp_path, [run]) == items
     more = drawn(tmp_path, [run], [*PROMPTS, "another"])
     assert {item.key for item in items} < {item.key for item in more}
+    changes: dict[str, Any]
     for changes in ({"seed": 1}, {"settings": {"sampling": "three steps"}}, {"copies": 2}):
-        asked = []
-        with monkeypatch.context() as changed:
-            changed.setattr(Generations, "fill", lambda *given: asked.append(given) or [tmp_path / "x"] * 12)
-            changed.setattr(drawing, "write_json", lambda *_: None)
-            draw_again: dict[str, Any] = {"copies": 1, **changes}
-            drawn(tmp_path, [run], [*PROMPTS, "another"], **draw_again)
-        assert len(asked) == 2, changes
+        with monkeypatch.context() as changed, pytest.raises(LookupError, match="drawn again"):
+            changed.setattr(Generations, "fill", _fail)
+            drawn(tmp_path, [run], [*PROMPTS, "another"], **changes)
+
+
+def _fail(*_: object) -> None:
+    raise LookupError("drawn again")
 
 
 def test_an_interrupted_drawing_continues(run: Path, tmp_path: Path) -> None:
