@@ -1,13 +1,17 @@
 """The annotators' page in a browser."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from t2ifb.annotation.answers import FILE, AnswerLog, read_lines
+from t2ifb.annotation.items import read_items
 from t2ifb.annotation.queues import Queues
-from tests.annotation.parts import EVIL, make_queues
+from tests.annotation.parts import EVIL, make_queues, write_generated
+from tests.annotation.test_kill import start
 from tests.annotation.test_simulation import served
 
 
@@ -140,10 +144,6 @@ def test_nothing_moves_while_images_are_placed_and_rated(
 
 @pytest.mark.slow
 def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
-    from t2ifb.annotation.answers import AnswerLog
-    from t2ifb.annotation.items import read_items
-    from tests.annotation.parts import write_generated
-
     items = read_items(write_generated(tmp_path, 3, copies=1), "compare")
     queues = Queues(items, AnswerLog(tmp_path / "annotations", items), overlap=1.0)
     phone = PHONE | {"viewport": {"width": 375, "height": 700}}
@@ -166,3 +166,38 @@ def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Pa
         assert " ".join(EVIL.split()) in {" ".join(prompt.split()) for prompt in prompts}
     assert len(queues.log.current()) == 6
     assert sorted({answer.ranks for answer in queues.log.answers}) in ([(1, 1), (1, 2)], [(1, 1), (1, 2), (2, 1)])
+
+
+@pytest.mark.slow
+def test_a_thousand_prompts_and_a_killed_server(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
+    folder = write_generated(tmp_path / "images", 1000, copies=1)
+    process, address = start(folder)
+    seats += [Seat(browser, address, name) for name in ("ada", "bob")]
+    ada, bob = (seat.page for seat in seats)
+
+    def answer(page: Any) -> None:
+        page.locator("body").press("2")
+        page.locator("body").press("1")
+        page.locator("body").press("Enter")
+
+    for count in range(1, 4):
+        for seat in seats:
+            answer(seat.page)
+            seat.done(count)
+    ada.locator("#status", has_text="3 done, 995 left").wait_for()  # when bob had answered two
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    answer(ada)
+    ada.locator("#error", has_text="The server cannot be reached. Nothing is lost; try again.").wait_for()
+    seats[0].errors.clear()  # the browser's own message about the connection
+    process, _ = start(folder, int(address.rpartition(":")[2]))
+    ada.locator("#send").click()
+    seats[0].done(4)
+    assert ada.locator("#error").is_hidden()
+    answer(bob)
+    seats[1].done(4)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    rows = read_lines(folder / "annotations" / FILE)
+    assert sorted(row["annotator"] for row in rows) == ["ada"] * 4 + ["bob"] * 4
+    assert len({row["prompt_id"] for row in rows}) == 8

@@ -15,10 +15,10 @@ from t2ifb.annotation.items import read_items
 from tests.annotation.parts import write_generated
 
 
-def start(folder: Path) -> tuple["subprocess.Popen[str]", str]:
-    """A server on a free port, and its address."""
+def start(folder: Path, port: int = 0, *arguments: str) -> tuple["subprocess.Popen[str]", str]:
+    """A server, by default on a free port, and its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "t2ifb.annotate", f"source={folder}", "port=0"],
+        [sys.executable, "-m", "t2ifb.annotate", f"source={folder}", f"port={port}", *arguments],
         stdout=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stdout is not None

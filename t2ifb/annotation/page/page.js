@@ -16,7 +16,7 @@ function make(tag, options = {}, ...children) {
 async function call(path, body) {
   const options = body === undefined ? {} :
     { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, options).catch(() => { throw new Error("The server cannot be reached."); });
   const text = await answer.text();
   let content = null;
   try { content = JSON.parse(text); } catch { /* a refusal in plain text */ }
@@ -32,7 +32,7 @@ async function move(path, body) {
     $("error").hidden = true;
   } catch (error) {
     const taken = error.status === 409;
-    $("error").textContent = taken ? error.message : `${error.message} Nothing is lost; try again.`;
+    $("error").textContent = taken ? error.message : `${sentence(error)} Nothing is lost; try again.`;
     $("error").hidden = false;
     if (taken) await showNext();
   } finally {
@@ -41,8 +41,10 @@ async function move(path, body) {
 }
 
 async function showNext() {
-  try { show(await call(next())); } catch (error) { $("error").textContent = `${error.message} Reload the page.`; }
+  try { show(await call(next())); } catch (error) { $("error").textContent = `${sentence(error)} Reload the page.`; }
 }
+
+const sentence = (error) => `${error.message.replace(/[.\s]+$/, "")}.`;
 
 const next = () => `api/next?annotator=${encodeURIComponent(state.annotator)}`;
 const ask = () => move(next());
