@@ -193,6 +193,7 @@ def _listening(host: str, port: int) -> Iterator[tuple[socket.socket, int]]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen()  # before the address is printed: who opens it at once waits for the server
         except OSError as error:
             raise ConfigError([f"host={host} port={port}: {error.strerror or error}; give another port"]) from error
         yield listener, listener.getsockname()[1]

@@ -2,13 +2,14 @@
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from t2ifb.annotate import _address, _take_settings
+from t2ifb.annotate import _address, _listening, _take_settings
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import Components
 from t2ifb.data.datasets.own_rankings import OwnRankings
@@ -80,6 +81,11 @@ def test_wrong_arguments_are_one_message(
 )
 def test_the_printed_address_can_be_opened(host: str, address: str) -> None:
     assert _address(host, 80) == address
+
+
+def test_the_address_accepts_connections_before_the_server_runs() -> None:
+    with _listening("127.0.0.1", 0) as (_, port), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        assert client.getpeername()[1] == port
 
 
 def write_run(folder: Path, steps: int) -> Path:

@@ -189,8 +189,9 @@ def test_a_thousand_prompts_and_a_killed_server(browser: Any, tmp_path: Path, se
     process.wait()
     answer(ada)
     ada.locator("#error", has_text="The server cannot be reached. Nothing is lost; try again.").wait_for()
-    seats[0].errors.clear()  # the browser's own message about the connection
     process, _ = start(folder, int(address.rpartition(":")[2]))
+    assert [error for error in seats[0].errors if "ERR_CONNECTION" not in error] == []
+    seats[0].errors.clear()  # the browser's own message
     ada.locator("#send").click()
     seats[0].done(4)
     assert ada.locator("#error").is_hidden()
