@@ -39,7 +39,7 @@ def test_simulated_annotators_answer_and_the_results_are_printed(run_here: Comma
     done = run_here("t2ifb.annotate", *arguments)
     assert done.returncode == 0, done.stderr
     assert "6 answers of 2 simulated annotators" in done.stdout
-    assert "answers of simulated 0: 3 ranks" in done.stdout
+    assert "answers of simulated 0: 3 ranked" in done.stdout
     assert "tuned preferred to base: " in done.stdout
     assert f"dataset.source={folder / 'annotations'}" in done.stdout
     assert json.loads((folder / "annotations/results.json").read_text())["counts"]["simulated 1"] == {"ranks": 3}

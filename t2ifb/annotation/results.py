@@ -22,6 +22,8 @@ Answers = Mapping[tuple[str, str], Answer]
 """Valid answers by annotator and question."""
 BASE = "base"
 """Model that others are compared with."""
+SAID = {"ranks": "ranked", "skip": "skipped", "all bad": "all bad"}
+"""Kinds of answers in texts."""
 UNRATED = 0
 """Rating of an image that nobody rated."""
 
@@ -46,7 +48,7 @@ class Results:
     def lines(self) -> dict[str, str]:
         """The summary as texts by name."""
         found = {
-            f"answers of {name}": ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+            f"answers of {name}": ", ".join(f"{number} {SAID[kind]}" for kind, number in kinds.items())
             for name, kinds in self.counts.items()
         }
         if self.agreement is not None:
