@@ -42,6 +42,9 @@ def annotate(parts: Components) -> None:
 
     if (mode := parts.value("mode")) not in ("rank", "compare"):
         raise ConfigError([f"mode={mode}: expected rank or compare"])
+    order, most = parts.value("order"), parts.value("most")
+    if order not in ("random", "disagreement") or (most is not None and most < 1):
+        raise ConfigError([f"order={order} most={most}: expected random or disagreement, and at least 1"])
     source, output = _places(parts)
     items = _chosen(parts, read_items(source, mode, parts.value("images"), parts.value("seed")))
     log = AnswerLog(output, items)
@@ -115,9 +118,11 @@ def _take_settings(parts: Components, runs: list[str]) -> None:
     """
     typed = [argument.partition("=")[0].lstrip("+~") for argument in parts.arguments]
     for key in (*MODEL, "prompts"):
-        if {key, "domain"} & set(typed):
+        if key in typed:
             continue
         given = {name: parts.value(name) for name in typed if name.startswith(f"{key}.")}
+        if key == "sampling" and any(name.partition(".")[0] == "scheduler" for name in typed):
+            given["sampling.schedule"] = parts.value("scheduler")
         found = [node for run in runs if (node := settings_of(run, [key]).get(key)) and "_target_" in node]
         if key != "prompts" and any(node != found[0] for node in found):
             raise ConfigError([f"run: the runs differ in {key}; compare them one at a time, or give {key}=…"])
@@ -129,19 +134,16 @@ def _chosen(parts: Components, items: "list[Item]") -> "list[Item]":
     """The questions to ask, in order.
 
     Raises:
-        ConfigError: The order is unknown, needs an ensemble, or `most` is below 1.
+        ConfigError: Disagreement has no ensemble.
     """
-    order, most = parts.value("order"), parts.value("most")
-    if order not in ("random", "disagreement") or (most is not None and most < 1):
-        raise ConfigError([f"order={order} most={most}: expected random or disagreement, and at least 1"])
-    if order == "disagreement":
+    if parts.value("order") == "disagreement":
         from t2ifb.annotation.selection import by_disagreement
 
         reward, device = _reward(parts)
         if (members := getattr(reward, "members", None)) is None:
             raise ConfigError(["order=disagreement: give +scorer@reward=ensemble 'reward.sources=[RUN,RUN,RUN]'"])
         items = by_disagreement(items, list(members), device)
-    return items[:most]
+    return items[: parts.value("most")]
 
 
 def _serve(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:

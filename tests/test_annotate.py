@@ -56,6 +56,7 @@ def test_simulated_annotators_answer_and_the_results_are_printed(run_here: Comma
         (("source=nowhere",), "nowhere does not exist"),
         (("split=test",), "source: give a folder of images, or what to draw .*; both are given"),
         (("source=null",), "source: give a folder of images, or what to draw .*; neither is given"),
+        (("source=null", "split=test", "output=x", "most=0"), "order=random most=0: expected random or disagreement"),
         (("source=null", "split=test"), "output: give a folder for the images and the answers"),
         (("source=null", "split=test", "output=x", "images_per_prompt=1"), "images_per_prompt=1: expected at least 2"),
         (("source=null", "run=nowhere", "output=x"), "nowhere has no pytorch_lora_weights"),
@@ -118,17 +119,20 @@ def test_settings_of_a_run_are_taken_except_those_that_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "one", 2)
-    for typed, steps, scale in (
-        ((), 2, 2.0),
-        (("sampling.num_inference_steps=7",), 7, 2.0),
-        (("sampling=shapes",), 20, 1.0),
+    for typed, expected in (
+        ((), (2, 2.0, None)),
+        (("domain=sd15", "sampling.num_inference_steps=7"), (7, 2.0, None)),
+        (("scheduler=ddpm",), (2, 2.0, "DDPM")),
+        (("sampling=shapes",), (20, 1.0, "DDIM")),
     ):
         config = compose_all("annotate", [f"run={run}", *typed])[0].config
         monkeypatch.setattr(Components, "arguments", [f"run={run}", *typed])
         parts = Components(config)
         _take_settings(parts, [str(run)])
-        sampler = parts.build("sampling")
-        assert (sampler.num_inference_steps, sampler.guidance_scale) == (steps, scale)
+        sampling = parts.value("sampling")
+        assert (sampling["num_inference_steps"], sampling["guidance_scale"]) == expected[:2]
+        schedule = sampling.get("schedule")
+        assert expected[2] is None if schedule is None else str(expected[2]).lower() in str(schedule).lower()
 
 
 def test_the_base_model_draws_for_a_folder(run_here: Command, tmp_path: Path) -> None:

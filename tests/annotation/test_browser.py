@@ -157,6 +157,8 @@ def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Pa
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
                 tops = [card.bounding_box()["y"] for card in page.locator("#tray .card").all()]
                 assert len(tops) == 2 and tops[0] == tops[1]  # side by side
+                buttons = [button.bounding_box()["y"] for button in page.locator("#actions button").all()]
+                assert [buttons.count(y) for y in dict.fromkeys(buttons)] == [3, 3]  # the answers in one row
                 assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 23, 26)"
                 page.locator("#tie" if count == 0 else "#left").tap()
                 if count < 2:
