@@ -56,11 +56,15 @@ def iterate(parts: Components) -> dict[str, Any]:
         Content of `summary.json`.
 
     Raises:
-        ConfigError: The trainer has several processes.
+        ConfigError: The trainer has several processes, or people should rank the images of a sweep's jobs.
         SystemExit: People have to rank images; printed is what to do. The status is 0.
     """
     if has_several(parts.value("trainer")):
         raise ConfigError(["trainer: an iteration works in one process on one device; use trainer=default"])
+    if in_sweep() and not parts.value("iteration").get("annotators"):
+        raise ConfigError(
+            ["iteration.annotators: people cannot rank for the jobs of a sweep; start each alone"]
+        )
     from t2ifb.iteration.collection import RankingsNeeded
 
     run, both = parts.run_folder, {"trainer": parts.build("trainer"), "logger": parts.build("logger")}

@@ -110,11 +110,8 @@ def prepare(tuner: "FineTuner", run: RunFolder, trainer: Any) -> dict[str, float
             (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
     if not tuner.find_weights:
         return tuner.judge_weights
-    cache, validation, device = (
-        (tuner.cache_folder or run.path) / "scores",
-        tuner.prompts.validation,
-        work_device(trainer),
-    )
+    cache, device = (tuner.cache_folder or run.path) / "scores", work_device(trainer)
+    validation = tuner.prompts.validation
     return weights_of_run(run.path, tuner.judge_parts, validation, tuner.rankings, cache, device, tuner.resume)
 
 

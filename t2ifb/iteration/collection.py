@@ -69,8 +69,8 @@ def prompts_of_rounds(prompts: Sequence[str], rounds: int, count: int, seed: int
     distinct = list({spelled_alike(prompt): prompt for prompt in reversed(prompts)}.values())[::-1]
     if len(distinct) < rounds * count:
         raise ValueError(
-            f"rounds={rounds} with prompts_per_round={count} need {rounds * count} distinct training prompts; there are "
-            f"{len(distinct)}"
+            f"rounds={rounds} with prompts_per_round={count} need {rounds * count} distinct training prompts; there "
+            f"are {len(distinct)}"
         )
     order = generator(Stream.COLLECTION, seed).permutation(len(distinct))
     return [[distinct[place] for place in order[n * count : (n + 1) * count]] for n in range(rounds)]

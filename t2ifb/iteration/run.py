@@ -4,14 +4,12 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from t2ifb.annotation.answers import FILE
 from t2ifb.data.datasets import open_dataset
 from t2ifb.data.datasets.mixture import Mixture
 from t2ifb.data.datasets.own_rankings import OwnRankings
@@ -96,8 +94,8 @@ class Iteration:
         """
         if rounds < 1 or prompts_per_round < 1 or not 2 <= images_per_prompt <= 9 or not 0 < answered <= 1:
             raise ValueError(
-                "expected rounds and prompts_per_round of at least 1, images_per_prompt from 2 to 9 and answered above 0 "
-                f"up to 1, got rounds={rounds}, prompts_per_round={prompts_per_round}, "
+                "expected rounds and prompts_per_round of at least 1, images_per_prompt from 2 to 9 and answered above "
+                f"0 up to 1, got rounds={rounds}, prompts_per_round={prompts_per_round}, "
                 f"images_per_prompt={images_per_prompt}, answered={answered}"
             )
         self.output_dir, self.tuner, self.reward_trainer = Path(output_dir).expanduser(), tuner, reward_trainer
@@ -187,9 +185,7 @@ class Iteration:
                 batch, device,
             )  # fmt: skip
             _free()
-            return collect(
-                folder, self.annotators, self.answered, self.held_out, reward, device, self._seed(number)
-            )  # fmt: skip
+            return collect(folder, self.annotators, self.answered, self.held_out, reward, device, self._seed(number))
 
     def _rankings(self, number: int) -> Mixture:
         """All rankings up to a round."""

@@ -92,10 +92,8 @@ def test_the_real_refl_prompts() -> None:
 def test_prompts_of_rankings(dataset: FolderDataset) -> None:
     source = RankingPrompts(dataset, "validation")
     prompts = source.prompts()
-    assert PromptSplits(PromptList(["a"]), source, RankingPrompts(dataset, "test")).ranked_splits == [
-        "validation",
-        "test",
-    ]
+    splits = PromptSplits(PromptList(["a"]), source, RankingPrompts(dataset, "test"))
+    assert splits.ranked_splits == ["validation", "test"]
     assert prompts == [ranking.prompt for ranking in dataset.rankings("validation")]
 
 
