@@ -62,9 +62,7 @@ def iterate(parts: Components) -> dict[str, Any]:
     if has_several(parts.value("trainer")):
         raise ConfigError(["trainer: an iteration works in one process on one device; use trainer=default"])
     if in_sweep() and not parts.value("iteration").get("annotators"):
-        raise ConfigError(
-            ["iteration.annotators: people cannot rank for the jobs of a sweep; start each alone"]
-        )
+        raise ConfigError(["iteration.annotators: people cannot rank for the jobs of a sweep; start each alone"])
     from t2ifb.iteration.collection import RankingsNeeded
 
     run, both = parts.run_folder, {"trainer": parts.build("trainer"), "logger": parts.build("logger")}
