@@ -5,6 +5,7 @@ import time
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,11 @@ from safetensors.torch import load_file
 from t2ifb.annotation.answers import Answer, AnswerLog
 from t2ifb.annotation.items import read_items
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
+from t2ifb.finetuning.run import FineTuner
 from t2ifb.iteration.collection import ANSWERS, COLLECTED, RankingsNeeded
 from t2ifb.reporting.discovery import find_runs
+from t2ifb.reward_learning.run import RewardTrainer
+from tests.finetuning.tuning_worlds import export_reward
 from tests.iteration.parts import ON_CPU, make_iteration
 from tests.shapes.parts import write_database
 
@@ -67,7 +71,58 @@ def test_the_reward_learns_old_and_new_rankings_and_tuning_continues(tmp_path: P
     assert (first.seed, third.seed) == (0, 2000)
 
 
-def test_an_iteration_waits_for_people_and_continues(tmp_path: Path) -> None:
+def test_an_iteration_waits_for_people_and_is_not_begun_twice(tmp_path: Path) -> None:
+    changes = {"annotators": None, "prompts_per_round": 2}
+    images = tmp_path / "rounds" / "round_01" / "rankings"
+    for resume in (False, True):
+        with pytest.raises(RankingsNeeded, match="2 of 2 prompts have no answer yet") as wanted:
+            make_iteration(tmp_path / "rounds", tmp_path, resume=resume, **changes).fit()
+        assert wanted.value.images == images
+    with pytest.raises(ValueError, match="unfinished iteration in it; continue it with resume=True"):
+        make_iteration(tmp_path / "rounds", tmp_path, **changes).fit()
+
+
+def test_finished_steps_are_skipped_and_an_unfinished_one_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training is replaced by its results; everything else is real."""
+    calls: list[str] = []
+
+    def finish(run: RewardTrainer | FineTuner, name: str, figures: dict[str, Any]) -> dict[str, Any]:
+        calls.append(name)
+        assert run.resume
+        if calls == ["reward", "tuning"]:
+            raise KeyboardInterrupt
+        (run.output_dir / "metrics.csv").write_text("step,val/judges\n0,0.0\n1,0.5\n")
+        (run.output_dir / "summary.json").write_text(json.dumps(figures))
+        return figures
+
+    def train(run: RewardTrainer) -> dict[str, Any]:
+        export_reward(run.output_dir)
+        return finish(run, "reward", {"validation": {"accuracy": 0.75}})
+
+    def tune(run: FineTuner) -> dict[str, Any]:
+        (run.output_dir / "export").mkdir(parents=True, exist_ok=True)
+        (run.output_dir / "export" / "pytorch_lora_weights.safetensors").write_bytes(b"adapters")
+        return finish(run, "tuning", {"network_evaluations": 10, "validation": {"judges": 0.5}, "kept": "tuned"})
+
+    monkeypatch.setattr(RewardTrainer, "fit", train)
+    monkeypatch.setattr(FineTuner, "fit", tune)
+    with pytest.raises(KeyboardInterrupt):
+        make_iteration(tmp_path / "rounds", tmp_path, rounds=1).fit()
+    summary = make_iteration(tmp_path / "rounds", tmp_path, rounds=1, resume=True).fit()
+    assert calls == ["reward", "tuning", "tuning"]
+    assert summary["rounds"] == json.loads((tmp_path / "rounds" / "rounds.json").read_text())
+    assert summary["rounds"][0]["reward_accuracy"] == 0.75
+    assert summary["rounds"][0]["base_validation"] == {"judges": 0.0}
+    assert summary["network_evaluations"] == 10 + 6 * 2 * 2
+    assert (tmp_path / "rounds" / "export" / "pytorch_lora_weights.safetensors").read_bytes() == b"adapters"
+    with pytest.raises(ValueError, match="finished"):
+        make_iteration(tmp_path / "rounds", tmp_path, rounds=1, resume=True).fit()
+
+
+@pytest.mark.slow
+def test_what_people_ranked_is_learned(tmp_path: Path) -> None:
     write_database(tmp_path / "db")
     changes = {"annotators": None, "rounds": 1, "prompts_per_round": 2, "dataset": tmp_path / "db", "held_out": None}
     with pytest.raises(RankingsNeeded) as wanted:
@@ -140,7 +195,7 @@ def test_rounds_that_are_killed_again_and_again_end_with_the_same_figures(tmp_pa
         assert process.exitcode == -9
         assert not (folders[1] / "summary.json").exists()
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
-    assert one == other
+    assert one | {"git_commit": ""} == other | {"git_commit": ""}
     assert [figures["rankings"] for figures in one["rounds"]] == [6, 12]
     for name in ("round_02/reward/export/reward", "round_02/tuning/export/pytorch_lora_weights"):
         weights = [load_file(folder / f"{name}.safetensors") for folder in folders]
