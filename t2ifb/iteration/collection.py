@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +17,7 @@ from t2ifb.data.drawn import INDEX, file_name, write_image, write_index
 from t2ifb.data.prompts import hash_fraction, spelled_alike
 from t2ifb.data.rankings import open_image
 from t2ifb.diffusion.lora import load_lora
-from t2ifb.diffusion.model import ModelSource
+from t2ifb.diffusion.model import ModelSource, load_for_sampling
 from t2ifb.diffusion.sampling import Sampler, generate
 from t2ifb.scorers.reward_model import RewardModel
 from t2ifb.utils.files import make_folder, write_json, write_text
@@ -102,10 +101,9 @@ def draw(
     """
     if (folder / INDEX).is_file():
         return
-    model = replace(source, device=str(device)).load()
+    model = load_for_sampling(source, prompts, device)
     if adapters is not None:
         load_lora(model, adapters)
-    model.encode_ahead(list(prompts), model.device)
     name, k = "base" if adapters is None else "tuned", images_per_prompt
     files = [make_folder(folder) / file_name(number, copy, name) for number in range(len(prompts)) for copy in range(k)]
     for start in track(range(0, len(files), batch_size), f"drawing with the {name} model"):
