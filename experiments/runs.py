@@ -40,6 +40,11 @@ class Run:
         return (self.path / "summary.json").exists()
 
     @property
+    def begun(self) -> bool:
+        """Whether there is something to resume: a checkpoint, or the first round of an iteration."""
+        return any((self.path / name).exists() for name in ("checkpoints/last.ckpt", "round_01"))
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Results of the run."""
         return dict(json.loads((self.path / "summary.json").read_text()))
@@ -53,8 +58,7 @@ class Run:
     def train(self, threads: int) -> int:
         """Train or resume the run, with output in `<folder>.log`, and return the exit status."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        begun = (self.path / "checkpoints" / "last.ckpt").exists()
-        how = [f"resume={self.path}"] if begun else [*self.overrides, "logger=none", f"hydra.run.dir={self.path}"]
+        how = [f"resume={self.path}"] if self.begun else [*self.overrides, "logger=none", f"hydra.run.dir={self.path}"]
         with self.path.with_suffix(".log").open("a") as log:
             return subprocess.run(
                 [sys.executable, "-m", self.module, *how],

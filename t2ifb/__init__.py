@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # read at run time too; scorers and algorithms that are not h
     from t2ifb.finetuning.refl import ReFL as ReFL
     from t2ifb.finetuning.reward_weighted import RewardWeighted as RewardWeighted
     from t2ifb.finetuning.run import FineTuner as FineTuner
+    from t2ifb.iteration.run import Iteration as Iteration
     from t2ifb.reward_learning.module import RewardModule as RewardModule
     from t2ifb.reward_learning.run import RewardTrainer as RewardTrainer
     from t2ifb.scorers import *  # noqa: F403

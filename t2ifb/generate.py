@@ -1,6 +1,5 @@
 """`python -m t2ifb.generate`: images of the base model and of a tuned one, side by side from the same noise."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +43,7 @@ def generate(parts: Components) -> None:
 
     With `merge` also write the pipeline with the adapters merged; without prompts only that.
     """
+    from t2ifb.data.drawn import write_index
     from t2ifb.evaluation.tuning_plots import progress_sheet
 
     if parts.value("merge"):
@@ -61,7 +61,7 @@ def generate(parts: Components) -> None:
         {"prompt": prompt, "images": _write(folder, number, copies, drawn)} | _kept_scores(number, copies, drawn)
         for number, prompt in enumerate(prompts)
     ]
-    (folder / "prompts.json").write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_index(folder, index)
     shown = prompts[:SHEET]
     columns = {
         name if copies == 1 else f"{name} {copy + 1}": each.images[copy : len(shown) * copies : copies]
@@ -182,19 +182,15 @@ def _best(parts: Components, model: Any, scorer: Any, prompts: list[str], name: 
 
 def _write(folder: Path, number: int, copies: int, drawn: dict[str, Drawn]) -> dict[str, list[str]]:
     """The files of one prompt, by model; names are numbers, independent of the prompt."""
-    from PIL import Image
+    from t2ifb.data.drawn import file_name, write_image
 
     names: dict[str, list[str]] = {}
     for model, each in drawn.items():
         for copy in range(copies):
-            name = _file(number, copy, model)
-            Image.fromarray(each.images[number * copies + copy].permute(1, 2, 0).numpy()).save(folder / name)
+            name = file_name(number, copy, model)
+            write_image(folder / name, each.images[number * copies + copy])
             names.setdefault(model, []).append(name)
     return names
-
-
-def _file(number: int, copy: int, model: str) -> str:
-    return f"{number:04d}_{copy}_{model}.png"
 
 
 def _kept_scores(number: int, copies: int, drawn: dict[str, Drawn]) -> dict[str, dict[str, list[float]]]:
@@ -208,6 +204,7 @@ def _report_scores(parts: Components, prompts: list[str], copies: int, drawn: di
     """Print mean scores by model, and write the scores of all images that were drawn to `scores.csv`."""
     from pandas import DataFrame
 
+    from t2ifb.data.drawn import file_name
     from t2ifb.evaluation.selection import best_of
     from t2ifb.evaluation.tables import screen, show
     from t2ifb.utils.files import write_text
@@ -219,7 +216,7 @@ def _report_scores(parts: Components, prompts: list[str], copies: int, drawn: di
         for row, (scores, best) in enumerate(zip(each.scores, best_of(each.scores), strict=True)):
             number, copy = divmod(row, copies)
             rows += [
-                (prompts[number], model, _file(number, copy, model), k, score, k == best)
+                (prompts[number], model, file_name(number, copy, model), k, score, k == best)
                 for k, score in enumerate(scores)
             ]
         lines.append([model, f"{each.scores.mean():.4f}", f"{each.kept_scores().mean():.4f}", str(count * cost)])

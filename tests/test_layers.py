@@ -21,6 +21,7 @@ ALLOWED = {
     "profiling": BELOW_BOTH | {"training", "finetuning"},
     "reporting": BELOW_BOTH,
     "annotation": BELOW_BOTH,
+    "iteration": BELOW_BOTH | {"training", "reward_learning", "finetuning", "annotation", "reporting"},
     "shapes": {"utils", "data", "scorers"},
     "config": {"utils", "data"},
 }

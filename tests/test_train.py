@@ -12,8 +12,10 @@ from t2ifb.data.datasets.imagereward_writer import write_imagereward_db
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.prepare import prepare
 from t2ifb.train import train
+from tests.conftest import Command
 from tests.data.datasets import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic
 from tests.scorers.parts import tiny_clip
+from tests.shapes.parts import write_database
 
 Run = Callable[..., int]
 
@@ -108,3 +110,49 @@ def test_what_is_missing_is_said(go: Run, capsys: pytest.CaptureFixture[str], ar
     message = capsys.readouterr().err
     assert words in message
     assert "Traceback" not in message
+
+
+ROUNDS = (
+    "+experiment=iterate", "build=null", "logger=none", "trainer.accelerator=cpu", "iteration.prompts_per_round=3",
+    "iteration.images_per_prompt=2", "iteration.reward_trainer.epochs=1", "sampling.num_inference_steps=2",
+    "rollout.num_inference_steps=2", "algorithm.algorithm.steps=null", "algorithm.algorithm.updates=1",
+    "algorithm.algorithm.group_size=2", "algorithm.algorithm.best=1", "algorithm.algorithm.pairs_per_update=2",
+    "algorithm.batch_size=2", "algorithm.epochs=0.1", "algorithm.validation_prompts=2", "algorithm.guidance_scales=[]",
+    "algorithm.best_of=1", "prompts.train.count=20", "prompts.validation.count=2", "prompts.test.count=2",
+)  # fmt: skip
+"""Rounds of one update."""
+
+
+def test_rounds_need_one_process(run_here: Command) -> None:
+    done = run_here("t2ifb.train", *ROUNDS, "trainer.devices=2")
+    assert done.returncode == 2
+    assert "one process on one device" in done.stderr
+
+
+@pytest.mark.slow
+def test_rounds_stop_for_the_page_and_continue_with_resume(run_here: Command, tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn")
+    source = f"dataset.source={write_database(tmp_path / 'db')}"
+    done = run_here("t2ifb.train", *ROUNDS, source, "iteration.rounds=2", "iteration.annotators=null")
+    for number in (1, 2):
+        assert done.returncode == 0
+        assert "3 of 3 prompts have no answer yet" in done.stdout
+        asked, resumed = (line.split() for line in done.stdout.splitlines() if line.startswith("  python -m"))
+        assert (asked[:3], resumed[:3]) == (["python", "-m", "t2ifb.annotate"], ["python", "-m", "t2ifb.train"])
+        assert asked[3].endswith(f"round_{number:02d}/rankings")
+        again = run_here("t2ifb.train", resumed[3])
+        assert (again.returncode, again.stdout.count("3 of 3 prompts")) == (0, 1)
+        assert run_here("t2ifb.annotate", asked[3], "simulate=true", "annotators=1").returncode == 0
+        done = run_here("t2ifb.train", resumed[3])
+    assert done.returncode == 0
+    assert "all rounds on one page" in done.stdout
+    (folder,) = (tmp_path / "outputs" / "shapes" / "iterate").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [figures["rankings"] for figures in summary["rounds"]] == [3, 6]
+    assert (folder / "report.html").is_file()
+    record = json.loads((folder / "round_02" / "tuning" / "settings.json").read_text())
+    assert record["algorithm"]["start_from"] == str(folder / "round_01" / "tuning")
+    assert (folder / "export" / "pytorch_lora_weights.safetensors").is_file()
+    finished = run_here("t2ifb.train", resumed[3])
+    assert finished.returncode == 2
+    assert "is finished" in finished.stderr

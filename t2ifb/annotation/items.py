@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from t2ifb.data.drawn import INDEX
 from t2ifb.data.rankings import Image, image_error
 from t2ifb.data.tables import READERS, locate, read_table
 from t2ifb.utils.files import read_json_list, read_text
@@ -20,8 +21,6 @@ from t2ifb.utils.random_streams import Stream, generator
 logger = logging.getLogger(__name__)
 
 Mode: TypeAlias = Literal["rank", "compare"]
-INDEX = "prompts.json"
-"""File of `python -m t2ifb.generate` with prompts and images."""
 CAPTION = "prompt.txt"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOST = 9

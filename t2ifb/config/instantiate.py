@@ -1,6 +1,6 @@
 """From a composed configuration to objects: the only code that calls `instantiate`."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -85,22 +85,39 @@ class Components:
         Raises:
             ConfigError: The component refuses its arguments.
         """
+        made = self._instantiated(key, given)
+        if made is None or not given:
+            return made
+        try:
+            return made(**given)
+        except (ValueError, TypeError, OSError) as error:
+            raise ConfigError([f"{key}: {self.advised(error)}"]) from error
+
+    def unfinished(self, key: str, without: Sequence[str] = (), **given: Any) -> Any:
+        """A component that the configuration gives as a partial, with more arguments, not called.
+
+        Args:
+            key: The component.
+            without: Arguments of the configuration that are left out, and are not built.
+            given: Arguments that the configuration does not have, or that replace its own.
+
+        Raises:
+            ConfigError: A component among its arguments refuses its own.
+        """
+        return partial(self._instantiated(key, (*given, *without)), **given)
+
+    def _instantiated(self, key: str, without: Collection[str]) -> Any:
+        """The component without some of its arguments; None for null."""
         node = self.value(key)
         if node is None:
             return None
-        node = {name: value for name, value in node.items() if name not in given}
         try:
-            made = instantiate(node, _convert_="all")
-            return made(**given) if given else made
+            return instantiate({name: each for name, each in node.items() if name not in without}, _convert_="all")
         except InstantiationException as error:
             cause = error.__cause__
             if isinstance(cause, (ValueError, TypeError, OSError)):
                 raise ConfigError([f"{key}: {self.advised(cause)}"]) from error
             raise cause or error from error
-        except (ValueError, TypeError, OSError) as error:
-            if not given:
-                raise
-            raise ConfigError([f"{key}: {self.advised(error)}"]) from error
 
     def advised(self, error: Exception) -> str:
         """The message of the library, followed by the arguments of the command line that it names."""

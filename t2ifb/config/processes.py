@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.sweeps import in_sweep
+from t2ifb.utils.trainers import has_several
 
 
 def check_processes(trainer: Mapping[str, Any]) -> None:
@@ -26,13 +27,6 @@ def check_processes(trainer: Mapping[str, Any]) -> None:
     given = any(str(override).startswith("hydra.run.dir=") for override in HydraConfig.get().overrides.hydra)
     if are_started_outside(os.environ) and not given:
         raise ConfigError(["trainer: processes that torchrun or srun starts need one folder: hydra.run.dir=<folder>"])
-
-
-def has_several(trainer: Mapping[str, Any]) -> bool:
-    """Whether a trainer with these arguments works in several processes, as far as the arguments tell."""
-    devices = trainer.get("devices", 1)
-    one_device = devices == 1 or (isinstance(devices, list) and len(devices) == 1)
-    return not one_device or trainer.get("strategy", "auto") != "auto" or trainer.get("num_nodes", 1) != 1
 
 
 def are_started_outside(environment: Mapping[str, str]) -> bool:

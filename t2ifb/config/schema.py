@@ -50,6 +50,7 @@ class TrainConfig(BaseConfig):
     algorithm: Part = field(default_factory=dict)
     trainer: Part = field(default_factory=dict)
     logger: Part = field(default_factory=dict)
+    iteration: Part | None = None
 
 
 @dataclass

@@ -79,6 +79,12 @@ class PromptSplits:
             raise ValueError(f"no {split} prompts" + (f" that are not also in {' or '.join(later)}" if later else ""))
         return found if split == "train" else self._some(list(dict.fromkeys(found)))
 
+    @property
+    def ranked_splits(self) -> list[str]:
+        """Splits of a preference data set whose prompts are used (`RankingPrompts`)."""
+        sources = (self.train, self.validation, self.test)
+        return list(dict.fromkeys(source.split for source in sources if isinstance(source, RankingPrompts)))
+
     def _some(self, prompts: list[str]) -> list[str]:
         """At most `most` prompts: each position has a random number, and the smallest are taken."""
         drawn = np.random.default_rng(self.seed).random(len(prompts))

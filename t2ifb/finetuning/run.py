@@ -252,9 +252,8 @@ class FineTuner:
     @property
     def splits(self) -> list[str]:
         """Splits of the preference data set that provide prompts or training pairs."""
-        sources = (self.prompts.train, self.prompts.validation, self.prompts.test)
-        found = [source.split for source in sources if hasattr(source, "dataset")]  # type: ignore[attr-defined]
-        return list(dict.fromkeys([*([TRAIN] if self.algorithm.data == "preference_pairs" else []), *found]))
+        pairs = [TRAIN] if self.algorithm.data == "preference_pairs" else []
+        return list(dict.fromkeys([*pairs, *self.prompts.ranked_splits]))
 
     def fit(self) -> dict[str, Any]:
         """Tune, evaluate, export, and write all results to `output_dir`.

@@ -18,7 +18,7 @@ from t2ifb.finetuning.latents import LatentEncoder
 from t2ifb.finetuning.trained_on import members_of, record_reward
 from t2ifb.training.reward_checks import check_differentiable
 from t2ifb.training.run_folder import RunFolder
-from t2ifb.training.trainer import first_process, named_gpu
+from t2ifb.training.trainer import first_process, work_device
 from t2ifb.utils.devices import has_bf16
 from t2ifb.utils.files import public_name
 from t2ifb.utils.reward_runs import RECORD, read_record
@@ -110,9 +110,8 @@ def prepare(tuner: "FineTuner", run: RunFolder, trainer: Any) -> dict[str, float
             (run.path / BASE).unlink(missing_ok=True)  # left by an earlier run in this folder
     if not tuner.find_weights:
         return tuner.judge_weights
-    on_cpu = getattr(trainer, "keywords", {}).get("accelerator") == "cpu"
-    device = "cpu" if on_cpu else named_gpu(trainer) or "auto"
-    cache, validation = (tuner.cache_folder or run.path) / "scores", tuner.prompts.validation
+    cache, device = (tuner.cache_folder or run.path) / "scores", work_device(trainer)
+    validation = tuner.prompts.validation
     return weights_of_run(run.path, tuner.judge_parts, validation, tuner.rankings, cache, device, tuner.resume)
 
 

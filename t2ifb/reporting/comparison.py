@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2ifb.evaluation.run_names import labels, short_names
-from t2ifb.reporting.runs import FIGURE8, OTHER, PROVENANCE, REWARD, TABLE1, TUNING, Run
+from t2ifb.reporting.runs import FIGURE8, ITERATION, OTHER, PROVENANCE, REWARD, TABLE1, TUNING, Run
 from t2ifb.reporting.settings import Value, differing, numeric, shown
 
 KINDS = {
@@ -13,9 +13,17 @@ KINDS = {
     REWARD: "Reward runs",
     TABLE1: "Table 1",
     FIGURE8: "Figure 8",
+    ITERATION: "Iterations",
     OTHER: "Other runs",
 }
-NOUNS = {TUNING: "fine-tuning run", REWARD: "reward run", TABLE1: "table 1", FIGURE8: "figure 8", OTHER: "other run"}
+NOUNS = {
+    TUNING: "fine-tuning run",
+    REWARD: "reward run",
+    TABLE1: "table 1",
+    FIGURE8: "figure 8",
+    ITERATION: "iteration",
+    OTHER: "other run",
+}
 ALPHA, BETA, RATIO = "algorithm.alpha", "algorithm.beta", "beta / alpha"
 """AdamW is scale-invariant, so only the ratio of beta and alpha matters. It is shown where both differ."""
 NAMED = 4

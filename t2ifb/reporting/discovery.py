@@ -55,7 +55,12 @@ def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
 
 
 def _is_configured(folder: Path) -> bool:
-    """Whether the folder has a configuration of training or evaluation, not only of `t2ifb.generate`."""
+    """Whether the folder has a configuration of training or evaluation, not only of `t2ifb.generate`.
+
+    Runs that were started from Python, such as the rounds of an iteration, have `settings.json`.
+    """
+    if (folder / "settings.json").is_file():
+        return True
     try:
         drawn = b"\nlora:" in (folder / ".hydra" / "config.yaml").read_bytes()
     except OSError:

@@ -17,6 +17,7 @@ from t2ifb.evaluation.tables import HEADINGS as ROW_HEADINGS
 from t2ifb.evaluation.tables import REFERENCE, Row, cells
 from t2ifb.reporting.chart_data import chart_data, metrics, ordered, run_summary
 from t2ifb.reporting.comparison import Comparison
+from t2ifb.reporting.rounds import HEADINGS as ROUND_HEADINGS
 from t2ifb.reporting.runs import read_run
 from t2ifb.reporting.settings import shown
 from t2ifb.reporting.thumbnails import Gallery, make_gallery
@@ -94,6 +95,7 @@ def _render(
         gain_names=ordered({g.name for run in comparison.runs for rows in run.results.gains.values() for g in rows}),
         gain_headings=HEADINGS,
         scale_headings=SCALE_HEADINGS,
+        round_headings=ROUND_HEADINGS,
         table_of=table_of,
         plotly=Markup(script),
         style=Markup(_part("page.css")),

@@ -9,10 +9,12 @@ from typing import Any
 from t2ifb.reporting.curves import Curves, read_curves
 from t2ifb.reporting.files import Notes, number, read_json, read_yaml
 from t2ifb.reporting.results import Results, read_results
+from t2ifb.reporting.rounds import read_rounds
 from t2ifb.reporting.samples import Samples, read_samples
 from t2ifb.reporting.settings import Value, flat
 
-TUNING, REWARD, TABLE1, FIGURE8, OTHER = "tuning", "reward", "table1", "figure8", "other"
+TUNING, REWARD, TABLE1, FIGURE8 = "tuning", "reward", "table1", "figure8"
+ITERATION, OTHER = "iteration", "other"
 """Kinds of runs; each has its own sections."""
 AGAINST = {
     "over-optimisation": "over-optimised later",
@@ -28,7 +30,13 @@ CHANGES = ("reward", "judges", "gold", *KL)
 """Validation metrics in the overview, as changes from the base model."""
 PROVENANCE = ("git_commit", "reward_sha256")
 """Settings outside the configuration: the commit, and hashes of the training data."""
-CLASSES = {"FineTuner": TUNING, "RewardTrainer": REWARD, "ScorerBenchmark": TABLE1, "ModelComparison": FIGURE8}
+CLASSES = {
+    "FineTuner": TUNING,
+    "RewardTrainer": REWARD,
+    "ScorerBenchmark": TABLE1,
+    "ModelComparison": FIGURE8,
+    "Iteration": ITERATION,
+}
 """Kind of run by the component that the configuration builds."""
 
 
@@ -38,7 +46,7 @@ class Run:
 
     Attributes:
         path: Run folder.
-        kind: `TUNING`, `REWARD`, `TABLE1`, `FIGURE8` or `OTHER`.
+        kind: `TUNING`, `REWARD`, `TABLE1`, `FIGURE8`, `ITERATION` or `OTHER`.
         settings: Configuration, flattened.
         summary: Content of `summary.json`; empty if missing.
         state: `finished` if `summary.json` exists, `failed` if a sweep recorded a failure, else `unfinished`.
@@ -46,6 +54,7 @@ class Run:
         val: Validation metrics over the steps; for fine-tuning, step 0 is the base model.
         samples: Images of the validations.
         results: Final tables.
+        rounds: Cells of an iteration's rounds, see `read_rounds`.
         notes: Read errors.
     """
 
@@ -58,6 +67,7 @@ class Run:
     val: Curves
     samples: list[Samples]
     results: Results
+    rounds: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -90,7 +100,7 @@ class Run:
     @property
     def is_empty(self) -> bool:
         """Whether the run has nothing to show except settings."""
-        return not (self.summary or self.train.step or self.val.step or self.results.any)
+        return not (self.summary or self.train.step or self.val.step or self.results.any or self.rounds)
 
 
 def read_run(path: Path) -> Run:
@@ -114,6 +124,7 @@ def read_run(path: Path) -> Run:
         val=curves["val"],
         samples=read_samples(path / "samples", notes),
         results=results,
+        rounds=read_rounds(path, notes),
         notes=notes.texts,
     )
 
@@ -140,7 +151,7 @@ def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Resu
         return TUNING
     if "accuracy" in measured or results.accuracy:
         return REWARD
-    for part in (config.get("evaluation"), config.get("algorithm")):
+    for part in (config.get("evaluation"), config.get("iteration"), config.get("algorithm")):
         if isinstance(part, Mapping):
             return CLASSES.get(str(part.get("_target_")).rpartition(".")[2], OTHER)
     return OTHER

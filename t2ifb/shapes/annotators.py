@@ -227,12 +227,14 @@ def rank(opinion: NDArray[np.float64], tie_width: float) -> list[int]:
 
 
 class SimulatedAnnotator:
-    """Ranks images of the domain: gold with noise and ties, as in the data set."""
+    """Ranks images of the domain: gold with noise and ties, as in the data set.
+
+    The noise is a function of the seed, the prompt and the images, so that an interrupted session can be continued.
+    """
 
     def __init__(self, noise: float = NOISE, tie_width: float = TIE_WIDTH, seed: int = 0) -> None:
         """Store the settings; see `build`. Annotators with different seeds have different opinions."""
-        self.gold, self.noise, self.tie_width = GoldScore(), noise, tie_width
-        self.rng = np.random.default_rng([seed, 3])
+        self.gold, self.noise, self.tie_width, self.seed = GoldScore(), noise, tie_width, seed
 
     def __call__(self, images: Sequence[Image.Image], prompt: str) -> list[int]:
         """Ranks of images of 64 x 64 pixels for a prompt; 1 is best, ties allowed.
@@ -240,9 +242,11 @@ class SimulatedAnnotator:
         Raises:
             ValueError: The prompt is not in the grammar, or an image has another size.
         """
-        pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2) / 255
-        gold = self.gold(pixels, [prompt] * len(images)).numpy()
-        return rank(opinions(gold, self.noise, self.rng), self.tie_width)
+        shown = np.stack([np.array(image) for image in images])
+        gold = self.gold(torch.from_numpy(shown).permute(0, 3, 1, 2) / 255, [prompt] * len(images)).numpy()
+        question = hashlib.sha256(prompt.encode() + shown.tobytes()).digest()
+        rng = np.random.default_rng([self.seed, 3, *question])
+        return rank(opinions(gold, self.noise, rng), self.tie_width)
 
 
 def annotate(job: Chunk, parts: Path, settings: WorldSettings, tally: Tally) -> Iterator[Record]:

@@ -54,8 +54,10 @@ class StopOnSignal(Callback):
 
     def _resume(self) -> str:
         """Resume command for a run of the command line, or the argument in Python."""
-        argument = typed("resume", self.run.path.absolute())
-        return f"python -m t2ifb.train {argument}" if (self.run.path / ".hydra").is_dir() else argument
+        path = self.run.path.absolute()
+        around = (path, *path.parents[:2])  # a run may be part of a round of an iteration
+        begun = next((folder for folder in around if (folder / ".hydra").is_dir()), None)
+        return typed("resume", path) if begun is None else f"python -m t2ifb.train {typed('resume', begun)}"
 
     def _stop(self, message: str) -> None:
         assert self.received is not None

@@ -208,6 +208,12 @@ def named_gpu(trainer: MakeTrainer) -> str | None:
     return f"cuda:{devices[local_rank() % len(devices)]}"
 
 
+def work_device(trainer: MakeTrainer) -> str:
+    """Name of the device for work before and after training: the CPU if the trainer uses it, else `auto` or its GPU."""
+    on_cpu = getattr(trainer, "keywords", {}).get("accelerator") == "cpu"
+    return "cpu" if on_cpu else named_gpu(trainer) or "auto"
+
+
 def first_process() -> bool:
     """Whether this is the process that writes; works before a trainer exists."""
     return bool(getattr(rank_zero_only, "rank", 0) == 0)

@@ -42,6 +42,8 @@ class Stream(IntEnum):
     """Steps and empty prompts of a pool's minibatches."""
     ANNOTATION = 0x0DFF
     """Orders of questions and of their images."""
+    COLLECTION = 0x0DFE
+    """Prompts that rankings are collected of, and part of the noise keys of their images."""
     DISTILLATION_STEPS = 0x0DFC
     """Steps at which guidance is distilled."""
     MINIBATCHES = 0x0DF7

@@ -40,7 +40,9 @@ EXPERIMENTS = {
     "train": [name for name in NAMES if algorithm_of(name)],
     "evaluate": [name for name in NAMES if not algorithm_of(name)],
 }
-TUNINGS = [name for name in EXPERIMENTS["train"] if algorithm_of(name) != "reward"]
+ROUNDS = ["iterate"]
+"""Rounds of several runs; `tests/test_train.py` has them."""
+TUNINGS = [name for name in EXPERIMENTS["train"] if algorithm_of(name) != "reward" and name not in ROUNDS]
 ONE_UPDATE = ("algorithm.algorithm.updates=1", "algorithm.algorithm.group_size=2")
 OWN_SAMPLES = {
     "grpo": ONE_UPDATE,
@@ -51,7 +53,7 @@ OWN_SAMPLES = {
     "guidance_distillation": (),
 }
 """Arguments that make an experience one small update."""
-REWARDS = [name for name in EXPERIMENTS["train"] if name not in TUNINGS]
+REWARDS = [name for name in EXPERIMENTS["train"] if name not in (*TUNINGS, *ROUNDS)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,8 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
 def test_every_training_is_known(name: str) -> None:
     (composed,) = compose_all("train", [f"+experiment={name}"])
     assert not composed.errors
-    assert ("reward" in composed.config.algorithm) == (name in TUNINGS)
+    assert ("reward" in composed.config.algorithm) == (name in (*TUNINGS, *ROUNDS))
+    assert (composed.config.iteration is not None) == (name in ROUNDS)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS["evaluate"])

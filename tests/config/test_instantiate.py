@@ -33,6 +33,16 @@ def test_a_right_configuration_is_built() -> None:
     assert parts.value("seed") == 5
 
 
+def test_an_unfinished_component_lacks_what_is_left_out() -> None:
+    overrides = ["+experiment=tiny", "+algorithm._partial_=true"]
+    parts = Components(compose_all("train", overrides, config_dir=CONF)[0].config)
+    make = parts.unfinished("algorithm", ("dataset",), baselines={"other": Source("c")})
+    assert "dataset" not in make.func.keywords
+    loop = make(dataset=Data("there"))
+    assert loop.dataset == Data("there")
+    assert loop.baselines == {"other": Source("c")}
+
+
 def test_an_argument_that_the_component_does_not_take() -> None:
     assert errors("+optimizer.lrr=1") == ("optimizer.lrr: Step takes no argument 'lrr'; did you mean 'lr'?",)
 

@@ -52,7 +52,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_only_the_model_and_its_sampler_differ_from_shapes() -> None:
-    for experiment in ("refl", "dpo"):
+    for experiment in ("refl", "dpo", "iterate"):
         flow, unet = (
             compose_all("train", [f"+experiment={experiment}", f"domain={domain}"])[0].config
             for domain in ("shapes_flow", "shapes")

@@ -90,7 +90,10 @@ def test_the_real_refl_prompts() -> None:
 
 
 def test_prompts_of_rankings(dataset: FolderDataset) -> None:
-    prompts = RankingPrompts(dataset, "validation").prompts()
+    source = RankingPrompts(dataset, "validation")
+    prompts = source.prompts()
+    splits = PromptSplits(PromptList(["a"]), source, RankingPrompts(dataset, "test"))
+    assert splits.ranked_splits == ["validation", "test"]
     assert prompts == [ranking.prompt for ranking in dataset.rankings("validation")]
 
 

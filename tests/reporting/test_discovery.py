@@ -32,6 +32,16 @@ def test_what_loggers_write_into_a_run_is_no_run(tmp_path: Path) -> None:
     assert find_runs([tmp_path]) == find_runs([run]) == [run]
 
 
+def test_the_rounds_of_an_iteration_are_runs_and_their_rankings_are_not(tmp_path: Path) -> None:
+    root = tmp_path / "rounds"
+    for name in ("", "round_01/reward", "round_01/tuning"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / "settings.json").write_text("{}")
+    (root / "round_01" / "rankings").mkdir()
+    (root / "round_01" / "rankings" / "summary.json").write_text("{}")
+    assert find_runs([root]) == [root, root / "round_01" / "reward", root / "round_01" / "tuning"]
+
+
 def test_a_folder_of_drawn_images_is_no_run(tmp_path: Path) -> None:
     run = write_tuning_run(tmp_path / "refl" / "a")
     (tmp_path / "generate" / "b" / ".hydra").mkdir(parents=True)

@@ -48,6 +48,15 @@ def test_a_simulated_annotator_prefers_what_fits_the_prompt() -> None:
     assert again == answers
 
 
+def test_what_a_simulated_annotator_answers_does_not_depend_on_earlier_questions() -> None:
+    prompts = [scene.prompt for scene in scenes("train", 8, seed=0)]
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("gray", "white", "black")]
+    one, other = (SimulatedAnnotator(noise=5.0) for _ in range(2))
+    answers = {prompt: one(images, prompt) for prompt in prompts}
+    assert {prompt: other(images, prompt) for prompt in reversed(prompts)} == answers
+    assert len({tuple(answer) for answer in answers.values()}) > 1
+
+
 def test_chunks_cover_the_prompts_once_with_four_to_nine_images_each() -> None:
     some = list(chunks("train", 120, (4, 9), seed=0))
     scenes = [scene for chunk in some for scene in chunk.scenes]

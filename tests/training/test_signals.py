@@ -51,6 +51,17 @@ def test_the_next_update_is_not_begun_and_a_checkpoint_is_written(
     assert f"Stopped at step 7. To continue: resume={stop.run.path}" in capsys.readouterr().out
 
 
+def test_a_run_of_an_iteration_is_continued_by_the_iteration(
+    stop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".hydra").mkdir()
+    stop.run = RunFolder(tmp_path / "round_01" / "tuning")
+    stop.received = signal.SIGTERM
+    with pytest.raises(SystemExit):
+        stop.on_train_batch_start(Trainer(), None)
+    assert f"python -m t2ifb.train resume={tmp_path}\n" in capsys.readouterr().out
+
+
 def test_a_second_ctrl_c_stops_at_once(stop: Any) -> None:
     stop.on_train_start(Trainer(), None)
     os.kill(os.getpid(), signal.SIGINT)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
-from t2ifb.training.trainer import ProgressBar, named_gpu, on_usable_device
+from t2ifb.training.trainer import ProgressBar, named_gpu, on_usable_device, work_device
 from tests.finetuning.tuning_worlds import make_tuning
 from tests.training.worlds import make_training
 
@@ -41,6 +41,9 @@ def test_a_trainer_that_names_its_gpus_decides_where_images_are_embedded(
     found = {wish: named_gpu(partial(lightning.Trainer, accelerator=wish, devices=d)) for wish, d in named.items()}
     assert found == {"gpu": "cuda:5", "cuda": "cuda:3", "cpu": None}
     assert named_gpu(partial(lightning.Trainer, accelerator="gpu", devices=2)) is named_gpu(lightning.Trainer) is None
+    assert work_device(partial(lightning.Trainer, accelerator="gpu", devices=[1])) == "cuda:1"
+    assert work_device(partial(lightning.Trainer, accelerator="cpu")) == "cpu"
+    assert work_device(lightning.Trainer) == "auto"
     training = make_training(tmp_path, trainer=partial(lightning.Trainer, accelerator="cpu"))
     monkeypatch.setattr("t2ifb.reward_learning.run.named_gpu", lambda trainer: "cuda:7")
     with pytest.raises(ValueError, match="device=cuda:7 is not on this machine"):

@@ -1,0 +1,1 @@
+"""Rounds of collecting rankings, reward training and fine-tuning."""
