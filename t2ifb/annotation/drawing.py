@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t2ifb.annotation.items import INDEX
 from t2ifb.annotation.results import BASE
+from t2ifb.data.drawn import INDEX, write_index
 from t2ifb.evaluation.image_cache import Generations, exported_adapters, samples_of
 from t2ifb.evaluation.lazy import Unbuilt
 from t2ifb.utils.files import read_json_list, write_json
@@ -70,7 +70,7 @@ def draw(
         {"prompt": text, "images": {model: some[start : start + images_per_prompt] for model, some in names.items()}}
         for text, start in zip(texts, starts, strict=True)
     ]
-    write_json(folder / INDEX, index)
+    write_index(folder, index)
     write_json(folder / RECORD, [record])
     return folder
 
