@@ -61,7 +61,7 @@ def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[
 
 
 DPO = ("+experiment=dpo", "algorithm.algorithm.steps=null", *lengths(200, 50))
-BEST = ("+experiment=best_of_n", "optimizer.lr=2e-4", *lengths(300, 100))
+BEST = ("+experiment=best_of_n", "optimizer.lr=2e-4", *lengths(150, 50))
 NFT = ("+experiment=nft", "optimizer.lr=1e-3", "algorithm.algorithm.updates=8", *lengths(40, 8))
 GRPO = ("+experiment=grpo", "optimizer.lr=1e-3", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))
 REFL = ("+experiment=refl", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(60, 1, 32))
@@ -100,7 +100,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "draft, 5 steps": DRAFT,
     "dpo, long": LONG,
 }
-"""Arguments of each variant: about 90,000 network evaluations each, and 450,000 of the long one."""
+"""Arguments of each variant: 36,000 to 98,000 network evaluations each, and 450,000 of the long one."""
 
 
 def run_of(variant: str, seed: int = 0) -> Run:
