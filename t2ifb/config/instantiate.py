@@ -91,7 +91,7 @@ class Components:
         try:
             return made(**given)
         except (ValueError, TypeError, OSError) as error:
-            raise ConfigError([f"{key}: {self.advised(error)}"]) from error
+            raise ConfigError([f"{key}: {self.advised(error, key)}"]) from error
 
     def unfinished(self, key: str, without: Sequence[str] = (), **given: Any) -> Any:
         """A component that the configuration gives as a partial, with more arguments, not called.
@@ -116,12 +116,17 @@ class Components:
         except InstantiationException as error:
             cause = error.__cause__
             if isinstance(cause, (ValueError, TypeError, OSError)):
-                raise ConfigError([f"{key}: {self.advised(cause)}"]) from error
+                raise ConfigError([f"{key}: {self.advised(cause, key)}"]) from error
             raise cause or error from error
 
-    def advised(self, error: Exception) -> str:
-        """The message of the library, followed by the arguments of the command line that it names."""
-        typed = typed_arguments(str(error), _raw(self._config))
+    def advised(self, error: Exception, key: str = "algorithm") -> str:
+        """The message of the library, followed by the arguments of the command line that it names.
+
+        Args:
+            error: The error.
+            key: The component that it is about.
+        """
+        typed = typed_arguments(str(error), _raw(self._config), key)
         return f"{error}" + (f" (on the command line: {' '.join(typed)})" if typed else "")
 
     def skipping(self, place: str) -> str:

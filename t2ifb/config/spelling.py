@@ -21,15 +21,18 @@ ELSEWHERE = {
 VALUES = {"True": "true", "False": "false", "None": "null", "…": "…"}
 
 
-def typed_arguments(message: str, config: Mapping[str, Any]) -> list[str]:
+def typed_arguments(message: str, config: Mapping[str, Any], component: str = "algorithm") -> list[str]:
     """The arguments that a message names, as `key=value` for Hydra.
 
-    An argument of the run is below `algorithm`; any other is taken if one component alone has it.
+    An argument that the component has is below it, one of the run below `algorithm`; any other is taken if one
+    component alone has it.
 
     Args:
         message: A message of the library.
         config: The whole configuration, interpolations as they are written.
+        component: Key of the component that the message is about.
     """
+    about = {} if component == "algorithm" else config.get(component)
     run = config.get("algorithm") or {}
     others = {key: node for key, node in config.items() if key != "algorithm"}
     parts = {key: node for key, node in others.items() if isinstance(node, Mapping) and "_target_" in node}
@@ -39,6 +42,8 @@ def typed_arguments(message: str, config: Mapping[str, Any]) -> list[str]:
         # A component takes no value: model=ViT-L-14 is meant for another one.
         is_part = link is not None and link[1] in parts and value != "None"
         keys = [] if is_part else list(_keys(name, run, "algorithm"))[:1]
+        if isinstance(about, Mapping) and name in about:
+            keys = [f"{component}.{name}"]
         keys = keys or [f"{place}.{name}" for place, node in parts.items() if name in node]
         if len(keys) == 1:
             key = keys[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from t2ifb.utils.files import read_text
+from t2ifb.utils.files import package_path, read_text
 
 INDEX = "model_index.json"
 ENCODERS = ("text_encoder", "tokenizer")
@@ -173,6 +173,11 @@ def _failure(source: str, config: str | None, kind: str, error: Exception) -> st
     if path.exists():
         hint = "" if path.is_dir() or config else " A single file also needs config=<folder of a pipeline of its kind>."
         return f"cannot load {source} as a {kind or 'pipeline'}: {first_line(error)}.{hint}"
+    if package_path(path):
+        command = f"python -m t2ifb.shapes.training --part {path.name}"
+        return f"{path} is missing in this installation; train it with `{command}`"
+    if source.count("/") != 1 or source.startswith((".", "~", "/")):
+        return f"{source} does not exist; expected a hub id, a folder in diffusers' format or a .safetensors file"
     return (
         f"the diffusion model {source} is not on this machine and cannot be downloaded "
         f"({type(error).__name__}). Download it where a network is available: hf download {source}; then "

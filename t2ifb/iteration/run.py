@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from t2ifb.annotation.items import MOST
 from t2ifb.data.datasets import open_dataset
 from t2ifb.data.datasets.mixture import Mixture
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.finetuning.run import FineTuner
+from t2ifb.finetuning.run_parts import check_counts
 from t2ifb.iteration.collection import COLLECTED, Judge, collect, draw, prompts_of_rounds
 from t2ifb.iteration.results import best_round, figures_of, show_rounds, write_rounds
 from t2ifb.reward_learning.run import RewardTrainer
@@ -92,12 +94,11 @@ class Iteration:
         Raises:
             ValueError: A number is out of range, the trainer has several processes, or a run refuses its arguments.
         """
-        if rounds < 1 or prompts_per_round < 1 or not 2 <= images_per_prompt <= 9 or not 0 < answered <= 1:
-            raise ValueError(
-                "expected rounds and prompts_per_round of at least 1, images_per_prompt from 2 to 9 and answered above "
-                f"0 up to 1, got rounds={rounds}, prompts_per_round={prompts_per_round}, "
-                f"images_per_prompt={images_per_prompt}, answered={answered}"
-            )
+        check_counts(rounds=rounds, prompts_per_round=prompts_per_round)
+        if not 2 <= images_per_prompt <= MOST:
+            raise ValueError(f"images_per_prompt={images_per_prompt} must be from 2 to {MOST}, to be ranked")
+        if not 0 < answered <= 1:
+            raise ValueError(f"answered={answered} must be above 0 and at most 1, the share of all prompts")
         self.output_dir, self.tuner, self.reward_trainer = Path(output_dir).expanduser(), tuner, reward_trainer
         self.dataset = None if dataset is None else open_dataset(dataset)
         self.held_out = HELD_OUT * (dataset is None) if held_out is None else held_out

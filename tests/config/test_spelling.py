@@ -47,6 +47,13 @@ def test_a_message_is_followed_by_the_keys_of_the_arguments_that_it_names(messag
     assert typed_arguments(message, config) == typed
 
 
+def test_an_argument_is_that_of_the_component_that_the_message_is_about() -> None:
+    config = {"algorithm": {"images_per_prompt": 2}, "iteration": {"images_per_prompt": 4, "rounds": 3}}
+    message = "images_per_prompt=1 must be from 2 to 9"
+    assert typed_arguments(message, config) == ["algorithm.images_per_prompt=1"]
+    assert typed_arguments(message, config, "iteration") == ["iteration.images_per_prompt=1"]
+
+
 def test_advice_of_the_library_can_be_typed() -> None:
     composed = compose_all("train", ["+experiment=refl", "reward.source=x"])[0]
     advice = (

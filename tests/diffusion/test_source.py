@@ -17,6 +17,10 @@ from t2ifb.shapes.weights import PIPELINE
 def test_what_is_missing_or_no_pipeline_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="is not on this machine and cannot be downloaded.*hf download no/model"):
         StableDiffusionSource("no/model").load()
+    with pytest.raises(ValueError, match="nowhere does not exist; expected a hub id, a folder"):
+        StableDiffusionSource(str(tmp_path / "nowhere")).load()
+    with pytest.raises(ValueError, match=r"is missing in this installation; train it .*training --part none`"):
+        StableDiffusionSource(str(PIPELINE.parent / "none")).load()
     shutil.copytree(PIPELINE, tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "unet")
     with pytest.raises(ValueError, match="cannot load .*broken as a StableDiffusionPipeline"):

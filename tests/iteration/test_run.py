@@ -30,7 +30,7 @@ CLEAN.set_forkserver_preload([__name__])
     ("changes", "words"),
     [
         ({"rounds": 0}, "rounds=0"),
-        ({"images_per_prompt": 10}, "images_per_prompt from 2 to 9"),
+        ({"images_per_prompt": 10}, "images_per_prompt=10 must be from 2 to 9"),
         ({"answered": 0.0}, "answered=0"),
         ({"held_out": 0.0}, "held_out=0.0 must be above 0"),
         ({"held_out": 0.5}, "below 0.5"),
