@@ -23,6 +23,7 @@ from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.data.prompts import prompt_splits
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
+from t2ifb.finetuning.run_parts import prepare
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.shapes.weights import CLIP, IMAGE_REWARD, PIPELINE
 from t2ifb.training.run_folder import RunFolder
@@ -143,14 +144,14 @@ def test_a_resumed_run_keeps_its_reward(folder: Path, tmp_path: Path) -> None:
         return make_tuning(reward=reward, output_dir=run.path, resume=resume, judges={})
 
     run, trainer = RunFolder(folder / "runs" / "begun"), partial(Trainer)
-    tuner()._prepare(run, trainer)
+    prepare(tuner(), run, trainer)
     assert json.loads((run.path / "reward.json").read_text())["reward"]["source"] == str(folder / "runs" / "reward")
     newer = folder / "runs" / "newer"
     shutil.copytree(folder / "runs" / "reward", newer)
-    tuner(resume=True)._prepare(run, trainer)
+    prepare(tuner(resume=True), run, trainer)
     shutil.rmtree(newer)
     with pytest.raises(ValueError, match="reward: .* is not what the run was started with; start a new run"):
-        tuner(Darkness(), resume=True)._prepare(run, trainer)
+        prepare(tuner(Darkness(), resume=True), run, trainer)
 
 
 def test_a_list_of_prompts_is_split_by_hash() -> None:

@@ -94,15 +94,20 @@ def test_the_learning_rate_is_in_at_most_three_files(experiment: str, domain: st
     assert len(found) <= 3
 
 
+def line_of(file: str, text: str) -> int:
+    """Number of the line of a file in the checkout, from 1, that has a text and nothing else."""
+    return 1 + [line.strip() for line in (CHECKOUT / file).read_text().splitlines()].index(text)
+
+
 def test_the_text_has_the_value_and_file_and_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CHECKOUT)
-    typed = ["+experiment=refl", "optimizer.lr=0.3"]
+    typed, recipe = ["+experiment=refl", "optimizer.lr=0.3"], "conf/recipe/shapes/fine_tuning.yaml"
     config = compose_all("train", typed)[0].config
     first, *lines = where_text("optimizer.lr", [config], typed).splitlines()
     assert first == "optimizer.lr = 0.3"
     assert [line.split() for line in lines] == [
-        ["conf/train.yaml:24", "optimizer.lr:", "1.0e-5"],
-        ["conf/recipe/shapes/fine_tuning.yaml:11", "optimizer.lr:", "1.0e-3"],
+        [f"conf/train.yaml:{line_of('conf/train.yaml', 'lr: 1.0e-5')}", "optimizer.lr:", "1.0e-5"],
+        [f"{recipe}:{line_of(recipe, 'lr: 1.0e-3')}", "optimizer.lr:", "1.0e-3"],
         ["command", "line", "optimizer.lr:", "0.3"],
     ]
     assert where_text("judges", [config], typed).splitlines()[0] == "judges"
