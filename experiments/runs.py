@@ -93,6 +93,28 @@ def train_all(runs: Sequence[Run], jobs: int) -> int:
     return failed
 
 
+def train_each(runs: Mapping[str, Run], jobs: int, finish: Callable[[str], None]) -> None:
+    """Train unfinished runs, `jobs` at a time on shared cores. What fails is printed and left out.
+
+    Args:
+        runs: Runs by name.
+        jobs: Number of runs at a time.
+        finish: Called with the name of each run as soon as it is finished.
+    """
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+
+    def one(name: str) -> None:
+        run = runs[name]
+        if not run.finished and (status := run.train(threads)):
+            print(f"{name}: failed with {status}; {run.last_words}", flush=True)
+            return
+        finish(name)
+        print(f"{name}: done", flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, runs))
+
+
 def finished(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
     """Variants whose runs are all finished; the others are reported.
 

@@ -10,8 +10,6 @@ folder.
 
 import argparse
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.held_out import JUDGES
-from experiments.runs import Run, folder, train_all, write
+from experiments.runs import Run, folder, train_all, train_each, write
 from t2ifb.evaluation.scoring import ScoreSheet
 from t2ifb.evaluation.selection import best_of
 from t2ifb.evaluation.statistics import paired_difference
@@ -174,23 +172,13 @@ def main() -> None:
     asked = parser.parse_args()
     missing = [variant for variant in asked.only if not result_file(variant).exists()]
     if asked.list:
-        print(f"done: {', '.join(results()) or 'nothing'}\nmissing: {', '.join(missing) or 'nothing'}")
+        print(f"done: {'; '.join(results()) or 'nothing'}\nmissing: {'; '.join(missing) or 'nothing'}")
         return
     RESULTS.mkdir(exist_ok=True)
     if missing:
         train_all([interaction(0)], 1)
-    threads = max(1, (os.cpu_count() or 1) // asked.jobs)
-
-    def finish(variant: str) -> None:
-        run = run_of(variant)
-        if not run.finished and (status := run.train(threads)):
-            print(f"{variant}: failed with {status}; {run.last_words}", flush=True)
-            return
-        write(result_of(run, run.overrides), result_file(variant))
-        print(f"{variant}: done", flush=True)
-
-    with ThreadPoolExecutor(asked.jobs) as pool:
-        list(pool.map(finish, missing))
+    runs = {variant: run_of(variant) for variant in missing}
+    train_each(runs, asked.jobs, lambda name: write(result_of(runs[name], runs[name].overrides), result_file(name)))
     write(results(), HERE / "result.json")
     draw(results(), HERE / "result.png")
 

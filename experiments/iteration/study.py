@@ -10,8 +10,6 @@ folder.
 
 import argparse
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.held_out import Scores, gain
-from experiments.runs import SEEDS, Run, folder, write
+from experiments.runs import SEEDS, Run, folder, train_each, write
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.image_cache import Generations, samples_of
@@ -178,19 +176,9 @@ def main() -> None:
             print(f"{title}: {', '.join(f'{variant} {seed}' for variant, seed in some) or 'nothing'}")
         return
     RESULTS.mkdir(exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // asked.jobs)
-
-    def finish(job: tuple[str, int]) -> None:
-        variant, seed = job
-        run, name = run_of(variant, seed), f"{variant}, seed {seed}"
-        if not run.finished and (status := run.train(threads)):
-            print(f"{name}: failed with {status}; {run.last_words}", flush=True)
-            return
-        write(result_of(run, name), result_file(variant, seed))
-        print(f"{name}: done", flush=True)
-
-    with ThreadPoolExecutor(asked.jobs) as pool:
-        list(pool.map(finish, missing))
+    names = {f"{variant}, seed {seed}": (variant, seed) for variant, seed in missing}
+    runs = {name: run_of(*job) for name, job in names.items()}
+    train_each(runs, asked.jobs, lambda name: write(result_of(runs[name], name), result_file(*names[name])))
     result = compare(results(asked.seeds))
     write(result, HERE / "result.json")
     if result["seeds"]:

@@ -67,7 +67,7 @@ def last_step(run: Path) -> int:
 
 
 def begin_and_kill(stage: str, folder: Path, run: Path, least: float, chance: random.Random) -> None:
-    """Begin a run or go on with it, and kill it up to 0.2 seconds after it has written the step `least`."""
+    """Begin or resume a run. Kill it after it has written the step `least`, within 0.2 seconds."""
     here, there = CLEAN.Pipe()
     process = CLEAN.Process(target=go, args=(stage, folder, run, there))
     process.start()

@@ -174,7 +174,7 @@ MOMENTS = (
     f"round_02/rankings/{COLLECTED}/rankings.jsonl",
     "round_02/tuning/base.safetensors",
 )
-"""Files, each of which ends a process soon after it is there."""
+"""A process is killed soon after such a file appears."""
 
 
 @pytest.mark.slow
