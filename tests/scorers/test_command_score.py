@@ -3,6 +3,7 @@
 import copy
 import queue
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,10 @@ def test_failures_are_named(tmp_path: Path) -> None:
 def test_a_late_or_wrong_answer_is_never_taken_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = scorer(tmp_path, "twice")
     judge(IMAGES, PROMPTS)
+    assert judge._running is not None
+    deadline = time.monotonic() + 60
+    while judge._running.lines.empty() and time.monotonic() < deadline:  # another thread reads the second line
+        time.sleep(0.01)
     with pytest.raises(ValueError, match=r"wrote '\{\"scores\": .*' before it was asked; expected one line"):
         judge(IMAGES.flip(0), PROMPTS)
     judge = scorer(tmp_path, "log")

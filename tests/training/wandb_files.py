@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import MetricRecord, Record, RunRecord
 
 HEADER, BLOCK, LAST_PARTS = 7, 32768, (1, 4)
+SECONDS = 60
+"""How long the service may take to write the end of a run."""
 
 
 @dataclass
@@ -32,10 +35,14 @@ class Written:
 
 
 def read(run: Path) -> Written:
-    """Read the one file in `wandb/` of a run's folder."""
+    """Read the one file in `wandb/` of a run's folder, once the service's process has written it to its end."""
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + SECONDS
+    while not (found := [*records(file.read_bytes())]) or found[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{file} has no record of the run's end"
+        time.sleep(0.1)
     written = Written()
-    for record in records(file.read_bytes()):
+    for record in found:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             written.run, written.config = record.run, items(record.run.config.update)
