@@ -67,17 +67,13 @@ DRAFT = ("+experiment=draft", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths
 LONG = (
     "+experiment=dpo",
     "optimizer.lr=1e-3",
-    "algorithm.algorithm.pairs_per_update=16",
     *lengths(1000, 50),
     "algorithm.validate_every=250",
     "algorithm.validation_prompts=64",
     "algorithm.images_per_prompt=2",
     "prompts.test.count=100",
-    "trainer=ddp",
-    "trainer.accelerator=cpu",
-    "trainer.devices=2",
 )
-"""DPO in two processes, with 16 pairs per update in each. It keeps the checkpoint that the held-out scorers prefer."""
+"""DPO for 1,000 updates. It keeps the checkpoint that the held-out scorers prefer."""
 ALL_LAYERS = "algorithm.lora.targets=[to_q,to_k,to_v,to_out.0,conv1,conv2,conv_shortcut,time_emb_proj,proj_in,proj_out]"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
