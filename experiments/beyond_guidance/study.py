@@ -58,22 +58,12 @@ def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[
     return f"algorithm.epochs={epochs:.6g}", f"algorithm.batch_size={batch}", f"algorithm.validate_every={updates}"
 
 
-DPO = ("+experiment=dpo", "algorithm.algorithm.steps=null", *lengths(200, 50))
+DPO = ("+experiment=dpo", "optimizer.lr=3e-4", "algorithm.algorithm.steps=null", *lengths(200, 50))
 BEST = ("+experiment=best_of_n", "optimizer.lr=2e-4", *lengths(150, 50))
 NFT = ("+experiment=nft", "optimizer.lr=1e-3", "algorithm.algorithm.updates=8", *lengths(40, 8))
 GRPO = ("+experiment=grpo", "optimizer.lr=1e-3", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))
 REFL = ("+experiment=refl", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(60, 1, 32))
 DRAFT = ("+experiment=draft", "algorithm.alpha=1", "algorithm.ema=0.9", *lengths(30, 1, 16))
-LONG = (
-    "+experiment=dpo",
-    "optimizer.lr=1e-3",
-    *lengths(1000, 50),
-    "algorithm.validate_every=250",
-    "algorithm.validation_prompts=64",
-    "algorithm.images_per_prompt=2",
-    "prompts.test.count=100",
-)
-"""DPO for 1,000 updates. It keeps the checkpoint that the held-out scorers prefer."""
 ALL_LAYERS = "algorithm.lora.targets=[to_q,to_k,to_v,to_out.0,conv1,conv2,conv_shortcut,time_emb_proj,proj_in,proj_out]"
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -92,9 +82,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (*REFL, "algorithm.algorithm.gradients_per_rollout=1"),
     "refl, early window": (*REFL, "algorithm.algorithm.gradients_per_rollout=1", "algorithm.algorithm.window=[2,7]"),
     "draft, 5 steps": DRAFT,
-    "dpo, long": LONG,
 }
-"""Arguments of each variant: 36,000 to 98,000 network evaluations each, and 450,000 of the long one."""
+"""Arguments of each variant: 36,000 to 98,000 network evaluations each."""
 
 
 def run_of(variant: str, seed: int = 0) -> Run:
