@@ -124,18 +124,20 @@ def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
 
 
 def tuned_runs(runs: Sequence[str | Path]) -> Mapping[str, Path]:
-    """Exports of fine-tuning runs by their names in tables and on the comparison page.
+    """Exports of fine-tuning runs, or folders of adapters, by their names in tables and on the comparison page.
 
     No run is named `base`, which is reserved for the base model.
 
     Raises:
-        ValueError: A folder is not a finished fine-tuning run, or is given twice.
+        ValueError: A folder is neither a finished fine-tuning run nor has adapters, or is given twice.
     """
     for run in runs:
         path = Path(run).expanduser()
-        if not (path / "export" / LORA_WEIGHTS).is_file() or not (path / "summary.json").is_file():
+        finished = (path / "export" / LORA_WEIGHTS).is_file() and (path / "summary.json").is_file()
+        if not finished and not (path / LORA_WEIGHTS).is_file():
             raise ValueError(
-                f"{path} is not a finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing"
+                f"{path} is not a finished fine-tuning run: summary.json or export/{LORA_WEIGHTS} is missing; it is no "
+                f"folder of adapters either: {LORA_WEIGHTS} is missing"
             )
     return exported_adapters(runs)
 
@@ -150,8 +152,13 @@ def exported_adapters(sources: Sequence[str | Path]) -> Mapping[str, Path]:
         ValueError: There are no adapters, or they are given twice.
     """
     folders = [exported_file(source).parent for source in sources]
-    places = [Path(os.path.abspath(folder.parent if folder.name == "export" else folder)) for folder in folders]
+    places = [Path(os.path.abspath(place_of(folder))) for folder in folders]
     if len(set(places)) < len(places):
         raise ValueError("a run is given twice")
     *names, _ = short_names([*places, Path("base")])
     return dict(zip(names, folders, strict=True))
+
+
+def place_of(adapters: Path) -> Path:
+    """Folder that a user names for exported adapters: their run's, or their own."""
+    return adapters.parent if adapters.name == "export" else adapters

@@ -17,7 +17,7 @@ from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.comparison import HEADINGS, Gain, gains, write_gains
 from t2ifb.evaluation.guidance_sweep import GuidanceSweep, Images, Scores, check_scales, in_words, sweep_guidance
 from t2ifb.evaluation.guidance_verdict import show_sweep, write_sweep
-from t2ifb.evaluation.image_cache import Generations, Sample, samples_of, tuned_runs
+from t2ifb.evaluation.image_cache import Generations, Sample, place_of, samples_of, tuned_runs
 from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.metrics import diversity, embed
 from t2ifb.evaluation.score_cache import ScoreCache
@@ -95,7 +95,7 @@ class ModelComparison:
         self.models = tuned_runs([runs] if isinstance(runs, str) else runs)
         trained = {str(Path(run).expanduser().absolute()): names for run, names in (trained_on or {}).items()}
         self.trained_on = {
-            name: list(trained.get(str(export.parent.absolute()), ())) for name, export in self.models.items()
+            name: list(trained.get(str(place_of(export).absolute()), ())) for name, export in self.models.items()
         }
         of_runs = {scorer for names in self.trained_on.values() for scorer in names}
         free = [name for name in scorers if name not in (*of_runs, *GROUND_TRUTH)]
@@ -153,7 +153,7 @@ class ModelComparison:
         return {
             "prompts": len(prompts),
             "images_per_prompt": self.images_per_prompt,
-            "models": {name: str(export.parent) for name, export in self.models.items()},
+            "models": {name: str(place_of(export)) for name, export in self.models.items()},
             "trained_on": self.trained_on,
             "figure8": {name: {row.name: asdict(row) for row in found} for name, found in rows.items()},
             **({"guidance": swept} if swept else {}),

@@ -112,6 +112,7 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path: Path, lost: str) -> Non
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
     assert list(tuned_runs([tmp_path]).values()) == [tmp_path / "export"]
+    assert list(tuned_runs([tmp_path / "export"]).values()) == [tmp_path / "export"]
     (tmp_path / lost).unlink()
     with pytest.raises(ValueError, match="is not a finished fine-tuning run"):
         tuned_runs([tmp_path])

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 from t2ifb.scorers import AestheticScore, BLIPScore, ImageReward
 from t2ifb.scorers.clip import CLIPSource
-from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, flow, judges
+from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, flow, judges, tuned
 from t2ifb.shapes.weights import (
     AESTHETIC,
     BLIP,
@@ -18,12 +18,13 @@ from t2ifb.shapes.weights import (
     FLOW_T5_TOKENS,
     IMAGE_REWARD,
     PIPELINE,
+    TUNED,
     load_flow,
     load_pipeline,
 )
 from t2ifb.utils.devices import fast_cpu_dtype
 
-PARTS = ("autoencoder", "diffusion", "clip", "judges", "flow", "cards")
+PARTS = ("autoencoder", "diffusion", "clip", "judges", "flow", "tuned", "cards")
 """Training order; each part needs the earlier ones."""
 
 
@@ -73,6 +74,8 @@ def make_part(part: str, state: Path, seed: int) -> None:
         encoder.save(encoder.train(state, seed), CLIP)
     elif part == "flow":
         install_flow(flow.train(load_pipeline(torch.float32), state, seed), seed)
+    elif part == "tuned":
+        tuned.install(tuned.train(state, seed), TUNED)
     else:
         judges.train(state, seed)
     finished.touch()

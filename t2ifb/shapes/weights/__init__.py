@@ -16,6 +16,8 @@ FLOW_T5_TOKENS = 1
 """Tokens that stand for the missing T5 in `FLOW`, in training and sampling: the pipeline's `max_sequence_length`."""
 CLIP = Path(__file__).parent / "clip"
 """An `open_clip` folder that `open_clip.create_model("local-dir:...")` loads."""
+TUNED = Path(__file__).parent / "dpo"
+"""Adapters for `PIPELINE`, tuned by `+experiment=dpo`."""
 BLIP, IMAGE_REWARD, AESTHETIC = (Path(__file__).parent / name for name in ("blip", "image_reward", "aesthetic"))
 """Folders that `BLIPScore`, `ImageReward` and `AestheticScore.from_pretrained` load."""
 
