@@ -30,51 +30,62 @@ install: $(STAMP) ## the package and its development tools in .venv
 # otherwise it starts from the beginning. Delete a folder to run its step again.
 RUNS := outputs/shapes
 DEMO := $(foreach run,reward_mlp refl refl_overoptimised,$(RUNS)/$(run)/demo/summary.json)
-FULL := $(foreach run,reward_mlp refl refl_overoptimised,$(RUNS)/$(run)/demo_full/summary.json)
-.PRECIOUS: $(DEMO) $(FULL)
+FULL := $(foreach run,reward_mlp refl refl_overoptimised dpo,$(RUNS)/$(run)/demo_full/summary.json)
+SHIPPED := $(RUNS)/figure8/demo/summary.json
+.PRECIOUS: $(DEMO) $(FULL) $(SHIPPED)
 step = @printf '\n==> %s\n'
 train = $(BIN)/python -m t2ifb.train $(if $(wildcard $(@D)/checkpoints/last.ckpt),resume=$(@D),$(1) hydra.run.dir=$(@D))
 small = $(call train,build.size=small $(1))
 
-demo: $(DEMO) ## both stages in the embedded domain, a run that over-optimises, a page that compares them (about 8 minutes)
-	$(step) "4 of 4: a page that compares the three runs (seconds)"
+demo: $(DEMO) $(SHIPPED) ## both stages in the embedded domain, and a page that compares runs (about 10 minutes)
+	$(step) "5 of 5: a page that compares the three runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(DEMO)) --output $(RUNS)/report.html
 
 $(RUNS)/reward_mlp/demo/summary.json: | $(STAMP)
-	$(step) "1 of 4: draw and rank images for 500 prompts, train a reward model on the rankings (about 2 minutes)"
+	$(step) "1 of 5: draw and rank images for 500 prompts, train a reward model on the rankings (about 2 minutes)"
 	$(call small,+experiment=reward_mlp head=interaction)
 
 # Long enough to fail: 24 updates at twice the experiment's learning rate.
 $(RUNS)/refl_overoptimised/demo/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo/summary.json
-	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 2 minutes)"
+	$(step) "2 of 5: tune the image model by a reward that does not see the prompt, until it fails (about 2 minutes)"
 	$(call small,+experiment=refl_overoptimised optimizer.lr=4e-3 algorithm.epochs=0.08 algorithm.validate_every=8 \
 		prompts.test.count=40 algorithm.guidance_scales=[4] algorithm.guidance_prompts=16 \
 		algorithm.best_of=1)
 
 # A third of the usual updates at twice the learning rate, and half of the test prompts.
 $(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summary.json
-	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 4 minutes)"
+	$(step) "3 of 5: tune the image model by the learned reward, compare it with the base model (about 4 minutes)"
 	$(call small,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo optimizer.lr=2e-3 \
 		algorithm.epochs=0.1333 algorithm.validate_every=10 prompts.test.count=200 \
 		algorithm.guidance_scales=[4] algorithm.guidance_prompts=32)
 
-demo-full: $(FULL) ## the same with the full data set and the usual lengths (about 25 minutes)
-	$(step) "4 of 4: a page that compares the three runs (seconds)"
+# At the scale that people use. The adapters are those that `+experiment=dpo` below trains.
+$(SHIPPED): | $(STAMP) $(RUNS)/refl/demo/summary.json
+	$(step) "4 of 5: compare the shipped adapters with the base model at guidance 4 (about 2 minutes)"
+	$(BIN)/python -m t2ifb.evaluate +experiment=figure8 run=t2ifb/shapes/weights/dpo sampling.guidance_scale=4 \
+		prompts.most=100 evaluation.images_per_prompt=2 hydra.run.dir=$(@D)
+
+demo-full: $(FULL) ## the same with the full data set and the usual lengths, and Diffusion-DPO (about 90 minutes)
+	$(step) "5 of 5: a page that compares the four runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(FULL)) --output $(RUNS)/report_full.html
 
 $(RUNS)/reward_mlp/demo_full/summary.json: | $(STAMP)
-	$(step) "1 of 4: draw and rank images for 1,600 prompts, train a reward model on the rankings (about 5 minutes)"
-	$(call train,+experiment=reward_mlp)
+	$(step) "1 of 5: draw and rank images for 1,600 prompts, train a reward model on the rankings (about 5 minutes)"
+	$(call train,+experiment=reward_mlp head=interaction)
 
 # Long enough to fail: 40 of 60 updates, with fewer validations and test prompts.
 $(RUNS)/refl_overoptimised/demo_full/summary.json: | $(STAMP) $(RUNS)/reward_mlp/demo_full/summary.json
-	$(step) "2 of 4: tune the image model by a reward that does not see the prompt, until it fails (about 3 minutes)"
+	$(step) "2 of 5: tune the image model by a reward that does not see the prompt, until it fails (about 3 minutes)"
 	$(call train,+experiment=refl_overoptimised algorithm.epochs=0.1333 algorithm.validate_every=20 prompts.test.count=40 \
 		algorithm.guidance_scales=[4] algorithm.guidance_prompts=16 algorithm.best_of=1)
 
 $(RUNS)/refl/demo_full/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo_full/summary.json
-	$(step) "3 of 4: tune the image model by the learned reward, compare it with the base model (about 11 minutes)"
+	$(step) "3 of 5: tune the image model by the learned reward, compare it with the base model (about 11 minutes)"
 	$(call train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo_full)
+
+$(RUNS)/dpo/demo_full/summary.json: | $(STAMP) $(RUNS)/refl/demo_full/summary.json
+	$(step) "4 of 5: tune the image model by Diffusion-DPO at guidance 4 (about an hour)"
+	$(call train,+experiment=dpo reward.source=$(RUNS)/reward_mlp/demo_full)
 
 test: $(STAMP) ## the default tests (under 5 minutes)
 	$(BIN)/python -m pytest -n 3 --dist worksteal

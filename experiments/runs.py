@@ -22,7 +22,7 @@ SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `t2ifb.train`, or of a command that takes the same arguments.
+    """A run of `t2ifb.train`, or of another command with the same form of arguments.
 
     Attributes:
         path: Run folder.
@@ -58,7 +58,8 @@ class Run:
     def train(self, threads: int) -> int:
         """Train or resume the run, with output in `<folder>.log`, and return the exit status."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        how = [f"resume={self.path}"] if self.begun else [*self.overrides, "logger=none", f"hydra.run.dir={self.path}"]
+        quiet = ["logger=none"] if self.module == "t2ifb.train" else []
+        how = [f"resume={self.path}"] if self.begun else [*self.overrides, *quiet, f"hydra.run.dir={self.path}"]
         with self.path.with_suffix(".log").open("a") as log:
             return subprocess.run(
                 [sys.executable, "-m", self.module, *how],

@@ -38,7 +38,6 @@ PROMPTS, IMAGES, GUIDANCE, STEPS = 200, 2, 4.0, 20
 """Test prompts and images of each; guidance scale at which the base model is best, and sampling steps."""
 COMMON: tuple[str, ...] = (
     "+experiment=iterate",
-    "head=interaction",
     "iteration.images_per_prompt=6",
     "iteration.dataset_weight=0",
     "algorithm.validate_every=125",

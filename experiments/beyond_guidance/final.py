@@ -1,0 +1,103 @@
+"""Final: the recipes of `shapes` on test prompts, over guidance scales. See README.md.
+
+python -m experiments.beyond_guidance.final --only dpo --seeds 0    # trains and judges one run
+python -m experiments.beyond_guidance.final                         # all that is missing
+python -m experiments.beyond_guidance.final --list                  # what is done, and what is missing
+
+Each result is written to results/ when its run has been judged, so that a finished job is never repeated, even without
+its run folder.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.beyond_guidance.study import RESULTS, interaction
+from experiments.runs import SEEDS, Run, folder, train_all, train_each, write
+
+PROMPTS, IMAGES, GUIDANCE = 400, 4, 4
+"""Test prompts, images of each, and the guidance scale of both models in the main comparison."""
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "dpo": ("+experiment=dpo",),
+    "grpo": ("+experiment=grpo",),
+    "refl": ("+experiment=refl",),
+    "dpo, random pairs": ("+experiment=dpo", "algorithm.algorithm.pick=random"),
+}
+"""Arguments of each variant: the two best of the screen, the report's method, and the best one's control."""
+JUDGED = (
+    "+experiment=figure8",
+    f"sampling.guidance_scale={GUIDANCE}",
+    "guidance_scales=[1,2.5,4,6]",
+    f"prompts.most={PROMPTS}",
+    f"evaluation.images_per_prompt={IMAGES}",
+)
+
+
+def trained(variant: str, seed: int) -> Run:
+    """The run of a variant."""
+    reward = f"reward.source={interaction(seed).path}"
+    return Run(folder("beyond_guidance", f"final {variant}", seed), (*VARIANTS[variant], f"seed={seed}", reward))
+
+
+def judged(variant: str, seed: int) -> Run:
+    """Comparison of a run with the base model. Noise is that of seed 0, so that runs share the base model's images."""
+    place = folder("beyond_guidance", f"judged {variant}", seed)
+    return Run(place, (*JUDGED, f"run={trained(variant, seed).path}"), "t2ifb.evaluate")
+
+
+def result_file(variant: str, seed: int) -> Path:
+    """File with the result of one run."""
+    return RESULTS / f"final_{variant.replace(', ', '_').replace(' ', '_')}_{seed}.json"
+
+
+def result_of(variant: str, seed: int) -> dict[str, Any]:
+    """Gains on test prompts, over guidance scales, with their cost."""
+    run, comparison = trained(variant, seed), judged(variant, seed).summary
+    summary = run.summary
+    (gains,), (guidance,) = comparison["figure8"].values(), comparison["guidance"].values()
+    return {
+        "arguments": [*run.overrides],
+        "git_commit": summary["git_commit"],
+        "updates": summary["steps"],
+        "kept_step": summary["best_step"],
+        "network_evaluations": summary["network_evaluations"],
+        "wall_seconds": summary["wall_seconds"],
+        "prompts": comparison["prompts"],
+        "images_per_prompt": comparison["images_per_prompt"],
+        "gains": gains,
+        "guidance": guidance,
+    }
+
+
+def main() -> None:
+    """Train and judge what has no result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time on shared cores")
+    parser.add_argument("--list", action="store_true", help="say what is done and what is missing, and stop")
+    asked = parser.parse_args()
+    wanted = {f"{variant}, seed {seed}": (variant, seed) for seed in asked.seeds for variant in asked.only}
+    missing = {name: job for name, job in wanted.items() if not result_file(*job).exists()}
+    if asked.list:
+        done = [name for name in wanted if name not in missing]
+        print(f"done: {'; '.join(done) or 'nothing'}\nmissing: {'; '.join(missing) or 'nothing'}")
+        return
+    RESULTS.mkdir(exist_ok=True)
+    if missing:
+        train_all([interaction(seed) for seed in {seed for _, seed in missing.values()}], 1)
+
+    def judge(name: str) -> None:
+        job = missing[name]
+        train_all([judged(*job)], 1)
+        if judged(*job).finished:
+            write(result_of(*job), result_file(*job))
+
+    train_each({name: trained(*job) for name, job in missing.items()}, asked.jobs, judge)
+    found = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("final_*.json"))}
+    write(found, Path(__file__).parent / "final.json")
+
+
+if __name__ == "__main__":
+    main()
