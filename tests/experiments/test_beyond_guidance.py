@@ -1,10 +1,35 @@
 """The study of gains at guidance 4: its figures, by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from experiments.beyond_guidance import final, study
 from experiments.beyond_guidance.study import BATCH, TRAINING_PROMPTS, gold_of_best, lengths
+from t2ifb.config import schema
+from t2ifb.config.compose import compose_all
 from t2ifb.evaluation.scoring import ScoreSheet
+
+
+@pytest.mark.parametrize("overrides", [*final.VARIANTS.values(), study.run_of("dpo, rank 4").overrides], ids=str)
+def test_every_variant_is_a_valid_run(overrides: tuple[str, ...]) -> None:
+    schema.register()
+    (composed,) = compose_all("train", list(overrides))
+    assert composed.config.sampling.guidance_scale == (1 if overrides == final.VARIANTS["refl"] else 4)
+
+
+def test_a_final_result_has_the_gains_and_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary = {"git_commit": "c", "steps": 9, "best_step": 6, "network_evaluations": 5, "wall_seconds": 2.0}
+    comparison = {"prompts": 4, "images_per_prompt": 2, "figure8": {"seed0": {"gold": 1}}, "guidance": {"seed0": {}}}
+    for run, content in ((final.trained("dpo", 0), summary), (final.judged("dpo", 0), comparison)):
+        run.path.mkdir(parents=True)
+        (run.path / "summary.json").write_text(json.dumps(content))
+    found = final.result_of("dpo", 0)
+    assert (found["gains"], found["network_evaluations"], found["kept_step"]) == ({"gold": 1}, 5, 6)
+    assert found["arguments"][0] == "+experiment=dpo"
 
 
 def test_the_best_image_is_the_rewards_choice() -> None:
