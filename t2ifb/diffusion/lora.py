@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.diffusion.lora_export import COMFYUI_WEIGHTS, comfyui_weights
-from t2ifb.diffusion.source import absent_encoders
+from t2ifb.diffusion.source import ENCODERS
 from t2ifb.utils.files import atomic_write, package_path, public_name
 
 if TYPE_CHECKING:
@@ -30,12 +30,16 @@ class LoRAFormat:
         part: The denoiser's name in the pipeline, which is the prefix of the weights' names.
         targets: Layers that get adapters by default: the projections of self- and cross-attention.
         kohya: Whether ComfyUI and AUTOMATIC1111 read adapters of this family under kohya's names.
+        call: Arguments of a call of the pipeline that differ from its defaults, for the card.
+        absent: Parts of the pipeline that the run did not load.
     """
 
     pipeline: str
     part: str
     targets: tuple[str, ...]
     kohya: bool = False
+    call: str = ""
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,11 +247,12 @@ def save_lora(
         alpha=settings["lora_alpha"],
         imports=imports,
         pipeline=model.lora_format.pipeline,
-        load=_load(base),
+        load=_load(base, model.lora_format.absent),
         card=card,
         first=first and f"{first}\n\n",
         readers=BOTH_READ if model.lora_format.kohya else COMFYUI_READS,
         precision=precision,
+        call=f"\nCall the pipeline with `{model.lora_format.call}`, as the run did." if model.lora_format.call else "",
         judged=""
         if guidance_scale is None
         else f"\nThe images below were judged at `guidance_scale={guidance_scale:g}`.",
@@ -258,14 +263,14 @@ def save_lora(
             file.write(content)
 
 
-def _load(base: str | Path) -> str:
+def _load(base: str | Path, absent: Sequence[str]) -> str:
     """Python expression that loads the base model, for the card."""
     path = Path(base).expanduser()
     if path.is_file():
         return f'from_single_file("<{public_name(path)}>", dtype=torch.float32)'
     inside = package_path(path)
     where = f'files("t2ifb") / "{inside}"' if inside else f'"<{public_name(path)}>"' if path.is_dir() else f'"{base}"'
-    lacking = "".join(f", {name}=None" for name in absent_encoders(path))
+    lacking = "".join(f", {name}=None" for name in absent if name.startswith(ENCODERS))
     # Components may be stored in different precisions.
     return f"from_pretrained({where}, dtype=torch.float32{lacking})"
 
@@ -285,7 +290,7 @@ pipeline = {pipeline}.{load}
 pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 ```
 
-The base model's weights were in {precision} in the run; the code above loads them in float32.{judged}
+The base model's weights were in {precision} in the run; the code above loads them in float32.{call}{judged}
 
 {readers}, and load it at strength 1 on the same base model. The guidance scale is called CFG there.
 

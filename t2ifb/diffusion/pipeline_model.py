@@ -1,7 +1,7 @@
 """The text-to-image model that all families share, made of the parts of a `diffusers` pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ class PipelineModel(nn.Module):
             folder: Folder of encoded prompts, see `TextEncoders`.
         """
         super().__init__()
-        self.family, self.settings, self.lora_format = family, settings, family.lora_format
+        self.family, self.settings = family, settings
+        self.lora_format = replace(family.lora_format, call=settings.call, absent=settings.absent())
         self.denoiser: Any = parts[family.lora_format.part]
         self.vae: Any = parts["vae"]
         self.decoder: Any = decoder

@@ -96,6 +96,11 @@ class PipelineSource:
         """Parts of the pipeline that are not loaded."""
         return self.family.left_out
 
+    @property
+    def call(self) -> str:
+        """Arguments of a call of the pipeline that differ from its defaults."""
+        return ""
+
     def on_meta(self) -> PipelineModel:
         """The model on the `meta` device, with tokenizers that return the same tokens for every text.
 

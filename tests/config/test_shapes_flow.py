@@ -92,7 +92,8 @@ def test_fine_tuning_takes_two_steps_and_its_adapters_draw(
         for place in ("merged", world[1].partition("=")[2])
     )
     assert any(not torch.equal(merged[name], plain[name]) for name in plain)
-    assert "text_encoder_3=None, tokenizer_3=None" in (run / "export" / "README.md").read_text()
+    card = (run / "export" / "README.md").read_text()
+    assert "text_encoder_3=None, tokenizer_3=None" in card and "with `max_sequence_length=1`, as the run did" in card
     if experiment == "refl":
         few = [*few, "prompts.most=2", "evaluation.images_per_prompt=2"]
         assert go("evaluate", "+experiment=figure8", "run=run", *world, *few) == 0

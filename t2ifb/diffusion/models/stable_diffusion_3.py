@@ -18,6 +18,8 @@ from t2ifb.diffusion.pipeline_source import PipelineSource
 from t2ifb.diffusion.source import absent_encoders
 
 T5 = "text_encoder_3"
+MAX_SEQUENCE_LENGTH = 256
+"""Default of the pipeline's call."""
 
 
 def states(encoders: Mapping[str, Any], tokens: Mapping[str, Tensor], settings: Any) -> Conditioning:
@@ -133,7 +135,7 @@ class StableDiffusion3Source(PipelineSource):
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     family: ClassVar[Family] = FAMILY
     t5: bool = True
-    max_sequence_length: int = 256
+    max_sequence_length: int = MAX_SEQUENCE_LENGTH
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,6 +146,12 @@ class StableDiffusion3Source(PipelineSource):
     def lengths(self) -> dict[str, int]:
         """Number of tokens by text encoder, where it is not the tokenizer's own."""
         return {T5: self.max_sequence_length}
+
+    @property
+    def call(self) -> str:
+        """The number of tokens, if it is not the pipeline's default."""
+        own = self.max_sequence_length
+        return "" if own == MAX_SEQUENCE_LENGTH else f"max_sequence_length={own}"
 
     def absent(self) -> tuple[str, ...]:
         """The third text encoder and its tokenizer without `t5`, or if the pipeline's folder lacks them."""
