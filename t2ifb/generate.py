@@ -103,11 +103,13 @@ def _merge(parts: Components) -> None:
 
     if not parts.value("lora"):
         raise ConfigError(["merge: there is nothing to merge; also give lora=<run folder>"])
+    source = parts.build("diffusion")
     try:
-        save_merged(parts.build("diffusion"), exported_file(parts.value("lora")), parts.value("merge"))
+        save_merged(source, exported_file(parts.value("lora")), parts.value("merge"))
     except ValueError as error:
         raise ConfigError([f"merge: {error}"]) from error
-    print(f"merged pipeline: {parts.value('merge')}")
+    lacking = f" (without {', '.join(source.absent())})" if source.absent() else ""
+    print(f"merged pipeline: {parts.value('merge')}{lacking}")
 
 
 def wished_prompts(parts: Components) -> list[str]:

@@ -115,6 +115,7 @@ def test_adapters_are_those_that_the_command_tunes(folder: Path) -> None:
     ).fit()
     assert summary["steps"] == 2 and summary["judge_weights"] == {"image_reward": 1.0}
     assert rewards_of(tuned)[0]["source"] == str(folder / "runs" / "reward")
+    assert rewards_of(tuned / "export") == rewards_of(tuned)
     assert len(list((folder / "data" / "baseline_cache").glob("*.safetensors"))) == 2
     run = command(
         folder, "tuned", "+experiment=refl", f"reward.source={folder / 'runs' / 'reward'}", "prompts=files",

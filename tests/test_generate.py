@@ -62,6 +62,7 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
     assert len(list(folder(tmp_path).glob("*.png"))) == 3 * 2 * 2 + 1
     assert [len(index[0]["scores"][name]) for name in ("base", "tuned")] == [2, 2]
     assert go("lora=run", "merge=merged") == 0
+    assert "merged pipeline: merged (without safety_checker)" in capsys.readouterr().out
     merged = StableDiffusionPipeline.from_pretrained("merged").unet.state_dict()
     plain = StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32).unet.state_dict()
     assert merged.keys() == plain.keys()

@@ -160,7 +160,8 @@ def judges_of(reward: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, 
 
 def rewards_of(run: str | Path) -> list[dict[str, Any]]:
     """The scorers that a fine-tuning run was trained on, as plain containers; none for another kind of run."""
-    record = Path(run).expanduser() / RECORD
+    folder = Path(run).expanduser()
+    record = (folder.parent if folder.name == "export" else folder) / RECORD
     reward = read_record(record)["reward"] if record.is_file() else None
     return [absolute(member) for member in members(reward)] if reward else []
 

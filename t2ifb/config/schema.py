@@ -5,6 +5,7 @@ other key is typed here, and a key that is not here is an error.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -176,6 +177,7 @@ SCHEMAS: dict[str, type] = {
 }
 
 
+@cache
 def _node(schema: type) -> Any:
     """The schema, without the values of a schema that it extends: that one's file comes first in the defaults."""
     node = OmegaConf.structured(schema)

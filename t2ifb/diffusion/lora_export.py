@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from t2ifb.utils.devices import dtype_of
@@ -62,8 +63,11 @@ def save_merged(source: "PipelineSource", adapters: Path, folder: str | Path) ->
     target = Path(folder).expanduser()
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{folder} is not empty; give another folder for the merged pipeline")
-    pipeline = replace(source, precision="fp32", decoder_precision="fp32", quantisation=None).pipeline()
     part = source.family.lora_format.part
+    with safe_open(adapters, "pt") as file:
+        if not any(name.startswith(f"{part}.") for name in file.keys()):  # noqa: SIM118
+            raise ValueError(f"{adapters} belongs to another family of models: expected names that begin with {part}")
+    pipeline = replace(source, precision="fp32", decoder_precision="fp32", quantisation=None).pipeline()
     try:
         pipeline.load_lora_weights(str(adapters.parent), weight_name=adapters.name)
     except RuntimeError as error:

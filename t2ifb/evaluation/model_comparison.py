@@ -93,13 +93,14 @@ class ModelComparison:
             raise ValueError(f"validation_prompts={validation_prompts} and best_of={best_of} must be at least 1")
         self.scales = check_scales(guidance_scales or ())
         self.models = tuned_runs([runs] if isinstance(runs, str) else runs)
-        trained = {str(Path(run).expanduser().absolute()): names for run, names in (trained_on or {}).items()}
+        trained = {str(place_of(Path(run).expanduser()).absolute()): names for run, names in (trained_on or {}).items()}
         self.trained_on = {
             name: list(trained.get(str(place_of(export).absolute()), ())) for name, export in self.models.items()
         }
         of_runs = {scorer for names in self.trained_on.values() for scorer in names}
-        free = [name for name in scorers if name not in (*of_runs, *GROUND_TRUTH)]
-        wished = (free or list(scorers)) if judges is None else list(judges)
+        honest = [name for name in scorers if name not in GROUND_TRUTH]
+        free = [name for name in honest if name not in of_runs]
+        wished = (free or honest or list(scorers)) if judges is None else list(judges)
         self.judges = [name for name in wished if name in scorers]
         if not self.judges:
             raise ValueError(

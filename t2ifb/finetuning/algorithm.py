@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -127,6 +127,15 @@ class Algorithm(Protocol):
 
     def loss(self, policy: "Policy", part: Experience) -> Loss:
         """The equation of the paper, on a part of a minibatch."""
+        ...
+
+
+@runtime_checkable
+class Begun(Protocol):
+    """An algorithm with state that all processes have to change alike."""
+
+    def begin(self, policy: "Policy", position: int) -> None:
+        """Called before `collect` at each position, also in a process without a share of the batch."""
         ...
 
 

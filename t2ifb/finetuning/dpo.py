@@ -96,9 +96,11 @@ class DPO:
         ranked = groups.compared_by(self.pick)
         ends = [(win, lose) for win in range(self.best) for lose in range(1, self.best + 1)]
         pairs = torch.cat([ranked.order[:, [win, -lose]] for win, lose in ends])
-        pairs = pairs[ranked.rewards[pairs[:, 0]] > ranked.rewards[pairs[:, 1]]]  # equal rewards prefer neither
+        better, worse = ranked.rewards[pairs].unbind(1)
+        # Equal rewards prefer neither. NaN ranks lowest, so a better sample with NaN means that too few have a number.
+        pairs = pairs[(better > worse) | better.isnan()]
         prompts = [groups.prompts[int(row)] for row in pairs[:, 0]]
-        ones = torch.ones_like(ranked.rewards[pairs[:, 0]])
+        ones = 1 + 0 * ranked.rewards[pairs[:, 0]]  # NaN stays NaN, so that the update is skipped and counted
         tensors = {"latents": groups.latents[pairs], "weight": ones, "share": ones}
         return Experience(prompts, tensors | {"steps": torch.full((len(prompts),), len(policy.schedule))})
 

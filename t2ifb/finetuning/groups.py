@@ -132,6 +132,12 @@ def check_pick(pick: str) -> None:
         raise ValueError(f"pick must be {' or '.join(get_args(Pick))}, not {pick!r}")
 
 
+def check_deviation(deviation: str) -> None:
+    """Raise a `ValueError` if advantages cannot be divided by it."""
+    if deviation not in get_args(Deviation):
+        raise ValueError(f"deviation must be {' or '.join(get_args(Deviation))}, not {deviation!r}")
+
+
 def equal_parts(samples: int, most: int, updates: int) -> int:
     """Largest number of samples, at most `most`, that cuts all samples into equal parts, at least one per update.
 

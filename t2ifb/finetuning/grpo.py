@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from t2ifb.finetuning.algorithm import (
     drawn_steps,
     mean_loss,
 )
-from t2ifb.finetuning.groups import Deviation, advantages, equal_parts, repeated, without_variance
+from t2ifb.finetuning.groups import Deviation, advantages, check_deviation, equal_parts, repeated, without_variance
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream
 
@@ -68,8 +68,7 @@ class GRPO:
                 f"group_size={self.group_size} must be at least 2, updates={self.updates} at least 1, clip={self.clip} "
                 f"and most_advantage={self.most_advantage} above 0"
             )
-        if self.deviation not in get_args(Deviation):
-            raise ValueError(f"deviation must be group or batch, not {self.deviation!r}")
+        check_deviation(self.deviation)
 
     def work(self, steps: int, prompts: int) -> Work:
         """See `Planned.work`."""
@@ -106,7 +105,9 @@ class GRPO:
         """
         steps = self.steps_of(len(policy.schedule), policy.seed, batch.position)
         samples = repeated(batch, self.group_size)
-        size = equal_parts(len(samples.prompts), policy.rows_in_memory or len(batch.prompts), self.updates)
+        # Blocks do not depend on what fits into memory, and parts divide a block.
+        block = equal_parts(len(samples.prompts), len(samples.prompts), self.updates)
+        size = equal_parts(block, policy.rows_in_memory or len(batch.prompts), 1)
         found: list[dict[str, Tensor]] = []
         prompts: list[str] = []
         images: list[Tensor] = []
@@ -118,7 +119,7 @@ class GRPO:
                 output = denoise(noisy, index)
                 rollout.take(output)
                 log_prob = policy.step(output, noisy, index).log_prob(rollout.latents)
-                row = {"step": torch.full((size,), index), "part": torch.full((size,), number)}
+                row = {"step": torch.full((size,), index), "block": torch.full((size,), number * size // block)}
                 row["sample"] = torch.arange(number * size, (number + 1) * size)
                 found.append({"noisy": noisy, "next": rollout.latents, "log_prob": log_prob, **row})
                 prompts += part.prompts
@@ -135,11 +136,11 @@ class GRPO:
         return Experience(prompts, rows | {name: each[of_row] for name, each in of_samples.items()}, part_size=size)
 
     def minibatches(self, experience: Experience, seed: int) -> Iterator[Experience]:
-        """Some parts of the samples each, in random order, with all their trained steps."""
-        part = experience["part"]
-        order = np.random.default_rng(seed).permutation(int(part.max()) + 1)
+        """Some blocks of the samples each, in random order, with all their trained steps."""
+        block = experience["block"]
+        order = np.random.default_rng(seed).permutation(int(block.max()) + 1)
         for chosen in np.array_split(order, self.updates):
-            rows = [row for number in chosen for row in (part == int(number)).nonzero().flatten().tolist()]
+            rows = [row for number in chosen for row in (block == int(number)).nonzero().flatten().tolist()]
             yield experience.rows(rows)
 
     def loss(self, policy: Policy, part: Experience) -> Loss:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import adapter_state, load_adapter_state
-from t2ifb.finetuning.algorithm import Algorithm, Experience
+from t2ifb.finetuning.algorithm import Algorithm, Begun, Experience
 from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
@@ -111,6 +111,8 @@ class FineTuningModule(LightningModule):
 
     @torch.no_grad()
     def _collect(self, batch: PromptBatch) -> Experience | None:
+        if isinstance(self.algorithm, Begun):
+            self.algorithm.begin(self.policy, batch.position)
         return self.algorithm.collect(self.policy, batch) if batch.prompts else None
 
     def _parts(self, batch: PromptBatch) -> list[Experience]:

@@ -10,7 +10,16 @@ from torch import Tensor
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
-from t2ifb.finetuning.groups import Deviation, Pick, advantages, check_pick, draw_groups, learned_steps, noised
+from t2ifb.finetuning.groups import (
+    Deviation,
+    Pick,
+    advantages,
+    check_deviation,
+    check_pick,
+    draw_groups,
+    learned_steps,
+    noised,
+)
 from t2ifb.finetuning.policy import Policy
 
 OLD = "old"
@@ -67,6 +76,9 @@ class NFT:
                 f"group_size={self.group_size} must be at least 2, updates={self.updates} at least 1, "
                 f"nft_beta={self.nft_beta} and most_advantage={self.most_advantage} above 0"
             )
+        check_deviation(self.deviation)
+        if self.samples_per_update is not None and self.samples_per_update < 1:
+            raise ValueError(f"samples_per_update={self.samples_per_update} must be at least 1")
         if not 0 <= self.old_decay < 1 or self.old_decay_rise < 0:
             raise ValueError(
                 f"old_decay={self.old_decay} must be from 0 to below 1, old_decay_rise={self.old_decay_rise} at least 0"
@@ -91,9 +103,12 @@ class NFT:
         """See `Algorithm.check`."""
         learned_steps(self.steps, steps)
 
+    def begin(self, policy: Policy, position: int) -> None:
+        """Move the old adapters towards the trained ones, see `Begun`."""
+        policy.average(OLD, min(self.old_decay_rise * position, self.old_decay))
+
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Samples of the old adapters with their weights w."""
-        policy.average(OLD, min(self.old_decay_rise * batch.position, self.old_decay))
         with policy.adapters_of(OLD):
             groups = draw_groups(policy, batch, self.group_size)
         compared = groups.compared_by(self.pick).rewards

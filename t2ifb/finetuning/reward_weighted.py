@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, denoising_error
 from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
-from t2ifb.finetuning.groups import Deviation, advantages, draw_groups, repeated, without_variance
+from t2ifb.finetuning.groups import Deviation, advantages, check_deviation, draw_groups, repeated, without_variance
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream, gaussian, generator
 
@@ -54,8 +54,7 @@ class RewardWeighted:
             raise ValueError(
                 f"group_size={self.group_size} must be at least 2, and temperature={self.temperature} above 0"
             )
-        if self.deviation not in get_args(Deviation):
-            raise ValueError(f"deviation must be group or batch, not {self.deviation!r}")
+        check_deviation(self.deviation)
 
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""

@@ -283,7 +283,7 @@ class FineTuner:
         check_known(self.truth, asked, "truth=None")
         evaluator = self.evaluator("validation", seed)
         model = replace(self.model, device="cpu").load()
-        data = training_data(self, texts["train"], model, len(evaluator))
+        data = training_data(self, texts, model, len(evaluator))
         cut = {split: model.too_long(prompts) for split, prompts in texts.items()}
         if any(cut.values()) and first_process():
             print("prompts truncated to the text encoder's context: " + ", ".join(f"{n} {s}" for s, n in cut.items()))

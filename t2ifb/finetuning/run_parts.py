@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from torch import nn
 from t2ifb.data.datamodules import PromptDataModule
 from t2ifb.data.embeddings import EmbeddingCache
 from t2ifb.data.pairs import PairDataModule
+from t2ifb.data.prompts import spelled_alike
+from t2ifb.data.rankings import RankedPrompt
 from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.finetuning.evaluator import BASE
 from t2ifb.finetuning.judge_weights import weights_of_run
@@ -116,15 +119,16 @@ def prepare(tuner: "FineTuner", run: RunFolder, trainer: Any) -> dict[str, float
 
 
 def training_data(
-    tuner: "FineTuner", prompts: Sequence[str], model: TextToImageModel, samples: int
+    tuner: "FineTuner", texts: Mapping[str, Sequence[str]], model: TextToImageModel, samples: int
 ) -> PromptDataModule | PairDataModule:
     """What a run's algorithm learns from: prompts, or pairs of its preference data set.
 
-    The latents of a pair's images are computed once, when training starts, and stored in the cache folder.
+    Rankings whose prompts are among the run's validation or test prompts are left out. The latents of a pair's images
+    are computed once, when training starts, and stored in the cache folder.
 
     Args:
         tuner: The run.
-        prompts: Training prompts.
+        texts: Prompts by split.
         model: The model, which encodes the images.
         samples: Number of held-out samples per validation.
 
@@ -133,16 +137,38 @@ def training_data(
     """
     numbers = tuner.batch_size, tuner.seed, samples, tuner.samples_per_batch
     if tuner.algorithm.data == "prompts":
-        return PromptDataModule(prompts, *numbers, tuner.algorithm.updates_per_experience)
+        return PromptDataModule(texts["train"], *numbers, tuner.algorithm.updates_per_experience)
     dataset: Any = tuner.rankings
     if not dataset.available(TRAIN):
         hint = getattr(dataset, "missing_message", "Run `python -m t2ifb.prepare`.")
         raise ValueError(f"rankings: the split {TRAIN!r} is missing. {hint}")
     folder = (tuner.cache_folder or tuner.output_dir) / "latents"
     encoder = LatentEncoder(model, tuner.model, folder / "file_keys.npy")
-    blocks = dataset.multiplicities(TRAIN) if hasattr(dataset, "multiplicities") else None
+    rankings = dataset.rankings(TRAIN)
+    blocks = dataset.multiplicities(TRAIN) if hasattr(dataset, "multiplicities") else [(len(rankings), 1.0)]
+    kept = without_prompts(rankings, blocks, [*texts["validation"], *texts["test"]])
     latents = EmbeddingCache(folder, encoder, batch_size=tuner.samples_per_batch)
-    return PairDataModule(dataset.rankings(TRAIN), latents, model.latent_shape, *numbers, blocks)
+    return PairDataModule(kept[0], latents, model.latent_shape, *numbers, kept[1])
+
+
+def without_prompts(
+    rankings: Sequence[RankedPrompt], blocks: Sequence[tuple[int, float]], prompts: Sequence[str]
+) -> tuple[list[RankedPrompt], list[tuple[int, float]]]:
+    """Rankings of other prompts than the given ones, with the sizes of their blocks; says how many are left out.
+
+    Args:
+        rankings: Rankings, block by block.
+        blocks: Size of each block, and how often it appears per epoch.
+        prompts: Prompts that are left out, however they are spelled (`spelled_alike`).
+    """
+    taken = {spelled_alike(prompt) for prompt in prompts}
+    keep = [spelled_alike(ranking.prompt) not in taken for ranking in rankings]
+    ends = list(accumulate(size for size, _ in blocks))
+    sizes = [sum(keep[end - size : end]) for end, (size, _) in zip(ends, blocks, strict=True)]
+    if (dropped := len(keep) - sum(keep)) and first_process():
+        print(f"rankings: left out {dropped} of {len(keep)}, whose prompts this run is validated or tested on")
+    kept = [ranking for ranking, wanted in zip(rankings, keep, strict=True) if wanted]
+    return kept, [(size, times) for size, (_, times) in zip(sizes, blocks, strict=True)]
 
 
 def recipe(tuner: "FineTuner", run: RunFolder, kept: int, precision: str) -> dict[str, Any]:

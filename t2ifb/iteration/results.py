@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from t2ifb.evaluation.tables import screen, show
+from t2ifb.finetuning.evaluator import REWARD
 from t2ifb.reporting.discovery import find_runs
 from t2ifb.reporting.page import make_page
 from t2ifb.reporting.rounds import HEADINGS, ROUNDS, cells
@@ -39,7 +40,7 @@ def figures_of(
         at the kept step; `reward_agreement`, share of the new comparisons on which the reward of the round before
         agrees; `network_evaluations` of training and of `drawing_evaluations`, in this round; `base_validation` and
         `validation`, scores of the base model and of the kept checkpoint on validation prompts, from the same noise,
-        where `judges` is the gain over the base model that selected it; and `kept`.
+        where `judges` is the gain over the base model that selected it; `judge_weights` in it; and `kept`.
     """
     agreement = collected["reward_agreement"]
     return {
@@ -52,6 +53,7 @@ def figures_of(
         "drawing_evaluations": drawing,
         "base_validation": validation_figures(read_metrics(metrics), 0),
         "validation": tuning["validation"],
+        "judge_weights": tuning["judge_weights"],
         "kept": tuning["kept"],
     }
 
@@ -59,9 +61,13 @@ def figures_of(
 def best_round(rounds: Sequence[Mapping[str, Any]]) -> int:
     """Number of the round whose model has the highest selection score on validation prompts; the first of equal ones.
 
+    Without held-out scorers it is the last round: each round has another reward, and their scores cannot be compared.
+
     Args:
         rounds: Figures of the rounds.
     """
+    if [*rounds[-1]["judge_weights"]] == [REWARD]:
+        return int(rounds[-1]["round"])
     return int(max(rounds, key=lambda figures: figures["validation"]["judges"])["round"])
 
 

@@ -15,6 +15,7 @@ from t2ifb.data.datasets import open_dataset
 from t2ifb.data.datasets.mixture import Mixture
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.data.rankings import PreferenceDataset
+from t2ifb.finetuning.evaluator import REWARD
 from t2ifb.finetuning.run import FineTuner
 from t2ifb.finetuning.run_parts import check_counts
 from t2ifb.iteration.collection import COLLECTED, Judge, collect, draw, prompts_of_rounds
@@ -203,12 +204,14 @@ class Iteration:
 
     def _tuner(self, number: int, **changes: Any) -> FineTuner:
         folder = self.folder(number)
+        # The judges count alike in all rounds, so that their scores can be compared.
+        first = (_summary(self.folder(1) / "tuning") or {}).get("judge_weights", {}) if number > 1 else {}
         given = {
             "reward": folder / "reward",
             "output_dir": folder / "tuning",
             "start_from": self.folder(number - 1) / "tuning" if number > 1 else None,
             "rankings": self._rankings(number),
-        }
+        } | ({} if first.keys() <= {REWARD} else {"judge_weights": first})
         return self.tuner(**(given | self._common(number) | changes))
 
     def _common(self, number: int) -> dict[str, Any]:

@@ -117,3 +117,6 @@ def test_a_merged_pipeline_replaces_nothing_and_needs_fitting_adapters(
     save_file(wide, tmp_path / LORA_WEIGHTS, metadata)
     with pytest.raises(ValueError, match="belongs to another base model"):
         save_merged(source_of(folder), exported_file(tmp_path), tmp_path / "merged")
+    save_file({f"other.{key}": each for key, each in weights.items()}, tmp_path / LORA_WEIGHTS, metadata)
+    with pytest.raises(ValueError, match="belongs to another family of models: expected names that begin with"):
+        save_merged(source_of(folder), exported_file(tmp_path), tmp_path / "merged")

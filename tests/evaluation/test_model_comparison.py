@@ -164,6 +164,16 @@ def test_what_a_run_was_trained_on_chooses_no_prompts_unless_it_is_asked_to(run:
     assert make_figure(tmp_path, run).judges == ["length"]
     assert make_figure(tmp_path, run, trained_on={str(run): ["redness", "length"]}).judges == ["redness", "length"]
     assert make_figure(tmp_path, run, judges=["redness"]).judges == ["redness"]
+    of_export = make_figure(tmp_path, run, runs=str(run / "export"), trained_on={str(run / "export"): ["redness"]})
+    assert of_export.judges == ["length"] and of_export.trained_on == make_figure(tmp_path, run).trained_on
+
+
+def test_the_ground_truth_chooses_nothing_even_where_it_is_the_only_scorer_that_was_not_trained_on(
+    run: Path, tmp_path: Path
+) -> None:
+    scorers = {"redness": partial(Redness), "gold": partial(GoldScore)}
+    figure = make_figure(tmp_path, run, scorers=scorers)
+    assert figure.judges == figure._judges_of(next(iter(figure.models))) == ["redness"]
 
 
 def test_a_scorer_that_cannot_score_is_found_before_everything_is_drawn(run: Path, tmp_path: Path) -> None:

@@ -95,6 +95,31 @@ def test_equal_rewards_prefer_neither() -> None:
     assert len(module.algorithm.collect(module.policy, BATCH)) == 0
 
 
+@pytest.mark.parametrize("numbers", [[], [0, 4], [0, 1, 2, 4, 5, 6]])
+def test_a_reward_that_is_nan_is_never_preferred_and_is_an_error_if_too_few_are_left(numbers: list[int]) -> None:
+    """Two of four samples are preferred, so that one number per prompt is too few."""
+    module = make_module(OWN)
+    module.policy.reward = Numbers(numbers)
+    found = module.algorithm.collect(module.policy, BATCH)
+    enough = len(numbers) == 6
+    assert bool(found["weight"].isnan().any()) != enough
+    part = next(iter(module.algorithm.minibatches(found, 0)))
+    assert torch.isfinite(module.algorithm.loss(module.policy, replace(part, total=len(part))).total) == enough
+
+
+class Numbers(torch.nn.Module):
+    """NaN, but for some samples."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        rewards = torch.full((len(prompts),), torch.nan)
+        rewards[self.numbers] = torch.arange(len(self.numbers), dtype=torch.float32)
+        return rewards
+
+
 class Same(torch.nn.Module):
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         return torch.zeros(len(prompts))

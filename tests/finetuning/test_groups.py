@@ -112,7 +112,8 @@ def test_pools_are_learned_at_the_steps_that_are_asked_for(method: str) -> None:
 
     build: Any = get_class(f"t2ifb.finetuning.{method}")
     module = make_module(build(group_size=4, steps=[1, 2], updates=2, **({"best": 1} if "nft" not in method else {})))
-    rows = module.algorithm.collect(module.policy, BATCH)
+    rows = module._collect(BATCH)
+    assert rows is not None
     steps = torch.cat([part["step"] for part in module.algorithm.minibatches(rows, seed=0)])
     assert set(steps.tolist()) == {1, 2}
     with pytest.raises(ValueError, match=r"^steps=\[1, 9\]: first and last step must lie within the steps 0 to 4"):

@@ -72,14 +72,21 @@ def test_the_ratio_is_exactly_one_before_the_first_update(micro_batch_size: int 
     assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
 
 
-def test_each_update_learns_from_other_samples_with_all_their_steps() -> None:
-    module = make_module(GRPO(group_size=4, window=[0, 2], steps_per_sample=2, updates=2), micro_batch_size=2)
-    experience = module.algorithm.collect(module.policy, BATCH)
-    assert len(experience) == 8 * 2 and len(set(experience["step"].tolist())) == 2
-    first, second = module.algorithm.minibatches(experience, seed=3)
-    assert len(first) == len(second) == 8
-    parts = [set(each["part"].tolist()) for each in (first, second)]
-    assert not parts[0] & parts[1] and parts[0] | parts[1] == {0, 1, 2, 3}
+def test_each_update_learns_from_other_samples_with_all_their_steps_whatever_fits_into_memory() -> None:
+    found = []
+    for micro_batch_size in (2, None):
+        algorithm = GRPO(group_size=4, window=[0, 2], steps_per_sample=2, updates=2)
+        module = make_module(algorithm, micro_batch_size=micro_batch_size)
+        experience = module.algorithm.collect(module.policy, BATCH)
+        assert len(experience) == 8 * 2 and len(set(experience["step"].tolist())) == 2
+        first, second = module.algorithm.minibatches(experience, seed=3)
+        assert len(first) == len(second) == 8
+        blocks = [set(each["block"].tolist()) for each in (first, second)]
+        assert not blocks[0] & blocks[1] and blocks[0] | blocks[1] == {0, 1}
+        found.append((sorted(zip(first["step"].tolist(), first["reward"].tolist(), strict=True)), first.prompts[0]))
+    for rows, prompt in found[1:]:
+        assert prompt == found[0][1]
+        torch.testing.assert_close(torch.tensor(rows), torch.tensor(found[0][0]), rtol=1e-4, atol=1e-4)
 
 
 def test_advantages_are_within_prompts() -> None:

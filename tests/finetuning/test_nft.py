@@ -1,5 +1,8 @@
 """DiffusionNFT against its formula, written on predicted images."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +28,8 @@ def test_an_update_follows_the_formula() -> None:
     policy.copies[OLD] = [copy * 0.5 for copy in policy.copies[OLD]]  # old adapters of their own
     noted: dict[str, Tensor] = {}
     module.note = lambda **figures: noted.update(figures)  # type: ignore[method-assign]
-    experience = module.algorithm.collect(policy, BATCH)
+    experience = module._collect(BATCH)
+    assert experience is not None
     (part,) = module.algorithm.minibatches(experience, seed=0)
     rows, loss = [], torch.zeros(())
     for row, prompt in enumerate(part.prompts):
@@ -54,7 +58,8 @@ def test_an_update_follows_the_formula() -> None:
 
 def test_weights_are_from_nought_to_one_and_ordered_as_the_rewards() -> None:
     module = make_module(NFT(group_size=4))
-    experience = module.algorithm.collect(module.policy, BATCH)
+    experience = module._collect(BATCH)
+    assert experience is not None
     weight, reward = experience["weight"].unflatten(0, (2, 4)), experience["reward"].unflatten(0, (2, 4))
     assert float(weight.min()) >= 0 and float(weight.max()) <= 1
     assert torch.equal(weight.argsort(dim=1), reward.argsort(dim=1))
@@ -65,7 +70,8 @@ def test_weights_of_the_control_ignore_the_reward() -> None:
     weights = {}
     for pick in ("reward", "random"):
         module = make_module(NFT(group_size=4, pick=pick))  # type: ignore[arg-type]
-        experience = module.algorithm.collect(module.policy, BATCH)
+        experience = module._collect(BATCH)
+        assert experience is not None
         weights[pick] = experience["weight"].unflatten(0, (2, 4))
     assert torch.equal(weights["random"], weights["reward"].sort(1, descending=True).values)
     assert not torch.equal(weights["random"], weights["reward"])
@@ -74,16 +80,31 @@ def test_weights_of_the_control_ignore_the_reward() -> None:
 def test_old_adapters_follow_the_trained_ones() -> None:
     module = make_module(NFT(group_size=2, old_decay=0.25, old_decay_rise=1.0))
     policy = module.policy
-    module.algorithm.collect(policy, BATCH)  # at position 5 a quarter of the old ones stays
+    module._collect(BATCH)  # at position 5 a quarter of the old ones stays
     before = [copy.clone() for copy in policy.copies[OLD]]
     for weight in policy.adapters:
         weight.data = weight.data + 1
-    module.algorithm.collect(policy, BATCH)
+    module._collect(BATCH)
     for old, copy in zip(before, policy.copies[OLD], strict=True):
         torch.testing.assert_close(copy, old + 0.75)
 
 
-@pytest.mark.parametrize("wrong", [{"nft_beta": 0.0}, {"old_decay": 1.0}, {"group_size": 1}])
-def test_settings_that_do_not_fit_are_refused(wrong: dict[str, float]) -> None:
+def test_a_process_without_a_share_of_the_batch_moves_the_old_adapters_too() -> None:
+    module, idle = (make_module(NFT(group_size=2, old_decay=0.25, old_decay_rise=1.0)) for _ in range(2))
+    for batch in (BATCH, replace(BATCH, position=6)):
+        module._collect(batch)
+        assert idle._collect(replace(batch, prompts=[], numbers=[])) is None
+        for one, other in zip(module.policy.copies[OLD], idle.policy.copies[OLD], strict=True):
+            assert torch.equal(one, other)
+        for each in (module, idle):
+            for weight in each.policy.adapters:
+                weight.data = weight.data + 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"nft_beta": 0.0}, {"old_decay": 1.0}, {"group_size": 1}, {"deviation": "groups"}, {"samples_per_update": -4}],
+)
+def test_settings_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        NFT(**wrong)  # type: ignore[arg-type]
+        NFT(**wrong)

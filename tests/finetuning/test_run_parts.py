@@ -1,5 +1,6 @@
 """What a run is refused for, what its card lists, and what saves memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
+from t2ifb.data.datasets.mixture import Mixture
 from t2ifb.data.images import load_image
+from t2ifb.data.pairs import PairDataModule
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.finetuning.dpo import DPO
@@ -50,13 +53,16 @@ def test_an_algorithm_that_learns_from_pairs_of_a_data_set_is_refused() -> None:
         check_algorithm(DPO(group_size=None), gradient_norms=False)
 
 
+NO_PROMPTS: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+
+
 def test_pairs_are_those_of_the_training_rankings_at_the_models_size(tmp_path: Path) -> None:
     rankings = make_split(tmp_path, "train", [(2, 1), (1, 1)])
     options: dict[str, Any] = {"algorithm": DPO(group_size=None), "cache_folder": tmp_path / "cache"}
     tuner = make_tuning(rankings=FolderDataset({"train": rankings}), **options)
     assert tuner.splits == ["train"] and make_tuning().splits == []
     model = tuner.model.load()
-    data = training_data(tuner, [], model, 2)
+    data = training_data(tuner, NO_PROMPTS, model, 2)
     data.prepare_data()
     batch = data.train_batch(0)
     assert batch.prompts == [rankings[0].prompt] and batch.pairs is not None
@@ -65,7 +71,22 @@ def test_pairs_are_those_of_the_training_rankings_at_the_models_size(tmp_path: P
     torch.testing.assert_close(batch.pairs.latents[0], expected, atol=1e-4, rtol=1e-4)
     without = make_tuning(rankings=FolderDataset({}), **options)
     with pytest.raises(ValueError, match="rankings: the split 'train' is missing"):
-        training_data(without, [], model, 2)
+        training_data(without, NO_PROMPTS, model, 2)
+
+
+def test_pairs_of_a_mixture_leave_out_the_prompts_that_the_run_is_judged_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (make_split(tmp_path / name, "train", [(1, 2)] * 3) for name in ("one", "other"))
+    other = [replace(ranking, prompt=f"other {ranking.prompt}") for ranking in other]
+    mixture = Mixture({"one": FolderDataset({"train": one}), "other": FolderDataset({"train": other})}, {"other": 2.0})
+    tuner = make_tuning(rankings=mixture, algorithm=DPO(group_size=None), cache_folder=tmp_path / "cache")
+    texts = {"train": [], "validation": [f" {one[1].prompt.upper()}"], "test": [other[0].prompt]}
+    data = training_data(tuner, texts, tuner.model.load(), 2)
+    assert isinstance(data, PairDataModule)
+    assert data.prompts == [ranking.prompt for ranking in (one[0], one[2], other[1], other[2])]
+    assert data.steps_per_epoch == (2 + 2 * 2) // data.batch_size
+    assert "left out 2 of 6, whose prompts this run is validated or tested on" in capsys.readouterr().out
 
 
 def test_gradient_norms_are_for_algorithms_with_a_kl_term() -> None:

@@ -10,6 +10,7 @@ def figures(metrics: Path, *before: dict[str, Any], agreement: dict[str, float] 
     metrics.write_text("step,val/judges,val/gold,train/loss\n0,0.0,0.5,\n1,,,2.0\n2,0.1,0.6,\n")
     collected = {"rankings": 7, "reward_agreement": agreement}
     tuning = {"network_evaluations": 30, "validation": {"judges": 0.1, "gold": 0.6}, "kept": "tuned"}
+    tuning["judge_weights"] = {"clip_score": 1.0}
     reward = {"validation": {"accuracy": 0.75, "loss": 0.5}}
     return figures_of(1 + len(before), collected, reward, tuning, metrics, 12, list(before))
 
@@ -28,10 +29,13 @@ def test_rankings_add_up_and_scores_are_those_of_base_and_kept_checkpoint(tmp_pa
         "drawing_evaluations": 12,
         "base_validation": {"judges": 0.0, "gold": 0.5},
         "validation": {"judges": 0.1, "gold": 0.6},
+        "judge_weights": {"clip_score": 1.0},
         "kept": "tuned",
     }
 
 
 def test_the_best_round_is_that_of_the_highest_selection_score() -> None:
-    rounds = [{"round": n, "validation": {"judges": value}} for n, value in enumerate((0.1, 0.3, 0.3, -1.0), 1)]
-    assert best_round(rounds) == 2
+    scores = (0.1, 0.3, 0.3, -1.0)
+    rounds = [{"round": n, "validation": {"judges": value}} for n, value in enumerate(scores, 1)]
+    for weights, best in (({"clip_score": 1.0}, 2), ({"reward": 1.0}, 4)):  # each round has another reward
+        assert best_round([figures | {"judge_weights": weights} for figures in rounds]) == best

@@ -18,10 +18,11 @@ from t2ifb.finetuning.run import FineTuner
 from t2ifb.iteration.collection import ANSWERS, COLLECTED, RankingsNeeded
 from t2ifb.reporting.discovery import find_runs
 from t2ifb.reward_learning.run import RewardTrainer
-from tests.finetuning.tuning_worlds import export_reward
+from tests.finetuning.tuning_worlds import Darkness, Redness, export_reward
 from tests.iteration.parts import ON_CPU, make_iteration
 from tests.shapes.parts import write_database
 
+TUNED = {"network_evaluations": 10, "validation": {"judges": 0.5}, "kept": "tuned", "judge_weights": {"redness": 1.0}}
 CLEAN = get_context("forkserver")
 CLEAN.set_forkserver_preload([__name__])
 
@@ -71,6 +72,22 @@ def test_the_reward_learns_old_and_new_rankings_and_tuning_continues(tmp_path: P
     assert (first.seed, third.seed) == (0, 2000)
 
 
+def test_judges_count_alike_in_all_rounds(tmp_path: Path) -> None:
+    judges = {"redness": Redness(), "darkness": Darkness()}
+    iteration = make_iteration(tmp_path / "rounds", tmp_path)
+    iteration.tuner = partial(iteration.tuner, judges=judges, reward=torch.nn.Identity())
+    summary = iteration.folder(1) / "tuning" / "summary.json"
+    summary.parent.mkdir(parents=True)
+    for weights in ({"redness": 0.3, "darkness": 0.1}, {"reward": 1.0}):
+        summary.write_text(json.dumps({"judge_weights": weights}))
+        first, second = (iteration._tuner(number, reward=torch.nn.Identity()) for number in (1, 2))
+        assert first.find_weights
+        if "reward" in weights:
+            assert second.find_weights
+        else:
+            assert second.judge_weights == weights and not second.find_weights
+
+
 def test_an_iteration_waits_for_people_and_is_not_begun_twice(tmp_path: Path) -> None:
     changes = {"annotators": None, "prompts_per_round": 2}
     images = tmp_path / "rounds" / "round_01" / "rankings"
@@ -104,7 +121,7 @@ def test_finished_steps_are_skipped_and_an_unfinished_one_is_continued(
     def tune(run: FineTuner) -> dict[str, Any]:
         (run.output_dir / "export").mkdir(parents=True, exist_ok=True)
         (run.output_dir / "export" / "pytorch_lora_weights.safetensors").write_bytes(b"adapters")
-        return finish(run, "tuning", {"network_evaluations": 10, "validation": {"judges": 0.5}, "kept": "tuned"})
+        return finish(run, "tuning", TUNED)
 
     monkeypatch.setattr(RewardTrainer, "fit", train)
     monkeypatch.setattr(FineTuner, "fit", tune)

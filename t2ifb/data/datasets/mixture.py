@@ -132,6 +132,8 @@ class Mixture:
 
     def multiplicities(self, split: str) -> list[tuple[int, float]]:
         """Per set, in the order of `rankings(split)`: number of rankings, and how often each appears per epoch."""
+        if split not in self._counts:
+            self.rankings(split)
         weighted = split == self.training_split
         return [(count, self.weights[name] if weighted else 1.0) for name, count in self._counts[split].items()]
 

@@ -151,8 +151,8 @@ def test_prompts_that_are_evaluated_on_are_not_trained_on(
     leaked = replace(train[0], prompt=f" {train[3].prompt.upper()}  ")
     other = FolderDataset({"test": [leaked], "validation": [replace(test[0], prompt=train[4].prompt)]})
     mixture = Mixture({"one": FolderDataset({"train": train}), "other": other}, {"other": 0}, evaluated=["other"])
+    assert mixture.multiplicities("train") == [(6, 1.0)]  # also before the rankings were asked for
     assert [r.prompt_id for r in mixture.rankings("train")] == [f"one/train-{n}" for n in (0, 1, 2, 5, 6, 7)]
-    assert mixture.multiplicities("train") == [(6, 1.0)]
     assert "one: dropped 2 of 8 training rankings" in caplog.text
 
 
