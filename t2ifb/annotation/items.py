@@ -3,10 +3,9 @@
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -15,7 +14,7 @@ import numpy as np
 from t2ifb.data.drawn import INDEX
 from t2ifb.data.rankings import Image, image_error
 from t2ifb.data.tables import READERS, locate, read_table
-from t2ifb.utils.files import read_json_list, read_text
+from t2ifb.utils.files import read_json_list, read_text, sha256_file
 from t2ifb.utils.random_streams import Stream, generator
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class Item:
     """One question.
 
     Attributes:
-        key: Identifier, equal whenever the same folder is asked about.
+        key: Identifier, equal whenever the same images of the same prompt are asked about.
         prompt: The text.
         images: 2 to 9 files, in an order that says nothing about their models.
         models: Model of each image, such as `base` or `tuned`; empty texts if unknown.
@@ -62,7 +61,6 @@ def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed
     if not 2 <= images <= MOST:
         raise ValueError(f"images={images}: expected a number from 2 to {MOST}")
     path = Path(source).expanduser()
-    root = path if path.is_dir() else path.parent
     found: list[Item] = []
     alone = total = 0
     for number, (prompt, pictures) in enumerate(_prompts(path)):
@@ -72,7 +70,7 @@ def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed
             asked.update(group)
             order = generator(Stream.ANNOTATION, seed, number, len(found)).permutation(len(group))
             files, models = zip(*(group[place] for place in order), strict=True)
-            found.append(Item(_key(prompt, files, root), prompt, files, models))
+            found.append(Item("", prompt, files, models))
         alone, total = alone + len(set(pictures) - asked), total + len(set(pictures))
     if not found:
         raise ValueError(f"{path} has no prompt with at least two images{_of_two_models(mode)}")
@@ -85,13 +83,24 @@ def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed
     ]:
         raise ValueError(f"{len(broken)} images cannot be shown: {'; '.join(broken[:3])}")
     order = generator(Stream.ANNOTATION, seed).permutation(len(found))
-    return [found[place] for place in order]
+    keyed = _with_keys(found)
+    return [keyed[place] for place in order]
 
 
-def _key(prompt: str, files: Sequence[Path], root: Path) -> str:
-    """Hash of the prompt and of the files' paths in the source, in any order of the files."""
-    names = sorted(os.path.relpath(file, root).replace(os.sep, "/") for file in files)
-    return hashlib.sha256(json.dumps([prompt, names]).encode()).hexdigest()[:16]
+def _with_keys(items: Sequence[Item]) -> list[Item]:
+    """The questions with their keys: hashes of the prompt and of the images' content, in any order of the images.
+
+    Of questions about the same images, each has a key of its own.
+    """
+    content = {file: sha256_file(file) for file in dict.fromkeys(file for item in items for file in item.images)}
+    seen: Counter[str] = Counter()
+    found = []
+    for item in items:
+        shown = json.dumps([item.prompt, sorted(content[file] for file in item.images)])
+        key = hashlib.sha256(f"{shown}{seen[shown] or ''}".encode()).hexdigest()[:16]
+        seen[shown] += 1
+        found.append(replace(item, key=key))
+    return found
 
 
 Picture: TypeAlias = tuple[Path, str]

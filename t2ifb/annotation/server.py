@@ -42,7 +42,7 @@ HEADERS = {
 IMAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "private, max-age=600",
+    "Cache-Control": "no-store",
 }
 LARGEST_REQUEST = 100_000
 """Bytes."""
@@ -200,6 +200,7 @@ class Guard:
     def __init__(self, app: ASGIApp, token: str | None = None, port: int | None = None) -> None:
         """Wrap an application; see `make_app`."""
         self.app, self.token, self.port = app, token, port
+        self.cookie = f"{COOKIE}_{port}"  # browsers send cookies to all ports of a host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or refuse a request."""
@@ -242,9 +243,10 @@ class Guard:
         given = request.query_params.get("token")
         if given is not None and _equal(given, self.token):
             entry = RedirectResponse(".", 303)
-            entry.set_cookie(COOKIE, quote(self.token, safe=""), httponly=True, samesite="strict")
+            # Not `strict`: the link may be on a page of another site. Posts of other sites get no such cookie either.
+            entry.set_cookie(self.cookie, quote(self.token, safe=""), httponly=True, samesite="lax")
             return entry
-        if _equal(request.cookies.get(COOKIE, ""), quote(self.token, safe="")):
+        if _equal(request.cookies.get(self.cookie, ""), quote(self.token, safe="")):
             return None
         return Response("open the address with ?token=… as the command printed it", 401)
 

@@ -44,6 +44,13 @@ def check_once(
     return good, errors
 
 
+def image_files(rankings: Iterable[RankedPrompt]) -> list[Path]:
+    """Images of rankings that are files of their own."""
+    images = [image for ranking in rankings for image in ranking.images]
+    files = (image if isinstance(image, Path) else getattr(image, "file", None) for image in images)
+    return [file for file in files if file is not None]
+
+
 def memory_file(folder: Path, source: str | Path, *parts: str) -> Path:
     """File for the result of checking one part of a data set.
 

@@ -25,13 +25,17 @@ class ModuleScore(nn.Module):
         name: Name in messages: the class's `name`, or that of the class.
     """
 
-    def __init__(self, path: str | Path, class_name: str, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, class_name: str, arguments: Mapping[str, Any] | None = None, version: str = ""
+    ) -> None:
         """Load and build the class.
 
         Args:
             path: A Python file, or the name of a module that can be imported.
             class_name: Name of the class in it.
             arguments: Keyword arguments of the class.
+            version: Stored scores are reused while the arguments and the file are the same; give another version when
+                a module has changed that is given by its name or that the file imports.
 
         Raises:
             ValueError: The file, module or class does not exist, or the class does not accept the arguments.

@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Export:
             isinstance(kind, type) and issubclass(kind, nn.Module)
         ):  # a downloaded file must not call arbitrary code
             raise ValueError(f"{self.folder / CONFIG}: {self.head['class']} is not an nn.Module")
+        if "embedding_dim" not in signature(kind).parameters:  # `ModuleScore` is a module, and calls what it is given
+            raise ValueError(f"{self.folder / CONFIG}: {self.head['class']} is no head: it takes no embedding_dim")
         try:
             head = kind(**self.head["arguments"])
             head.load_state_dict(self._weights(HEAD))

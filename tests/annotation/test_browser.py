@@ -170,6 +170,23 @@ def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Pa
     assert sorted({answer.ranks for answer in queues.log.answers}) in ([(1, 1), (1, 2)], [(1, 1), (1, 2), (2, 1)])
 
 
+def test_a_held_key_and_a_double_click_answer_one_question(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
+    items = read_items(write_generated(tmp_path, 5, copies=1), "compare")
+    queues = Queues(items, AnswerLog(tmp_path / "annotations", items))
+    with served(queues, mode="compare") as address:
+        seats.append(Seat(browser, address, "ada"))
+        page = seats[0].page
+        page.keyboard.down("ArrowLeft")
+        seats[0].done(1)
+        page.keyboard.down("ArrowLeft")  # the browser repeats a held key
+        page.keyboard.up("ArrowLeft")
+        page.locator("#left").click(click_count=2, delay=50)
+        seats[0].done(2)
+        page.locator("#right").click()
+        seats[0].done(3)
+    assert len(queues.log.answers) == 3
+
+
 @pytest.mark.slow
 def test_a_thousand_prompts_and_a_killed_server(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
     folder = write_generated(tmp_path / "images", 1000, copies=1)

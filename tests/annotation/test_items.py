@@ -88,6 +88,26 @@ def test_files_of_the_same_name_in_other_folders_are_other_questions(tmp_path: P
     assert len({item.key for item in pairs}) == len(pairs) == 3
 
 
+def test_other_images_under_the_same_names_are_other_questions(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "prompt.txt").write_text("a cat")
+    keys = []
+    for pictures in ((1, 2), (2, 1), (1, 3)):
+        for number, picture in enumerate(pictures):
+            (tmp_path / "0" / f"{number}.png").write_bytes(encoded_picture(picture, "PNG"))
+        keys.append(read_items(tmp_path)[0].key)
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_questions_about_equal_images_have_keys_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "prompt.txt").write_text("a cat")
+    for number in range(4):
+        (tmp_path / "0" / f"{number}.png").write_bytes(encoded_picture(1, "PNG"))
+    items = read_items(tmp_path, images=2)
+    assert len({item.key for item in items}) == len(items) == 2
+
+
 def test_bad_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere does not exist"):
         read_items(tmp_path / "nowhere")

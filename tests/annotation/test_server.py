@@ -35,6 +35,7 @@ def test_questions_are_answered_until_there_are_none_left(tmp_path: Path) -> Non
     image = page.get("/" + state["item"]["images"][0]["url"])
     shown = queues.find(state["item"]["key"]).images[state["item"]["images"][0]["place"]]
     assert (image.content, image.headers["content-type"]) == (shown.read_bytes(), "image/png")
+    assert image.headers["cache-control"] == "no-store"  # another source may have another image at this address
     state = page.post("/api/answer", json=ranked(queues, state, seconds=4)).json()
     assert (state["done"], state["seconds_left"]) == (1, 4.0)
     assert len(queues.log.path.read_text().splitlines()) == 1
@@ -171,6 +172,12 @@ def test_another_address_needs_the_token(tmp_path: Path) -> None:
     assert page.get("/").status_code == 401
     assert page.get("/api/next?annotator=ada").status_code == 401
     assert page.get("/?token=wrong").status_code == 401
+    entry = page.get("/?token=secret", follow_redirects=False)
+    assert "samesite=lax" in entry.headers["set-cookie"].lower() and "httponly" in entry.headers["set-cookie"].lower()
     assert page.get("/?token=secret").status_code == 200  # follows the redirect with a cookie
+    other = client(make_queues(tmp_path / "other", 1), "http://192.168.1.5:8766", token="other", port=8766)
+    other.cookies = page.cookies  # of all ports
+    assert other.get("/?token=other").status_code == 200 and other.get("/").status_code == 200
+    page.cookies = other.cookies
     assert page.get("/api/next?annotator=ada").status_code == 200
     assert page.get("/api/next?annotator=ada", headers={"origin": "http://evil.example"}).status_code == 403

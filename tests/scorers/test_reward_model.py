@@ -87,11 +87,15 @@ def changed(folder: Path, **values: object) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **values}))
 
 
+PROGRAM = {"path": "subprocess", "class_name": "Popen", "arguments": {"args": ["false"]}}
+
+
 @pytest.mark.parametrize(
     ("values", "what"),
     [
         ({"format_version": 3}, "format version 3"),
         ({"head": {"class": "os.system", "arguments": {"command": "true"}}}, "is not an nn.Module"),
+        ({"head": {"class": "t2ifb.scorers.ModuleScore", "arguments": PROGRAM}}, "it takes no embedding_dim"),
         ({"head": {"class": "t2ifb.scorers.heads.Missing", "arguments": {}}}, "does not exist"),
         ({"head": {"class": "t2ifb.scorers.heads.MLPHead", "arguments": {"embedding_dim": 3}}}, "does not match"),
         ({"encoder": {"name": "x"}}, "not the configuration of a reward model"),

@@ -199,7 +199,8 @@ function drawActions(complete) {
   const { mode, item } = state.question;
   const button = (id, textContent, act, options = {}) => {
     const made = make("button", { id, type: "button", textContent, ...options });
-    made.addEventListener("click", act);
+    // The second click of a double click would answer the next question, whose button is in the same place.
+    made.addEventListener("click", (event) => { if (event.detail < 2) act(); });
     return made;
   };
   const places = item.images.map((image) => image.place);
@@ -278,7 +279,7 @@ function enlarge(image) {
 }
 
 function key(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || $("work").hidden || $("large").open) return;
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || $("work").hidden || $("large").open) return;
   if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
   const press = (id) => { const button = $(id); if (button && !button.disabled) { event.preventDefault(); button.click(); } };
   const { mode, item } = state.question;

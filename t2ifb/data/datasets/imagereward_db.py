@@ -12,7 +12,7 @@ from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
 from t2ifb.data.rankings import Image, RankedPrompt
 from t2ifb.data.storage.archives import ArchiveImage, archive_members, leaves_folder
 from t2ifb.data.storage.hub import FolderFiles, files_of
-from t2ifb.data.validation import check_once, memory_file
+from t2ifb.data.validation import check_once, image_files, memory_file
 
 __all__ = ["ImageRewardDB", "Record", "write_imagereward_db"]
 
@@ -114,7 +114,7 @@ class ImageRewardDB:
         flawed = {error.place for error in errors}
         candidates = [r for r in rankings if f"{place}, ranking {r.prompt_id}" not in flawed]
         memory = memory_file(self.cache_folder or self._files.home, self.source, split, self.subset)
-        good, more = check_once(candidates, place, archives, memory)
+        good, more = check_once(candidates, place, [*archives, *image_files(candidates)], memory)
         self.errors[split] = [*stray, *errors, *more]
         raise_or_skip(self.errors[split], self.on_error, place, len(rankings) - len(good), len(rankings))
         return good

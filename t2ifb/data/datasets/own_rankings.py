@@ -13,7 +13,7 @@ from t2ifb.data.preferences.ranks import group_name, group_rows
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.tables import READERS, Row
-from t2ifb.data.validation import check_once, memory_file
+from t2ifb.data.validation import check_once, image_files, memory_file
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class OwnRankings:
         else:
             parsed, errors, total = group_rows(rows, root)
         place = f"{paths[0] if len(paths) == 1 else self.source}, {split}"
-        images = [image for ranking in parsed for image in ranking.images if isinstance(image, Path)]
+        images = image_files(parsed)
         memory = memory_file(self.cache_folder or self.folder, self.source, split)
         good, more = check_once(parsed, place, [*paths, *images], memory)
         self.errors[split] = [*errors, *more]
@@ -184,8 +184,10 @@ class OwnRankings:
             self._tell(paths[0] if len(paths) == 1 else self.source, rows, splits, split)
         if table.pairs:
             return [row for row, where in zip(rows, splits, strict=True) if where == split]
-        names = {group_name(row) for row, where in zip(rows, splits, strict=True) if where == split}
-        return [row for row in rows if group_name(row) in names]  # a ranking in two splits is an error in both
+        rankings = [(group_name(row), row.text("annotator")) for row in rows]
+        wanted = {ranking for ranking, where in zip(rankings, splits, strict=True) if where == split}
+        # A ranking in two splits is an error in both.
+        return [row for row, ranking in zip(rows, rankings, strict=True) if ranking in wanted]
 
     def _tell(self, path: Path, rows: list[Row], splits: list[str], wanted: str) -> None:
         """Log once how many prompts each split received."""

@@ -220,6 +220,7 @@ def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
         latest.pop(key, None)
         latest[key if all(key[:2]) else number] = row
     found: list[Row] = []
+    lists: dict[tuple[str, str], list[frozenset[str]]] = {}
     for row in latest.values():
         images, ranks = (row.cells.get(column) for column in columns)
         if ranks is None:
@@ -227,7 +228,13 @@ def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
         if not isinstance(images, list) or not isinstance(ranks, list) or len(images) != len(ranks):
             raise ValueError(f"{row.place}: expected lists of one length in {' and '.join(columns)}")
         own = {name: cell for name, cell in row.cells.items() if name not in columns}
-        own["prompt_id"] = row.text("prompt_id") or row.text("id") or row.place
+        name, shown = row.text("prompt_id") or row.text("id") or row.place, frozenset(map(str, images))
+        # Lists of different images are different rankings, also under one name.
+        known = lists.setdefault((name, row.text("annotator")), [])
+        if shown not in known:
+            known.append(shown)
+        number = known.index(shown)
+        own["prompt_id"] = f"{name}, list {number + 1}" if number else name
         found += [Row(row.place, own | {"image": i, "rank": rank}) for i, rank in zip(images, ranks, strict=True)]
     return found
 

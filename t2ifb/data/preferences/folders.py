@@ -42,9 +42,15 @@ def _pairs(root: Path) -> Iterator[Row]:
                 other = _image(root / worse, image.stem)
                 text = [folder / f"{image.stem}.txt" for folder in (root / better, root / worse, root)]
                 yield _row(image, other, text, f"{root / worse / image.name}")
+            for image in sorted(path for path in (root / worse).iterdir() if path.suffix.lower() in SUFFIXES):
+                if _image(root / better, image.stem) is None:
+                    raise ValueError(f"{image} has no image to compare with; expected {root / better / image.name}")
             return
         for folder in folders:
-            if (first := _image(folder, better)) is not None:
+            if (first := _image(folder, better)) is None:
+                if (other := _image(folder, worse)) is not None:
+                    raise ValueError(f"{other} has no image to compare with; expected {folder / better}.png")
+            else:
                 text = [folder / name for name in (*CAPTIONS, f"{better}.txt", f"{worse}.txt")]
                 yield _row(first, _image(folder, worse), text, f"{folder / worse}.png")
 
@@ -61,4 +67,5 @@ def _row(better: Path, worse: Path | None, captions: list[Path], expected: str) 
 
 def _image(folder: Path, stem: str) -> Path | None:
     """The image of a name in any of the formats."""
-    return next((path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
+    names = [f"{stem}{end}" for suffix in SUFFIXES for end in (suffix, suffix.upper())]
+    return next((path for name in names if (path := folder / name).is_file()), None)

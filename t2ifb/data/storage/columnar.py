@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 from PIL import Image as PILImage
 
 from t2ifb.data.storage.archives import leaves_folder
 from t2ifb.utils.files import data_folder
+from t2ifb.utils.fingerprints import stamp
 
 BUILDERS = {".parquet": ("parquet", "Parquet file"), ".tar": ("webdataset", "WebDataset tar")}
 """Builder of the `datasets` library and name of a kind of file, by suffix."""
@@ -28,6 +30,7 @@ class ColumnImage:
         place: File and row, for messages.
         folder: Root of images that the cell names instead of holding them.
         table: The column, by row.
+        named: Whether some cells of the column name files instead of holding them.
     """
 
     key: str
@@ -36,6 +39,14 @@ class ColumnImage:
     place: str = field(compare=False)
     folder: Path = field(compare=False, repr=False)
     table: Any = field(compare=False, repr=False)
+    named: bool = field(default=False, compare=False, repr=False)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the cell names; None if the cell holds the image, or names a file outside the folder."""
+        cell = self.table[self.row][self.column] if self.named else None
+        name = None if not isinstance(cell, dict) or cell.get("bytes") else cell.get("path")
+        return self.folder / name if name and not leaves_folder(name) else None
 
     def read(self) -> bytes:
         """The encoded file.
@@ -59,8 +70,10 @@ class ColumnImage:
         return PILImage.open(io.BytesIO(self.read()))
 
     def identity(self) -> str:
-        """Identifier that changes when the file does. The image is not read."""
-        return f"{self.key}!{self.row}!{self.column}"
+        """Identifier that changes when the table or a named file does. The image is not read."""
+        file = self.file
+        of_file = f"!{stamp(file)}" if file is not None and file.is_file() else ""
+        return f"{self.key}!{self.row}!{self.column}{of_file}"
 
     def __str__(self) -> str:
         return f"{self.place}, {self.column}"
@@ -94,6 +107,7 @@ def read_columns(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, A
         if isinstance(table.features[name], datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))
     views = {name: table.select_columns([name]) for name in images}
+    named = {name: _names_files(table.data.column(name)) for name in images}
     others = table.select_columns([name for name in table.column_names if name not in images])
     key = f"{path.absolute()}!{path.stat().st_mtime_ns}!{path.stat().st_size}"
 
@@ -105,11 +119,17 @@ def read_columns(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, A
             if KEY in cells:
                 cells.setdefault("prompt_id", cells[KEY])
             for name, view in views.items():
-                cells[name.strip().lower()] = ColumnImage(key, number, name, place, path.parent, view)
+                cells[name.strip().lower()] = ColumnImage(key, number, name, place, path.parent, view, named[name])
             yield place, cells
 
     names = [*table.column_names, *(extra if isinstance(extra := table.features.get("json"), dict) else ())]
     return [name.strip().lower() for name in names], rows()
+
+
+def _names_files(column: Any) -> bool:
+    """Whether a cell of an Arrow column has no bytes. No image is read."""
+    chunks = [chunk for chunk in column.chunks if pa.types.is_struct(chunk.type)]
+    return any(chunk.field("bytes").null_count for chunk in chunks)
 
 
 def _holds_images(feature: Any) -> bool:

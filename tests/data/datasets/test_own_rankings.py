@@ -175,6 +175,19 @@ def test_one_ranking_has_one_prompt_and_one_split(tmp_path: Path) -> None:
             OwnRankings(tmp_path).rankings(split)
 
 
+def test_annotators_may_be_in_different_splits(tmp_path: Path) -> None:
+    table = [
+        row | {"annotator": who, "split": split}
+        for who, split in (("ada", "train"), ("bob", "test"))
+        for row in rows(2)
+    ]
+    write(tmp_path / "rankings.csv", table)
+    for split in ("train", "test"):
+        found = OwnRankings(tmp_path).rankings(split)
+        assert [len(ranking.comparisons()) for ranking in found] == [3, 3]
+        assert [one.weight for ranking in found for one in ranking.judgements()] == [1.0] * 6  # one person's
+
+
 def test_a_reward_model_trains_on_it(tmp_path: Path) -> None:
     write(tmp_path / "own/rankings.csv", rows(40))
     summary = two_steps(OwnRankings(tmp_path / "own"), tmp_path)

@@ -56,6 +56,30 @@ def test_a_pair_without_its_other_image_or_prompt_is_an_error(tmp_path: Path) ->
         folder_rows(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["0/lose.png"], r"0/lose.png has no image to compare with; expected .*0/win.png"),
+        (["win/0.png", "lose/0.png", "lose/1.png"], r"lose/1.png has no image to compare with; expected .*win/1.png"),
+    ],
+)
+def test_a_pair_without_its_better_image_is_an_error(tmp_path: Path, files: list[str], message: str) -> None:
+    for file in files:
+        put(tmp_path / file)
+    put(tmp_path / "0.txt", "a cat")
+    with pytest.raises(ValueError, match=message):
+        folder_rows(tmp_path)
+
+
+def test_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    for file in ("a/0/win.PNG", "a/0/lose.PNG", "b/high/7.JPG", "b/low/7.JPG"):
+        put(tmp_path / file)
+    put(tmp_path / "a/0/prompt.txt", "a cat")
+    put(tmp_path / "b/7.txt", "a dog")
+    assert [row.text("prompt") for row in folder_rows(tmp_path / "a")] == ["a cat"]
+    assert [row.text("prompt") for row in folder_rows(tmp_path / "b")] == ["a dog"]
+
+
 def test_other_folders_have_no_pairs(tmp_path: Path) -> None:
     put(tmp_path / "images/0.png")
     assert folder_rows(tmp_path) == folder_rows(tmp_path / "nowhere") == []

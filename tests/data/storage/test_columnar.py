@@ -53,6 +53,11 @@ def test_columns_of_images_are_opened_on_demand(tmp_path: Path) -> None:
     assert len({first["image"], second["image"], first["jpg"]}) == 3
     (_, again), *_ = read_columns(path)[1]
     assert again["image"] == first["image"] and again["image"].identity() == first["image"].identity()
+    named = second["image"]
+    before = named.identity()
+    assert (named.file, first["image"].file) == (tmp_path / "there.png", None)
+    (tmp_path / "there.png").write_bytes(encoded_picture(4, "PNG") + b" ")
+    assert named.identity() != before
 
 
 def test_samples_of_a_tar(tmp_path: Path) -> None:
