@@ -96,7 +96,7 @@ def _training(parts: Components) -> "tuple[FineTuner, list[str]]":
     given = {
         name: value
         for name, value in parts.value("algorithm").items()
-        if name not in (*RESERVED, "truth", "judge_weights", "rankings")
+        if name not in (*RESERVED, "truth", "judge_weights")
     }
     trained_on, named = given.pop("reward"), given.pop("judges", None) or {}
     judges: dict[str, nn.Module] = {}

@@ -97,11 +97,14 @@ def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixt
     [
         ("draft", "one update, 1 row"), ("reward_weighted", "one update, 12 rows"), ("grpo", "one update, 80 rows"),
         ("best_of_n", "one update, 16 rows"), ("dpo", "one update, 32 rows"), ("nft", "one update, 8 rows"),
+        ("dpo algorithm.algorithm.group_size=null", "one update, 1 row"),
     ],
 )  # fmt: skip
 def test_every_algorithm_is_planned(go: Run, experiment: str, row: str, capsys: pytest.CaptureFixture[str]) -> None:
     few = ("algorithm.batch_size=1", "prompts.most=1", "algorithm.images_per_prompt=1", "algorithm.diversity=null")
-    assert go(f"+experiment={experiment}", "trainer.accelerator=cpu", "algorithm.samples_per_batch=1", *few) == 0
+    assert (
+        go(*f"+experiment={experiment}".split(), "trainer.accelerator=cpu", "algorithm.samples_per_batch=1", *few) == 0
+    )
     out = capsys.readouterr().out
     assert rows(out)[row][1], out
     assert "1 row of the loss at a time" in " ".join(out.split())

@@ -17,7 +17,7 @@ SHOWN = 5
 BEGUN_WITH = Path(".hydra") / "begun_with.yaml"
 """Of a job of a sweep: the configuration of its first start. Hydra's own record is of the last one."""
 DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
-"""Where an update is computed: it is the same on any number of devices."""
+"""Where an update is computed. It is the same on any number of devices, or the checkpoint is refused."""
 FREE = ("resume", "logger", *DEVICES, "trainer.enable_progress_bar")
 """Keys that may differ between a run and its continuation: they change no weight."""
 
@@ -77,10 +77,17 @@ def _composed(command: str, overrides: Sequence[str], config_dir: str | None) ->
 
 
 def _newest_unfinished(config: DictConfig) -> Path | None:
-    """The newest unfinished run with these values; says so when there is none, and what the newest other one has."""
+    """The newest unfinished run with these values, with a checkpoint if one has any.
+
+    Says so when there is none, and what the newest other one has.
+    """
     parent = Path(str(OmegaConf.select(config, "hydra.run.dir"))).absolute().parent
     other = ""
-    for folder in sorted(parent.glob("*"), reverse=True):
+
+    def age(folder: Path) -> tuple[bool, str]:
+        return (folder / "checkpoints" / "last.ckpt").exists(), folder.name
+
+    for folder in sorted(parent.glob("*"), key=age, reverse=True):
         if not _config_file(folder).is_file() or (folder / "summary.json").exists():
             continue
         differing = differences(_config_file(folder), config)

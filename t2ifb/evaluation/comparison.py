@@ -54,7 +54,7 @@ def gains(
 ) -> list[Gain]:
     """Compare scores (N,) of the same N samples. Samples of a prompt must be consecutive.
 
-    Samples with a NaN score in either model are skipped.
+    Prompts with a NaN score of any of their samples in either model are skipped.
     """
 
     def by_prompt(values: ArrayLike) -> NDArray[np.float64]:

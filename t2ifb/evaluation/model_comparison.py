@@ -21,6 +21,7 @@ from t2ifb.evaluation.image_cache import Generations, Sample, place_of, samples_
 from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.metrics import diversity, embed
 from t2ifb.evaluation.score_cache import ScoreCache
+from t2ifb.evaluation.selection import deviation
 from t2ifb.evaluation.tables import screen, show
 from t2ifb.evaluation.tuning_plots import gain_bars, progress_sheet
 from t2ifb.utils.files import atomic_write
@@ -242,7 +243,7 @@ class ModelComparison:
 
         If a run was trained on all judges, their mean is used.
         """
-        gained = [(tuned[j] - base[j]) / max(float(base[j].std()), 1e-9) for j in self._judges_of(name)]
+        gained = [(tuned[j] - base[j]) / deviation(base[j]) for j in self._judges_of(name)]
         return np.asarray(np.mean(gained, 0).reshape(-1, self.images_per_prompt).mean(1))
 
     def _judges_of(self, name: str) -> list[str]:

@@ -92,9 +92,10 @@ def change(
 
 
 def deviation(scores: NDArray[np.float64]) -> float:
-    """Standard deviation, the unit of gains; 1 with too few scores."""
+    """Standard deviation, the unit of gains; 1 if there is none, with too few scores or equal ones."""
     known = scores[np.isfinite(scores)]
-    return max(float(known.std(ddof=1)), 1e-6) if len(known) > 1 else 1.0
+    spread = float(known.std(ddof=1)) if len(known) > 1 else 0.0
+    return spread if spread > 1e-6 else 1.0
 
 
 def weights_on_rankings(

@@ -166,6 +166,14 @@ class Planned(Algorithm, Protocol):
         ...
 
 
+def draws_in_each_process(algorithm: Algorithm) -> bool:
+    """Whether an update depends on the number of processes: numbers of rows, or a deviation, of each process."""
+    if algorithm.data == "preference_pairs":
+        return False
+    of_process = (getattr(algorithm, name, None) for name in ("pairs_per_update", "samples_per_update"))
+    return any(of_process) or getattr(algorithm, "deviation", "") == "batch"
+
+
 def check_weights(alpha: float, beta: float) -> None:
     """Raise a `ValueError` if a weight of the loss is negative."""
     if alpha < 0 or beta < 0:

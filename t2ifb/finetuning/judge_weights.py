@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ifb.data.prompts import PromptFile, PromptSource
+from t2ifb.data.prompts import PromptFile, PromptList, PromptSource
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.selection import weights_on_rankings
 from t2ifb.training.trainer import first_process
@@ -40,8 +40,8 @@ def weights_of_run(
 ) -> dict[str, float]:
     """The weights by judge, from a run's record or by the accuracy on the validation rankings. Nothing is downloaded.
 
-    Judges count equally if there are no rankings on this machine, and if the validation prompts are a `PromptFile`,
-    because the rankings say nothing about those.
+    Judges count equally if there are no rankings on this machine, and if the validation prompts are a `PromptFile` or
+    a `PromptList`, because the rankings say nothing about those.
 
     Args:
         folder: The run's folder. The weights are written to `judge_weights.json` in it.
@@ -76,8 +76,8 @@ def _found(
     why = ""
     if len(judges) == 1:
         why = "there is one judge"
-    elif isinstance(validation, PromptFile):
-        why = "the validation prompts are a file of your own"
+    elif isinstance(validation, (PromptFile, PromptList)):
+        why = "the validation prompts are a file or list of your own"
     elif rankings is None:
         why = "no rankings are given"
     if why or rankings is None:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import adapter_state, load_adapter_state
-from t2ifb.finetuning.algorithm import Algorithm, Begun, Experience
+from t2ifb.finetuning.algorithm import Algorithm, Begun, Experience, draws_in_each_process
 from t2ifb.finetuning.evaluator import Evaluator
 from t2ifb.finetuning.policy import Policy
 from t2ifb.finetuning.refl import ReFL
@@ -214,6 +214,7 @@ class FineTuningModule(LightningModule):
         if self.policy.copies:
             checkpoint["trained"] = adapter_state(denoiser)
             checkpoint["copies"] = self.policy.copies
+        checkpoint["processes"] = self.trainer.world_size
         checkpoint["sums"] = {name: torch.stack(values).cpu() for name, values in self._sums.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -222,6 +223,11 @@ class FineTuningModule(LightningModule):
         Raises:
             ValueError: The adapters belong to other layers or have another rank, or the number of processes differs.
         """
+        before, now = checkpoint.get("processes"), self.trainer.world_size
+        if before not in (None, now) and draws_in_each_process(self.algorithm):
+            raise ValueError(
+                f"each process draws and learns samples of its own: resume with {before} processes, not {now}"
+            )
         load_adapter_state(self.policy.model.denoiser, checkpoint.get("trained", checkpoint["state_dict"]))
         checkpoint["state_dict"] = {}
         copies = checkpoint.get("copies", {})

@@ -1,5 +1,6 @@
 """Final results of a fine-tuning run: tables, figures and a verdict."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -154,12 +155,13 @@ def verdict_sentence(
         return "No validation took place."
     first, last = seen[0], seen[-1]
     at = next((row for row in seen if row["step"] == kept), last)
-    top = max(seen, key=lambda row: row["val/judges"])
+    top = max(seen, key=lambda row: row.get("val/judges", -math.inf))  # metrics that were NaN are not there
     which = f"Kept step {kept}"
     if keeps_base(rows, kept):
         which = f"Kept the base model: no checkpoint is better by {chosen_by}. The best one, step {kept}, is exported"
-    kl = f"KL {at['val/kl']:.2f} nats, {at['val/kl_without_last_two']:.2f} without the last two steps"
-    text = f"{which}: {_moves(first, at)}; {kl}."
+    kl, without = (at.get(f"val/{name}", math.nan) for name in ("kl", "kl_without_last_two"))
+    distance = f"KL {kl:.2f} nats, {without:.2f} without the last two steps"
+    text = f"{which}: {_moves(first, at)}; {distance}."
     if top is not last and last["val/reward"] > top["val/reward"]:
         steps = int(top["step"]), int(last["step"])
         if change(*steps).high < 0:
@@ -169,5 +171,5 @@ def verdict_sentence(
 
 def _moves(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Changes of reward, judges and gold, as text."""
-    names = [name for name in ("reward", "judges", "gold") if f"val/{name}" in before]
+    names = [name for name in ("reward", "judges", "gold") if f"val/{name}" in before and f"val/{name}" in after]
     return ", ".join(f"{name} {after[f'val/{name}'] - before[f'val/{name}']:+.3f}" for name in names)

@@ -158,7 +158,7 @@ class FineTuner:
             judge_weights: Weights of the judges in checkpoint selection, by name; by default their preference accuracy
                 on `rankings` decides (`weights_of`), and without those they are equal.
             rankings: Data set, or its folder, whose training rankings an algorithm on preference pairs learns from, and
-                whose validation rankings weigh the judges unless the validation prompts are a `PromptFile`.
+                whose validation rankings weigh the judges unless the validation prompts are a file or list of yours.
             guidance_scales: Guidance scales at which the run's end compares the kept adapters with the base model, each
                 at its own best scale (`sweep_guidance`). The scale of `sampling` is added. Without any, they are
                 compared at the scale of `sampling` alone.
@@ -196,6 +196,8 @@ class FineTuner:
         """
         if taken := sorted({REWARD, *FIGURES} & set(judges or {})):
             raise ValueError(f"judges[{taken[0]!r}]: the name is reserved for another metric; rename the judge")
+        if odd := [name for name in judges or {} if not name or "." in name or hasattr(nn.ModuleDict, name)]:
+            raise ValueError(f"judges[{odd[0]!r}]: a name has no dot and is no attribute of a module; rename the judge")
         if epochs <= 0:
             raise ValueError(f"epochs={epochs} must be above 0")
         check_counts(

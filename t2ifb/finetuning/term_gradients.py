@@ -21,7 +21,8 @@ class TermGradients(Callback):
         if (trainer.global_step + 1) % trainer.log_every_n_steps or not terms or not terms["loss"].requires_grad:  # type: ignore[attr-defined]
             return
         whole = self._gradient(terms["loss"], module)
-        of_kl = module.algorithm.beta * self._gradient(terms["kl"], module)
+        beta = module.algorithm.beta  # without it some losses have no KL term
+        of_kl = beta * self._gradient(terms["kl"], module) if beta else torch.zeros_like(whole)
         norms = (whole - of_kl).norm(), of_kl.norm()
         share = norms[1] / (norms[0] + norms[1]).clamp(min=1e-12)
         module.note(reward_gradient=norms[0][None], kl_gradient=norms[1][None], kl_share=share[None])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from t2ifb.data.datamodules import PromptBatch
+from t2ifb.data.datamodules import Pairs, PromptBatch
 from t2ifb.diffusion.model import DECODER, DENOISER, TextToImageModel
 from t2ifb.evaluation.scoring import BATCH, ScorerSet
 from t2ifb.finetuning.algorithm import Experience
@@ -46,8 +46,8 @@ def update_cost(tuning: RunSpec) -> Cost:
     """
     with _module(tuning) as module:
         policy, model, optimizer = module.policy, module.policy.model, _attach(module)
-        prompts = _prompts(tuning.batch_size)
-        batch = PromptBatch(0, prompts, list(range(len(prompts))), len(prompts))
+        batch = _batch(tuning, model)
+        prompts = batch.prompts
         denoise = policy.denoiser(prompts[:1])  # prompts are encoded once, not in each step
         networks = _networks(tuning, model)
         with _ledger(networks) as tracker:
@@ -96,10 +96,18 @@ def update_cost(tuning: RunSpec) -> Cost:
 
 def kept_by_denoiser(tuning: RunSpec) -> int:
     """Bytes that the denoiser saves for the backward pass, for all rows in memory together."""
-    prompts = _prompts(tuning.batch_size)
     with _module(tuning) as module:
         _attach(module)
-        return _kept(module, PromptBatch(0, prompts, list(range(len(prompts))), len(prompts)))[1][DENOISER]
+        return _kept(module, _batch(tuning, module.policy.model))[1][DENOISER]
+
+
+def _batch(tuning: RunSpec, model: Any) -> PromptBatch:
+    """A batch of prompts, or of preference pairs."""
+    prompts, pairs = _prompts(tuning.batch_size), None
+    if tuning.algorithm.data == "preference_pairs":
+        ones = torch.ones(len(prompts))
+        pairs = Pairs(torch.zeros(len(prompts), 2, *model.latent_shape), ones, ones)
+    return PromptBatch(0, prompts, list(range(len(prompts))), len(prompts), pairs=pairs)
 
 
 class _Policy(Policy):
@@ -156,7 +164,7 @@ def _kept(module: Any, batch: PromptBatch) -> tuple[int, dict[str, int]]:
 
 
 def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
-    """Cost of an evaluation: runs `Evaluator.look` and the judges on the shortest schedule.
+    """Cost of an evaluation: runs `Evaluator.sample` and the judges on the shortest schedule.
 
     Everything is computed outside autocast, as in a run. If the rounding measurement before training (frozen weights in
     fp32) needs more, its peak is returned.

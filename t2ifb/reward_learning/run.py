@@ -162,7 +162,7 @@ class RewardTrainer:
         """
         trainer, run = self.trainer, RunFolder(self.output_dir)
         reject_reserved(self.head, "head", {"embedding_dim": "it is determined by the encoder"})
-        reject_reserved(trainer, "trainer", SET_BY_THE_RUN)
+        reject_reserved(trainer, "trainer", SET_BY_THE_RUN | {"accumulate_grad_batches": "give batch_size=…"})
         trainer = on_usable_device(trainer)
         if self.encoder.device == "auto":  # images are embedded on the head's device
             self.cache.source = replace(self.encoder, device=named_gpu(trainer) or "auto")

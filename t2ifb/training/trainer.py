@@ -76,6 +76,8 @@ SET_BY_THE_RUN = {
     "max_epochs": "give epochs=…",
     "max_steps": "give epochs=…",
     "val_check_interval": "other arguments set the validation interval",
+    "check_val_every_n_epoch": "other arguments set the validation interval",
+    "log_every_n_steps": "figures are logged every 10 updates",
     "logger": "give logger=…",
 }
 """Trainer arguments that are set by the run's own settings, with the reason."""
@@ -93,6 +95,13 @@ class ProgressBar(RichProgressBar):
         return "training"
 
 
+def _listed(given: Any) -> list[Any]:
+    """What the user gives to the trainer: nothing, one object or several."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
 def make_trainer(
     trainer: MakeTrainer,
     run: RunFolder,
@@ -107,7 +116,7 @@ def make_trainer(
     """Build the trainer of a run with its length, checkpoints and callbacks.
 
     Args:
-        trainer: Builds the `lightning.Trainer`.
+        trainer: Builds the `lightning.Trainer`; callbacks and plugins in it are kept.
         run: Run folder, for checkpoints.
         logger: Logger in addition to `metrics.csv`.
         steps: Updates of the whole run.
@@ -119,6 +128,7 @@ def make_trainer(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips between progress bars
     warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
+    given = getattr(trainer, "keywords", {})
     made = trainer(
         max_epochs=-1,
         max_steps=steps,
@@ -130,8 +140,11 @@ def make_trainer(
         enable_model_summary=False,
         default_root_dir=run.path,
         logger=logger,
-        plugins=[WholeCheckpointIO()],
-        callbacks=[guard, metrics, StopOnSignal(run), ProgressBar(), *callbacks, *best_and_last(run, best_by)],
+        plugins=[WholeCheckpointIO(), *_listed(given.get("plugins"))],
+        callbacks=[
+            *_listed(given.get("callbacks")),
+            *(guard, metrics, StopOnSignal(run), ProgressBar(), *callbacks, *best_and_last(run, best_by)),
+        ],
     )
     plugin = made.precision_plugin
     if (

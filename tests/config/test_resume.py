@@ -104,6 +104,10 @@ def test_auto_takes_the_newest_unfinished_run_with_these_values(capsys: pytest.C
     assert f"hydra.run.dir={newer}" in resume("auto", "+experiment=tiny", "seed=3")
     assert resume("auto", "+experiment=tiny", "seed=5") == ["+experiment=tiny", "seed=5", "resume=null"]
     assert "in the unfinished 3 seed was 4, now it is 5" in capsys.readouterr().err
+    older = start("0", "seed=3")
+    (older / "checkpoints").mkdir()
+    (older / "checkpoints" / "last.ckpt").touch()
+    assert f"hydra.run.dir={older}" in resume("auto", "+experiment=tiny", "seed=3")  # the newer one has done nothing
 
 
 def test_a_sweep_is_not_resumed() -> None:

@@ -46,6 +46,7 @@ def test_a_rise_is_in_standard_deviations_of_the_base_models_scores() -> None:
     assert normalized_gain(before, before + 2) == pytest.approx(2 / np.std(before, ddof=1))
     assert normalized_gain([1.0, np.nan, 3.0], [2.0, 9.0, np.nan]) == pytest.approx(1 / 2**0.5)
     assert normalized_gain(before[:1], before[:1] + 2) == 2  # one image has no deviation
+    assert normalized_gain([0.0] * 4, [0.0, 0.0, 0.0, 1.0]) == 0.25  # equal scores have none either
     assert np.isnan(normalized_gain([np.nan], [1.0]))
 
 

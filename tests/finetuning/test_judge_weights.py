@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 
-from t2ifb.data.prompts import PromptFile, PromptList
+from t2ifb.data.prompts import PromptFile, PromptList, PromptSplits
 from t2ifb.evaluation.lazy import build
 from t2ifb.finetuning.judge_weights import weights_of_run
 from tests.data.parts import FolderDataset
 from tests.evaluation.parts import Brightness, weights
 from tests.evaluation.test_selection import grays
 from tests.finetuning.tuning_worlds import Darkness, Redness, make_tuning, tune
+
+
+class RankingPrompts:
+    """Prompts that the rankings are about."""
+
+    def prompts(self) -> list[str]:
+        return ["a blue square on a gray background"]
 
 
 class World:
@@ -26,7 +33,7 @@ class World:
         self.judges: dict[str, Any] = {
             name: partial(Brightness, weights=str(weights(folder / name, factor))) for name, factor in factors.items()
         }
-        self.validation: Any = PromptList(["a"])
+        self.validation: Any = RankingPrompts()
 
     def weights(self, resume: bool = False) -> dict[str, float]:
         cache = self.folder / "scores"
@@ -59,7 +66,8 @@ def test_built_judges_have_the_same_weights(tmp_path: Path) -> None:
     [
         ({}, "this machine has no validation rankings"),
         ({"dataset": None}, "no rankings are given"),
-        ({"validation": PromptFile("validation.txt")}, "are a file of your own"),
+        ({"validation": PromptFile("validation.txt")}, "are a file or list of your own"),
+        ({"validation": PromptList(["a cat"])}, "are a file or list of your own"),
     ],
 )
 def test_judges_count_equally_without_rankings(
@@ -91,6 +99,8 @@ def test_given_weights_and_a_single_judge_need_no_rankings(tmp_path: Path) -> No
 
 def test_a_run_weighs_its_judges_by_the_rankings(tmp_path: Path) -> None:
     judges = World(tmp_path).judges | {"redness": Redness()}
-    changes = {"rankings": World(tmp_path).dataset, "epochs": 0.1, "reward": Darkness()}
+    usual = make_tuning().prompts
+    changes: dict[str, Any] = {"rankings": World(tmp_path).dataset, "epochs": 0.1, "reward": Darkness()}
+    changes["prompts"] = PromptSplits(usual.train, RankingPrompts(), usual.test)
     summary = tune(make_tuning(judges=judges, **changes), tmp_path / "run")
     assert summary["judge_weights"] == {"bright": 1.0, "dark": 0.0, "redness": 0.0}

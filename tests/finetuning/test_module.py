@@ -9,7 +9,7 @@ from torch import Tensor
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.module import EMA, FineTuningModule, fast_attention
 from t2ifb.finetuning.refl import ReFL
-from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_module
+from tests.finetuning.method_parts import ALGORITHMS, BATCH, assert_alike, gradient, make_module
 
 METHOD = ReFL([1, 2], 2)
 
@@ -112,6 +112,19 @@ def test_the_moving_average_is_evaluated_and_exported_and_the_trained_adapters_a
         assert torch.equal(one, other)
     with module._evaluated():
         assert all(torch.equal(w, c) for w, c in zip(policy.adapters, policy.copies[EMA], strict=True))
+
+
+@pytest.mark.parametrize("name", ["refl", "own pairs", "nft", "given pairs"])
+def test_another_number_of_processes_continues_what_does_not_depend_on_it(name: str) -> None:
+    module, resumed = make_module(ALGORITHMS[name]), make_module(ALGORITHMS[name])
+    checkpoint: dict[str, Any] = {}
+    module.on_save_checkpoint(checkpoint)
+    checkpoint["processes"] = 2
+    if name in ("own pairs", "nft"):
+        with pytest.raises(ValueError, match="samples of its own: resume with 2 processes, not 1"):
+            resumed.on_load_checkpoint(checkpoint)
+    else:
+        resumed.on_load_checkpoint(checkpoint)
 
 
 def moved(method: Any, saving: bool) -> list[Tensor]:

@@ -55,6 +55,17 @@ def test_the_base_model_is_kept_unless_a_checkpoint_is_above_it(judges: float, b
     assert text.startswith("Kept the base model: no checkpoint is better by the reward." if base else "Kept step 10:")
 
 
+@pytest.mark.parametrize("lost", ["kl", "kl_without_last_two", "judges"])
+def test_a_metric_that_was_nan_is_left_out_or_nan(lost: str) -> None:
+    """`read_metrics` drops it from its row."""
+    for place in (1, 2):
+        rows = [row(0, 1.0, 0.0), row(10, 2.0, 0.4), row(20, 3.0, 0.1)]
+        del rows[place][f"val/{lost}"]
+        text = verdict_sentence(rows, 10, lambda *_: FELL)
+        assert text.startswith("Kept step 10: reward +1.000")
+        assert ("nan" in text) == (lost != "judges" and place == 1)
+
+
 def test_without_a_validation_nothing_is_claimed() -> None:
     for rows in ([], RISES_AND_FALLS[:2]):
         assert verdict_sentence(rows, 0, lambda *_: FELL) == "No validation took place."

@@ -220,6 +220,8 @@ def test_out_of_memory_names_the_plan_and_what_would_help(tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"judges": {"kl": Darkness()}}, r"judges\['kl'\]: the name is reserved"),
+        ({"judges": {"HPSv2.1": Darkness()}}, r"judges\['HPSv2.1'\]: a name has no dot"),
+        ({"judges": {"values": Darkness()}}, r"judges\['values'\]: a name has no dot and is no attribute of a module"),
         ({"judges": {"reward": Darkness()}}, r"judges\['reward'\]: the name is reserved"),
         ({"judges": {"prompt": Darkness()}}, r"judges\['prompt'\]: the name is reserved"),
         ({"judges": {"sure": GoldScore()}, "truth": GoldScore()}, "for monitoring only"),

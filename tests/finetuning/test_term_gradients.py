@@ -10,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 from t2ifb.finetuning.algorithm import Experience
 from t2ifb.finetuning.refl import ReFL
 from t2ifb.finetuning.term_gradients import TermGradients
-from tests.finetuning.method_parts import BATCH, make_module
+from tests.finetuning.method_parts import ALGORITHMS, BATCH, make_module
 
 
 def test_the_norms_are_those_of_each_term_alone() -> None:
@@ -33,3 +33,14 @@ def test_the_norms_are_those_of_each_term_alone() -> None:
         assert float(noted[name]) == pytest.approx(norm, rel=1e-3)
     share = norms["kl_gradient"] / sum(norms.values())
     assert float(noted["kl_share"]) == pytest.approx(share, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["refl", "grpo", "nft", "best of n"])
+def test_without_beta_the_kl_has_no_gradient(name: str) -> None:
+    module: Any = make_module(ALGORITHMS[name], beta=0.0)
+    noted: dict[str, torch.Tensor] = {}
+    module.note = lambda **figures: noted.update(figures)
+    callback, trainer = TermGradients(), SimpleNamespace(global_step=0, log_every_n_steps=1)
+    module.manual_backward = lambda loss: callback.on_before_backward(trainer, module, loss)  # type: ignore[arg-type]
+    module.training_step(BATCH, 0)
+    assert float(noted["kl_gradient"]) == float(noted["kl_share"]) == 0 < float(noted["reward_gradient"])

@@ -188,9 +188,10 @@ def test_two_processes_are_not_in_one_run(whole: tuple[Path, dict[str, Any]]) ->
 
 def test_what_the_run_sets_is_not_silently_ignored(whole: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = whole
-    trainer = partial(lightning.Trainer, max_steps=5)
-    with pytest.raises(ValueError, match=r"trainer\.max_steps is set by the run: give epochs="):
-        make_training(folder, output_dir=folder / "refused", trainer=trainer).fit()
+    for name, remedy in (("max_steps", "give epochs="), ("accumulate_grad_batches", "give batch_size=")):
+        trainer = partial(lightning.Trainer, **{name: 5})
+        with pytest.raises(ValueError, match=rf"trainer\.{name} is set by the run: {remedy}"):
+            make_training(folder, output_dir=folder / "refused", trainer=trainer).fit()
     with pytest.raises(ValueError, match=r"head\.embedding_dim is set by the run"):
         run_training(make_training(folder, head=partial(MLPHead, embedding_dim=3)), folder / "refused")
 

@@ -7,9 +7,20 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
-from t2ifb.training.trainer import ProgressBar, named_gpu, on_usable_device, work_device
+from t2ifb.training.metrics import MetricsCSV
+from t2ifb.training.nan_guard import NanGuard
+from t2ifb.training.run_folder import RunFolder
+from t2ifb.training.trainer import (
+    ProgressBar,
+    WholeCheckpointIO,
+    make_trainer,
+    named_gpu,
+    on_usable_device,
+    work_device,
+)
 from tests.finetuning.tuning_worlds import make_tuning
 from tests.training.worlds import make_training
 
@@ -18,6 +29,17 @@ def test_the_bar_of_a_resumed_run_is_as_long_as_the_whole_run() -> None:
     bar = ProgressBar()
     bar._trainer = SimpleNamespace(max_epochs=-1, max_steps=120, global_step=60, num_training_batches=float("inf"))  # type: ignore[assignment]
     assert bar.total_train_batches == 120
+
+
+def test_callbacks_and_plugins_of_the_user_are_kept(tmp_path: Path) -> None:
+    mine, environment = lightning.Callback(), LightningEnvironment()
+    run = RunFolder(tmp_path)
+    for callbacks, plugins in ((mine, environment), ([mine], [environment])):
+        trainer = partial(lightning.Trainer, accelerator="cpu", callbacks=callbacks, plugins=plugins)
+        made = make_trainer(trainer, run, False, 4, 2, "val/loss", MetricsCSV(run), NanGuard(3))
+        assert mine in made.callbacks and any(isinstance(each, NanGuard) for each in made.callbacks)
+        assert made._accelerator_connector.cluster_environment is environment
+        assert isinstance(made.strategy.checkpoint_io, WholeCheckpointIO)
 
 
 def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

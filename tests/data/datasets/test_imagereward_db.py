@@ -125,6 +125,21 @@ def test_decoding_is_done_once_while_the_archives_stay(folder: Path) -> None:
         ImageRewardDB(folder).rankings("train")
 
 
+def test_a_repaired_image_of_an_extracted_archive_is_checked_again(folder: Path) -> None:
+    archive = folder / "images/train/train_1.zip"
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(archive.with_suffix(""))
+    archive.unlink()
+    image = ImageRewardDB(folder).rankings("train")[0].images[0]
+    assert isinstance(image, Path)
+    good = image.read_bytes()
+    image.write_bytes(b"RIFF no image")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        ImageRewardDB(folder).rankings("train")
+    image.write_bytes(good)
+    assert ImageRewardDB(folder).rankings("train")
+
+
 def test_paths_in_the_metadata_cannot_leave_the_folder_either(folder: Path) -> None:
     table = pq.read_table(folder / "metadata-train.parquet")
     paths = table["image_path"].to_pylist()
