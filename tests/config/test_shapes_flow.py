@@ -58,7 +58,7 @@ def test_only_the_model_and_its_sampler_differ_from_shapes() -> None:
             for domain in ("shapes_flow", "shapes")
         )
         assert {key for key in flow if flow[key] != unet[key]} - {"hydra"} == {
-            "domain", "diffusion", "sampling", "rollout", "algorithm"
+            "domain", "usual_guidance_scale", "diffusion", "sampling", "rollout", "algorithm"
         }  # fmt: skip
         differ = {key for key in flow.algorithm if flow.algorithm[key] != unet.algorithm[key]}
         assert differ == {"model", "rollout", "sampling"}

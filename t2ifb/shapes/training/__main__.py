@@ -96,7 +96,8 @@ def write_flow_card(seed: int) -> None:
         "The shapes rectified flow",
         cards.FLOW_DESCRIPTION,
         sum(weight.numel() for network in networks for weight in network.parameters()),
-        cards.pipeline_figures(pipeline, cards.FLOW_SCALES, max_sequence_length=FLOW_T5_TOKENS),
+        cards.pipeline_figures(pipeline, cards.FLOW_SCALES, max_sequence_length=FLOW_T5_TOKENS)
+        | cards.noisy_flow_figures(FLOW, cards.FLOW_SCALES),
         seed,
     )
 

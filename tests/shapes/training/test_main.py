@@ -23,7 +23,8 @@ def test_an_unfinished_flow_is_installed_with_its_card(monkeypatch: pytest.Monke
         monkeypatch.setattr(flow, name, value)
     for module in (world, weights):
         monkeypatch.setattr(module, "FLOW", tmp_path / "flow")
-    monkeypatch.setattr(cards, "pipeline_figures", partial(cards.pipeline_figures, count=2, steps=2))
+    for name in ("pipeline_figures", "noisy_flow_figures"):
+        monkeypatch.setattr(cards, name, partial(getattr(cards, name), count=2, steps=2))
     state = tmp_path / "state"
     flow.train(load_pipeline(torch.float32), state / "seed0", images=4)
     run(monkeypatch, "--part", "flow", "--unfinished", "--state", str(state))
@@ -31,7 +32,7 @@ def test_an_unfinished_flow_is_installed_with_its_card(monkeypatch: pytest.Monke
     assert len(files) == 4 and sum(file.stat().st_size for file in files) < 8e6
     card = (tmp_path / "flow" / "README.md").read_text()
     assert "3,964,175. Trained on `train` scenes" in card.replace("\n", " ")
-    assert card.count("| gold at guidance ") == 4 and "text_encoder_3=None" in card
+    assert card.count("| gold at guidance ") == 2 * 4 and "text_encoder_3=None" in card
     assert not (state / "seed0" / "flow.finished").exists()
 
 
