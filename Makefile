@@ -65,7 +65,7 @@ $(SHIPPED): | $(STAMP) $(RUNS)/refl/demo/summary.json
 	$(BIN)/python -m t2ifb.evaluate +experiment=figure8 run=t2ifb/shapes/weights/dpo sampling.guidance_scale=4 \
 		prompts.most=100 evaluation.images_per_prompt=2 hydra.run.dir=$(@D)
 
-demo-full: $(FULL) ## the same with the full data set and the usual lengths, and Diffusion-DPO (about 90 minutes)
+demo-full: $(FULL) ## the same with the full data set and the usual lengths, and Diffusion-DPO (about 50 minutes)
 	$(step) "5 of 5: a page that compares the four runs (seconds)"
 	$(BIN)/python -m t2ifb.report $(dir $(FULL)) --output $(RUNS)/report_full.html
 
@@ -84,7 +84,7 @@ $(RUNS)/refl/demo_full/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo_
 	$(call train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo_full)
 
 $(RUNS)/dpo/demo_full/summary.json: | $(STAMP) $(RUNS)/refl/demo_full/summary.json
-	$(step) "4 of 5: tune the image model by Diffusion-DPO at guidance 4 (about an hour)"
+	$(step) "4 of 5: tune the image model by Diffusion-DPO at guidance 4 (about 25 minutes)"
 	$(call train,+experiment=dpo reward.source=$(RUNS)/reward_mlp/demo_full)
 
 test: $(STAMP) ## the default tests (under 5 minutes)
@@ -114,7 +114,7 @@ $(VENV)/.docs: $(STAMP)
 docs: $(VENV)/.docs ## the documentation in site/, built strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-world: $(STAMP) ## train the embedded domain's models from nothing (about 3 hours)
+world: $(STAMP) ## train the embedded domain's models from nothing (about 5 hours)
 	$(BIN)/python -m t2ifb.shapes.training
 
 clean: ## remove .venv, caches and builds; outputs/ stays

@@ -15,14 +15,15 @@ from typing import Any
 
 from experiments.beyond_guidance.study import RESULTS, interaction
 from experiments.runs import SEEDS, Run, folder, train_all, train_each, write
+from t2ifb.shapes.training.tuned import TUNING
 
 PROMPTS, IMAGES, GUIDANCE = 400, 4, 4
 """Test prompts, images of each, and the guidance scale of both models in the main comparison."""
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "dpo": ("+experiment=dpo",),
+    "dpo": TUNING,
     "grpo": ("+experiment=grpo",),
     "refl": ("+experiment=refl",),
-    "dpo, random pairs": ("+experiment=dpo", "algorithm.algorithm.pick=random"),
+    "dpo, random pairs": (*TUNING, "algorithm.algorithm.pick=random"),
 }
 """Arguments of each variant: the two best of the screen, the report's method, and the best one's control."""
 JUDGED = (

@@ -10,7 +10,8 @@ from PIL import Image
 
 COMMAND = (sys.executable, "-m", "t2ifb.train")
 REWARD = ("+experiment=reward_mlp", "head=interaction")
-TUNING = ("+experiment=dpo",)
+TUNING = ("+experiment=dpo", "algorithm.epochs=0.125", "algorithm.validate_every=250")
+"""1,000 updates, of which the held-out scorers choose the best checkpoint."""
 
 
 def train(folder: Path, seed: int = 0, extra: Sequence[str] = (), tuning: Sequence[str] = TUNING) -> Path:
