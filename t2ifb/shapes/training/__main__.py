@@ -75,7 +75,8 @@ def make_part(part: str, state: Path, seed: int) -> None:
     elif part == "flow":
         install_flow(flow.train(load_pipeline(torch.float32), state, seed), seed)
     elif part == "tuned":
-        tuned.install(tuned.train(state, seed), TUNED)
+        tuning = tuned.train(state, seed)
+        tuned.install(tuning, tuned.judge(tuning), TUNED)
     else:
         judges.train(state, seed)
     finished.touch()

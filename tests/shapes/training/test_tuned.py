@@ -15,12 +15,12 @@ def test_a_finished_run_is_kept_and_an_unfinished_one_is_resumed(
 ) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr(tuned.subprocess, "run", lambda command, check: calls.append(command[3:]))
-    tuned.run(tmp_path, ["+experiment=dpo"])
+    tuned.run("train", tmp_path, ["+experiment=dpo"])
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    tuned.run(tmp_path, ["+experiment=dpo"])
+    tuned.run("train", tmp_path, ["+experiment=dpo"])
     (tmp_path / "summary.json").touch()
-    tuned.run(tmp_path, ["+experiment=dpo"])
+    tuned.run("train", tmp_path, ["+experiment=dpo"])
     assert calls == [["+experiment=dpo", f"hydra.run.dir={tmp_path}"], [f"resume={tmp_path}"]]
 
 
@@ -41,8 +41,12 @@ def test_both_stages_run_and_are_installed(tmp_path: Path) -> None:
     tuning = tuned.train(tmp_path, extra=small, tuning=few)
     assert json.loads((tuning / "summary.json").read_text())["steps"] == 3
     assert "reward model, reward" in (tuning / "export" / "README.md").read_text()
-    tuned.install(tuning, tmp_path / "installed")
+    judged = tuned.judge(tuning, ["prompts.most=2", "prompts.test.count=2", "evaluation.validation_prompts=2"])
+    tuned.install(tuning, judged, tmp_path / "installed")
     assert load_file(tmp_path / "installed" / "pytorch_lora_weights.safetensors")
+    card = (tmp_path / "installed" / "README.md").read_text()
+    sentence = next(iter(json.loads((judged / "summary.json").read_text())["guidance"].values()))["sentence"]
+    assert card.splitlines()[2] == sentence and "The run's own verdict" in card and "load_lora_weights" in card
 
 
 @pytest.mark.skipif(not TUNED.is_dir(), reason="the shipped adapters are not there: make world")
