@@ -22,7 +22,7 @@ ALLOWED = {
     "reporting": BELOW_BOTH,
     "annotation": BELOW_BOTH,
     "iteration": BELOW_BOTH | {"training", "reward_learning", "finetuning", "annotation", "reporting"},
-    "shapes": {"utils", "data", "scorers"},
+    "shapes": {"utils", "data", "scorers", "diffusion"},
     "config": {"utils", "data"},
 }
 """What each layer may import beside itself."""

@@ -46,8 +46,8 @@ def test_make_explains_itself() -> None:
         assert f"make {target} " in text
 
 
-@pytest.mark.parametrize("target", ["demo", "demo-full"])
-def test_the_demos_commands_are_right(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "last"), [("demo", "evaluate"), ("demo-full", "train")])
+def test_the_demos_commands_are_right(target: str, last: str, tmp_path: Path) -> None:
     """They compose and pass the check that they begin with. What is finished is skipped, what has begun is resumed."""
 
     def commands() -> list[list[str]]:
@@ -57,17 +57,18 @@ def test_the_demos_commands_are_right(target: str, tmp_path: Path) -> None:
         return [shlex.split(line.partition(" -m t2ifb.")[2]) for line in lines if " -m t2ifb." in line]
 
     *runs, page = commands()
-    assert [words[0] for words in (*runs, page)] == ["train", "train", "train", "report"]
+    assert [words[0] for words in (*runs, page)] == ["train", "train", "train", last, "report"]
     folders = [words[-1].removeprefix("hydra.run.dir=") for words in runs]
     for words in runs:
-        check(compose_all("train", words[1:])[0])
-    assert {folder.rstrip("/") for folder in page[1:4]} == set(folders)
+        check(compose_all(words[0], words[1:])[0])
+    trained = [folder for words, folder in zip(runs, folders, strict=True) if words[0] == "train"]
+    assert {folder.rstrip("/") for folder in page[1:-2]} == set(trained)
 
     for folder in map(Path, folders[:2]):
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints" / "last.ckpt").touch()
     Path(folders[0], "summary.json").touch()
-    assert commands() == [["train", f"resume={folders[1]}"], runs[2], page]
+    assert commands() == [["train", f"resume={folders[1]}"], *runs[2:], page]
 
 
 @pytest.mark.slow

@@ -134,9 +134,9 @@ def test_the_first_of_equal_scales_is_chosen_and_never_one_without_scores() -> N
 
 def test_judges_count_by_weight_in_the_base_models_deviations() -> None:
     before = {"one": np.array([[0.0], [2.0]]), "two": np.array([[1.0], [1.0]]), "three": np.array([[0.0], [9.0]])}
-    after = {"one": np.array([[1.0], [np.nan]]), "two": before["two"] + 1e-6, "three": before["three"]}
+    after = {"one": np.array([[1.0], [np.nan]]), "two": before["two"] + 1, "three": before["three"]}
     found = judge_gain(before, after, {"one": 3.0, "two": 1.0, "three": 0.0})
-    # The deviation of `one` is the root of 2, that of `two` at least 1e-6.
+    # The deviation of `one` is the root of 2. The scores of `two` have none, and keep their unit.
     assert found[0, 0] == pytest.approx((3 / 2**0.5 + 1) / 4, rel=1e-6) and np.isnan(found[1, 0])
 
 

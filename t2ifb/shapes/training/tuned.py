@@ -13,7 +13,7 @@ from t2ifb.utils.files import read_text, write_text
 
 REWARD = ("+experiment=reward_mlp", "head=interaction")
 TUNING = ("+experiment=dpo", "algorithm.epochs=0.125", "algorithm.validate_every=250")
-"""1,000 updates, of which the held-out scorers choose the best checkpoint."""
+"""1,000 updates; the held-out scorers choose the best checkpoint."""
 VERDICT = (
     "+experiment=figure8", "sampling.guidance_scale=4", "guidance_scales=[2.5,4,6]", "prompts.most=400",
     "evaluation.images_per_prompt=1", "evaluation.best_of=1",
