@@ -30,7 +30,7 @@ ONE_UPDATE = ("algorithm.algorithm.updates=1", "algorithm.algorithm.group_size=2
 EXPERIMENTS: Mapping[str, tuple[str, ...]] = {
     "refl": ("rollout.num_inference_steps=18",),
     "draft": ("rollout.num_inference_steps=6",),
-    "grpo": (*ONE_UPDATE, "rollout.num_inference_steps=4"),
+    "grpo": (*ONE_UPDATE, "rollout.num_inference_steps=11"),
     "dpo": (
         *ONE_UPDATE, "algorithm.algorithm.best=1", "algorithm.algorithm.pairs_per_update=2",
         "rollout.num_inference_steps=12",
