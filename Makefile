@@ -87,7 +87,7 @@ $(RUNS)/dpo/demo_full/summary.json: | $(STAMP) $(RUNS)/refl/demo_full/summary.js
 	$(step) "4 of 5: tune the image model by Diffusion-DPO at guidance 4 (about 25 minutes)"
 	$(call train,+experiment=dpo reward.source=$(RUNS)/reward_mlp/demo_full)
 
-test: $(STAMP) ## the default tests (under 5 minutes)
+test: $(STAMP) ## the default tests (about 15 minutes on two cores)
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-slow: $(STAMP) ## the long tests: kills and resumes, whole runs

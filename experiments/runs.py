@@ -137,6 +137,16 @@ def finished(runs: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
     return done
 
 
+def study_parser(description: str | None, variants: Iterable[str]) -> argparse.ArgumentParser:
+    """Parser of a study's command: variants, seeds, and runs at a time."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(variants)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="train only these variants")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time on shared cores")
+    return parser
+
+
 def conduct(
     here: Path,
     description: str | None,
@@ -158,12 +168,8 @@ def conduct(
     Raises:
         SystemExit: Runs failed; the others are still compared.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = list(variants)
+    parser = study_parser(description, variants)
     parser.add_argument("--judge", action="store_true", help="evaluate finished runs without training")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="train only these variants")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time on shared cores")
     asked = parser.parse_args()
     failed = 0
     if not asked.judge:

@@ -8,13 +8,12 @@ Each result is written to results/ when its run has been judged, so that a finis
 its run folder.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from experiments.beyond_guidance.study import RESULTS, interaction
-from experiments.runs import SEEDS, Run, folder, train_all, train_each, write
+from experiments.runs import Run, folder, study_parser, train_all, train_each, write
 from t2ifb.shapes.training.tuned import TUNING
 
 PROMPTS, IMAGES, GUIDANCE = 400, 4, 4
@@ -73,10 +72,7 @@ def result_of(variant: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Train and judge what has no result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time on shared cores")
+    parser = study_parser(__doc__, VARIANTS)
     parser.add_argument("--list", action="store_true", help="say what is done and what is missing, and stop")
     asked = parser.parse_args()
     wanted = {f"{variant}, seed {seed}": (variant, seed) for seed in asked.seeds for variant in asked.only}

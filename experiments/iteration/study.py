@@ -8,7 +8,6 @@ Each result is written to results/ when its run ends, so that a finished job is 
 folder.
 """
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.held_out import Scores, gain
-from experiments.runs import SEEDS, Run, folder, train_each, write
+from experiments.runs import Run, folder, study_parser, train_each, write
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.diffusion.sampling import Sampler
 from t2ifb.evaluation.image_cache import Generations, samples_of
@@ -161,10 +160,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Train what has no result, compare, and write results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time on shared cores")
+    parser = study_parser(__doc__, VARIANTS)
     parser.add_argument("--list", action="store_true", help="say what is done and what is missing, and stop")
     asked = parser.parse_args()
     jobs = [(variant, seed) for seed in asked.seeds for variant in asked.only]

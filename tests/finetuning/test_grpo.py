@@ -72,7 +72,7 @@ def test_the_ratio_is_exactly_one_before_the_first_update(micro_batch_size: int 
     assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
 
 
-def test_each_update_learns_from_other_samples_with_all_their_steps_whatever_fits_into_memory() -> None:
+def test_each_update_has_its_own_samples_at_any_micro_batch_size() -> None:
     found = []
     for micro_batch_size in (2, None):
         algorithm = GRPO(group_size=4, window=[0, 2], steps_per_sample=2, updates=2)
