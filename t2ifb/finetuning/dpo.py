@@ -22,6 +22,10 @@ class DPO:
         L = -E log σ(-beta_dpo / 2 · [(e(x_w) - e_base(x_w)) - (e(x_l) - e_base(x_l))]),
         e(x) = mean_D (ε - ε_θ(a x + s ε))², on a flow that of the velocity (`denoising_error`)
 
+    The error of late steps is up to 100 times that of early ones, so their pairs make up most of the loss. With
+    `relative` both differences are divided by (e_base(x_w) + e_base(x_l)) / 2, and all steps weigh alike.
+
+    e_base is the error of the model that tuning starts from, which has the adapters of `start_from` if that is given.
     Both images of a pair have the same noise and the same step. With `group_size` the pairs are of the policy's own
     samples: K per prompt, ranked by the reward, each of the best `best` against each of the worst `best`; they are
     drawn anew after `updates` updates. Without it they come from a preference data set: each pair's loss has a weight
@@ -35,8 +39,9 @@ class DPO:
         steps: First and last step, counted from 0, that noise is added at; None for all steps.
         updates: Updates per pool of own samples.
         pairs_per_update: Pairs per update from the pool, in each process.
-        beta_dpo: Strength of the hold to the base model, on mean errors: 5000 for D = 16,384 latent dimensions (Stable
-            Diffusion v1.5), to be scaled with D.
+        beta_dpo: Strength of the hold to the start, on mean errors: 5000 for D = 16,384 latent dimensions (Stable
+            Diffusion v1.5), to be scaled with D. Relative errors are larger; there 30 is a start.
+        relative: Divide errors by those of the start.
         empty_prompts: Share of prompts replaced by the empty one, which keeps guidance working.
     """
 
@@ -47,6 +52,7 @@ class DPO:
     updates: int = 50
     pairs_per_update: int = 32
     beta_dpo: float = 5000.0
+    relative: bool = False
     empty_prompts: float = 0.1
     needs_gradient: ClassVar[bool] = False
 
@@ -88,6 +94,11 @@ class DPO:
         """See `Algorithm.check`."""
         learned_steps(self.steps, steps)
 
+    def begin(self, policy: Policy, position: int) -> None:
+        """Keep adapters that tuning starts from, see `Begun`."""
+        if position == 0:
+            policy.keep_start()
+
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Latents (N, 2, C, H, W) of pairs, the better one first, with their weights; given pairs also with noise."""
         if self.group_size is None:
@@ -125,22 +136,24 @@ class DPO:
 
     def loss(self, policy: Policy, part: Experience) -> Loss:
         """Equation 14 at the rows' steps and noise; logs the implicit accuracy, the share of positive margins."""
-        better, worse = (self.moved(policy, part, latents) for latents in part["latents"].unbind(1))
-        margin = -self.beta_dpo / 2 * (better - worse)
+        both = [self.errors(policy, part, latents) for latents in part["latents"].unbind(1)]
+        (better, base_better), (worse, base_worse) = both
+        unit = (base_better + base_worse) / 2 if self.relative else 1.0
+        margin = -self.beta_dpo / 2 * ((better - base_better) - (worse - base_worse)) / unit
         share = part["share"]
         loss = -part["weight"] * (share * logsigmoid(margin) + (1 - share) * logsigmoid(-margin))
         return mean_loss(loss, part, accuracy=(margin > 0).float(), margin=margin)
 
     @staticmethod
-    def moved(policy: Policy, part: Experience, latents: Tensor) -> Tensor:
-        """How much larger (B,) the policy's `denoising_error` is than the base model's."""
+    def errors(policy: Policy, part: Experience, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's `denoising_error` (B,), and that of the model that tuning started from."""
         noise, steps = part["noise"], part.step
         level = policy.schedule.level(steps, noise)
         noisy = add_noise(latents, noise, *level)
         denoise = policy.denoiser(part.prompts, guided=False)
-        with policy.reference():
+        with policy.beginning():
             reference = denoise(noisy, steps)
-        outputs = reference, denoise(noisy, steps)
+        outputs = denoise(noisy, steps), reference
         prediction = policy.schedule.prediction
-        base, tuned = (denoising_error(each, latents, noise, *level, prediction) for each in outputs)
-        return tuned - base
+        tuned, base = (denoising_error(each, latents, noise, *level, prediction) for each in outputs)
+        return tuned, base

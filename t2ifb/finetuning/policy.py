@@ -15,6 +15,9 @@ from t2ifb.diffusion.sampling import Denoise, Rollout, Sampler
 from t2ifb.diffusion.schedule import Index
 from t2ifb.finetuning.algorithm import Experience
 
+START = "start"
+"""Name of the adapters that tuning started from."""
+
 
 class Policy(nn.Module):
     """A text-to-image model with trained adapters.
@@ -88,6 +91,17 @@ class Policy(nn.Module):
     def reference(self) -> Iterator[None]:
         """The base model: the same denoiser with its adapters off, without gradient."""
         with torch.no_grad(), without_adapters(self.model.denoiser):
+            yield
+
+    def keep_start(self) -> None:
+        """Keep the adapters as they are now for `beginning`, unless they leave the base model unchanged."""
+        if all(weight.any() for weight in self.adapters):
+            self.average(START, 1.0)
+
+    @contextmanager
+    def beginning(self) -> Iterator[None]:
+        """The model that tuning started from, without gradient: that of `keep_start`, or the base model."""
+        with torch.no_grad(), self.adapters_of(START) if START in self.copies else self.reference():
             yield
 
     @torch.no_grad()

@@ -32,17 +32,19 @@ def by_the_book(module: FineTuningModule, pairs: Any) -> Tensor:
             error = (noise - policy.model.predict(noisy, time, states)).pow(2).mean()
             with policy.reference():
                 base = (noise - policy.model.predict(noisy, time, states)).pow(2).mean()
-            inner.append(error - base)
-        chosen = torch.sigmoid(-algorithm.beta_dpo / 2 * (inner[0] - inner[1]))
+            inner.append((error - base, base))
+        unit = (inner[0][1] + inner[1][1]) / 2 if algorithm.relative else 1.0
+        chosen = torch.sigmoid(-algorithm.beta_dpo / 2 * (inner[0][0] - inner[1][0]) / unit)
         loss = loss - chosen.log() / len(pairs.prompts)
     return torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
 
 
-def test_an_update_follows_equation_14() -> None:
-    module = make_module(OWN)
+@pytest.mark.parametrize("method", [OWN, replace(OWN, relative=True, beta_dpo=10.0)], ids=["absolute", "relative"])
+def test_an_update_follows_equation_14(method: DPO) -> None:
+    module = make_module(method)
     module.training_step(BATCH, 0)
     assert module.experience is not None
-    again = make_module(OWN)
+    again = make_module(method)
     again.experience = module.experience
     again._parts(BATCH)
     seeded = next(iter(again.algorithm.minibatches(module.experience, seed_of(again))))
@@ -65,12 +67,24 @@ def seed_of(module: FineTuningModule) -> int:
     return seeds[0]
 
 
-def test_before_the_first_update_the_loss_is_log_two() -> None:
-    module = make_module(OWN, away=False)
+@pytest.mark.parametrize("away", [False, True], ids=["the base model", "adapters of another run"])
+def test_before_the_first_update_the_loss_is_log_two(away: bool) -> None:
+    module = make_module(OWN, away)
     noted: dict[str, Tensor] = {}
     module.note = lambda **figures: noted.update(figures)  # type: ignore[method-assign]
-    module.training_step(BATCH, 0)
+    module.training_step(replace(BATCH, position=0), 0)
     assert noted["loss"].tolist() == pytest.approx([math.log(2)] * len(noted["loss"]))
+
+
+def test_the_loss_refers_to_the_adapters_at_the_start() -> None:
+    module = make_module(OWN)
+    module.training_step(replace(BATCH, position=0), 0)
+    before = [weight.detach().clone() for weight in module.policy.adapters]
+    for weight in module.policy.adapters:
+        weight.data += 0.1
+    module.training_step(replace(BATCH, position=1), 0)
+    with module.policy.beginning():
+        assert all(torch.equal(now, kept) for now, kept in zip(module.policy.adapters, before, strict=True))
 
 
 def test_pairs_are_of_the_best_and_the_worst_samples_of_a_prompt() -> None:
