@@ -22,10 +22,10 @@ class DPO:
         L = -E log σ(-beta_dpo / 2 · [(e(x_w) - e_base(x_w)) - (e(x_l) - e_base(x_l))]),
         e(x) = mean_D (ε - ε_θ(a x + s ε))², on a flow that of the velocity (`denoising_error`)
 
-    The error of late steps is up to 100 times that of early ones, so their pairs make up most of the loss. With
-    `relative` both differences are divided by (e_base(x_w) + e_base(x_l)) / 2, and all steps weigh alike.
+    e_base is the error of the model that tuning starts from: the base model, or that with the adapters of `start_from`.
+    The noise at late steps is much harder to predict than at early ones, so late steps make up most of the loss. With
+    `relative` both differences are divided by (e_base(x_w) + e_base(x_l)) / 2, so that all steps weigh alike.
 
-    e_base is the error of the model that tuning starts from, which has the adapters of `start_from` if that is given.
     Both images of a pair have the same noise and the same step. With `group_size` the pairs are of the policy's own
     samples: K per prompt, ranked by the reward, each of the best `best` against each of the worst `best`; they are
     drawn anew after `updates` updates. Without it they come from a preference data set: each pair's loss has a weight
@@ -40,7 +40,7 @@ class DPO:
         updates: Updates per pool of own samples.
         pairs_per_update: Pairs per update from the pool, in each process.
         beta_dpo: Strength of the hold to the start, on mean errors: 5000 for D = 16,384 latent dimensions (Stable
-            Diffusion v1.5), to be scaled with D. Relative errors are larger; there 30 is a start.
+            Diffusion v1.5), to be scaled with D; about 30 with `relative`.
         relative: Divide errors by those of the start.
         empty_prompts: Share of prompts replaced by the empty one, which keeps guidance working.
     """
@@ -95,7 +95,7 @@ class DPO:
         learned_steps(self.steps, steps)
 
     def begin(self, policy: Policy, position: int) -> None:
-        """Keep adapters that tuning starts from, see `Begun`."""
+        """Keep the adapters that tuning starts from, see `Begun`."""
         if position == 0:
             policy.keep_start()
 
@@ -136,8 +136,8 @@ class DPO:
 
     def loss(self, policy: Policy, part: Experience) -> Loss:
         """Equation 14 at the rows' steps and noise; logs the implicit accuracy, the share of positive margins."""
-        both = [self.errors(policy, part, latents) for latents in part["latents"].unbind(1)]
-        (better, base_better), (worse, base_worse) = both
+        errors = (self.errors(policy, part, latents) for latents in part["latents"].unbind(1))
+        (better, base_better), (worse, base_worse) = errors
         unit = (base_better + base_worse) / 2 if self.relative else 1.0
         margin = -self.beta_dpo / 2 * ((better - base_better) - (worse - base_worse)) / unit
         share = part["share"]
@@ -146,7 +146,7 @@ class DPO:
 
     @staticmethod
     def errors(policy: Policy, part: Experience, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The policy's `denoising_error` (B,), and that of the model that tuning started from."""
+        """The policy's `denoising_error` (B,), and that (B,) of the model that tuning started from."""
         noise, steps = part["noise"], part.step
         level = policy.schedule.level(steps, noise)
         noisy = add_noise(latents, noise, *level)

@@ -94,8 +94,9 @@ class Policy(nn.Module):
             yield
 
     def keep_start(self) -> None:
-        """Keep the adapters as they are now for `beginning`, unless they leave the base model unchanged."""
-        if all(weight.any() for weight in self.adapters):
+        """Keep the adapters as they are now for `beginning`, unless they leave the base model unchanged (B = 0)."""
+        weights = self.model.denoiser.named_parameters()
+        if any(weight.any() for name, weight in weights if "lora_B" in name):
             self.average(START, 1.0)
 
     @contextmanager
