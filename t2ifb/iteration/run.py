@@ -46,7 +46,7 @@ class Iteration:
 
     A round has the folders `rankings`, `reward` and `tuning` below `round_01/`, `round_02/`, ...; the last two are run
     folders like any other. The reward is trained anew on all rankings so far. Tuning starts from the adapters of the
-    round before, which the loss of `DPO` refers to; the KL divergence and all comparisons still refer to the base model.
+    round before, which DPO's loss refers to; the KL divergence and all comparisons still refer to the base model.
     """
 
     def __init__(
