@@ -29,17 +29,17 @@ from t2ifb.utils.files import data_folder
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-ROUNDS, RANKED, UPDATES = 3, 100, 250
+ROUNDS, RANKED, UPDATES = 3, 100, 64
 """Rounds, and prompts that are ranked and updates in each."""
-TRAINING_PROMPTS, BATCH, POOL = 4800, 30, 50
+TRAINING_PROMPTS, BATCH, POOL = 4800, 30, 16
 """Training prompts, prompts per pool of own samples, and updates per pool."""
 PROMPTS, IMAGES, GUIDANCE, STEPS = 200, 2, 4.0, 20
 """Test prompts and images of each; guidance scale at which the base model is best, and sampling steps."""
 COMMON: tuple[str, ...] = (
     "+experiment=iterate",
-    "iteration.images_per_prompt=6",
+    "iteration.images_per_prompt=4",
     "iteration.dataset_weight=0",
-    "algorithm.validate_every=125",
+    f"algorithm.validate_every={UPDATES}",
     "algorithm.guidance_scales=[]",
     "algorithm.best_of=1",
     "prompts.test.count=8",
@@ -57,7 +57,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "rounds": amounts(ROUNDS, RANKED, UPDATES),
     "at once": amounts(1, ROUNDS * RANKED, ROUNDS * UPDATES),
 }
-"""Arguments of each variant: 300 rankings and 750 updates each."""
+"""Arguments of each variant: 300 rankings and 192 updates each."""
 
 
 def run_of(variant: str, seed: int = 0) -> Run:

@@ -61,6 +61,7 @@ from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.mix import Mix
 from t2ifb.scorers.shorthand import clip_source
 from t2ifb.training import loggers
+from t2ifb.training.learning_rate import LinearDecay
 from t2ifb.training.losses import kl_sums
 from t2ifb.training.metrics import MetricsCSV, read_metrics
 from t2ifb.training.nan_guard import NanGuard
@@ -119,6 +120,7 @@ class FineTuner:
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = None,
         ema: float | None = None,
+        lr_decay: bool = False,
         epochs: float = 10,
         validate_every: int = 100,
         validation_prompts: int = 64,
@@ -173,6 +175,7 @@ class FineTuner:
             micro_batch_size: Rows of an experience in memory together, see `FineTuningModule`.
             gradient_clip_norm: Maximum norm of an update's gradient.
             ema: Decay of a moving average of the adapters, which is evaluated and exported instead of them.
+            lr_decay: Let the learning rate fall linearly to 0 at the run's end.
             epochs: Number of passes over the training prompts; may be fractional.
             validate_every: Updates between two validations.
             validation_prompts: Number of held-out prompts per validation.
@@ -232,6 +235,7 @@ class FineTuner:
         check_weights(self.judge_weights, self.judges)
         self.rankings = None if rankings is None else open_dataset(rankings)
         self.micro_batch_size, self.gradient_clip_norm, self.ema = micro_batch_size, gradient_clip_norm, ema
+        self.lr_decay = lr_decay
         self.batch_size, self.epochs, self.validate_every = batch_size, epochs, validate_every
         self.validation_prompts, self.images_per_prompt = validation_prompts, images_per_prompt
         self.samples_per_batch = samples_per_batch
@@ -308,7 +312,8 @@ class FineTuner:
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is validated and saved
         cost = NetworkEvaluations()
-        watchers = [watch, cost, *([TermGradients()] if self.gradient_norms else [])]
+        optional = {TermGradients: self.gradient_norms, LinearDecay: self.lr_decay}
+        watchers = [watch, cost, *(make() for make, wanted in optional.items() if wanted)]
         engine = make_trainer(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
         if min(self.batch_size, len(evaluator)) < engine.world_size:
             raise ValueError(
