@@ -14,6 +14,8 @@ from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components, lazy
 from t2ifb.config.reward_source import find_latest, settings_of
 from t2ifb.generate import wished_prompts
+from t2ifb.utils.overrides import typed
+from t2ifb.utils.random_streams import Stream, generator
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +91,7 @@ def _is_run(path: str) -> bool:
 def _drawn(parts: Components, runs: list[str], folder: Path) -> Path:
     """The folder with images of the base model and of the tuned ones, drawn if they are not there.
 
-    In random order only as many prompts are drawn as questions are asked.
+    In random order only as many prompts are drawn as questions are asked, chosen at random.
     """
     from t2ifb.annotation.drawing import draw
 
@@ -102,12 +104,22 @@ def _drawn(parts: Components, runs: list[str], folder: Path) -> Path:
     nodes = {key: parts.value(key) for key in MODEL}
     try:
         return draw(
-            folder, lazy(nodes["diffusion"]), lazy(nodes["sampling"]), runs, wished_prompts(parts)[:most],
+            folder, lazy(nodes["diffusion"]), lazy(nodes["sampling"]), runs,
+            _some(wished_prompts(parts), most, parts.value("seed")),
             (1 if runs else COPIES) if copies is None else copies, nodes,
             parts.value("batch_size"), parts.value("device"), parts.value("seed"),
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError([str(error)]) from error
+
+
+def _some(prompts: list[str], most: int | None, seed: int) -> list[str]:
+    """At most so many different random prompts; a larger number adds others to those of a smaller one."""
+    prompts = list(dict.fromkeys(prompts))
+    if most is None or most >= len(prompts):
+        return prompts
+    order = generator(Stream.ANNOTATION, seed).permutation(len(prompts))
+    return [prompts[place] for place in order[:most]]
 
 
 def _take_settings(parts: Components, runs: list[str]) -> None:
@@ -233,8 +245,8 @@ def _conclude(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
     for name, text in results.lines().items():
         print(f"{name}: {text}")
     write_json(log.folder / "results.json", results.to_json())
-    print(f"train a reward on them: python -m t2ifb.train +experiment=reward_mlp dataset=own_rankings "
-          f"dataset.source={log.folder}")  # fmt: skip
+    rest = f"{typed('domain', parts.value('domain'))} dataset=own_rankings {typed('dataset.source', log.folder)}"
+    print(f"train a reward on them: python -m t2ifb.train +experiment=reward_mlp {rest}")
     if parts.value("export"):
         counts = export(log.folder, Path(parts.value("export")).expanduser())
         print(f"{sum(counts.values())} rankings in ImageRewardDB's layout: {parts.value('export')}")

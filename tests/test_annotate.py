@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2ifb.annotate import _address, _listening, _take_settings
+from t2ifb.annotate import _address, _listening, _some, _take_settings
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import Components
 from t2ifb.data.datasets.own_rankings import OwnRankings
@@ -41,7 +41,7 @@ def test_simulated_annotators_answer_and_the_results_are_printed(run_here: Comma
     assert "6 answers of 2 simulated annotators" in done.stdout
     assert "answers of simulated 0: 3 ranked" in done.stdout
     assert "tuned preferred to base: " in done.stdout
-    assert f"dataset.source={folder / 'annotations'}" in done.stdout
+    assert f"domain=shapes dataset=own_rankings dataset.source={folder / 'annotations'}" in done.stdout
     assert json.loads((folder / "annotations/results.json").read_text())["counts"]["simulated 1"] == {"ranks": 3}
     rankings = OwnRankings(folder / "annotations", shares={"train": 1.0}).rankings("train")
     assert len(rankings) == 3
@@ -144,6 +144,14 @@ def test_the_base_model_draws_for_a_folder(run_here: Command, tmp_path: Path) ->
     assert "2 answers of 1 simulated annotators" in done.stdout
     assert len(list((tmp_path / "mine/images").glob("*/*.png"))) == 2 * 4
     assert len(OwnRankings(tmp_path / "mine", shares={"train": 1.0}).rankings("train")) == 2
+
+
+def test_the_prompts_to_draw_are_random_ones() -> None:
+    prompts = [f"prompt {n}" for n in range(100)]
+    few, more = (_some([*prompts, *prompts], most, seed=0) for most in (5, 20))
+    assert few == more[:5] != prompts[:5]
+    assert len(set(more)) == 20 and _some(prompts, None, 0) == _some(prompts, 100, 0) == prompts
+    assert _some(prompts, 5, seed=1) != few
 
 
 @pytest.mark.slow

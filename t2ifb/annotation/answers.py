@@ -118,7 +118,9 @@ class AnswerLog:
         row = {
             "prompt_id": item.key,
             "prompt": item.prompt,
-            "images": [os.path.relpath(image, self.folder).replace(os.sep, "/") for image in item.images],
+            "images": [
+                os.path.relpath(_place(image), self.folder.resolve()).replace(os.sep, "/") for image in item.images
+            ],
             "models": list(item.models),
             "ranks": list(answer.ranks) or None,
             "annotator": answer.annotator,
@@ -156,7 +158,8 @@ class AnswerLog:
     def _places(self, item: Item, row: dict[str, Any]) -> list[int]:
         """Place in a line of each image of the question; the order of images depends on the seed.
 
-        The same key means the same files in a source that may have moved, so files correspond in the order of paths.
+        The same key means the same files in a source that may have moved, so files correspond in the order of paths,
+        within each model if the models have the same names.
 
         Raises:
             ValueError: The line has no such images and models.
@@ -164,8 +167,11 @@ class AnswerLog:
         names, models, count = row.get("images") or [], row.get("models") or [], len(item.images)
         if not _texts(names, count) or not _texts(models, count):
             raise ValueError(f"{self.path}, question {item.key}: expected {count} images and their models")
-        stored = [(os.path.abspath(self.folder / name), model) for name, model in zip(names, models, strict=True)]
-        asked = [(os.path.abspath(image), model) for image, model in zip(item.images, item.models, strict=True)]
+        named = sorted(models) == sorted(item.models)
+        files = [os.path.abspath(self.folder.resolve() / name) for name in names]
+        stored = [(model if named else "", file) for file, model in zip(files, models, strict=True)]
+        shown = zip(item.images, item.models, strict=True)
+        asked = [(model if named else "", str(_place(image))) for image, model in shown]
         places = [0] * count
         for old, new in zip(_sorted_places(stored), _sorted_places(asked), strict=True):
             places[new] = old
@@ -214,6 +220,11 @@ def _append(file: FileIO, line: bytes) -> None:
         file.truncate(length)
         os.fsync(file.fileno())
         raise
+
+
+def _place(image: Path) -> Path:
+    """Absolute path of an image in its real folder."""
+    return image.parent.resolve() / image.name
 
 
 def _texts(value: Any, count: int) -> bool:

@@ -117,6 +117,17 @@ class Queues:
         times = [answer.seconds for answer in own if answer.seconds > 0]
         return Progress(len(own), left, left * median(times) if times else None)
 
+    def finished(self) -> bool:
+        """Whether each question has the answers that it needs; one for everyone needs those of all who answered any."""
+        with self._guard:
+            answered, people = self._answered(), {name for name, _ in self.log.current()}
+        return bool(people) and all(
+            people <= answered.get(item.key, set())
+            if place < self.shared
+            else len(answered.get(item.key, set())) >= self.annotators_per_prompt
+            for place, item in enumerate(self.items)
+        )
+
     def order(self, annotator: str, item: Item) -> list[int]:
         """Places of the item's images on the page of an annotator, so that no position is favoured."""
         words = [self.seed, self._place[item.key], *name_of(annotator).encode()]
@@ -135,9 +146,7 @@ class Queues:
 
     def _open(self, annotator: str) -> list[Item]:
         """Questions that the annotator can be asked: the reserved one first, those reserved for others last."""
-        answered: dict[str, set[str]] = {}
-        for name, key in self.log.current():
-            answered.setdefault(key, set()).add(name)
+        answered = self._answered()
         found: list[Item] = []
         mine: list[Item] = []
         last: list[Item] = []
@@ -154,6 +163,13 @@ class Queues:
             else:
                 last.append(item)
         return [*mine, *found, *last]
+
+    def _answered(self) -> dict[str, set[str]]:
+        """The annotators who have answered each question."""
+        found: dict[str, set[str]] = {}
+        for name, key in self.log.current():
+            found.setdefault(key, set()).add(name)
+        return found
 
     def _waiting(self, key: str) -> set[str]:
         """Annotators for whom a question is reserved now."""

@@ -64,7 +64,7 @@ def make_app(
         ratings: Whether it also asks for ratings.
         token: Secret without which nothing is shown. It is needed if other machines can reach the address.
         port: Port in the addresses of the page; by default any.
-        results: Gives what is shown at the end.
+        results: Gives what is shown when all questions have their answers, so that nobody learns a verdict before.
     """
     targets = {image: image.resolve() for item in queues.items for image in item.images}
 
@@ -82,7 +82,7 @@ def make_app(
             images = [{"place": place, "url": f"image/{item.key}/{place}"} for place in queues.order(annotator, item)]
             state["item"] = {"key": item.key, "prompt": item.prompt, "images": images}
         elif results is not None:
-            state["results"] = results()
+            state["results"] = results() if queues.finished() else {}
         return state
 
     async def ask(request: Request) -> Response:
@@ -226,7 +226,7 @@ class Guard:
             return Response("this host name is not accepted", 421)
         if self.port is not None and self.token is None and (host.port or 80) != self.port:
             return Response("this port is not accepted", 421)
-        if not _same_page(headers, host):
+        if not (_same_page(headers, host) or _is_link(request)):
             return Response("requests of other pages are not accepted", 403)
         if request.method == "POST":
             if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
@@ -263,6 +263,13 @@ def _address(host: str) -> URL | None:
     except ValueError:
         return None
     return address if address.hostname else None
+
+
+def _is_link(request: Request) -> bool:
+    """Whether the page itself is opened, perhaps by a link on another site, which cannot read it."""
+    headers = request.headers
+    document = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    return document and request.method == "GET" and request.url.path == "/"
 
 
 def _same_page(headers: Headers, host: URL) -> bool:

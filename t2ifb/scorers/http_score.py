@@ -57,8 +57,8 @@ class HTTPScore(nn.Module):
             ValueError: The address or a number is invalid.
         """
         super().__init__()
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"url={url!r}: expected an address that begins with http:// or https://")
+        if not _is_address(url):
+            raise ValueError(f"url={url!r}: expected an address such as http://localhost:8000/score")
         check_limits(batch_size, time_limit, retries)
         self.url, self.name, self.version = url, name or url, version
         self.batch_size, self.time_limit = batch_size, time_limit
@@ -99,8 +99,10 @@ class HTTPScore(nn.Module):
     def _send(self, request: str) -> bytes:
         headers = {"Content-Type": "application/json"}
         if self.token_variable is not None:
-            if not (token := os.environ.get(self.token_variable)):
+            if not (token := os.environ.get(self.token_variable, "").strip()):
                 raise ValueError(f"the environment variable {self.token_variable} with a token is not set")
+            if not (token.isascii() and token.isprintable()):
+                raise ValueError(f"the token in {self.token_variable} has characters that cannot be sent")
             headers["Authorization"] = f"Bearer {token}"
         try:
             state, content = _run(self._post(request, headers))
@@ -132,6 +134,15 @@ class HTTPScore(nn.Module):
                 if len(content) > MOST_BYTES:
                     raise ValueError(f"{self.url} answered with more than {MOST_BYTES} bytes; expected some numbers")
             return answer.status_code, content
+
+
+def _is_address(url: str) -> bool:
+    """Whether it is the address of a server."""
+    try:
+        address = httpx2.URL(url)
+    except (httpx2.InvalidURL, TypeError):
+        return False
+    return address.scheme in ("http", "https") and bool(address.host)
 
 
 def _run(work: Coroutine[Any, Any, tuple[int, bytes]]) -> tuple[int, bytes]:

@@ -122,6 +122,45 @@ def test_answers_follow_their_images_when_the_order_changes(tmp_path: Path) -> N
         assert answer.ratings[tuned] == {"overall": 7}
 
 
+def test_answers_follow_their_models_when_files_are_renamed(tmp_path: Path) -> None:
+    source = write_generated(tmp_path / "images", prompts=3, copies=1)
+    items = read_items(source, "compare")
+    log = AnswerLog(tmp_path / "out", items)
+    for item in items:
+        log.append(Answer(item.key, "ada", "ranks", tuple(1 if model == "tuned" else 2 for model in item.models)))
+    log.close()
+    index = json.loads((source / "prompts.json").read_text())
+    for entry in index:
+        for model, prefix in (("base", "z"), ("tuned", "a")):  # in the other order than before
+            (name,) = entry["images"][model]
+            (source / name).rename(source / f"{prefix}_{name}")
+            entry["images"][model] = [f"{prefix}_{name}"]
+    (source / "prompts.json").write_text(json.dumps(index))
+    again = read_items(source, "compare")
+    log = AnswerLog(tmp_path / "out", again)
+    for answer in list(log.answers):
+        log.append(answer)
+    log.close()
+    assert summarise(log.current(), again).verdicts["tuned"].mean == 1
+    rankings = OwnRankings(tmp_path / "out", shares={"train": 1.0}).rankings("train")
+    assert len(rankings) == 3  # the lines with the old names are replaced, not further answers
+    for ranking in rankings:
+        assert Path(str(ranking.images[ranking.ranks.index(1)])).name.startswith("a_")
+
+
+def test_the_folder_of_answers_may_be_a_link(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path / "images", prompts=1))
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    for folder in (tmp_path / "link", tmp_path / "far" / "away"):
+        log = AnswerLog(folder, items)
+        log.append(Answer(items[0].key, "ada", "ranks", (1, 2, 3, 4)))
+        log.close()
+        (ranking,) = OwnRankings(folder, shares={"train": 1.0}).rankings("train")
+        assert [Path(str(image)).resolve() for image in ranking.images] == list(items[0].images)
+    assert len(log.answers) == 2
+
+
 GOOD: dict[str, Any] = {"annotator": "ada", "kind": "ranks", "ranks": [1, 2, 2, 4], "ratings": None, "seconds": 3}
 WRONG = [
     ({"annotator": ""}, "name must have 1 to 60"),

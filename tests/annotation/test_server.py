@@ -45,6 +45,21 @@ def test_questions_are_answered_until_there_are_none_left(tmp_path: Path) -> Non
     assert back["item"]["key"] == state["item"]["key"]
 
 
+def test_nobody_sees_results_before_all_have_answered(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path, 2, annotators_per_prompt=2)
+    page = client(queues, results=lambda: {"verdict": "better"})
+
+    def answer_all(name: str) -> dict[str, Any]:
+        state = page.get(f"/api/next?annotator={name}").json()
+        while state["item"] is not None:
+            state = page.post("/api/answer", json=ranked(queues, state, name)).json()
+        return dict(state)
+
+    assert [answer_all(name)["results"] for name in ("ada", "bob", "ada")] == [
+        {}, {"verdict": "better"}, {"verdict": "better"},
+    ]  # fmt: skip
+
+
 def test_the_page_and_its_parts_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = client(make_queues(tmp_path, 1))
     for path in ("/", "/page.js", "/page.css"):
@@ -160,6 +175,15 @@ def test_requests_of_other_pages_are_refused(tmp_path: Path, headers: dict[str, 
     assert page.post("/api/answer", json=body, headers=headers).status_code == status
     assert queues.log.answers == []
     assert page.post("/api/answer", json=body, headers={"origin": HERE}).status_code == 200
+
+
+def test_a_link_on_another_site_opens_the_page_and_nothing_else(tmp_path: Path) -> None:
+    page = client(make_queues(tmp_path, 1), port=8765, token="secret")
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert page.get("/?token=secret", headers=link).status_code == 200
+    assert page.get("/", headers=link | {"sec-fetch-dest": "iframe"}).status_code == 403
+    assert page.get("/", headers=link | {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}).status_code == 403
+    assert page.get("/api/next?annotator=ada", headers=link).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]", "127.0.0.1"])

@@ -97,8 +97,12 @@ def test_failures_are_named(server: Any) -> None:
         scorer(server, "/long")(red(1.0), ["a"])
     with pytest.raises(ValueError, match=r"http://127.0.0.1:1/ cannot be reached: .*, 2 times"):
         HTTPScore("http://127.0.0.1:1/", retries=1, retry_seconds=0.0)(red(1.0), ["a"])
-    with pytest.raises(ValueError, match="expected an address that begins with http"):
-        HTTPScore("localhost:8000")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "http://[::1", "http://host:port/", "ftp://host/", None])
+def test_a_wrong_address_is_named(url: Any) -> None:
+    with pytest.raises(ValueError, match="expected an address such as http://localhost:8000/score"):
+        HTTPScore(url)
 
 
 def test_a_token_comes_from_the_environment(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +112,14 @@ def test_a_token_comes_from_the_environment(server: Any, monkeypatch: pytest.Mon
     monkeypatch.setenv("JUDGE_TOKEN", "secret")
     judge(red(1.0), ["a"])
     assert server.requests[-1]["Authorization"] == "Bearer secret"
+    monkeypatch.setenv("JUDGE_TOKEN", "secret\n")  # as $(cat file) may leave it
+    judge(red(1.0), ["a"])
+    assert server.requests[-1]["Authorization"] == "Bearer secret"
+    for token in ("sec\nret", "sécret"):
+        monkeypatch.setenv("JUDGE_TOKEN", token)
+        with pytest.raises(ValueError, match=r"the token in JUDGE_TOKEN has characters that cannot be sent$") as raised:
+            judge(red(1.0), ["a"])
+        assert "ret" not in str(raised.value)
 
 
 def test_a_proxy_receives_nothing(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,7 @@ function show(question) {
 
 function showResults(results) {
   $("results").replaceChildren();
+  $("later").hidden = Object.keys(results).length > 0;
   for (const [name, value] of Object.entries(results)) {
     $("results").append(make("dt", { textContent: name }), make("dd", { textContent: value }));
   }

@@ -1,6 +1,6 @@
 """Which columns of a preference table are the prompt, the images, and the choice."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ROLES = {
@@ -114,12 +114,8 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
             found.
     """
     there = list(columns)
-    found = {role: column.strip().lower() for role, column in (given or {}).items()}
-    listed = f"found the columns {', '.join(there) or 'none'}"
-    if unknown := [role for role in found if role not in ROLES]:
-        raise ValueError(f"columns: unknown role {', '.join(unknown)}; expected some of {', '.join(ROLES)}")
-    if lacking := [f"{role}={column}" for role, column in found.items() if column not in there]:
-        raise ValueError(f"columns: no column for {', '.join(lacking)}; {listed}")
+    found = checked_map(there, given or {})
+    listed = _listed(there)
     _check_roles(found)
     chosen = {"label", "votes", "votes_first"} & found.keys()
     ordered = "chosen" in found
@@ -156,6 +152,29 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
         )
     name = next((name for name, needed in PRESETS.items() if needed <= set(there)), "pairs")
     return PairColumns(name, {role: found[role] for role in ROLES if role in found}, ordered)
+
+
+def checked_map(columns: Sequence[str], given: Mapping[str, str], roles: Iterable[str] = ROLES) -> dict[str, str]:
+    """A map that the user gave, with lower-case columns.
+
+    Args:
+        columns: Lower-case names of the columns that are there.
+        given: Columns by role.
+        roles: What the map can name.
+
+    Raises:
+        ValueError: A role is unknown, or a column is missing.
+    """
+    found = {role: column.strip().lower() for role, column in given.items()}
+    if unknown := [role for role in found if role not in roles]:
+        raise ValueError(f"columns: unknown role {', '.join(unknown)}; expected some of {', '.join(roles)}")
+    if lacking := [f"{role}={column}" for role, column in found.items() if column not in columns]:
+        raise ValueError(f"columns: no column for {', '.join(lacking)}; {_listed(columns)}")
+    return found
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return f"found the columns {', '.join(columns) or 'none'}"
 
 
 def _check_roles(found: Mapping[str, str]) -> None:

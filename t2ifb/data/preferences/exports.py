@@ -208,14 +208,15 @@ def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
     """One row for each image of rows with lists of images and ranks.
 
     The last row of an annotator about the same images of a `prompt_id` counts, and a row without ranks is no ranking:
-    so an answer can be replaced or withdrawn in a file that only grows.
+    so an answer can be replaced or withdrawn in a file that only grows. In the file of `t2ifb.annotate`, which has the
+    column `answer`, the `prompt_id` stands for the images, wherever they lie.
 
     Raises:
         ValueError: A row has no such lists of one length.
     """
     latest: dict[object, Row] = {}
     for number, row in enumerate(rows):
-        shown = frozenset(map(str, _listed(row.cells.get(columns[0]))))
+        shown = frozenset(() if row.text("answer") else map(str, _listed(row.cells.get(columns[0]))))
         key = (row.text("prompt_id"), row.text("annotator"), shown)
         latest.pop(key, None)
         latest[key if all(key[:2]) else number] = row

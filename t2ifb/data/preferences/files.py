@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2ifb.data.preferences.columns import ALIASES, PairColumns, pair_columns
+from t2ifb.data.preferences.columns import ALIASES, PairColumns, checked_map, pair_columns
 from t2ifb.data.preferences.exports import (
     argilla_rows,
     label_studio_rows,
@@ -16,9 +16,9 @@ from t2ifb.data.preferences.exports import (
     question_of,
     ranker_rows,
 )
-from t2ifb.data.preferences.folders import folder_rows
+from t2ifb.data.preferences.folders import SPLITS, folder_rows
 from t2ifb.data.preferences.labels import has_numbers
-from t2ifb.data.preferences.pairs import label_values, pair_rows
+from t2ifb.data.preferences.pairs import label_values, pair_rows, vote_list
 from t2ifb.data.storage.columnar import BUILDERS
 from t2ifb.data.tables import READERS, Row, check_cells, read_table
 
@@ -26,7 +26,6 @@ NEEDED = ("prompt", "image", "rank")
 OPTIONAL = ("prompt_id", "split", "annotator")
 SHARD = re.compile(r"(train|validation|valid|val|test)(?![a-z]).*", re.IGNORECASE)
 """Name of a shard, or of a folder of shards, that begins with its split."""
-SPLITS = {"valid": "validation", "val": "validation"}
 TASK = {"data", "annotations"}
 """Keys of a task in a Label Studio export."""
 
@@ -68,12 +67,12 @@ def split_files(source: Path) -> dict[str | None, tuple[Path, ...]]:
     tables = [path for path in entries if path.is_file() and path.suffix.lower() in READERS]
     found: dict[str | None, tuple[Path, ...]] = {}
     for path in tables:
-        if (stem := path.stem.lower()) in ("rankings", "train", "validation", "test") or len(tables) > 1:
-            split = None if stem == "rankings" else stem
+        if (stem := path.stem.lower()) in ("rankings", *SPLITS) or len(tables) > 1:
+            split = None if stem == "rankings" else SPLITS.get(stem, stem)
             if split in found:
                 raise ValueError(f"{source} has both {found[split][0].name} and {path.name}; keep one of them")
             found[split] = (path,)
-    named = {split for split in found if split in (None, "train", "validation", "test")}
+    named = {split for split in found if split is None or split in SPLITS}
     if named:
         return found
     shards = _shards([source, source / "data", *(path for path in entries if path.is_dir() and SHARD.match(path.name))])
@@ -93,7 +92,7 @@ def _shards(folders: Sequence[Path]) -> dict[str | None, tuple[Path, ...]]:
             if path.suffix.lower() in BUILDERS and path.is_file():
                 name = SHARD.match(path.name) or (SHARD.match(folder.name) if folder is not folders[0] else None)
                 split = name[1].lower() if name else None
-                found.setdefault(SPLITS.get(split, split) if split else None, []).append(path)
+                found.setdefault(SPLITS[split] if split else None, []).append(path)
     if set(found) == {"train"}:
         found = {None: found["train"]}
     return {split: tuple(paths) for split, paths in found.items()}
@@ -137,6 +136,8 @@ def read_preferences(
 def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | tuple[list[Row], PairColumns]:
     """Rankings, or the rows and columns of pairs whose choices are still to be understood."""
     if paths[0].is_dir():
+        if given:
+            raise ValueError(f"{paths[0]}: folders of images have no columns; leave columns out")
         rows = folder_rows(paths[0])
         split = {"split": "split"} if any("split" in row.cells for row in rows) else {}
         named = {"prompt": "prompt", "first": "chosen", "second": "rejected"} | split
@@ -152,7 +153,7 @@ def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | t
     rows = [row for path in paths for row in read_table(path, NEEDED, OPTIONAL, accepts)]
     there = list(dict.fromkeys(column for row in rows for column in row.cells))
     if (lists := list_columns(there)) is not None:
-        return _rankings(list_rows(rows, lists), {}, f"read as lists of images and ranks ({', '.join(lists)})")
+        return _rankings(list_rows(rows, lists), given, f"read as lists of images and ranks ({', '.join(lists)})")
     if set(NEEDED) <= set(_renamed(there, given)):
         return _rankings(rows, given)
     if set(there) >= TASK:
@@ -162,22 +163,44 @@ def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | t
         return _export("Label Studio export", label_studio_rows(rows), given)
     if (question := question_of(there)) is not None:
         return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given)
-    pairs = pair_columns(there, given)
+    pairs = pair_columns(_guessable(rows, there, given), given)
     assert pairs is not None  # `accepts` checked it
     return rows, pairs
 
 
+def _guessable(rows: Sequence[Row], columns: Sequence[str], given: Mapping[str, str]) -> list[str]:
+    """The columns without those that have the name of a list of votes but hold something else, such as their number."""
+    named = {column.strip().lower() for column in given.values()}
+    lists = {name for name in ALIASES["votes"] if any(isinstance(vote_list(row.cells.get(name)), list) for row in rows)}
+    return [column for column in columns if column not in ALIASES["votes"] or column in named | lists]
+
+
 def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
-    """Column names with those of `given` replaced by the roles of a table of rankings."""
+    """Column names with those of `given` replaced by the roles of a table of rankings.
+
+    A column that has the name of a given role but is not meant gets an empty name.
+    """
     roles = {column.strip().lower(): role for role, column in given.items() if role in (*NEEDED, *OPTIONAL)}
-    return [roles.get(column, column) for column in columns]
+    return [roles.get(column, "" if column in roles.values() else column) for column in columns]
 
 
 def _rankings(rows: Sequence[Row], given: Mapping[str, str], note: str = "") -> PreferenceFile:
-    """A table of rankings, with the columns of `given` renamed."""
+    """A table of rankings, with the columns of `given` renamed.
+
+    Raises:
+        ValueError: The map names a role or a column that is not of this table, or a cell cannot be read.
+    """
+    checked_map(list(dict.fromkeys(column for row in rows for column in row.cells)), given, (*NEEDED, *OPTIONAL))
     renamed = [Row(row.place, dict(zip(_renamed(row.cells, given), row.cells.values(), strict=True))) for row in rows]
     check_cells(renamed, (*NEEDED, *OPTIONAL))
-    return PreferenceFile(renamed, False, note)
+    return PreferenceFile(_with_splits(renamed), False, note)
+
+
+def _with_splits(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the usual names of splits."""
+    given = {place: row.text("split") for place, row in enumerate(rows) if "split" in row.cells}
+    splits = {place: {"split": SPLITS.get(name.lower(), name)} for place, name in given.items()}
+    return [Row(row.place, row.cells | splits.get(place, {})) for place, row in enumerate(rows)]
 
 
 def _export(name: str, rows: list[Row], given: Mapping[str, str]) -> tuple[list[Row], PairColumns]:
@@ -204,4 +227,4 @@ def _pairs(
         raise ValueError(f"{rows[0].place.rpartition(', ')[0]}: {error}") from error
     check_cells(pairs, ("prompt", "first", "second", *OPTIONAL))
     notes = [f"read as {form}", meaning, f"{empty} of {len(rows)} rows have no choice and are skipped" if empty else ""]
-    return PreferenceFile(pairs, True, "; ".join(note for note in notes if note))
+    return PreferenceFile(_with_splits(pairs), True, "; ".join(note for note in notes if note))

@@ -9,6 +9,8 @@ from t2ifb.utils.files import read_text
 
 NAMES = tuple(pair for pair in ORDERED if "." not in pair[0] and "_" not in pair[0])
 """Names of the better and of the worse image, or of the folders with them."""
+SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+"""Split by the name of a folder or shard."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = ("prompt.txt", "caption.txt")
 
@@ -18,19 +20,24 @@ def folder_rows(root: Path) -> list[Row]:
 
     - `<id>/win.png` and `<id>/lose.png`, with the prompt in `<id>/prompt.txt`, `caption.txt` or `win.txt`;
     - `win/<id>.png` and `lose/<id>.png`, with the prompt in `<id>.txt` in one of these folders or beside them;
-    - either of these in a folder for each split, such as `train/`.
+    - either of these in folders, which are splits if they have the names of splits (`SPLITS`).
 
     Other names than win and lose are chosen and rejected, winner and loser, better and worse, high and low.
 
     Raises:
-        ValueError: A pair lacks an image or its prompt.
+        ValueError: A pair lacks an image or its prompt, or only some of the folders are splits.
     """
     if not root.is_dir():
         return []
     rows = list(_pairs(root))
-    for split in sorted(path for path in root.iterdir() if path.is_dir()) if not rows else ():
-        rows += [Row(row.place, row.cells | {"split": split.name}) for row in _pairs(split)]
-    return rows
+    if rows:
+        return rows
+    parts = {folder.name: list(_pairs(folder)) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    splits = {name: split for name, some in parts.items() if some and (split := SPLITS.get(name.lower()))}
+    if splits and (others := [name for name, some in parts.items() if some and name not in splits]):
+        raise ValueError(f"{root}: {', '.join(others)} are no splits, but {', '.join(splits)} are; move them elsewhere")
+    named = {name: {"split": split} for name, split in splits.items()}
+    return [Row(row.place, row.cells | named.get(name, {})) for name, some in parts.items() for row in some]
 
 
 def _pairs(root: Path) -> Iterator[Row]:

@@ -1,7 +1,9 @@
 """Tables with one row per comparison, and votes of several annotators on the same images."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -74,7 +76,7 @@ def _votes(row: Row, form: PairColumns, meaning: Labels, signed: bool) -> tuple[
     columns = form.columns
     if "labelled" in columns and row.text(columns["labelled"]).lower() in ("0", "0.0", "false"):
         return None
-    listed = row.cells.get(columns.get("votes", ""))
+    listed = vote_list(row.cells.get(columns.get("votes", "")))
     if "votes_first" in columns:
         first, second = columns["votes_first"], columns["votes_second"]
         votes = two_votes(row.cells.get(first), row.cells.get(second), signed)
@@ -94,6 +96,14 @@ def _votes(row: Row, form: PairColumns, meaning: Labels, signed: bool) -> tuple[
             raise ValueError(f"{columns['weight']} must be above 0 and finite, found {weight:g}")
         votes = weight * votes[0], weight * votes[1]
     return votes
+
+
+def vote_list(cell: Any) -> Any:
+    """The cell; of a list in a text, such as `[3, 1]`, the list."""
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        with suppress(ValueError):
+            return json.loads(cell)
+    return cell if cell != "" else None
 
 
 def _number_of(row: Row, column: str) -> float:

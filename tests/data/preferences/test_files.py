@@ -228,6 +228,50 @@ def test_a_column_map_and_labels(tmp_path: Path) -> None:
     assert [(r.prompt, r.ranks) for r in ranked] == [("p", (1, 2))]
 
 
+def test_a_column_map_is_checked_and_wins_in_all_formats(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "own")
+    rows = [{"prompt": "p", "image": "gone.png", "file": name(0, s), "rank": 9, "place": s + 1} for s in (0, 1)]
+    path = write(folder / "a.csv", rows)
+    assert [r.ranks for r in everything(path, columns={"image": "file", "rank": "place"})] == [(1, 2)]
+    with pytest.raises(ValueError, match="columns: no column for rank=plaice; found the columns prompt, image, file"):
+        everything(path, columns={"rank": "plaice"})
+    with pytest.raises(ValueError, match="columns: unknown role label; expected some of prompt, image, rank"):
+        everything(path, columns={"label": "place"})
+    path = lists(folder)
+    asked = [json.loads(path.read_text())[n] | {"asked": f"other {n}"} for n in range(COUNT)]
+    path.write_text(json.dumps(asked))
+    assert {r.prompt for r in everything(path, columns={"prompt": "asked"})} == {f"other {n}" for n in range(COUNT)}
+    with pytest.raises(ValueError, match="columns: no column for prompt=q; found the columns"):
+        everything(path, columns={"prompt": "q"})
+    with pytest.raises(ValueError, match="folders of images have no columns; leave columns out"):
+        everything(folders(tmp_path / "pairs"), columns={"prompt": "q"})
+
+
+def test_a_number_of_votes_is_no_choice_and_lists_may_be_texts(tmp_path: Path) -> None:
+    folder = with_images(tmp_path / "own")
+    counted = write(folder / "a.csv", named("image1", "image2", {"label": "b", "votes": 7}))
+    assert [r.ranks for r in everything(counted)] == [(2, 1)] * COUNT
+    for path in ("b.csv", "b.jsonl"):
+        listed = write(folder / path, named("image1", "image2", {"votes": "[1, 3]"}))
+        rankings = everything(listed)
+        assert [(r.ranks, [j.share for j in r.judgements()]) for r in rankings] == [((2, 1), [0.75])] * COUNT
+    with pytest.raises(ValueError, match="no column says which image is preferred; found the columns prompt, image1"):
+        everything(write(folder / "c.csv", named("image1", "image2", {"votes": 7})))
+    with pytest.raises(ValueError, match="votes must be a list of two numbers of votes"):
+        everything(counted, columns={"votes": "votes"})
+
+
+@pytest.mark.parametrize("split", ["val", "valid", "validation", "Val"])
+def test_splits_have_several_names(tmp_path: Path, split: str) -> None:
+    folder = with_images(tmp_path / "column")
+    write(folder / "pairs.csv", named("chosen", "rejected", {"split": split}))
+    table = with_images(tmp_path / "table")
+    write(table / f"{split}.csv", named("chosen", "rejected"))
+    for source in (folder, table, folders(tmp_path / "folders" / split).parent):
+        assert len(OwnRankings(source).rankings("validation")) == COUNT
+        assert not OwnRankings(source).available("train")
+
+
 def test_splits_of_files(tmp_path: Path) -> None:
     def files(*names: str) -> dict[str | None, list[str]]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))

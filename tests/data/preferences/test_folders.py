@@ -47,6 +47,19 @@ def test_a_folder_of_better_and_one_of_worse_images(tmp_path: Path) -> None:
     assert row_names(tmp_path, rows[1].cells) == ("high/b.jpg", "low/b.png")
 
 
+def test_folders_that_are_no_splits_are_read_together(tmp_path: Path) -> None:
+    for folder in ("monday", "tuesday"):
+        for name in ("win.png", "lose.png"):
+            put(tmp_path / folder / "0" / name)
+        put(tmp_path / folder / "0" / "prompt.txt", folder)
+    rows = folder_rows(tmp_path)
+    assert [row.text("prompt") for row in rows] == ["monday", "tuesday"]
+    assert not any("split" in row.cells for row in rows)
+    (tmp_path / "tuesday").rename(tmp_path / "val")
+    with pytest.raises(ValueError, match="monday are no splits, but val are; move them elsewhere"):
+        folder_rows(tmp_path)
+
+
 def test_a_pair_without_its_other_image_or_prompt_is_an_error(tmp_path: Path) -> None:
     put(tmp_path / "0/better.png")
     with pytest.raises(ValueError, match=r"0/better.png has no image to compare with; expected .*0/worse.png"):
