@@ -76,9 +76,13 @@ def _table(rankings: "dict[str, list[RankedPrompt]]", errors: dict[str, int]) ->
 def _embed(parts: Components, rankings: "list[RankedPrompt]") -> None:
     """Fill the embedding cache with every image and prompt."""
     from t2ifb.data.embeddings import EmbeddingCache, report_cut
+    from t2ifb.reward_learning.warm_start import warm_start
 
-    cache = EmbeddingCache(Path(parts.value("cache_folder")), parts.build("encoder"), parts.value("cache_storage"))
-    prompts = [ranked.prompt for ranked in rankings]
+    encoder = parts.build("encoder")
+    start = warm_start(encoder)
+    source = encoder if start is None else start.encoder
+    cache = EmbeddingCache(Path(parts.value("cache_folder")), source, parts.value("cache_storage"))
+    prompts = [ranked.prompt for ranked in rankings for _ in ranked.images]
     report = cache.fill([image for ranked in rankings for image in ranked.images], prompts)
     report_cut(report.cut, prompts, "the encoder")
     print(f"embeddings: {report.encoded:,} encoded, {report.reused:,} reused, in {report.seconds:.1f} s")

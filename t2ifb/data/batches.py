@@ -96,11 +96,11 @@ class FeatureSource(Protocol):
         ...
 
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
-        """Compute missing features."""
+        """Compute missing features of N images and their prompts."""
         ...
 
-    def images(self, images: Sequence[Image]) -> FeatureTable:
-        """Features of N images, in order."""
+    def images(self, images: Sequence[Image], prompts: Sequence[str] = ()) -> FeatureTable:
+        """Features of N images, in order; an encoder may read each together with its prompt."""
         ...
 
     def prompts(self, prompts: Sequence[str]) -> FeatureTable:
@@ -183,7 +183,7 @@ class EncodedRankings:
         shares = torch.tensor([j.share for some in judgements for j in some], dtype=torch.float32)
         weights = torch.tensor([j.weight for some in judgements for j in some], dtype=torch.float32)
         return cls(
-            images=feed.images(images),
+            images=feed.images(images, [ranking.prompt for ranking in rankings for _ in ranking.images]),
             prompts=feed.prompts([ranking.prompt for ranking in rankings]),
             prompt_ids=tuple(ranking.prompt_id for ranking in rankings),
             ranks=torch.from_numpy(index.ranks),

@@ -81,7 +81,7 @@ class RewardDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Encode the images and prompts that are not in the cache. Lightning calls this in one process."""
         rankings = [ranking for split in self.splits for ranking in self.rankings(split)]
-        prompts = [ranking.prompt for ranking in rankings]
+        prompts = [ranking.prompt for ranking in rankings for _ in ranking.images]
         report = self.feed.fill([image for ranking in rankings for image in ranking.images], prompts)
         if not self._told:
             rank_zero_only(report_cut)(report.cut, prompts, "the encoder")
@@ -114,7 +114,8 @@ class RewardDataModule(LightningDataModule):
         """The split as index tensors. Missing embeddings are computed first."""
         if split not in self._encoded:
             rankings = self.rankings(split)
-            self.feed.fill([image for r in rankings for image in r.images], [r.prompt for r in rankings])
+            prompts = [r.prompt for r in rankings for _ in r.images]
+            self.feed.fill([image for r in rankings for image in r.images], prompts)
             self._encoded[split] = EncodedRankings.build(rankings, self.feed)
         return self._encoded[split]
 

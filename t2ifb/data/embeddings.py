@@ -42,6 +42,26 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class PairEncoder(Protocol):
+    """Encoder that reads an image and its prompt together, such as ImageReward's network."""
+
+    image_size: int
+    embedding_dim: int
+
+    def encode_pairs(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """States (B, D) float32 of images (B, 3, H, W) in [0, 1] with B prompts, preprocessing included."""
+        ...
+
+
+def embed(encoder: Encoder | PairEncoder, images: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """A head's inputs: embeddings (B, D) of images and of prompts; of a `PairEncoder` states (B, D) and (B, 0)."""
+    if isinstance(encoder, PairEncoder):
+        states = encoder.encode_pairs(images, prompts)
+        return states, states[:, :0]
+    return encoder.encode_images(images), encoder.encode_prompts(prompts)
+
+
 class EncoderSource(Protocol):
     """Description of an encoder that builds it on demand."""
 
@@ -52,6 +72,21 @@ class EncoderSource(Protocol):
     def load(self) -> Encoder:
         """Build the encoder."""
         ...
+
+
+class PairSource(Protocol):
+    """Description of a `PairEncoder`; as `EncoderSource`.
+
+    Attributes:
+        reads_together: Distinguishes it from an `EncoderSource`.
+    """
+
+    @property
+    def reads_together(self) -> Literal[True]: ...
+
+    def fingerprint(self) -> str: ...
+
+    def load(self) -> PairEncoder: ...
 
 
 def cut_prompts(reader: Any, prompts: Iterable[str]) -> list[str]:
@@ -87,6 +122,8 @@ COMMIT_SECONDS = 10.0
 """Interval between writes: an interruption loses at most this many seconds of encoding."""
 
 Batch: TypeAlias = tuple[list[bytes], Tensor]
+Prompted: TypeAlias = tuple[Image, str]
+"""An image and its prompt; an empty prompt for an encoder that reads images alone."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +173,35 @@ class Embeddings:
         return (stored.view(torch.bfloat16) if self.storage == "bf16" else stored).float()
 
 
+@dataclass(frozen=True)
+class NoEmbeddings:
+    """The prompts of a `PairEncoder`, which have no embeddings of their own.
+
+    Attributes:
+        count: N.
+    """
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def gather(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+        """(n, 0)."""
+        return torch.empty(len(np.arange(self.count)[index]), 0)
+
+
 class EmbeddingCache:
     """Cache that encodes each distinct image (by file content) and prompt once.
+
+    With a `PairEncoder` it encodes each distinct image with its prompt.
 
     Every encoder and precision has its own subfolder. Filling continues where an interrupted run stopped. Jobs that
     fill the same cache wait for each other. If nothing is missing, the encoder is not built and nothing is written.
     """
 
     def __init__(
-        self, folder: str | Path, source: EncoderSource, storage: Storage = "fp32", batch_size: int = 64
+        self, folder: str | Path, source: EncoderSource | PairSource, storage: Storage = "fp32", batch_size: int = 64
     ) -> None:
         """Store the settings. Nothing is read or built until `fill`.
 
@@ -179,12 +236,17 @@ class EmbeddingCache:
         digest = hashlib.sha256(self.embeddings_of.encode()).hexdigest()[:16]
         return self.root / f"{digest}-{self.storage}"
 
+    @property
+    def reads_together(self) -> bool:
+        """Whether the encoder is a `PairEncoder`."""
+        return bool(getattr(self.source, "reads_together", False))
+
     def fill(self, images: Sequence[Image], prompts: Sequence[str]) -> FillReport:
         """Encode the items that are not in the cache.
 
         Args:
             images: Images; repetitions are encoded once.
-            prompts: Texts; repetitions are encoded once.
+            prompts: Texts; repetitions are encoded once. For a `PairEncoder` the prompt of each image.
 
         Returns:
             Counts and wall time.
@@ -194,34 +256,43 @@ class EmbeddingCache:
             StorageError: The disk is full or the folder is read-only; complete embeddings are kept.
         """
         started = time.monotonic()
-        distinct_images = dict(zip(self._image_keys(images), images, strict=True))
+        texts = prompts if self.reads_together else [""] * len(images)
+        distinct_images = dict(zip(self._keys(images, prompts), zip(images, texts, strict=True), strict=True))
         distinct_prompts = {prompt_key(prompt): prompt for prompt in prompts}
-        total = len(distinct_images) + len(distinct_prompts)
+        alone = {} if self.reads_together else distinct_prompts
+        total = len(distinct_images) + len(alone)
         encoded = 0
-        if self._missing("images", distinct_images) or self._missing("prompts", distinct_prompts):
+        if self._missing("images", distinct_images) or self._missing("prompts", alone):
             with file_lock(self.folder / "lock"):
-                encoded = self._encode(
-                    self._missing("images", distinct_images), self._missing("prompts", distinct_prompts)
-                )
+                encoded = self._encode(self._missing("images", distinct_images), self._missing("prompts", alone))
         known = self._cut()
         cut = tuple(prompt for key, prompt in distinct_prompts.items() if key.hex() in known)
         return FillReport(encoded, total - encoded, time.monotonic() - started, cut)
 
-    def images(self, images: Sequence[Image]) -> Embeddings:
-        """Embeddings of N images, in their order.
+    def images(self, images: Sequence[Image], prompts: Sequence[str] = ()) -> Embeddings:
+        """Embeddings of N images, or of N images with their prompts, in their order.
 
         Raises:
             ValueError: Some are not in the cache.
         """
-        return self._embeddings("images", self._image_keys(images))
+        return self._embeddings("images", self._keys(images, prompts))
 
-    def prompts(self, prompts: Sequence[str]) -> Embeddings:
+    def prompts(self, prompts: Sequence[str]) -> Embeddings | NoEmbeddings:
         """Embeddings of N prompts, in their order.
 
         Raises:
             ValueError: Some are not in the cache.
         """
+        if self.reads_together:
+            return NoEmbeddings(len(prompts))
         return self._embeddings("prompts", [prompt_key(prompt) for prompt in prompts])
+
+    def _keys(self, images: Sequence[Image], prompts: Sequence[str]) -> list[bytes]:
+        """Keys of images, or of images with their prompts."""
+        keys = self._image_keys(images)
+        if not self.reads_together:
+            return keys
+        return [prompt_key(f"{key.hex()} {prompt}") for key, prompt in zip(keys, prompts, strict=True)]
 
     def _store(self, kind: str) -> RowStore:
         if kind not in self._stores:
@@ -241,13 +312,14 @@ class EmbeddingCache:
             raise ValueError(f"{missing} of {len(keys)} {kind} are not in the cache {self.folder}; call fill() first")
         return Embeddings(store.table(), np.array([store.row(key) for key in keys], np.int64), self.storage)
 
-    def _encode(self, images: dict[bytes, Image], prompts: dict[bytes, str]) -> int:
+    def _encode(self, images: dict[bytes, Prompted], prompts: dict[bytes, str]) -> int:
         """Encode the missing items and return their number."""
         if not images and not prompts:
             return 0
         write_json(self.folder / "encoder.json", {"fingerprint": self.source.fingerprint(), "storage": self.storage})
         encoder = self.source.load()
-        if cut := cut_prompts(encoder, prompts.values()):
+        read = [*prompts.values(), *(prompt for _, prompt in images.values())]
+        if cut := cut_prompts(encoder, read):
             write_json(self.folder / CUT, sorted(self._cut() | {prompt_key(prompt).hex() for prompt in cut}))
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar, torch.inference_mode():
@@ -267,15 +339,22 @@ class EmbeddingCache:
             return set(json.loads((self.folder / CUT).read_text(encoding="utf-8")))
         return set()
 
-    def _image_batches(self, encoder: Encoder, images: dict[bytes, Image]) -> Iterator[Batch]:
+    def _image_batches(self, encoder: Encoder | PairEncoder, images: dict[bytes, Prompted]) -> Iterator[Batch]:
         keys, device = list(images), _device(encoder)
-        for index, pixels in pixel_batches(list(images.values()), self.batch_size):
-            yield [keys[i] for i in index], encoder.encode_images(pixels.to(device).float().div_(255))
+        files, texts = [image for image, _ in images.values()], [prompt for _, prompt in images.values()]
+        for index, decoded in pixel_batches(files, self.batch_size):
+            pixels = decoded.to(device).float().div_(255)
+            if isinstance(encoder, PairEncoder):
+                rows = encoder.encode_pairs(pixels, [texts[i] for i in index])
+            else:
+                rows = encoder.encode_images(pixels)
+            yield [keys[i] for i in index], rows
 
-    def _prompt_batches(self, encoder: Encoder, prompts: dict[bytes, str]) -> Iterator[Batch]:
+    def _prompt_batches(self, encoder: Encoder | PairEncoder, prompts: dict[bytes, str]) -> Iterator[Batch]:
         keys, texts = list(prompts), list(prompts.values())
         for start in range(0, len(keys), self.batch_size):
             chosen = slice(start, start + self.batch_size)
+            assert isinstance(encoder, Encoder)  # a `PairEncoder` has no prompts alone
             yield keys[chosen], encoder.encode_prompts(texts[chosen])
 
     def _keep(self, kind: str, batches: Iterator[Batch], advance: Callable[[int], None]) -> None:
@@ -309,7 +388,7 @@ class EmbeddingCache:
         return embeddings.numpy().astype(STORED_AS[self.storage])
 
 
-def _device(encoder: Encoder) -> torch.device:
+def _device(encoder: Encoder | PairEncoder) -> torch.device:
     """Device of an encoder's weights."""
     if isinstance(encoder, nn.Module) and (weight := next(encoder.parameters(), None)) is not None:
         return weight.device

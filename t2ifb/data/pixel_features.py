@@ -94,7 +94,7 @@ class PixelFeatures:
         """Compute nothing in advance. Report the truncated prompts."""
         return FillReport(0, 0, 0.0, tuple(cut_prompts(self.encoder, prompts)))
 
-    def images(self, images: Sequence[Image]) -> Pixels:
+    def images(self, images: Sequence[Image], prompts: Sequence[str] = ()) -> Pixels:
         """Pixels of N images, in order."""
         return Pixels(images, self.encoder)
 

@@ -21,9 +21,9 @@ from t2ifb.evaluation.plots import learning_curves
 from t2ifb.reward_learning.module import RewardModule
 from t2ifb.reward_learning.results import RewardResults, embedded
 from t2ifb.reward_learning.warm_start import warm_start
-from t2ifb.scorers.clip import CLIPSource
+from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.heads import MLPHead
-from t2ifb.scorers.reward_model import export_hash, write_export
+from t2ifb.scorers.reward_model import Source, export_hash, write_export
 from t2ifb.scorers.shorthand import clip_source
 from t2ifb.training import loggers
 from t2ifb.training.metrics import MetricsCSV
@@ -119,7 +119,7 @@ class RewardTrainer:
         Raises:
             ValueError: A number is out of range, or a shorthand names nothing.
         """
-        dataset, encoder = open_dataset(dataset), clip_source(encoder)
+        dataset = open_dataset(dataset)
         self.ceiling, self.ceiling_parts = getattr(dataset, "ceiling", None), getattr(dataset, "ceiling_parts", ())
         if self.ceiling_parts and not hasattr(self.ceiling, "parts"):
             raise ValueError(f"dataset.ceiling_parts={list(self.ceiling_parts)} needs a dataset.ceiling with parts")
@@ -130,11 +130,12 @@ class RewardTrainer:
                 f"epochs={epochs} must be at least 1, and validations_per_epoch={validations_per_epoch} so much that "
                 "one happens."
             )
-        self.start = warm_start(encoder)
+        self.encoder: Source = clip_source(encoder)
+        self.start = warm_start(self.encoder)
         if self.start is not None:
-            encoder, head = self.start.encoder, self.start.head
+            self.encoder, head = self.start.encoder, self.start.head
         cache = data_folder() / "embeddings" if cache_folder is None else Path(cache_folder)
-        self.cache = EmbeddingCache(cache, encoder, cache_storage)
+        self.cache = EmbeddingCache(cache, self.encoder, cache_storage)
         self.splits = ("train", "validation", *tested)
         self.data = partial(
             RewardDataModule,
@@ -144,7 +145,7 @@ class RewardTrainer:
             splits=self.splits,
             train_prompts=train_prompts,
         )
-        self.encoder, self.head, self.optimizer, self.encoder_lr = encoder, head, optimizer, encoder_lr
+        self.head, self.optimizer, self.encoder_lr = head, optimizer, encoder_lr
         self.epochs, self.validations_per_epoch = epochs, validations_per_epoch
         self.max_skipped_updates = max_skipped_updates
         self.baselines, self.published = dict(baselines or {}), dict(getattr(dataset, "published", {}))
@@ -178,9 +179,15 @@ class RewardTrainer:
         """All settings as plain containers."""
         return settings_of(self, **self.data.keywords, dataset=self.data.args[0])
 
+    def _tuned_encoder(self) -> CLIPEncoder | None:
+        """The encoder, if its last layers are tuned."""
+        if not isinstance(self.encoder, CLIPSource) or not self.encoder.trainable_layers:
+            return None
+        return replace(self.encoder, device="cpu").load()
+
     def _fit(self, run: RunFolder, trainer: MakeTrainer) -> dict[str, Any]:
         started, seed = time.monotonic(), self.seed
-        tuned = replace(self.encoder, device="cpu").load() if self.encoder.trainable_layers else None
+        tuned = self._tuned_encoder()
         baselines = self.baselines
         if self.start is not None:
             before = self.start.model()

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from t2ifb.scorers.clip import CLIPSource
+from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.heads import BilinearHead
 from t2ifb.scorers.hps_v2 import FILE, HUB_ID
-from t2ifb.scorers.reward_model import RewardModel, read_export
+from t2ifb.scorers.image_reward import HUB_ID as IMAGE_REWARD
+from t2ifb.scorers.pair_encoder import ImageRewardSource, published_head
+from t2ifb.scorers.reward_model import RewardModel, Source, read_export
 from t2ifb.scorers.weights import find_weights
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,14 @@ class WarmStart:
     """
 
     name: str
-    encoder: CLIPSource
+    encoder: Source
     head: Callable[..., nn.Module]
     tuned: Mapping[str, Tensor] = field(default_factory=dict)
 
     def model(self) -> RewardModel:
         """The reward model before training."""
         encoder = replace(self.encoder, device="cpu").load()
-        if self.tuned:
+        if isinstance(encoder, CLIPEncoder) and self.tuned:
             encoder.load_tuned(self.tuned)
         model = RewardModel(encoder, self.head(embedding_dim=encoder.embedding_dim))
         model.name = f"{self.name} before training"
@@ -53,10 +55,9 @@ def warm_start(encoder: CLIPSource) -> WarmStart | None:
     - `pick_score` and `hps_v2`, also as `pick_score:<folder>` and `hps_v2:<file>`: the encoder is the published
       fine-tuned CLIP, and the head a `BilinearHead` whose untrained score is the published one (PickScore exactly,
       HPSv2.1 times 100, for square images).
+    - `image_reward`, also as `image_reward:<folder>`: the encoder is ImageReward's network, which reads image and
+      prompt together, and the head a `StackHead` whose untrained score is the published one.
     - a reward run, its export or a hub id: its encoder and head.
-
-    ImageReward is refused: its score comes from a BLIP that reads image and prompt together, and no function of the
-    two embeddings that a head gets is equal to it.
 
     Args:
         encoder: Settings of the run; the model is replaced, `precision`, `device` and `trainable_layers` are kept.
@@ -86,15 +87,20 @@ def warm_start(encoder: CLIPSource) -> WarmStart | None:
         found = CLIPSource("ViT-H-14", str(path), quick_gelu=False)
         start = WarmStart("HPSv2.1", replace(found, **kept), _cosine_head(HPS_SCALE))
     elif kind == "image_reward":
-        raise ValueError(
-            "init='image_reward': ImageReward reads image and prompt together by BLIP, so its score is no function of "
-            "two embeddings, and a head on CLIP cannot start from it. Start from pick_score or hps_v2, or combine "
-            "ImageReward with a reward model by scorer=mix"
-        )
+        start = _of_image_reward(ImageRewardSource(source or IMAGE_REWARD, **kept))
     else:
         start = _of_run(encoder.init, kept)
     logger.warning("training starts from %s; its head replaces the chosen one", start.name)
     return start
+
+
+def _of_image_reward(source: ImageRewardSource) -> WarmStart:
+    """Start from ImageReward."""
+
+    def head(embedding_dim: int) -> nn.Module:
+        return published_head(source.score())
+
+    return WarmStart("ImageReward", source, head)
 
 
 def _of_run(source: str, kept: Mapping[str, Any]) -> WarmStart:

@@ -7,6 +7,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from t2ifb.data.embeddings import embed
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.reward_model import RewardModel, read_export
 
@@ -108,7 +109,7 @@ class Ensemble(nn.Module):
         """
         members = cast(list[RewardModel], list(self.members))
         encoders = {id(member.encoder): member.encoder for member in members}
-        embedded = {key: (e.encode_images(images), e.encode_prompts(prompts)) for key, e in encoders.items()}
+        embedded = {key: embed(encoder, images, prompts) for key, encoder in encoders.items()}
         rewards = torch.stack([member.head(*embedded[id(member.encoder)]).float() for member in members])
         return pessimistic(rewards - self.offsets[:, None], self.k)
 

@@ -27,6 +27,25 @@ def linear_stack(width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+class StackHead(nn.Module):
+    """ImageReward's head (arXiv 2304.05977): `linear_stack` on one state of image and prompt together."""
+
+    def __init__(self, embedding_dim: int) -> None:
+        """Build the layers.
+
+        Args:
+            embedding_dim: Width of a state.
+        """
+        super().__init__()
+        self.arguments: dict[str, Any] = {"embedding_dim": int(embedding_dim)}
+        self.layers = linear_stack(embedding_dim)
+
+    def forward(self, states: Tensor, prompt_embeddings: Tensor) -> Tensor:
+        """Rewards (B,) of states (B, D); the prompts are part of the states."""
+        rewards: Tensor = self.layers(states)
+        return rewards.squeeze(1)
+
+
 class MLPHead(nn.Module):
     """The report's head: a five-layer MLP on `[image; text]` (PAPER, stage 1, figure 5).
 

@@ -109,12 +109,16 @@ class ImageReward(nn.Module):
         Returns:
             (B,) float32, approximately standard normal on the authors' data.
         """
+        raw: Tensor = self.head(self.states(pixel_values, input_ids, attention_mask)).squeeze(-1)
+        return (raw - MEAN) / STD
+
+    def states(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """States (B, H) float32 of [CLS], which the head maps to the reward; arguments as in `score_tokens`."""
 
         def state(pixels: Tensor) -> Tensor:
             return self.blip.text_state(input_ids, attention_mask, self.blip.image_states(pixels))
 
-        raw: Tensor = self.head(computed_in(self.blip.vision_proj.weight.dtype, state, pixel_values)).squeeze(-1)
-        return (raw - MEAN) / STD
+        return computed_in(self.blip.vision_proj.weight.dtype, state, pixel_values)
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import t2ifb
-from t2ifb.data.embeddings import Encoder
+from t2ifb.data.embeddings import Encoder, PairEncoder, embed
 from t2ifb.scorers.clip import LOCAL_DIR, CLIPEncoder, CLIPSource
+from t2ifb.scorers.pair_encoder import KIND, ImageRewardSource, PairStates
 from t2ifb.utils.files import atomic_write, package_path, public_name, sha256_file
 
 FORMAT_VERSION = 2
@@ -22,6 +23,11 @@ HEAD, ENCODER = "head.", "encoder."
 """Name prefixes of the weights: head, and tuned encoder layers."""
 PACKAGE = "{t2ifb}"
 """Placeholder for this package's folder, which contains the encoder of the `shapes` domain."""
+Source: TypeAlias = CLIPSource | ImageRewardSource
+"""Sources of a reward model's encoder."""
+CLIP = "clip"
+KINDS: dict[str, Callable[..., Source]] = {CLIP: CLIPSource, KIND: ImageRewardSource}
+"""Sources by the `kind` in an export."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Export:
 
     folder: Path
     head: dict[str, Any]
-    encoder: CLIPSource
+    encoder: Source
     fingerprint: str
 
     def build_head(self) -> nn.Module:
@@ -77,7 +83,7 @@ class Export:
 
 
 def write_export(
-    folder: str | Path, head: nn.Module, encoder: CLIPSource, card: str = "", tuned: Mapping[str, Tensor] | None = None
+    folder: str | Path, head: nn.Module, encoder: Source, card: str = "", tuned: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write an export. The configuration is written last and so marks a complete export.
 
@@ -126,7 +132,8 @@ def read_export(source: str | Path) -> Export:
             )
         spec = dict(config["encoder"])
         spec["model"] = str(spec["model"]).replace(PACKAGE, str(_package()))
-        return Export(folder, dict(config["head"]), CLIPSource(**spec), str(config["encoder_fingerprint"]))
+        kind = KINDS[spec.pop("kind", CLIP)]
+        return Export(folder, dict(config["head"]), kind(**spec), str(config["encoder_fingerprint"]))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a reward model: {error!r}") from error
 
@@ -170,12 +177,13 @@ def _package() -> Path:
     return Path(t2ifb.__file__).resolve().parent
 
 
-def _portable(encoder: CLIPSource) -> dict[str, Any]:
+def _portable(encoder: Source) -> dict[str, Any]:
     """The encoder's arguments, without paths of this machine where possible."""
     spec = encoder.to_dict()
     if encoder.folder is not None:
         inside = package_path(encoder.folder)
-        spec["model"] = LOCAL_DIR + (f"{PACKAGE}/{inside}" if inside else str(encoder.folder.resolve()))
+        before = LOCAL_DIR if encoder.model.startswith(LOCAL_DIR) else ""
+        spec["model"] = before + (f"{PACKAGE}/{inside}" if inside else str(encoder.folder.resolve()))
     elif encoder.pretrained is not None and (file := Path(encoder.pretrained).expanduser()).is_file():
         spec["pretrained"] = str(file.resolve())
     return spec
@@ -187,7 +195,7 @@ def _state(trainable_layers: int) -> str:
     return f"last {trainable_layers} layers tuned and included in this folder, the others not included"
 
 
-def _card(config: dict[str, Any], encoder: CLIPSource, text: str) -> str:
+def _card(config: dict[str, Any], encoder: Source, text: str) -> str:
     """Model card in the hub's format, without paths of this machine."""
     model = encoder.model if encoder.folder is None else public_name(encoder.folder)
     weights = f" with `{public_name(encoder.pretrained)}`" if encoder.pretrained else ""
@@ -214,12 +222,12 @@ class RewardModel(nn.Module):
 
     name = "reward model"
 
-    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+    def __init__(self, encoder: Encoder | PairEncoder, head: nn.Module) -> None:
         """Combine encoder and head.
 
         Args:
             encoder: Frozen, or with tuned layers.
-            head: Maps image embeddings (B, D) and prompt embeddings (B, D) to (B,); see `heads`.
+            head: Maps image embeddings (B, D) and prompt embeddings (B, D) to (B,), or what `embed` gives; see `heads`.
         """
         super().__init__()
         self.encoder = encoder
@@ -250,9 +258,9 @@ class RewardModel(nn.Module):
         tuned = export.encoder.trainable_layers
         head = export.build_head()
         if isinstance(wanted, CLIPEncoder) and not tuned and not found.trainable_layers:
-            built = wanted
-        else:
-            built = replace(found, trainable_layers=tuned, device="cpu").load()
+            return cls(wanted, head).eval().requires_grad_(False)
+        built = replace(found, trainable_layers=tuned, device="cpu").load()
+        if isinstance(built, CLIPEncoder):
             built.load_tuned(export.tuned())
         return cls(built, head).eval().requires_grad_(False)
 
@@ -270,7 +278,9 @@ class RewardModel(nn.Module):
         if not Path(source).expanduser().exists():
             return untrained(encoder)
         export = read_export(source)
-        return cls(MetaCLIP.of(encoder or export.encoder).load(), export.build_head())
+        found = encoder or export.encoder
+        built = MetaCLIP.of(found).load() if isinstance(found, CLIPSource) else found.on_meta()
+        return cls(built, export.build_head())
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         """Write `reward.safetensors`, `config.json` and a model card; only tuned layers of the encoder are included.
@@ -280,11 +290,12 @@ class RewardModel(nn.Module):
             card: Text of the model card below its heading: data, metrics, limits.
 
         Raises:
-            ValueError: The encoder is not a `CLIPEncoder`, so it could not be rebuilt.
+            ValueError: The encoder has no source, so it could not be rebuilt.
         """
-        if not isinstance(self.encoder, CLIPEncoder):
-            raise ValueError(f"an export needs a CLIPEncoder, not {type(self.encoder).__name__}")
-        write_export(folder, self.head, self.encoder.source, card, self.encoder.tuned_state())
+        if not isinstance(self.encoder, (CLIPEncoder, PairStates)):
+            raise ValueError(f"an export needs an encoder with a source, not {type(self.encoder).__name__}")
+        tuned = self.encoder.tuned_state() if isinstance(self.encoder, CLIPEncoder) else {}
+        write_export(folder, self.head, self.encoder.source, card, tuned)
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Score B images for B prompts.
@@ -296,6 +307,5 @@ class RewardModel(nn.Module):
         Returns:
             (B,) float32, unbounded. Only differences for the same prompt are meaningful.
         """
-        prompt_embeddings = self.encoder.encode_prompts(prompts)
-        rewards: Tensor = self.head(self.encoder.encode_images(images), prompt_embeddings)
+        rewards: Tensor = self.head(*embed(self.encoder, images, prompts))
         return rewards.float()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from t2ifb.reward_learning.warm_start import warm_start
-from t2ifb.scorers import PickScore, RewardModel
+from t2ifb.scorers import ImageReward, PickScore, RewardModel
 from t2ifb.scorers.clip import CLIPSource
+from tests.scorers.blip_parts import write_small
 from tests.scorers.parts import tiny_clip
 from tests.scorers.published_parts import write_pick_score
 from tests.training.worlds import make_training, run_training
@@ -46,9 +47,23 @@ def test_the_start_from_hps_takes_its_file(tmp_path: Path) -> None:
     assert start.head(embedding_dim=8)(torch.ones(1, 8), torch.ones(1, 8)).item() == pytest.approx(800, rel=1e-5)
 
 
-def test_image_reward_and_unknown_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="ImageReward reads image and prompt together by BLIP"):
-        warm_start(CLIPSource("ViT-L-14", "openai", init="image_reward"))
+def test_training_starts_from_image_reward_and_is_exported(tmp_path: Path) -> None:
+    weights = write_small(tmp_path / "weights")
+    encoder = CLIPSource("ViT-L-14", "openai", init=f"image_reward:{weights.parent}")
+    published = ImageReward.from_pretrained(weights)
+    for name, rate in (("still", 0.0), ("trained", 0.05)):
+        optimizer = partial(torch.optim.SGD, lr=rate)
+        training = make_training(tmp_path, encoder=encoder, optimizer=optimizer, epochs=1, baselines={})
+        summary = run_training(training, tmp_path / name)
+        table = summary["test/table"]
+        assert summary["init"] == "ImageReward"
+        assert "ImageReward before training" in table
+        model = RewardModel.from_pretrained(tmp_path / name)
+        same = torch.allclose(model(IMAGES, PROMPTS), published(IMAGES, PROMPTS), atol=1e-5)
+        assert same == (rate == 0)
+
+
+def test_unknown_models_are_refused() -> None:
     with pytest.raises(ValueError, match="nowhere does not exist; expected a run folder"):
         warm_start(CLIPSource("ViT-L-14", "openai", init="nowhere"))
 
