@@ -40,6 +40,7 @@ COMMON: tuple[str, ...] = (
     "iteration.images_per_prompt=4",
     "iteration.dataset_weight=0",
     f"algorithm.validate_every={UPDATES}",
+    "algorithm.ema=0.9",
     "algorithm.guidance_scales=[]",
     "algorithm.best_of=1",
     "prompts.test.count=8",

@@ -1,5 +1,7 @@
 """The annotators' page in a browser."""
 
+import json
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 from t2ifb.annotation.answers import FILE, AnswerLog, read_lines
 from t2ifb.annotation.items import read_items
 from t2ifb.annotation.queues import Queues
+from t2ifb.data.prompts import hash_fraction
 from tests.annotation.parts import EVIL, make_queues, write_generated
 from tests.annotation.test_kill import start
 from tests.annotation.test_simulation import served
+from tests.conftest import Command
 
 
 class Seat:
@@ -221,3 +225,73 @@ def test_a_thousand_prompts_and_a_killed_server(browser: Any, tmp_path: Path, se
     rows = read_lines(folder / "annotations" / FILE)
     assert sorted(row["annotator"] for row in rows) == ["ada"] * 4 + ["bob"] * 4
     assert len({row["prompt_id"] for row in rows}) == 8
+
+
+@pytest.mark.slow
+def test_a_reward_is_trained_on_twenty_prompts_that_were_ranked_on_the_page(
+    browser: Any, run_here: Command, tmp_path: Path, seats: list[Seat]
+) -> None:
+    """From images of the base model to a table with the new reward in it; the server is a process of its own."""
+    few = ("most=20", "images_per_prompt=3", "sampling.num_inference_steps=2", "device=cpu")
+    drawn = run_here("t2ifb.annotate", "split=train", *few, "output=mine", "serve=false")
+    assert drawn.returncode == 0, drawn.stderr
+    folder = tmp_path / "mine" / "images"
+    files = {file.read_bytes(): file for file in folder.rglob("*.png")}
+    assert len(files) == 20 * 3  # all differ
+    process, address = start(folder)
+    seats.append(Seat(browser, address, "ada"))
+    page = seats[0].page
+    clicked: dict[str, dict[Path, int]] = {}
+    for count in range(1, 21):
+        images = page.locator("#tray img").all()
+        assert [image.evaluate("image => image.decode().then(() => image.naturalWidth)") for image in images] == [
+            64
+        ] * 3
+        sources = [f"{address}/{image.get_attribute('src')}" for image in images]
+        shown = [files[seats[0].context.request.get(source).body()] for source in sources]
+        best, middle, worst = sorted(shown)
+        tied = count % 4 == 0
+        for file in (best, middle, worst):
+            if tied and file == worst:
+                page.locator("#tie").click()
+            page.get_by_label(f"place image {shown.index(file) + 1} next").click()
+        clicked[page.locator("#prompt").inner_text()] = {best: 1, middle: 2, worst: 2 if tied else 3}
+        page.locator("#send").click()
+        if count < 20:
+            seats[0].done(count)
+    page.locator("#end", has_text="20 ranked").wait_for()
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    process.wait()
+
+    answers = folder / "annotations"
+    rows = read_lines(answers / FILE)
+    assert [row["answer"] for row in rows] == ["ranks"] * 20
+    assert clicked == {
+        row["prompt"]: {
+            (answers / name).resolve(): rank for name, rank in zip(row["images"], row["ranks"], strict=True)
+        }
+        for row in rows
+    }
+
+    (line,) = [line for line in printed.splitlines() if line.startswith("train a reward on them: python -m ")]
+    module, experiment, *data = shlex.split(line.partition(" -m ")[2])
+    assert (module, experiment) == ("t2ifb.train", "+experiment=reward_mlp")
+    data.append("dataset.shares={train: 0.6, validation: 0.2, test: 0.2}")  # the usual ones leave none of 20 for `test`
+    trained = run_here(module, experiment, *data, "algorithm.epochs=2", "logger=none")
+    assert trained.returncode == 0, trained.stderr
+    (run,) = (tmp_path / "outputs" / "shapes" / "reward_mlp").iterdir()
+    summary = json.loads((run / "summary.json").read_text())
+    different = [len(set(ranks.values())) for prompt, ranks in clicked.items() if hash_fraction(prompt, 0) < 0.6]
+    assert summary["data"]["comparisons"] == sum(different)  # three of three ranks, two of two
+    assert {"random", "this model"} <= summary["test/table"].keys()
+
+    table = run_here("t2ifb.evaluate", "+experiment=table1", *data, "device=cpu")
+    assert table.returncode == 0, table.stderr
+    assert "reward model" in table.stdout
+    (file,) = (tmp_path / "outputs" / "shapes" / "table1").glob("*/summary.json")
+    found = json.loads(file.read_text())
+    assert found["sources"]["reward_model"] == str(run)
+    assert found["data"] == summary["data"]["splits"]["test"]
+    assert found["table"]["reward model"] == pytest.approx(summary["test/accuracy"], abs=0.1)

@@ -1,5 +1,6 @@
 """A scorer behind a real HTTP server: in a table, as a reward, and when the server fails."""
 
+import csv
 import json
 import time
 from collections.abc import Iterator
@@ -9,14 +10,18 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 from t2ifb.evaluation.scorer_benchmark import ScorerBenchmark
 from t2ifb.finetuning.grpo import GRPO
 from t2ifb.scorers import HTTPScore
 from t2ifb.scorers.protocol import decode_request
 from t2ifb.training.reward_checks import check_differentiable
+from tests.conftest import Command
 from tests.data.parts import RANKS, FolderDataset, make_split
 from tests.finetuning.method_parts import BATCH, gradient, make_module
 
@@ -147,3 +152,35 @@ def test_it_rewards_an_algorithm_without_gradients_but_no_other(server: Any) -> 
     assert len(server.requests) == 1
     with pytest.raises(ValueError, match="has no gradient with respect to the images"):
         check_differentiable(module.policy.reward)
+
+
+@pytest.mark.slow
+def test_it_is_the_reward_of_a_whole_grpo_run(server: Any, run_here: Command, tmp_path: Path) -> None:
+    """As the guide Scorers types it: each score of the run is the server's of that image, and adapters come out."""
+    url = f"http://127.0.0.1:{server.server_port}/score"
+    done = run_here(
+        "t2ifb.train", "+experiment=grpo", "scorer@reward=http", f"reward.url={url}", "reward.name=redness",
+        "algorithm.algorithm.group_size=2", "algorithm.algorithm.window=[0,1]",
+        "algorithm.algorithm.steps_per_sample=1", "rollout.num_inference_steps=3", "sampling.num_inference_steps=3",
+        "algorithm.batch_size=2", "algorithm.epochs=1", "algorithm.standardise=false", "algorithm.images_per_prompt=1",
+        "algorithm.validation_prompts=2", "algorithm.guidance_scales=[]", "algorithm.best_of=1",
+        "prompts.train.count=4", "prompts.validation.count=2", "prompts.test.count=2", "logger=none",
+        "trainer.accelerator=cpu", "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert len(server.requests) >= 2 + 2  # both updates, and the images before and after them
+    with (run / "samples" / "step_000002.csv").open() as file:
+        scores = [float(row["reward"]) for row in csv.DictReader(file)]
+    strip = np.asarray(Image.open(run / "samples" / "step_000002_strip.png").convert("RGB")) / 255
+    images = [strip[:, :64], strip[:, 64:]]
+    assert scores == pytest.approx([(image[..., 0] - image[..., 1:].mean(-1)).mean() for image in images], abs=1e-4)
+    adapters = load_file(run / "export" / "pytorch_lora_weights.safetensors")
+    second = [weight for name, weight in adapters.items() if "lora_B" in name or "lora.up" in name]
+    assert second and all(weight.any() for weight in second)  # they begin as zeros
+    assert summary["test_kept"]["reward"]["trained_on"]
+    record = json.loads((run / "reward.json").read_text())["reward"]
+    assert (record["_target_"], record["url"]) == ("t2ifb.scorers.HTTPScore", url)
+    assert "| reward | redness |" in " ".join((run / "export" / "README.md").read_text().split())
