@@ -19,6 +19,8 @@ from t2ifb.evaluation.tables import CEILING, REFERENCE, markdown, parts_table, s
 from t2ifb.reward_learning.module import RewardModule
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
+from t2ifb.scorers.pair_encoder import ImageRewardSource
+from t2ifb.scorers.reward_model import RewardModel
 from t2ifb.training.run_folder import RunFolder
 
 SHEET = 8
@@ -129,10 +131,15 @@ class RewardResults:
 
     def _baseline(self, scorer: nn.Module) -> Tensor:
         """Scores of a baseline: from cached embeddings if it uses the same encoder, otherwise from pixels."""
-        source = getattr(scorer, "source", None)
-        own = source.fingerprint() if isinstance(source, CLIPSource) and not source.trainable_layers else None
+        source = getattr(scorer.encoder if isinstance(scorer, RewardModel) else scorer, "source", None)
+        frozen = isinstance(source, (CLIPSource, ImageRewardSource)) and not source.trainable_layers
+        own = source.fingerprint() if frozen and source is not None else None
         if isinstance(scorer, CLIPScore) and own is not None and own == self.embeddings_of:
             return scorer.score_embeddings(self.images, self.prompts)
+        if isinstance(scorer, RewardModel) and own is not None and own == self.embeddings_of:
+            with torch.no_grad():
+                scores: Tensor = scorer.head(self.images, self.prompts)
+            return scores.float()
         return self._from_pixels(scorer)
 
     def _from_pixels(self, scorer: Callable[[Tensor, list[str]], Tensor], name: str | None = None) -> Tensor:

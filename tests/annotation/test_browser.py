@@ -244,9 +244,8 @@ def test_a_reward_is_trained_on_twenty_prompts_that_were_ranked_on_the_page(
     clicked: dict[str, dict[Path, int]] = {}
     for count in range(1, 21):
         images = page.locator("#tray img").all()
-        assert [image.evaluate("image => image.decode().then(() => image.naturalWidth)") for image in images] == [
-            64
-        ] * 3
+        widths = [image.evaluate("image => image.decode().then(() => image.naturalWidth)") for image in images]
+        assert widths == [64, 64, 64]
         sources = [f"{address}/{image.get_attribute('src')}" for image in images]
         shown = [files[seats[0].context.request.get(source).body()] for source in sources]
         best, middle, worst = sorted(shown)
