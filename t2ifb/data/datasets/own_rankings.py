@@ -1,7 +1,9 @@
 """A user's own preferences: tables of rankings or pairs, exports of annotation tools, and folders of images."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ class OwnRankings:
     `source` is a file, or a folder with one table per split (`train.csv`, `validation.json`, ...), with one for all,
     such as `rankings.csv` or a single table of any name, with parquet or tar shards named after their splits, or with
     folders of better and worse images. In data for all splits the column `split` assigns the rows; without that column
-    the prompts are split by a hash, so a prompt stays in its split when others are added.
+    the prompts are split by a hash, so a prompt stays in its split when others are added; only while there are few, a
+    prompt is lent to a split that would have none.
 
     Attributes:
         errors: Errors per split; filled by `rankings`.
@@ -180,7 +183,8 @@ class OwnRankings:
                 raise ValueError(f"{nowhere[0]}: the column split is empty; fill it in every row or in none")
             splits = [row.text("split") for row in rows]
         else:
-            splits = [self._share(row) for row in rows]
+            splits_of = self._by_hash({row.text("prompt") for row in rows})
+            splits = [splits_of[row.text("prompt")] for row in rows]
             self._tell(paths[0] if len(paths) == 1 else self.source, rows, splits, split)
         if table.pairs:
             return [row for row, where in zip(rows, splits, strict=True) if where == split]
@@ -196,18 +200,23 @@ class OwnRankings:
         text = ", ".join(f"{count} prompts {split}" for split, count in counts.items())
         if not counts[wanted]:
             raise ValueError(
-                f"{path} has no column split, and the split by hash left no prompts for {wanted} ({text}). Add the "
-                "column split, use one file per split, or set other shares=… or another seed."
+                f"{path} has no column split, and too few prompts for {wanted} ({text}). Rank more, add the column "
+                "split, or use one file per split."
             )
         if not self._told:
             logger.warning("%s has no column split; its prompts are split by a hash: %s", path, text)
             self._told = True
 
-    def _share(self, row: Row) -> str:
-        """The split of a row's prompt."""
-        place, border = hash_fraction(row.text("prompt"), self.seed), 0.0
-        for name, share in self.shares.items():
-            border += share
-            if place < border:
-                return name
-        return name
+    def _by_hash(self, prompts: set[str]) -> dict[str, str]:
+        """The split of each prompt. An empty split gets the nearest prompt of the largest one."""
+        places = {prompt: hash_fraction(prompt, self.seed) for prompt in prompts}
+        ends = dict(zip(self.shares, accumulate(self.shares.values()), strict=True))
+        last = list(ends)[-1]
+        found = {prompt: next((s for s, end in ends.items() if place < end), last) for prompt, place in places.items()}
+        for split, share in self.shares.items():
+            largest, count = Counter(found.values()).most_common(1)[0]
+            if share > 0 and split not in found.values() and count > 1:
+                middle = ends[split] - share / 2
+                near = (prompt for prompt in sorted(found) if found[prompt] == largest)
+                found[min(near, key=lambda prompt: abs(places[prompt] - middle))] = split
+        return found

@@ -92,9 +92,21 @@ def test_prompts_are_shared_out_and_stay_where_they_are(tmp_path: Path, caplog: 
     assert f"{len(many['train'])} prompts train" in caplog.text
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_few_prompts_leave_no_split_empty(tmp_path: Path, seed: int) -> None:
+    for count in (3, 4, 10, 20):
+        write(tmp_path / "rankings.csv", rows(count))
+        dataset = OwnRankings(tmp_path, seed=seed)
+        sizes = {split: len(dataset.rankings(split)) for split in ("train", "validation", "test")}
+        assert sum(sizes.values()) == count and min(sizes.values()) >= 1
+    write(tmp_path / "rankings.csv", rows(1))
+    with pytest.raises(ValueError, match="too few prompts for"):
+        [OwnRankings(tmp_path, seed=seed).rankings(split) for split in ("train", "validation", "test")]
+
+
 def test_shares_that_leave_nothing_are_said(tmp_path: Path) -> None:
     write(tmp_path / "rankings.csv", rows(2))
-    with pytest.raises(ValueError, match=r"no prompts for dev \(2 prompts train, 0 prompts dev\).*Add the column"):
+    with pytest.raises(ValueError, match=r"too few prompts for dev \(2 prompts train, 0 prompts dev\). Rank more, add"):
         OwnRankings(tmp_path, shares={"train": 1.0, "dev": 0.0}).rankings("dev")
     with pytest.raises(ValueError, match="add up to 1"):
         OwnRankings(tmp_path, shares={"train": 0.5})
