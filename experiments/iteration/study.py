@@ -29,7 +29,7 @@ from t2ifb.utils.files import data_folder
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-ROUNDS, RANKED, UPDATES = 3, 100, 64
+ROUNDS, RANKED, UPDATES = 3, 100, 48
 """Rounds, and prompts that are ranked and updates in each."""
 TRAINING_PROMPTS, BATCH, POOL = 4800, 30, 16
 """Training prompts, prompts per pool of own samples, and updates per pool."""
@@ -39,13 +39,15 @@ COMMON: tuple[str, ...] = (
     "+experiment=iterate",
     "iteration.images_per_prompt=4",
     "iteration.dataset_weight=0",
+    "sampling.num_inference_steps=10",
     f"algorithm.validate_every={UPDATES}",
     "algorithm.ema=0.9",
     "algorithm.guidance_scales=[]",
     "algorithm.best_of=1",
     "prompts.test.count=8",
 )
-"""The rankings that exist before are for the validation and test of rewards only."""
+"""The rankings that exist before are for the validation and test of rewards only. Images that are ranked, and those of
+validations, have half of the usual steps."""
 
 
 def amounts(rounds: int, ranked: int, updates: int) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "rounds": amounts(ROUNDS, RANKED, UPDATES),
     "at once": amounts(1, ROUNDS * RANKED, ROUNDS * UPDATES),
 }
-"""Arguments of each variant: 300 rankings and 192 updates each."""
+"""Arguments of each variant: 300 rankings and 144 updates each."""
 
 
 def run_of(variant: str, seed: int = 0) -> Run:
@@ -90,9 +92,8 @@ def gold_of(name: str, export: Path | None) -> dict[str, list[float]]:
 
 
 def result_of(run: Run, name: str) -> dict[str, Any]:
-    """Figures of a finished run, and gold of its exported adapters and of each round's."""
+    """Figures of a finished run, and gold of its exported adapters."""
     summary = run.summary
-    rounds = [run.path / f"round_{figures['round']:02d}" / "tuning" / "export" for figures in summary["rounds"]]
     return {
         "arguments": [*run.overrides],
         "git_commit": summary["git_commit"],
@@ -103,7 +104,6 @@ def result_of(run: Run, name: str) -> dict[str, Any]:
         "images_per_prompt": IMAGES,
         "base": gold_of("the base model", None),
         "exported": gold_of(name, run.path / "export"),
-        "by_round": [gold_of(f"{name}, round {n}", export) for n, export in enumerate(rounds, 1)],
     }
 
 
@@ -119,35 +119,32 @@ def results(seeds: list[int]) -> dict[str, dict[int, dict[str, Any]]]:
 def compare(found: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
     """Gains over the base model, and of rounds over all rankings at once, on the seeds that both have.
 
-    Each is paired over prompts, per seed and averaged over seeds. `after_each_round` has the gains of the rounds.
+    Each is paired over prompts, per seed and averaged over seeds.
     """
     seeds = sorted(set.intersection(*(set(some) for some in found.values())))
     if not seeds:
         return {"seeds": []}
 
-    def scores(variant: str, state: str, round_: int | None = None) -> list[Scores]:
+    def scores(variant: str, state: str) -> list[Scores]:
         some = [found[variant][seed][state] for seed in seeds]
-        some = some if round_ is None else [each[round_] for each in some]
         return [{name: np.array(values) for name, values in each.items()} for each in some]
 
     def gains(base: list[Scores], tuned: list[Scores]) -> dict[str, Any]:
         return {name: gain(base, tuned, name) for name in base[0]}
 
-    rounds = range(min(len(found["rounds"][seed]["by_round"]) for seed in seeds))
     return {
         "seeds": seeds,
         "network_evaluations": {v: [found[v][seed]["network_evaluations"] for seed in seeds] for v in found},
         "reward_accuracy": {v: [found[v][seed]["rounds"][-1]["reward_accuracy"] for seed in seeds] for v in found},
         "gain": {v: gains(scores(v, "base"), scores(v, "exported")) for v in found},
-        "after_each_round": [gains(scores("rounds", "base"), scores("rounds", "by_round", n)) for n in rounds],
         "rounds_minus_at_once": gains(scores("at once", "exported"), scores("rounds", "exported")),
     }
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Gain of gold after each round, and of all rankings at once, with intervals over prompts."""
-    lines = {f"round {n}": each["gold"] for n, each in enumerate(result["after_each_round"], 1)}
-    lines |= {variant: each["gold"] for variant, each in result["gain"].items()}
+    """Gain of gold by rounds and by all rankings at once, and their difference, with intervals over prompts."""
+    lines = {variant: each["gold"] for variant, each in result["gain"].items()}
+    lines["rounds − at once"] = result["rounds_minus_at_once"]["gold"]
     figure, axis = plt.subplots(figsize=(6, 0.5 * len(lines) + 1), layout="constrained")
     for name, each in reversed(lines.items()):
         mean, low, high = (each["over_seeds"][end] for end in ("mean", "low", "high"))
