@@ -84,7 +84,7 @@ $(RUNS)/refl/demo_full/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo_
 	$(call train,+experiment=refl reward.source=$(RUNS)/reward_mlp/demo_full)
 
 $(RUNS)/dpo/demo_full/summary.json: | $(STAMP) $(RUNS)/refl/demo_full/summary.json
-	$(step) "4 of 5: tune the image model by Diffusion-DPO at guidance 4 (about 25 minutes)"
+	$(step) "4 of 5: tune the image model by Diffusion-DPO at guidance 4 (about half an hour)"
 	$(call train,+experiment=dpo reward.source=$(RUNS)/reward_mlp/demo_full)
 
 test: $(STAMP) ## the default tests (about 15 minutes on two cores)

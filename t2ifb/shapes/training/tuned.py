@@ -12,8 +12,8 @@ from PIL import Image
 from t2ifb.utils.files import read_text, write_text
 
 REWARD = ("+experiment=reward_mlp", "head=interaction")
-TUNING = ("+experiment=dpo", "algorithm.epochs=0.125", "algorithm.validate_every=250")
-"""1,000 updates; the held-out scorers choose the best checkpoint."""
+TUNING = ("+experiment=dpo", "algorithm.epochs=0.4", "algorithm.validate_every=256")
+"""64 pools, 1,024 updates and 570,000 network evaluations; the held-out scorers choose the best checkpoint."""
 VERDICT = (
     "+experiment=figure8", "sampling.guidance_scale=4", "guidance_scales=[2.5,4,6]", "prompts.most=400",
     "evaluation.images_per_prompt=1", "evaluation.best_of=1",
