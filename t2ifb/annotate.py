@@ -3,7 +3,8 @@
 import contextlib
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ MODEL = ("diffusion", "sampling")
 """What images depend on, beside adapters, prompts and seed."""
 COPIES = 4
 """Images of the base model per prompt, where there is no run."""
+Scores = Callable[[], "dict[str, list[float]] | None"]
+"""Gives the scores of each question's images by the reward; None without one."""
 EXTRA = "the page needs starlette and uvicorn: pip install 't2ifb[annotate]'"
 
 
@@ -50,12 +53,17 @@ def annotate(parts: Components) -> None:
     source, output = _places(parts)
     items = _chosen(parts, read_items(source, mode, parts.value("images"), parts.value("seed")))
     log = AnswerLog(output, items)
+
+    @cache
+    def scores() -> dict[str, list[float]] | None:
+        return _scores(parts, items)
+
     try:
         if parts.value("serve"):
-            _serve(parts, items, log)
+            _serve(parts, items, log, scores)
     finally:
         log.close()
-        _conclude(parts, items, log)
+        _conclude(parts, items, log, scores)
 
 
 def _places(parts: Components) -> tuple[Path, Path]:
@@ -158,7 +166,7 @@ def _chosen(parts: Components, items: "list[Item]") -> "list[Item]":
     return items[: parts.value("most")]
 
 
-def _serve(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
+def _serve(parts: Components, items: "list[Item]", log: "AnswerLog", scores: Scores) -> None:
     """Serve the page, to people or to simulated annotators."""
     from t2ifb.annotation.queues import Queues
     from t2ifb.annotation.results import summarise
@@ -170,7 +178,7 @@ def _serve(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
     with _listening(host, 0 if simulated else parts.value("port")) as (listener, port):
         app = make_app(
             queues, parts.value("mode"), parts.value("ratings"), token, port,
-            lambda: summarise(log.current(), items).lines(),
+            lambda: summarise(log.current(), items, scores(), parts.value("seed")).lines(),
         )  # fmt: skip
         address = _address(host, port)
         server = _server(app)
@@ -233,7 +241,7 @@ def _simulate(
         thread.join()
 
 
-def _conclude(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
+def _conclude(parts: Components, items: "list[Item]", log: "AnswerLog", scores: Scores) -> None:
     """Print and write the results, and export the rankings if wished."""
     from t2ifb.annotation.results import export, summarise
     from t2ifb.utils.files import write_json
@@ -241,7 +249,7 @@ def _conclude(parts: Components, items: "list[Item]", log: "AnswerLog") -> None:
     answers = log.current()
     if not answers:
         return
-    results: Results = summarise(answers, items, _scores(parts, items), parts.value("seed"))
+    results: Results = summarise(answers, items, scores(), parts.value("seed"))
     for name, text in results.lines().items():
         print(f"{name}: {text}")
     write_json(log.folder / "results.json", results.to_json())

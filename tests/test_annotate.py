@@ -12,6 +12,7 @@ from PIL import Image
 from t2ifb.annotate import _address, _listening, _some, _take_settings
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import Components
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.shapes.grammar import scenes
 from tests.annotation.parts import write_generated
@@ -152,6 +153,28 @@ def test_the_prompts_to_draw_are_random_ones() -> None:
     assert few == more[:5] != prompts[:5]
     assert len(set(more)) == 20 and _some(prompts, None, 0) == _some(prompts, 100, 0) == prompts
     assert _some(prompts, 5, seed=1) != few
+
+
+@pytest.mark.slow
+def test_rewards_choose_what_is_asked_and_are_compared_with_the_answers(run_here: Command, tmp_path: Path) -> None:
+    folder = shapes_images(tmp_path / "images", 6)
+    brief = ("algorithm.epochs=1", "algorithm.train_prompts=20", "logger=none", "build.size=small")
+    for seed in (0, 1):
+        done = run_here("t2ifb.train", "+experiment=reward_mlp", f"seed={seed}", *brief, f"hydra.run.dir=run{seed}")
+        assert done.returncode == 0, done.stderr
+    runs = f"reward.sources=[{tmp_path / 'run0'},{tmp_path / 'run1'}]"
+    done = run_here(
+        "t2ifb.annotate", f"source={folder}", "simulate=true", "order=disagreement", "most=4",
+        "+scorer@reward=ensemble", runs, "export=exported", "device=cpu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "4 answers of 2 simulated annotators" in done.stdout
+    assert "agreement with the scorer: " in done.stdout
+    assert "4 rankings in ImageRewardDB's layout: exported" in done.stdout
+    found = json.loads((folder / "annotations/results.json").read_text())
+    assert 0 <= found["reward_agreement"]["mean"] <= 1
+    exported = ImageRewardDB(tmp_path / "exported")
+    assert sum(len(exported.rankings(s)) for s in ("train", "validation", "test") if exported.available(s)) == 4
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from t2ifb.annotation.answers import FILE, AnswerLog, read_lines
 from t2ifb.annotation.items import read_items
 from t2ifb.annotation.queues import Queues
+from t2ifb.annotation.results import summarise
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from tests.annotation.parts import EVIL, make_queues, write_generated
 from tests.annotation.test_kill import start
@@ -69,7 +70,10 @@ def test_images_are_ranked_by_keys_clicks_and_dragging(browser: Any, tmp_path: P
         assert [answer.ranks[place] for place in places] == [2, 1, 4, 2]
         for number in (4, 3, 2, 1):
             page.get_by_label(f"place image {number} next").click()
-        page.locator("#send").click()
+        page.locator("#tray img").first.click()
+        page.keyboard.press("Escape")
+        page.locator("#large").wait_for(state="hidden")
+        page.keyboard.press("Enter")  # sends, and presses none of the buttons that were clicked
         seat.done(2)
         places = [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
         for place in places:
@@ -180,15 +184,52 @@ def test_a_held_key_and_a_double_click_answer_one_question(browser: Any, tmp_pat
     with served(queues, mode="compare") as address:
         seats.append(Seat(browser, address, "ada"))
         page = seats[0].page
+
+        def ranks() -> list[int]:
+            """Ranks of the left and the right image, by the newest answer."""
+            return [queues.log.answers[-1].ranks[place] for place in shown]
+
+        def places() -> list[int]:
+            return [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
+
+        shown = places()
         page.keyboard.down("ArrowLeft")
         seats[0].done(1)
+        assert ranks() == [1, 2]
+        shown = places()
         page.keyboard.down("ArrowLeft")  # the browser repeats a held key
         page.keyboard.up("ArrowLeft")
         page.locator("#left").click(click_count=2, delay=50)
         seats[0].done(2)
-        page.locator("#right").click()
-        seats[0].done(3)
-    assert len(queues.log.answers) == 3
+        assert ranks() == [1, 2]
+        for count, act in enumerate((page.locator("#right").click, lambda: page.keyboard.press("ArrowRight")), 3):
+            shown = places()
+            act()
+            seats[0].done(count)
+            assert ranks() == [2, 1]
+        page.keyboard.press("ArrowDown")
+        page.locator("#end").wait_for()
+        assert ranks() == [1, 1]
+    assert len(queues.log.answers) == 5
+
+
+def test_clicks_become_the_share_in_which_the_tuned_model_is_preferred(
+    browser: Any, tmp_path: Path, seats: list[Seat]
+) -> None:
+    items = read_items(write_generated(tmp_path, 4, copies=1), "compare")
+    queues = Queues(items, AnswerLog(tmp_path / "annotations", items))
+    with served(queues, mode="compare") as address:
+        seats.append(Seat(browser, address, "ada"))
+        page = seats[0].page
+        for count in range(1, 5):
+            sources = [image.get_attribute("src") for image in page.locator("#tray img").all()]
+            _, key, place = sources[0].split("/")
+            tuned = queues.find(key).models[int(place)] == "tuned"
+            page.locator("#left" if tuned == (count < 4) else "#right").click()  # three of four times the tuned one
+            if count < 4:
+                seats[0].done(count)
+        page.locator("#end").wait_for()
+    assert summarise(queues.log.current(), items).verdicts["tuned"].mean == 0.75
 
 
 @pytest.mark.slow

@@ -47,19 +47,28 @@ def test_the_start_from_hps_takes_its_file(tmp_path: Path) -> None:
     assert start.head(embedding_dim=8)(torch.ones(1, 8), torch.ones(1, 8)).item() == pytest.approx(800, rel=1e-5)
 
 
-def test_training_starts_from_image_reward_and_is_exported(tmp_path: Path) -> None:
-    weights = write_small(tmp_path / "weights")
-    encoder = CLIPSource("ViT-L-14", "openai", init=f"image_reward:{weights.parent}")
-    published = ImageReward.from_pretrained(weights)
+@pytest.mark.parametrize("kind", ["image_reward", "pick_score"])
+def test_training_starts_from_a_published_model_and_is_exported(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "cache"))
+    write, model, title = {
+        "image_reward": (write_small, ImageReward, "ImageReward"),
+        "pick_score": (write_pick_score, PickScore, "PickScore"),
+    }[kind]
+    file = write(tmp_path / "weights")
+    folder = file if file.is_dir() else file.parent
+    encoder = CLIPSource("ViT-L-14", "openai", init=f"{kind}:{folder}")
+    published = model.from_pretrained(file)
     for name, rate in (("still", 0.0), ("trained", 0.05)):
         optimizer = partial(torch.optim.SGD, lr=rate)
         training = make_training(tmp_path, encoder=encoder, optimizer=optimizer, epochs=1, baselines={})
         summary = run_training(training, tmp_path / name)
         table = summary["test/table"]
-        assert summary["init"] == "ImageReward"
-        assert "ImageReward before training" in table
-        model = RewardModel.from_pretrained(tmp_path / name)
-        same = torch.allclose(model(IMAGES, PROMPTS), published(IMAGES, PROMPTS), atol=1e-5)
+        assert summary["init"] == title
+        assert f"{title} before training" in table
+        trained = RewardModel.from_pretrained(tmp_path / name)
+        same = torch.allclose(trained(IMAGES, PROMPTS), published(IMAGES, PROMPTS), atol=1e-5)
         assert same == (rate == 0)
 
 

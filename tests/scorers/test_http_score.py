@@ -165,6 +165,7 @@ def test_it_is_the_reward_of_a_whole_grpo_run(server: Any, run_here: Command, tm
         "algorithm.batch_size=2", "algorithm.epochs=1", "algorithm.standardise=false", "algorithm.images_per_prompt=1",
         "algorithm.validation_prompts=2", "algorithm.guidance_scales=[]", "algorithm.best_of=1",
         "prompts.train.count=4", "prompts.validation.count=2", "prompts.test.count=2", "logger=none",
+        "+scorer@judges.other=http", f"judges.other.url={url}?", "judges.other.name=other judge",
         "trainer.accelerator=cpu", "hydra.run.dir=run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -180,7 +181,7 @@ def test_it_is_the_reward_of_a_whole_grpo_run(server: Any, run_here: Command, tm
     adapters = load_file(run / "export" / "pytorch_lora_weights.safetensors")
     second = [weight for name, weight in adapters.items() if "lora_B" in name or "lora.up" in name]
     assert second and all(weight.any() for weight in second)  # they begin as zeros
-    assert summary["test_kept"]["reward"]["trained_on"]
+    assert summary["test_kept"]["reward"]["trained_on"] and not summary["test_kept"]["other"]["trained_on"]
     record = json.loads((run / "reward.json").read_text())["reward"]
     assert (record["_target_"], record["url"]) == ("t2ifb.scorers.HTTPScore", url)
     assert "| reward | redness |" in " ".join((run / "export" / "README.md").read_text().split())

@@ -58,7 +58,7 @@ function send(answer) {
     for (const place of tier) ranks[place] = rank;
     rank += tier.length;
   }
-  const rated = ratings && answer === "ranks" ? readRatings(item.images.length) : null;
+  const rated = ratings && answer !== "skip" ? readRatings(item.images.length) : null;
   move("api/answer", {
     annotator: state.annotator, item: item.key, answer, ranks: answer === "ranks" ? ranks : null, ratings: rated,
     seconds: (performance.now() - state.shown) / 1000,
@@ -305,6 +305,11 @@ $("close").addEventListener("click", () => $("large").close());
 $("large").addEventListener("click", () => $("large").close());
 $("end-undo").addEventListener("click", undo);
 addEventListener("keydown", key);
+// A button that was clicked would take the next Enter, which is to send the ranking.
+addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button && event.detail) button.blur();
+}, true);
 state.annotator = sessionStorage.getItem("annotator") || "";
 $("name").value = state.annotator;
 $("login").hidden = false;

@@ -120,6 +120,12 @@ def label_studio(root: Path) -> Path:
     return write(root / "project-1-at-2026-11-29.json", tasks)
 
 
+def label_studio_choices(root: Path) -> Path:
+    result = [{"type": "choices", "from_name": "c", "to_name": "a", "value": {"choices": ["image1"]}}]
+    tasks = [{"data": row, "annotations": [{"completed_by": 1, "result": result}]} for row in named("image1", "image2")]
+    return write(root / "project-3-at-2026-11-29.json", tasks)
+
+
 def label_studio_ranker(root: Path) -> Path:
     tasks = []
     for n in range(COUNT):
@@ -168,6 +174,18 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "Rapidata votes",
     ),
+    "Rapidata weighted": (
+        lambda root: write(
+            root / "p.json",
+            named("image1", "image2", {"weighted_results_image1_preference": 1.0,
+                                       "weighted_results_image2_preference": 0.0}),
+        ),
+        "Rapidata preferences",
+    ),
+    "lists of votes": (
+        lambda root: write(root / "p.json", named("image1", "image2", {"votes": [1, 0]})), "votes=votes"
+    ),
+    "Label Studio Choices": (label_studio_choices, "Label Studio export"),
     "Pick-a-Pic": (shards, "Pick-a-Pic"),
     "WebDataset": (tars, "read as pairs"),
     "Argilla": (argilla, "Argilla export, question preference"),
