@@ -124,8 +124,6 @@ def _drawn(parts: Components, runs: list[str], folder: Path) -> Path:
 def _some(prompts: list[str], most: int | None, seed: int) -> list[str]:
     """At most so many different random prompts; a larger number adds others to those of a smaller one."""
     prompts = list(dict.fromkeys(prompts))
-    if most is None or most >= len(prompts):
-        return prompts
     order = generator(Stream.ANNOTATION, seed).permutation(len(prompts))
     return [prompts[place] for place in order[:most]]
 

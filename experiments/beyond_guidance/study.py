@@ -58,7 +58,11 @@ def lengths(updates: int, per_experience: int = 1, batch: int = BATCH) -> tuple[
     return f"algorithm.epochs={epochs:.6g}", f"algorithm.batch_size={batch}", f"algorithm.validate_every={updates}"
 
 
-DPO = ("+experiment=dpo", "optimizer.lr=3e-4", "algorithm.algorithm.steps=null", *lengths(200, 50))
+DPO = (
+    "+experiment=dpo", "optimizer.lr=3e-4", "rollout.num_inference_steps=20", "algorithm.algorithm.steps=null",
+    "algorithm.algorithm.relative=false", "algorithm.algorithm.beta_dpo=1500", "algorithm.algorithm.updates=50",
+    "algorithm.lora.targets=null", "algorithm.lr_decay=false", "algorithm.ema=0.98", *lengths(200, 50),
+)  # fmt: skip
 BEST = ("+experiment=best_of_n", "optimizer.lr=2e-4", *lengths(150, 50))
 NFT = ("+experiment=nft", "optimizer.lr=1e-3", "algorithm.algorithm.updates=8", *lengths(40, 8))
 GRPO = ("+experiment=grpo", "optimizer.lr=1e-3", "algorithm.algorithm.steps_per_sample=4", *lengths(24, 1, 8))

@@ -4,6 +4,7 @@ python -m experiments.few_comparisons.study            # trains missing runs, wr
 python -m experiments.few_comparisons.study --judge    # from finished runs
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +41,19 @@ def run_of(start: str, prompts: int, seed: int) -> Run:
 
 
 def compare(seeds: list[int]) -> dict[str, Any]:
-    """Test accuracy of each start by number of training prompts: one number for each seed."""
+    """Test accuracy of each start, and training comparisons, by number of training prompts: a number for each seed."""
     done = finished({start: [run_of(start, n, seed) for n in PROMPTS for seed in seeds] for start in STARTS})
     every = [run for some in done.values() for run in some]
-    accuracy = {
-        start: {n: [run_of(start, n, seed).summary["test/accuracy"] for seed in seeds] for n in PROMPTS}
-        for start in done
-    }
+
+    def each(value: Callable[[dict[str, Any]], Any]) -> dict[str, dict[int, list[Any]]]:
+        return {s: {n: [value(run_of(s, n, seed).summary) for seed in seeds] for n in PROMPTS} for s in done}
+
     tables = {start: done[start][0].summary["test/table"] for start in done}
     return {
         **origin("few_comparisons", seeds, every),
         "test_comparisons": every[0].summary["test/comparisons"],
-        "comparisons_per_prompt": COMPARISONS,
-        "accuracy": accuracy,
+        "comparisons": each(lambda summary: summary["data"]["comparisons"]),
+        "accuracy": each(lambda summary: summary["test/accuracy"]),
         "before": {start: tables[start][row] for start, row in BEFORE.items() if start in done},
     }
 

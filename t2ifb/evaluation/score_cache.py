@@ -121,7 +121,8 @@ class Scores:
 
     def identity(self, name: str) -> dict[str, Any]:
         """Identity of a scorer."""
-        return dict(self.stores[name].identity)
+        found = self.stores[name].identity
+        return dict(found) if isinstance(found, dict) else {"fingerprint": found}
 
 
 Scorer: TypeAlias = Callable[[Tensor, list[str]], Tensor]

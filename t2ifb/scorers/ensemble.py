@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from t2ifb.data.embeddings import embed
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
-from t2ifb.scorers.reward_model import RewardModel, read_export
+from t2ifb.scorers.pair_encoder import PairStates
+from t2ifb.scorers.reward_model import BuiltEncoder, RewardModel, read_export
 
 SMALLEST = 1e-12
 """Added to the variance, because the square root has no gradient at zero (all members equal)."""
@@ -74,7 +75,7 @@ class Ensemble(nn.Module):
         """
         members: list[RewardModel] = []
         for source in sources:
-            encoders = [m.encoder for m in members if isinstance(m.encoder, CLIPEncoder)]
+            encoders = [m.encoder for m in members if isinstance(m.encoder, (CLIPEncoder, PairStates))]
             built = [one for one in encoders if not one.source.trainable_layers]
             members.append(_load(source, built, encoder))
         return cls(members, k, offsets).eval()
@@ -127,7 +128,7 @@ def pessimistic(rewards: Tensor, k: float) -> Tensor:
     return rewards.mean(0) - k * (rewards.var(0, correction=0) + SMALLEST).sqrt()
 
 
-def _load(source: str | Path, built: Sequence[CLIPEncoder], encoder: CLIPSource | CLIPEncoder | None) -> RewardModel:
+def _load(source: str | Path, built: Sequence[BuiltEncoder], encoder: CLIPSource | CLIPEncoder | None) -> RewardModel:
     """Load a member. It reuses a built encoder if that is the same."""
     fingerprint = read_export(source).fingerprint
     shared = [one for one in built if one.source.fingerprint() == fingerprint]

@@ -25,6 +25,8 @@ PACKAGE = "{t2ifb}"
 """Placeholder for this package's folder, which contains the encoder of the `shapes` domain."""
 Source: TypeAlias = CLIPSource | ImageRewardSource
 """Sources of a reward model's encoder."""
+BuiltEncoder: TypeAlias = CLIPEncoder | PairStates
+"""Encoders that `Source` builds."""
 CLIP = "clip"
 KINDS: dict[str, Callable[..., Source]] = {CLIP: CLIPSource, KIND: ImageRewardSource}
 """Sources by the `kind` in an export."""
@@ -234,7 +236,7 @@ class RewardModel(nn.Module):
         self.head = head
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, encoder: CLIPSource | CLIPEncoder | None = None) -> "RewardModel":
+    def from_pretrained(cls, source: str | Path, encoder: Source | BuiltEncoder | None = None) -> "RewardModel":
         """Load an exported reward model, in evaluation mode and without gradients for its weights.
 
         Args:
@@ -249,7 +251,7 @@ class RewardModel(nn.Module):
         """
         export = read_export(source)
         wanted = encoder if encoder is not None else export.encoder
-        found = wanted.source if isinstance(wanted, CLIPEncoder) else wanted
+        found = wanted.source if isinstance(wanted, (CLIPEncoder, PairStates)) else wanted
         if found.fingerprint() != export.fingerprint:
             raise ValueError(
                 f"{export.folder} was trained on another encoder than {found.model}: the weights, their precision or "
@@ -257,7 +259,7 @@ class RewardModel(nn.Module):
             )
         tuned = export.encoder.trainable_layers
         head = export.build_head()
-        if isinstance(wanted, CLIPEncoder) and not tuned and not found.trainable_layers:
+        if isinstance(wanted, (CLIPEncoder, PairStates)) and not tuned and not found.trainable_layers:
             return cls(wanted, head).eval().requires_grad_(False)
         built = replace(found, trainable_layers=tuned, device="cpu").load()
         if isinstance(built, CLIPEncoder):

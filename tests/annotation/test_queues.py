@@ -47,6 +47,18 @@ def test_each_question_has_a_number_of_annotators(tmp_path: Path) -> None:
     assert done == [False, True, True]
 
 
+def test_a_question_for_everyone_is_finished_when_all_who_answer_have_answered_it(tmp_path: Path) -> None:
+    queues = make_queues(tmp_path, 4, overlap=0.5)
+    work(queues, "ada")
+    assert queues.finished()
+    bob = queues.next("bob")
+    assert bob is not None and queues.finished()
+    queues.answer(Answer(bob.key, "bob", "skip"))
+    assert not queues.finished()
+    work(queues, "bob")
+    assert queues.finished()
+
+
 def test_what_somebody_sees_is_given_to_others_last_and_the_first_answer_counts(tmp_path: Path) -> None:
     now = [0.0]
     queues = make_queues(tmp_path, 2, clock=lambda: now[0])

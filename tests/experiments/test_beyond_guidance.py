@@ -20,6 +20,17 @@ def test_every_variant_is_a_valid_run(overrides: tuple[str, ...]) -> None:
     assert composed.config.sampling.guidance_scale == (1 if overrides == final.VARIANTS["refl"] else 4)
 
 
+@pytest.mark.parametrize("variant", study.VARIANTS)
+def test_every_variant_of_the_screen_has_the_updates_that_it_says(variant: str) -> None:
+    schema.register()
+    (composed,) = compose_all("train", list(study.run_of(variant).overrides))
+    config = composed.config
+    experiences = config.algorithm.epochs * TRAINING_PROMPTS / config.algorithm.batch_size
+    updates = experiences * config.algorithm.algorithm.get("updates", 1)
+    assert updates == pytest.approx(config.algorithm.validate_every, rel=1e-3)
+    assert max(config.algorithm.algorithm.get("steps") or [0]) < config.rollout.num_inference_steps == 20
+
+
 def test_a_final_result_has_the_gains_and_the_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     summary = {"git_commit": "c", "steps": 9, "best_step": 6, "network_evaluations": 5, "wall_seconds": 2.0}

@@ -18,6 +18,7 @@ from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
+from t2ifb.finetuning.run import FineTuner
 from t2ifb.scorers.mix import Mix
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import PIPELINE
@@ -121,6 +122,24 @@ def test_killed_and_resumed_it_ends_as_if_nothing_had_happened(whole: Path, tmp_
         for straight, resumed in zip(csv.DictReader(one), csv.DictReader(other), strict=True):
             differing = {key for key in straight if straight[key] != resumed[key]}
             assert differing <= {"wall_seconds"}
+
+
+def test_the_learning_rate_falls_to_zero_also_after_a_kill(whole: Path, tmp_path: Path) -> None:
+    def tuning() -> FineTuner:
+        return make_tuning(lr_decay=True)
+
+    def rate(folder: Path) -> float:
+        (state,) = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"]
+        return float(state["param_groups"][0]["lr"])
+
+    tune(tuning(), tmp_path / "straight")
+    with pytest.raises(Killed):
+        tune(tuning(), tmp_path / "killed", callbacks=[KillAt(4)])
+    assert rate(tmp_path / "killed") == pytest.approx(1e-3 * (1 - 3 / 6))  # of the fourth update
+    tune(tuning(), tmp_path / "killed", resume=True)
+    assert rate(tmp_path / "straight") == rate(tmp_path / "killed") == pytest.approx(1e-3 * (1 - 5 / 6))
+    assert same(lora(tmp_path / "straight"), lora(tmp_path / "killed"))
+    assert not same(lora(tmp_path / "straight"), lora(whole))
 
 
 class Breaks(nn.Module):

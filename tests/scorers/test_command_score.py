@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from t2ifb.evaluation.scorer_benchmark import ScorerBenchmark
 from t2ifb.scorers import CommandScore
 from t2ifb.utils.files import sha256_file
 from t2ifb.utils.fingerprints import identity
+from tests.data.parts import RANKS, FolderDataset, make_split
 
 PROGRAM = """
 import base64, io, json, os, subprocess, sys, time
@@ -61,6 +63,17 @@ def starts(folder: Path) -> int:
 
 IMAGES = torch.tensor([0.0, 0.2, 1.0]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
 PROMPTS = ["a", "b", "c"]
+
+
+def test_it_is_a_row_of_table_1_and_its_scores_are_kept(tmp_path: Path) -> None:
+    dataset = FolderDataset({"test": make_split(tmp_path / "images", "test", RANKS)})
+    program = scorer(tmp_path).command
+    part = partial(CommandScore, command=program)
+    table = ScorerBenchmark(dataset, {"judge": part}, cache_folder=tmp_path / "scores", device="cpu", published={})
+    first = table.run(tmp_path)["table"]
+    assert 0 <= first["judge"] <= 1
+    assert table.run(tmp_path)["table"] == first
+    assert starts(tmp_path) == 1  # the second time nothing was asked
 
 
 def test_one_program_answers_all_requests_and_ends_with_its_scorer(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """A scorer that is a user's own class."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from t2ifb.evaluation.scorer_benchmark import ScorerBenchmark
 from t2ifb.scorers import ModuleScore
+from tests.data.parts import RANKS, FolderDataset, make_split
 
 SOURCE = """
 from dataclasses import dataclass
@@ -67,6 +70,21 @@ def test_any_callable_that_returns_numbers_is_a_scorer(source: Path, monkeypatch
     scorer = ModuleScore("my_scores", "Length", {"unit": 2})
     assert scorer(IMAGES, ["ab", "abc"]).tolist() == [1.0, 1.5]
     assert scorer.name == "Length"
+
+
+def test_it_is_a_row_of_table_1_and_its_scores_are_kept_until_the_file_changes(source: Path, tmp_path: Path) -> None:
+    counting = SOURCE + "\n\nclass Counted:\n    def __call__(self, images, prompts):\n"
+    counting += "        open(__file__ + '.calls', 'a').write('.')\n        return images.mean((1, 2, 3)).tolist()\n"
+    source.write_text(counting)
+    dataset = FolderDataset({"test": make_split(tmp_path / "images", "test", RANKS)})
+    parts = {"mine": partial(ModuleScore, str(source), "Counted")}
+    table = ScorerBenchmark(dataset, parts, cache_folder=tmp_path / "scores", device="cpu", published={})
+    calls = tmp_path / "my_scores.py.calls"
+    first, asked = table.run(tmp_path)["table"], calls.read_text()
+    assert 0 <= first["mine"] <= 1
+    assert table.run(tmp_path)["table"] == first and calls.read_text() == asked
+    source.write_text(counting + "# changed\n")
+    assert table.run(tmp_path)["table"] == first and len(calls.read_text()) == 2 * len(asked)
 
 
 WRONG = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from t2ifb.data.embeddings import EmbeddingCache, embed
-from t2ifb.scorers import Ensemble, ImageReward, RewardModel
+from t2ifb.scorers import Ensemble, RewardModel
 from t2ifb.scorers.pair_encoder import ImageRewardSource, published_head
 from tests.data.parts import picture
 from tests.scorers.blip_parts import write_small
@@ -56,7 +56,9 @@ def test_an_export_is_read_back_and_takes_part_in_an_ensemble(source: ImageRewar
     model.save_pretrained(tmp_path / "export")
     again = RewardModel.from_pretrained(tmp_path / "export")
     assert torch.equal(again(IMAGES, PROMPTS), model(IMAGES, PROMPTS))
-    assert torch.equal(Ensemble.from_pretrained([tmp_path / "export"], k=0)(IMAGES, PROMPTS), model(IMAGES, PROMPTS))
+    both = Ensemble.from_pretrained([tmp_path / "export"] * 2, k=0)
+    assert torch.equal(both(IMAGES, PROMPTS), model(IMAGES, PROMPTS))
+    assert both.members[0].encoder is both.members[1].encoder
     config = json.loads((tmp_path / "export/config.json").read_text())
     assert config["encoder"]["kind"] == "image_reward"
     meta = RewardModel.on_meta(tmp_path / "export", untrained=lambda source: pytest.fail("it is there"))
@@ -75,8 +77,3 @@ def test_the_fingerprint_is_of_the_content(source: ImageRewardSource, tmp_path: 
     assert ImageRewardSource(source.model, "fp16").fingerprint() != source.fingerprint()
     with pytest.raises(ValueError, match="ImageReward's layers cannot be tuned"):
         ImageRewardSource(source.model, trainable_layers=1)
-
-
-def test_the_score_itself_is_unchanged(source: ImageRewardSource) -> None:
-    score = ImageReward.from_pretrained(source.model)
-    assert torch.equal(score(IMAGES, PROMPTS), source.score()(IMAGES, PROMPTS))

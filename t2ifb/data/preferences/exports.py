@@ -209,14 +209,15 @@ def list_rows(rows: Sequence[Row], columns: tuple[str, str]) -> list[Row]:
 
     The last row of an annotator about the same images of a `prompt_id` counts, and a row without ranks is no ranking:
     so an answer can be replaced or withdrawn in a file that only grows. In the file of `t2ifb.annotate`, which has the
-    column `answer`, the `prompt_id` stands for the images, wherever they lie.
+    columns `answer` and `models`, the `prompt_id` stands for the images, wherever they lie.
 
     Raises:
         ValueError: A row has no such lists of one length.
     """
     latest: dict[object, Row] = {}
     for number, row in enumerate(rows):
-        shown = frozenset(() if row.text("answer") else map(str, _listed(row.cells.get(columns[0]))))
+        files = [] if {"answer", "models"} <= row.cells.keys() else _listed(row.cells.get(columns[0]))
+        shown = frozenset(map(str, files))
         key = (row.text("prompt_id"), row.text("annotator"), shown)
         latest.pop(key, None)
         latest[key if all(key[:2]) else number] = row

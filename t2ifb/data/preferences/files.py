@@ -1,6 +1,5 @@
 """Preference files of all formats: which file has which split, and what its columns are."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from t2ifb.data.preferences.exports import (
     question_of,
     ranker_rows,
 )
-from t2ifb.data.preferences.folders import SPLITS, folder_rows
+from t2ifb.data.preferences.folders import SHARD, SPLITS, folder_rows
 from t2ifb.data.preferences.labels import has_numbers
 from t2ifb.data.preferences.pairs import label_values, pair_rows, vote_list
 from t2ifb.data.storage.columnar import BUILDERS
@@ -24,8 +23,8 @@ from t2ifb.data.tables import READERS, Row, check_cells, read_table
 
 NEEDED = ("prompt", "image", "rank")
 OPTIONAL = ("prompt_id", "split", "annotator")
-SHARD = re.compile(r"(train|validation|valid|val|test)(?![a-z]).*", re.IGNORECASE)
-"""Name of a shard, or of a folder of shards, that begins with its split."""
+OF_LISTS = ("prompt", *OPTIONAL)
+"""Roles that can be named in a table of lists, whose images and ranks have columns of their own."""
 TASK = {"data", "annotations"}
 """Keys of a task in a Label Studio export."""
 
@@ -153,17 +152,25 @@ def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | t
     rows = [row for path in paths for row in read_table(path, NEEDED, OPTIONAL, accepts)]
     there = list(dict.fromkeys(column for row in rows for column in row.cells))
     if (lists := list_columns(there)) is not None:
+        checked_map(there, given, OF_LISTS)
         return _rankings(list_rows(rows, lists), given, f"read as lists of images and ranks ({', '.join(lists)})")
     if set(NEEDED) <= set(_renamed(there, given)):
+        checked_map(there, given, (*NEEDED, *OPTIONAL))
         return _rankings(rows, given)
     if set(there) >= TASK:
         if ranked := ranker_rows(rows):
-            prompt = next((name for name in ALIASES["prompt"] if name in ranked[0].cells), "prompt")
-            return _rankings(ranked, {"prompt": prompt, **given}, "read as Label Studio export with rankings")
+            prompt = next((name for name in ALIASES["prompt"] if name in ranked[0].cells), None)
+            named = ({"prompt": prompt} if prompt else {}) | checked_map(list(ranked[0].cells), given, OF_LISTS)
+            if "prompt" not in named:
+                raise ValueError(f"{ranked[0].place}: no column with the prompt; name it with columns={{prompt: …}}")
+            return _rankings(ranked, named, "read as Label Studio export with rankings")
         return _export("Label Studio export", label_studio_rows(rows), given)
     if (question := question_of(there)) is not None:
         return _export(f"Argilla export, question {question}", argilla_rows(rows, question), given)
-    pairs = pair_columns(_guessable(rows, there, given), given)
+    try:
+        pairs = pair_columns(_guessable(rows, there, given), given)
+    except ValueError as error:
+        raise ValueError(f"{paths[0]}: {error}") from error
     assert pairs is not None  # `accepts` checked it
     return rows, pairs
 
@@ -185,12 +192,7 @@ def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str
 
 
 def _rankings(rows: Sequence[Row], given: Mapping[str, str], note: str = "") -> PreferenceFile:
-    """A table of rankings, with the columns of `given` renamed.
-
-    Raises:
-        ValueError: The map names a role or a column that is not of this table, or a cell cannot be read.
-    """
-    checked_map(list(dict.fromkeys(column for row in rows for column in row.cells)), given, (*NEEDED, *OPTIONAL))
+    """A table of rankings, with the columns of `given` renamed."""
     renamed = [Row(row.place, dict(zip(_renamed(row.cells, given), row.cells.values(), strict=True))) for row in rows]
     check_cells(renamed, (*NEEDED, *OPTIONAL))
     return PreferenceFile(_with_splits(renamed), False, note)
@@ -211,7 +213,8 @@ def _export(name: str, rows: list[Row], given: Mapping[str, str]) -> tuple[list[
     """
     if not rows:
         raise ValueError(f"the {name} has no submitted answers")
-    form = pair_columns(dict.fromkeys(column for row in rows for column in row.cells), given)
+    there = list(dict.fromkeys(column for row in rows for column in row.cells))
+    form = pair_columns(_guessable(rows, there, given), given)
     if form is None:
         names = ", ".join(rows[0].cells)
         raise ValueError(f"{rows[0].place}: no two images in the {name}; name them with columns; found {names}")

@@ -1,5 +1,6 @@
 """Folders with a better and a worse image for each prompt."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from t2ifb.utils.files import read_text
 NAMES = tuple(pair for pair in ORDERED if "." not in pair[0] and "_" not in pair[0])
 """Names of the better and of the worse image, or of the folders with them."""
 SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-"""Split by the name of a folder or shard."""
+"""Split by a name in a path."""
+SHARD = re.compile(r"(train|validation|valid|val|test)(?![a-z]).*", re.IGNORECASE)
+"""Name of a shard, or of a folder, that begins with its split."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = ("prompt.txt", "caption.txt")
 
@@ -20,7 +23,7 @@ def folder_rows(root: Path) -> list[Row]:
 
     - `<id>/win.png` and `<id>/lose.png`, with the prompt in `<id>/prompt.txt`, `caption.txt` or `win.txt`;
     - `win/<id>.png` and `lose/<id>.png`, with the prompt in `<id>.txt` in one of these folders or beside them;
-    - either of these in folders, which are splits if they have the names of splits (`SPLITS`).
+    - either of these in folders, which are splits if their names begin with one (`SHARD`).
 
     Other names than win and lose are chosen and rejected, winner and loser, better and worse, high and low.
 
@@ -33,7 +36,8 @@ def folder_rows(root: Path) -> list[Row]:
     if rows:
         return rows
     parts = {folder.name: list(_pairs(folder)) for folder in sorted(root.iterdir()) if folder.is_dir()}
-    splits = {name: split for name, some in parts.items() if some and (split := SPLITS.get(name.lower()))}
+    found = {name: SHARD.match(name) for name, some in parts.items() if some}
+    splits = {name: SPLITS[match[1].lower()] for name, match in found.items() if match}
     if splits and (others := [name for name, some in parts.items() if some and name not in splits]):
         raise ValueError(f"{root}: {', '.join(others)} are no splits, but {', '.join(splits)} are; move them elsewhere")
     named = {name: {"split": split} for name, split in splits.items()}

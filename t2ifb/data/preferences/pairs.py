@@ -76,7 +76,7 @@ def _votes(row: Row, form: PairColumns, meaning: Labels, signed: bool) -> tuple[
     columns = form.columns
     if "labelled" in columns and row.text(columns["labelled"]).lower() in ("0", "0.0", "false"):
         return None
-    listed = vote_list(row.cells.get(columns.get("votes", "")))
+    listed = vote_list(row.cells.get(columns["votes"])) if "votes" in columns else None
     if "votes_first" in columns:
         first, second = columns["votes_first"], columns["votes_second"]
         votes = two_votes(row.cells.get(first), row.cells.get(second), signed)
@@ -85,13 +85,14 @@ def _votes(row: Row, form: PairColumns, meaning: Labels, signed: bool) -> tuple[
             raise ValueError(f"{columns['votes']} must be a list of two numbers of votes")
         votes = two_votes(*listed)
     else:
-        votes = (1.0, 0.0) if form.ordered else meaning.votes(row.cells.get(columns.get("label", "")))
-        if votes is not None and row.text(columns.get("confidence", "")):
+        label = row.cells.get(columns["label"]) if "label" in columns else None
+        votes = (1.0, 0.0) if form.ordered else meaning.votes(label)
+        if votes is not None and "confidence" in columns and row.text(columns["confidence"]):
             sure = _number_of(row, columns["confidence"])
             if not 0.5 <= sure <= 1:
                 raise ValueError(f"{columns['confidence']} must be from 0.5 to 1, found {sure:g}")
             votes = tuple(sure * one + (1 - sure) * (1 - one) for one in votes)  # type: ignore[assignment]
-    if votes is not None and row.text(columns.get("weight", "")):
+    if votes is not None and "weight" in columns and row.text(columns["weight"]):
         if not 0 < (weight := _number_of(row, columns["weight"])) < math.inf:
             raise ValueError(f"{columns['weight']} must be above 0 and finite, found {weight:g}")
         votes = weight * votes[0], weight * votes[1]

@@ -1,0 +1,43 @@
+"""The study of few comparisons: as many updates in every run, and its figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.few_comparisons import study
+from t2ifb.config import schema
+from t2ifb.config.compose import compose_all
+
+
+@pytest.mark.parametrize("start", study.STARTS)
+def test_every_run_is_valid_and_has_about_as_many_updates(start: str) -> None:
+    schema.register()
+    for prompts in study.PROMPTS:
+        (composed,) = compose_all("train", list(study.run_of(start, prompts, 1).overrides))
+        algorithm = composed.config.algorithm
+        batches = max(1, algorithm.train_prompts * study.COMPARISONS / algorithm.batch_size)
+        assert algorithm.epochs * batches == pytest.approx(study.UPDATES, rel=0.03)
+        assert algorithm.validations_per_epoch * algorithm.epochs == 1
+
+
+def test_runs_become_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study.Run, "is_of", lambda run: True)
+    for place, start in enumerate(study.STARTS):
+        for prompts in study.PROMPTS:
+            for seed in (0, 1):
+                run = study.run_of(start, prompts, seed)
+                run.path.mkdir(parents=True)
+                table = {"CLIP Score": 0.6, "ImageReward before training": 0.65}
+                summary = {
+                    "test/accuracy": 0.5 + prompts / 1000 + seed / 100 + place / 10, "test/comparisons": 9,
+                    "test/table": table, "git_commit": "c", "data": {"comparisons": 13 * prompts},
+                }  # fmt: skip
+                (run.path / "summary.json").write_text(json.dumps(summary))
+    result = study.compare([0, 1])
+    assert result["accuracy"]["mlp"][4] == pytest.approx([0.504, 0.514])
+    assert result["comparisons"]["mlp"][128] == [1664, 1664]
+    assert result["before"] == {"bilinear, from CLIP Score": 0.6, "ImageReward": 0.65}
+    study.draw(json.loads(json.dumps(result)), tmp_path / "result.png")
+    assert (tmp_path / "result.png").stat().st_size > 10_000
