@@ -67,13 +67,14 @@ PROMPTS = ["a", "b", "c"]
 
 def test_it_is_a_row_of_table_1_and_its_scores_are_kept(tmp_path: Path) -> None:
     dataset = FolderDataset({"test": make_split(tmp_path / "images", "test", RANKS)})
-    program = scorer(tmp_path).command
-    part = partial(CommandScore, command=program)
+    program = tmp_path / "judge.py"  # without a changing file among its arguments, which would be another scorer
+    program.write_text(PROGRAM.replace("sys.argv[1], sys.argv[2]", "'', __file__ + '.starts'"))
+    part = partial(CommandScore, command=[sys.executable, str(program)])
     table = ScorerBenchmark(dataset, {"judge": part}, cache_folder=tmp_path / "scores", device="cpu", published={})
     first = table.run(tmp_path)["table"]
     assert 0 <= first["judge"] <= 1
     assert table.run(tmp_path)["table"] == first
-    assert starts(tmp_path) == 1  # the second time nothing was asked
+    assert (tmp_path / "judge.py.starts").read_text().count("start") == 1  # the second time nothing was asked
 
 
 def test_one_program_answers_all_requests_and_ends_with_its_scorer(tmp_path: Path) -> None:
