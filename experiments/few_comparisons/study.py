@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.runs import Run, conduct, finished, folder, origin
-from t2ifb.shapes.weights import PIPELINE
 
 HERE = Path(__file__).parent
 PROMPTS = (4, 8, 16, 32, 64, 128)
@@ -23,7 +22,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "mlp": (),
     "interaction": ("head=interaction",),
     "bilinear, from CLIP Score": ("head=bilinear",),
-    "ImageReward": (f"encoder.init=image_reward:{PIPELINE.parent / 'image_reward'}",),
+    "ImageReward": ("encoder.init=image_reward:t2ifb/shapes/weights/image_reward",),
 }
 """What training starts from: a head with random weights, or one that begins as a scorer."""
 BEFORE = {"bilinear, from CLIP Score": "CLIP Score", "ImageReward": "ImageReward before training"}
