@@ -100,7 +100,7 @@ class ScorerBenchmark:
         rows = board.rows(with_tau=True, speeds=measured)
         names, matrix = board.agreement()
         title = f"Preference accuracy on {board.index.texts} {self.split} prompts"
-        show(screen_table(rows, title, REFERENCE))
+        show(screen_table(rows, board.index.texts, self.split, REFERENCE))
         show(order_table(rows, "Kendall's tau-b, mean over prompts"))
         write_table(rows, folder, "table1", REFERENCE)
         write_matrix(names, matrix, folder / "agreement.csv")

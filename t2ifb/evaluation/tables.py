@@ -151,9 +151,18 @@ def _shown(
     return headings, [[line[column] for column in used] for line in table]
 
 
-def screen_table(rows: Sequence[Row], title: str, reference: str = REFERENCE) -> Table:
-    """Table of accuracies for the terminal. Names are plain text, never markup."""
-    return screen(title, *_shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")]))
+FEW = 10
+"""Fewer prompts are too few for intervals over prompts."""
+
+
+def screen_table(rows: Sequence[Row], prompts: int, split: str, reference: str = REFERENCE) -> Table:
+    """Table of accuracies on the prompts of a split, for the terminal. Names are plain text, never markup."""
+    counted = f"{prompts} {split} prompt{'' if prompts == 1 else 's'}"
+    shown = _shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")])
+    table = screen(f"Preference accuracy on {counted}", *shown)
+    if prompts < FEW:
+        table.caption = f"{counted}: too few for a verdict, and the intervals are too narrow"
+    return table
 
 
 def order_table(rows: Sequence[Row], title: str) -> Table:

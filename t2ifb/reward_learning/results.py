@@ -77,7 +77,7 @@ class RewardResults:
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save the table; return the metrics for `summary.json`."""
         rows = self.board.rows()
-        show(screen_table(rows, f"Preference accuracy on {self.board.index.texts} {self.split} prompts", REFERENCE))
+        show(screen_table(rows, self.board.index.texts, self.split, REFERENCE))
         write_table(rows, run.path, f"table_{self.split}", REFERENCE)
         if self.by_part:
             show(parts_table(self.by_part, "Agreement with the order by each component of the ground truth"))

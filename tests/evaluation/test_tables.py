@@ -40,15 +40,22 @@ def test_cells_stand_under_their_headings() -> None:
 
 def test_the_screen_shows_names_as_text() -> None:
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(screen_table(ROWS, "Preference accuracy"))
+    console.print(screen_table(ROWS, 200, "test"))
     text = console.export_text()
     assert "[bold]mine[/] | a" in text
     assert "minus CLIP Score" in text
     assert "54.82" in text
+    assert "Preference accuracy on 200 test prompts" in text and "too few" not in text
+
+
+def test_few_prompts_are_said_to_be_few() -> None:
+    table = screen_table(ROWS, 1, "test")
+    assert table.title == "Preference accuracy on 1 test prompt"
+    assert table.caption == "1 test prompt: too few for a verdict, and the intervals are too narrow"
 
 
 def test_columns_without_content_are_left_out() -> None:
-    table = screen_table([Row("random", Interval(0.5, 0.4, 0.6))], "")
+    table = screen_table([Row("random", Interval(0.5, 0.4, 0.6))], 1, "test")
     assert [column.header for column in table.columns] == ["scorer", "accuracy %"]
 
 
@@ -108,7 +115,7 @@ def test_names_are_text_in_markdown(tmp_path: Path) -> None:
 
 def test_tau_and_speed_have_their_own_table_on_the_screen() -> None:
     row = Row("a", Interval(0.5, 0.4, 0.6), tau=Interval(0.1, -0.2, 0.3), images_per_second=1234.5)
-    assert [column.header for column in screen_table([row], "").columns] == ["scorer", "accuracy %"]
+    assert [column.header for column in screen_table([row], 200, "test").columns] == ["scorer", "accuracy %"]
     table = order_table([row, Row("published", published=1.0)], "")
     assert [[str(cell) for cell in column.cells] for column in table.columns] == [
         ["a"], ["0.100 [-0.200, 0.300]"], ["1,234"]

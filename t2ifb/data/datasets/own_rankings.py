@@ -33,8 +33,8 @@ class OwnRankings:
     `source` is a file, or a folder with one table per split (`train.csv`, `validation.json`, ...), with one for all,
     such as `rankings.csv` or a single table of any name, with parquet or tar shards named after their splits, or with
     folders of better and worse images. In data for all splits the column `split` assigns the rows; without that column
-    the prompts are split by a hash, so a prompt stays in its split when others are added; only while there are few, a
-    prompt is lent to a split that would have none.
+    the prompts are split by a hash, so a prompt stays in its split when others are added; only while there are few,
+    prompts are lent to a split that would have too few.
 
     Attributes:
         errors: Errors per split; filled by `rankings`.
@@ -208,15 +208,21 @@ class OwnRankings:
             self._told = True
 
     def _by_hash(self, prompts: set[str]) -> dict[str, str]:
-        """The split of each prompt. An empty split gets the nearest prompt of the largest one."""
+        """The split of each prompt.
+
+        A split with less than its share, or less than three prompts if that is fewer, gets the nearest ones of the
+        largest split.
+        """
         places = {prompt: hash_fraction(prompt, self.seed) for prompt in prompts}
         ends = dict(zip(self.shares, accumulate(self.shares.values()), strict=True))
         last = list(ends)[-1]
         found = {prompt: next((s for s, end in ends.items() if place < end), last) for prompt, place in places.items()}
         for split, share in self.shares.items():
-            largest, count = Counter(found.values()).most_common(1)[0]
-            if share > 0 and split not in found.values() and count > 1:
-                middle = ends[split] - share / 2
+            middle, least = ends[split] - share / 2, min(3, max(share > 0, int(share * len(found))))
+            while (counts := Counter(found.values()))[split] < least:
+                largest = max((other for other in counts if other != split), key=counts.__getitem__, default=split)
+                if counts[largest] < 2 or largest == split:
+                    break
                 near = (prompt for prompt in sorted(found) if found[prompt] == largest)
                 found[min(near, key=lambda prompt: abs(places[prompt] - middle))] = split
         return found

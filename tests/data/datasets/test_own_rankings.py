@@ -1,5 +1,6 @@
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,25 @@ def test_few_prompts_leave_no_split_empty(tmp_path: Path, seed: int) -> None:
         write(tmp_path / "rankings.csv", rows(count))
         dataset = OwnRankings(tmp_path, seed=seed)
         sizes = {split: len(dataset.rankings(split)) for split in ("train", "validation", "test")}
-        assert sum(sizes.values()) == count and min(sizes.values()) >= 1
+        assert sum(sizes.values()) == count and min(sizes.values()) >= max(1, count // 10)
     write(tmp_path / "rankings.csv", rows(1))
     with pytest.raises(ValueError, match="too few prompts for"):
         [OwnRankings(tmp_path, seed=seed).rankings(split) for split in ("train", "validation", "test")]
+
+
+@pytest.mark.parametrize("shares", [None, {"train": 0.6, "validation": 0.2, "test": 0.2}, {"train": 1.0}])
+def test_each_split_has_a_prompt_and_soon_three_or_its_share(
+    tmp_path: Path, shares: dict[str, float] | None
+) -> None:
+    for seed in range(10):
+        dataset = OwnRankings(tmp_path, shares=shares, seed=seed)
+        for count in (1, 2, 3, 5, 8, 13, 20, 40, 100):
+            found = Counter(dataset._by_hash({f"prompt {n}" for n in range(count)}).values())
+            assert sum(found.values()) == count
+            if count >= 3:
+                assert min(found[name] for name in dataset.shares) >= 1
+            if count >= 8:
+                assert all(found[name] >= min(3, int(share * count)) for name, share in dataset.shares.items())
 
 
 def test_shares_that_leave_nothing_are_said(tmp_path: Path) -> None:
