@@ -150,8 +150,11 @@ class Iteration:
             run.write_settings(settings_of(self))
             rounds: list[dict[str, Any]] = []
             for number in range(1, self.rounds + 1):
+                new = _summary(self.folder(number) / "tuning") is None
                 rounds.append(self._round(number, rounds))
                 write_rounds(run.path, rounds)
+                if new and number < self.rounds:  # the page of the last round is written at the end
+                    show_rounds(run.path, rounds)
             return self._conclude(run, rounds)
 
     def folder(self, number: int) -> Path:

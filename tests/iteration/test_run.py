@@ -211,6 +211,7 @@ def test_rounds_that_are_killed_again_and_again_end_with_the_same_figures(tmp_pa
         process.join()
         assert process.exitcode == -9
         assert not (folders[1] / "summary.json").exists()
+        assert (folders[1] / "report.html").exists() == moment.startswith("round_02")  # after each round
     one, other = (json.loads((folder / "summary.json").read_text()) for folder in folders)
     assert one | {"git_commit": ""} == other | {"git_commit": ""}
     assert [figures["rankings"] for figures in one["rounds"]] == [6, 12]

@@ -106,9 +106,7 @@ def test_few_prompts_leave_no_split_empty(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("shares", [None, {"train": 0.6, "validation": 0.2, "test": 0.2}, {"train": 1.0}])
-def test_each_split_has_a_prompt_and_soon_three_or_its_share(
-    tmp_path: Path, shares: dict[str, float] | None
-) -> None:
+def test_each_split_has_a_prompt_and_soon_three_or_its_share(tmp_path: Path, shares: dict[str, float] | None) -> None:
     for seed in range(10):
         dataset = OwnRankings(tmp_path, shares=shares, seed=seed)
         for count in (1, 2, 3, 5, 8, 13, 20, 40, 100):
