@@ -82,6 +82,8 @@ def name_of(annotator: Any) -> str:
 class AnswerLog:
     """Answers in `rankings.jsonl`: one JSON object per line, appended and synced before `append` returns.
 
+    If images were moved or renamed since, the valid answers about them are appended again with the new names.
+
     A line has the columns `prompt_id`, `prompt`, `images` (relative to the file), `models`, `ranks` (null for an answer
     without), `annotator`, `answer`, `ratings` and `seconds`. A line that a killed process did not finish is removed
     when the file is opened again.
@@ -102,7 +104,16 @@ class AnswerLog:
             self._lock.acquire()
         except Timeout as error:
             raise ValueError(f"another process collects answers in {folder}; stop it or give another output") from error
-        self.answers = [answer for row in read_lines(self.path) if (answer := self._answer(row)) is not None]
+        self.answers: list[Answer] = []
+        moved: set[tuple[str, str]] = set()
+        for row in read_lines(self.path):
+            if (answer := self._answer(row)) is not None:
+                self.answers.append(answer)
+                same = set(row["images"]) == set(self._names(self.items[answer.item]))
+                (moved.discard if same else moved.add)((answer.annotator, answer.item))
+        for key, answer in self.current().items():
+            if key in moved:
+                self.append(answer)
 
     def close(self) -> None:
         """Let another process open the file."""
@@ -118,9 +129,7 @@ class AnswerLog:
         row = {
             "prompt_id": item.key,
             "prompt": item.prompt,
-            "images": [
-                os.path.relpath(_place(image), self.folder.resolve()).replace(os.sep, "/") for image in item.images
-            ],
+            "images": self._names(item),
             "models": list(item.models),
             "ranks": list(answer.ranks) or None,
             "annotator": answer.annotator,
@@ -142,6 +151,11 @@ class AnswerLog:
             if answer.kind != "undone":
                 found[answer.annotator, answer.item] = answer
         return found
+
+    def _names(self, item: Item) -> list[str]:
+        """The item's images, relative to the file."""
+        folder = self.folder.resolve()
+        return [os.path.relpath(_place(image), folder).replace(os.sep, "/") for image in item.images]
 
     def _answer(self, row: dict[str, Any]) -> Answer | None:
         """An answer from a line; None if it is about another question."""
