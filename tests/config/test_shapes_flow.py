@@ -51,7 +51,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return runner(TASKS, tmp_path, monkeypatch)
 
 
-def test_only_the_model_and_its_sampler_differ_from_shapes() -> None:
+def test_only_the_model_with_its_layers_and_its_sampler_differ_from_shapes() -> None:
     for experiment in ("refl", "dpo", "iterate"):
         flow, unet = (
             compose_all("train", [f"+experiment={experiment}", f"domain={domain}"])[0].config
@@ -61,7 +61,8 @@ def test_only_the_model_and_its_sampler_differ_from_shapes() -> None:
             "domain", "usual_guidance_scale", "diffusion", "sampling", "rollout", "algorithm"
         }  # fmt: skip
         differ = {key for key in flow.algorithm if flow.algorithm[key] != unet.algorithm[key]}
-        assert differ == {"model", "rollout", "sampling"}
+        own_layers = {"lora"} if experiment != "refl" else set()  # Diffusion-DPO tunes all layers of the U-Net
+        assert differ == {"model", "rollout", "sampling"} | own_layers
         assert flow.algorithm.model.max_sequence_length == FLOW_T5_TOKENS
         assert Path(flow.algorithm.model.source) == FLOW
 
