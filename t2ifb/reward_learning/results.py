@@ -133,10 +133,10 @@ class RewardResults:
         """Scores of a baseline: from cached embeddings if it uses the same encoder, otherwise from pixels."""
         source = getattr(scorer.encoder if isinstance(scorer, RewardModel) else scorer, "source", None)
         frozen = isinstance(source, (CLIPSource, ImageRewardSource)) and not source.trainable_layers
-        own = source.fingerprint() if frozen and source is not None else None
-        if isinstance(scorer, CLIPScore) and own is not None and own == self.embeddings_of:
+        same = frozen and source is not None and source.fingerprint() == self.embeddings_of
+        if same and isinstance(scorer, CLIPScore):
             return scorer.score_embeddings(self.images, self.prompts)
-        if isinstance(scorer, RewardModel) and own is not None and own == self.embeddings_of:
+        if same and isinstance(scorer, RewardModel):
             with torch.no_grad():
                 scores: Tensor = scorer.head(self.images, self.prompts)
             return scores.float()
