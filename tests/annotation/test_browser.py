@@ -150,6 +150,57 @@ def test_nothing_moves_while_images_are_placed_and_rated(
         assert [answer.ratings[place] for place in places] == [{}, {}, {"fidelity": 6}, {}]
 
 
+class Finger:
+    """A finger on the screen of a phone."""
+
+    def __init__(self, page: Any) -> None:
+        self.session, self.page = page.context.new_cdp_session(page), page
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """Send one touch event with the fingers at points."""
+        touches = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        self.session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        box = self.page.locator(selector).first.bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_images_are_ranked_by_touch(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
+    queues = make_queues(tmp_path, 2)
+    with served(queues) as address:
+        seat = Seat(browser, address, "ada", **PHONE)
+        seats.append(seat)
+        page = seat.page
+        finger = Finger(page)
+        places = [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
+
+        def drag(place: int, end: str, *others: tuple[float, float]) -> None:
+            page.locator("#ranking .gap").first.scroll_into_view_if_needed()
+            top = page.evaluate("scrollY")
+            at = finger.middle(f"#tray [data-place='{place}'] .grip")
+            to = finger.middle("#ranking .gap")
+            finger.touch("touchStart", at)
+            finger.touch("touchMove", ((at[0] + to[0]) / 2, (at[1] + to[1]) / 2), *others)
+            finger.touch("touchMove", to, *others)
+            assert page.locator(".dragged").count() == 1
+            assert page.evaluate("scrollY") == top
+            finger.touch(end)
+            assert page.locator(".dragged, .target").count() == 0
+
+        drag(places[0], "touchCancel")  # such as a call
+        assert page.locator("#ranking .number").count() == 0
+        drag(places[0], "touchEnd")
+        drag(places[1], "touchEnd", (5.0, 5.0))  # the other hand holds the phone
+        assert page.locator("#ranking .number").all_inner_texts() == ["2", "1"]
+        for place in places[2:]:
+            drag(place, "touchEnd")
+        page.locator("#send").tap()
+        seat.done(1)
+    (answer,) = queues.log.answers
+    assert [answer.ranks[place] for place in places] == [4, 3, 2, 1]
+
+
 @pytest.mark.slow
 def test_two_annotators_compare_on_phones_in_the_dark(browser: Any, tmp_path: Path, seats: list[Seat]) -> None:
     items = read_items(write_generated(tmp_path, 3, copies=1), "compare")

@@ -253,6 +253,7 @@ function drag(event, figure, place) {
   document.body.append(ghost);
   let target = null;
   const follow = (moved) => {
+    if (moved.pointerId !== event.pointerId) return; // another finger
     ghost.style.left = `${moved.clientX - 60}px`;
     ghost.style.top = `${moved.clientY - 60}px`;
     const below = document.elementFromPoint(moved.clientX, moved.clientY);
@@ -260,12 +261,15 @@ function drag(event, figure, place) {
     target = below && below.closest("[data-tier], [data-gap], #tray");
     if (target && target.id !== "tray") target.classList.add("target");
   };
-  const end = () => {
+  const end = (ended) => {
+    if (ended.pointerId !== event.pointerId) return;
     removeEventListener("pointermove", follow);
     removeEventListener("pointerup", end);
     removeEventListener("pointercancel", end);
     ghost.remove();
-    if (target && target.id === "tray") take(place); else if (target) drop(place, target);
+    if (target) target.classList.remove("target");
+    if (!target || ended.type === "pointercancel") return;
+    if (target.id === "tray") take(place); else drop(place, target);
   };
   follow(event);
   addEventListener("pointermove", follow);
