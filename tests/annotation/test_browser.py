@@ -150,6 +150,11 @@ def test_nothing_moves_while_images_are_placed_and_rated(
         assert [answer.ratings[place] for place in places] == [{}, {}, {"fidelity": 6}, {}]
 
 
+IN_SIGHT = """(() => { const gap = document.querySelector("#ranking .gap").getBoundingClientRect();
+  return gap.bottom < document.querySelector("#actions").getBoundingClientRect().top; })()"""
+"""Whether the place for the first image can be seen."""
+
+
 class Finger:
     """A finger on the screen of a phone."""
 
@@ -197,6 +202,17 @@ def test_images_are_ranked_by_touch(browser: Any, tmp_path: Path, seats: list[Se
             drag(place, "touchEnd")
         page.locator("#send").tap()
         seat.done(1)
+        page.set_viewport_size({"width": 390, "height": 500})
+        page.evaluate("scrollTo(0, 0)")
+        finger.touch("touchStart", finger.middle("#tray .grip"))
+        assert not page.evaluate(IN_SIGHT)
+        for move in range(100):
+            finger.touch("touchMove", (200 + move % 2, 490))
+            if page.evaluate(IN_SIGHT):
+                break
+        finger.touch("touchMove", finger.middle("#ranking .gap"))
+        finger.touch("touchEnd")
+        assert page.locator("#ranking .number").all_inner_texts() == ["1"]
     (answer,) = queues.log.answers
     assert [answer.ranks[place] for place in places] == [4, 3, 2, 1]
 

@@ -3,6 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const state = { annotator: "", question: null, tiers: [], ratings: {}, tie: false, shown: 0, busy: false };
 const ASPECTS = ["overall", "alignment", "fidelity"];
+const EDGE = 60, SCROLL = 20; // a drag within EDGE pixels of an edge of the window scrolls by SCROLL at each move
 
 function make(tag, options = {}, ...children) {
   const element = document.createElement(tag);
@@ -256,6 +257,7 @@ function drag(event, figure, place) {
     if (moved.pointerId !== event.pointerId) return; // another finger
     ghost.style.left = `${moved.clientX - 60}px`;
     ghost.style.top = `${moved.clientY - 60}px`;
+    if (moved.clientY < EDGE) scrollBy(0, -SCROLL); else if (moved.clientY > innerHeight - EDGE) scrollBy(0, SCROLL);
     const below = document.elementFromPoint(moved.clientX, moved.clientY);
     if (target) target.classList.remove("target");
     target = below && below.closest("[data-tier], [data-gap], #tray");
