@@ -1,4 +1,9 @@
-"""Reader of tables of images and prompts in CSV, JSON, JSON Lines, Parquet or WebDataset's tars."""
+"""Reader of tables of images and prompts in CSV, JSON, JSON Lines, Parquet or WebDataset's tars.
+
+Parquet and tars are read through the `datasets` library (`read_columns`). Text files are not, because they have no
+types and the library guesses them: from JSON, the identifiers "007" and 7 both become 7, and "2024-05-06" becomes a
+time; a CSV row with too many cells is shifted to the left without a message.
+"""
 
 import csv
 import difflib
