@@ -49,9 +49,13 @@ def test_the_page_has_a_table_of_the_rounds(tmp_path: Path) -> None:
     assert read_run(run).kind == ITERATION
     assert read_run(run).is_empty
     (run / "rounds.json").write_text(json.dumps([FIGURES]))
-    (run / "summary.json").write_text(json.dumps({"best_round": 2}))
     assert not read_run(run).is_empty
-    page = make_page([run, write_tuning_run(run / "round_01" / "tuning")]).html.decode()
+    write_tuning_run(run / "round_01" / "tuning")
+    page = make_page([run]).html.decode()
+    assert "0.800 to 0.812" in page
+    assert "is exported" not in page  # further rounds follow
+    (run / "summary.json").write_text(json.dumps({"best_round": 2}))
+    page = make_page([run, run / "round_01" / "tuning"]).html.decode()
     assert "1 fine-tuning run, 1 iteration" in page
     assert "0.800 to 0.812" in page
     assert "round 2 is exported" in page
