@@ -25,6 +25,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "dpo, random pairs": (*TUNING, "algorithm.algorithm.pick=random"),
 }
 """Arguments of each variant: the two best of the screen, the report's method, and the best one's control."""
+BRIEF = ("algorithm.guidance_scales=[]", "algorithm.best_of=1", "prompts.test.count=64")
+"""Arguments of all variants: the verdict at the run's end is short, because `judged` gives the one that counts."""
 JUDGED = (
     "+experiment=figure8",
     f"sampling.guidance_scale={GUIDANCE}",
@@ -37,7 +39,8 @@ JUDGED = (
 def trained(variant: str, seed: int) -> Run:
     """The run of a variant."""
     reward = f"reward.source={interaction(seed).path}"
-    return Run(folder("beyond_guidance", f"final {variant}", seed), (*VARIANTS[variant], f"seed={seed}", reward))
+    place = folder("beyond_guidance", f"final {variant}", seed)
+    return Run(place, (*VARIANTS[variant], *BRIEF, f"seed={seed}", reward))
 
 
 def judged(variant: str, seed: int) -> Run:

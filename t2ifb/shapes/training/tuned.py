@@ -12,7 +12,7 @@ from PIL import Image
 from t2ifb.utils.files import read_text, write_text
 
 REWARD = ("+experiment=reward_mlp", "head=interaction")
-TUNING = ("+experiment=dpo", "algorithm.epochs=0.4", "algorithm.validate_every=256")
+TUNING = ("+experiment=dpo", "algorithm.epochs=0.4", "algorithm.validate_every=256", "optimizer.lr=7e-4")
 """64 pools, 1,024 updates and 570,000 network evaluations; the held-out scorers choose the best checkpoint."""
 VERDICT = (
     "+experiment=figure8", "sampling.guidance_scale=4", "guidance_scales=[2.5,4,6]", "prompts.most=400",
