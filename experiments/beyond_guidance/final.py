@@ -1,5 +1,7 @@
 """Final: the recipes of `shapes` on test prompts, over guidance scales. See README.md.
 
+The variant `dpo, distilled` starts from the run `dpo` of the same seed, which is trained first.
+
 python -m experiments.beyond_guidance.final --only dpo --seeds 0    # trains and judges one run
 python -m experiments.beyond_guidance.final                         # all that is missing
 python -m experiments.beyond_guidance.final --list                  # what is done, and what is missing
@@ -12,41 +14,44 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.beyond_guidance.study import RESULTS, interaction
+from experiments.beyond_guidance.study import ALL_LAYERS, RESULTS, interaction, lengths
 from experiments.runs import Run, folder, study_parser, train_all, train_each, write
 from t2ifb.shapes.training.tuned import TUNING
 
 PROMPTS, IMAGES, GUIDANCE = 400, 4, 4
-"""Test prompts, images of each, and the guidance scale of both models in the main comparison."""
+"""Test prompts, images of each, and the guidance scale at which the base model is best."""
+DISTILLED = "dpo, distilled"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "dpo": TUNING,
     "grpo": ("+experiment=grpo",),
     "refl": ("+experiment=refl",),
     "dpo, random pairs": (*TUNING, "algorithm.algorithm.pick=random"),
-}
-"""Arguments of each variant: the two best of the screen, the report's method, and the best one's control."""
+    DISTILLED: (
+        "+experiment=guidance_distillation", "algorithm.lora.rank=8", ALL_LAYERS, "algorithm.ema=0.9",
+        *lengths(128, batch=16),
+    ),
+}  # fmt: skip
+"""Arguments of each variant: the two best of the screen, the report's method, the best one's control, and the best one
+without guidance."""
 BRIEF = ("algorithm.guidance_scales=[]", "algorithm.best_of=1", "prompts.test.count=64")
 """Arguments of all variants: the verdict at the run's end is short, because `judged` gives the one that counts."""
-JUDGED = (
-    "+experiment=figure8",
-    f"sampling.guidance_scale={GUIDANCE}",
-    "guidance_scales=[1,2.5,4,6]",
-    f"prompts.most={PROMPTS}",
-    f"evaluation.images_per_prompt={IMAGES}",
-)
+JUDGED = ("+experiment=figure8", f"prompts.most={PROMPTS}", f"evaluation.images_per_prompt={IMAGES}")
 
 
 def trained(variant: str, seed: int) -> Run:
     """The run of a variant."""
-    reward = f"reward.source={interaction(seed).path}"
     place = folder("beyond_guidance", f"final {variant}", seed)
-    return Run(place, (*VARIANTS[variant], *BRIEF, f"seed={seed}", reward))
+    start = (f"algorithm.start_from={trained('dpo', seed).path}",) if variant == DISTILLED else ()
+    reward = f"reward.source={interaction(seed).path}"
+    return Run(place, (*VARIANTS[variant], *start, *BRIEF, f"seed={seed}", reward))
 
 
 def judged(variant: str, seed: int) -> Run:
     """Comparison of a run with the base model. Noise is that of seed 0, so that runs share the base model's images."""
     place = folder("beyond_guidance", f"judged {variant}", seed)
-    return Run(place, (*JUDGED, f"run={trained(variant, seed).path}"), "t2ifb.evaluate")
+    own, scales = (1, f"1,{GUIDANCE}") if variant == DISTILLED else (GUIDANCE, "1,2.5,4,6")
+    how = (f"sampling.guidance_scale={own}", f"guidance_scales=[{scales}]", f"run={trained(variant, seed).path}")
+    return Run(place, (*JUDGED, *how), "t2ifb.evaluate")
 
 
 def result_file(variant: str, seed: int) -> Path:
@@ -87,6 +92,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     if missing:
         train_all([interaction(seed) for seed in {seed for _, seed in missing.values()}], 1)
+        train_all([trained("dpo", seed) for variant, seed in missing.values() if variant == DISTILLED], asked.jobs)
 
     def judge(name: str) -> None:
         job = missing[name]

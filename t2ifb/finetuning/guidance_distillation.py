@@ -1,4 +1,4 @@
-"""Guidance distillation: a model without guidance learns the output of the guided base model."""
+"""Guidance distillation: a model without guidance learns its own output with guidance."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +18,14 @@ States = Literal["student", "teacher"]
 
 @dataclass(frozen=True)
 class GuidanceDistillation:
-    """Regression of a student without guidance on its guided base model (arXiv 2210.03142, stage one).
+    """Regression of a student without guidance on a guided teacher (arXiv 2210.03142, stage one).
 
         L = E mean_D (f_θ(x_t, z) - [w f(x_t, z) + (1 - w) f(x_t, ∅)])²
 
-    f is the network's output and w the teacher's guidance scale. The teacher is the model without adapters. States x_t
-    are those of the student's own rollouts, as in on-policy distillation, or of the teacher's. The student then samples
-    with half the network evaluations, and its adapters can be the start of another algorithm. No reward is used.
+    f is the network's output and w the teacher's guidance scale. The teacher is the model that training starts from:
+    the base model, or that with the adapters of `start_from`. States x_t are those of the student's own rollouts, as in
+    on-policy distillation, or of the teacher's. The student then samples with half the network evaluations, and its
+    adapters can be the start of another algorithm. No reward is used.
 
     Attributes:
         teacher_scale: w, above 1.
@@ -75,7 +76,7 @@ class GuidanceDistillation:
         steps = self.indices(len(policy.schedule), policy.seed, batch.position)
         rollout, _ = policy.start(batch)
         if self.states == "teacher":
-            context, denoise = policy.reference(), self.teacher(policy, batch.prompts)
+            context, denoise = policy.beginning(), self.teacher(policy, batch.prompts)
         else:
             context, denoise = policy.untrained(), policy.denoiser(batch.prompts, guided=False)
         with context:
@@ -91,12 +92,12 @@ class GuidanceDistillation:
         """The squared error of the student's output."""
         noisy, steps = part["latents"], part.step
         student = policy.denoiser(part.prompts, guided=False)
-        with policy.reference():
+        with policy.beginning():
             target = self.teacher(policy, part.prompts)(noisy, steps)
         error = (student(noisy, steps) - target).square().flatten(1).mean(1)
         return mean_loss(error, part, **by_step("error", error, steps))
 
     def teacher(self, policy: Policy, prompts: Sequence[str]) -> Denoise:
-        """The denoiser at the teacher's scale; the base model's inside `policy.reference()`."""
+        """The denoiser at the teacher's scale; the teacher's inside `policy.beginning()`."""
         sampler = replace(policy.sampler, guidance_scale=self.teacher_scale)
         return sampler.denoiser(policy.model, policy.schedule, prompts)

@@ -17,7 +17,17 @@ from t2ifb.evaluation.scoring import ScoreSheet
 def test_every_variant_is_a_valid_run(overrides: tuple[str, ...]) -> None:
     schema.register()
     (composed,) = compose_all("train", list(overrides))
-    assert composed.config.sampling.guidance_scale == (1 if overrides == final.VARIANTS["refl"] else 4)
+    without_guidance = (final.VARIANTS["refl"], final.VARIANTS[final.DISTILLED])
+    assert composed.config.sampling.guidance_scale == (1 if overrides in without_guidance else 4)
+
+
+def test_the_distilled_model_starts_from_the_adapters_of_dpo() -> None:
+    schema.register()
+    runs = [final.trained(variant, 1) for variant in ("dpo", final.DISTILLED)]
+    tuned, distilled = (compose_all("train", list(run.overrides))[0].config.algorithm for run in runs)
+    assert distilled.lora == tuned.lora
+    assert distilled.start_from == str(runs[0].path)
+    assert "sampling.guidance_scale=1" in final.judged(final.DISTILLED, 1).overrides
 
 
 @pytest.mark.parametrize("variant", study.VARIANTS)

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from t2ifb.diffusion.sampling import Rollout
 from t2ifb.finetuning.guidance_distillation import GuidanceDistillation
 from t2ifb.finetuning.module import FineTuningModule
+from t2ifb.finetuning.policy import Policy
 from tests.finetuning.method_parts import BATCH, assert_alike, gradient, make_module
 
 
@@ -16,17 +18,32 @@ def keys(module: FineTuningModule) -> list[tuple[int, ...]]:
     return [(module.policy.seed, BATCH.position, number) for number in BATCH.numbers]
 
 
-def test_an_update_is_the_regression_on_the_guided_base_model() -> None:
+def fill(policy: Policy, weights: list[Tensor]) -> None:
+    for weight, value in zip(policy.adapters, weights, strict=True):
+        weight.data = value.clone()
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_an_update_is_the_regression_on_the_guided_start(tuned: bool) -> None:
+    """The start is the base model, or a tuned one."""
     module = make_module(GuidanceDistillation(3.0, gradients_per_rollout=2))
     policy = module.policy
+    start = [weight.detach().clone() * tuned for weight in policy.adapters]
+    if tuned:
+        policy.keep_start()
+        for weight in policy.adapters:
+            weight.data = weight * 1.5 + 0.01
+    student = [weight.detach().clone() for weight in policy.adapters]
     module.training_step(BATCH, 0)
     experience, loss = module.experience, torch.zeros(())
     assert experience is not None
     for row, prompt in enumerate(experience.prompts):
         noisy, step = experience["latents"][row : row + 1], int(experience["step"][row])
         time, states, empty = policy.schedule.timesteps[step : step + 1], *map(policy.model.encode, ([prompt], [""]))
-        with policy.reference():
+        with torch.no_grad():
+            fill(policy, start)
             guided = 3 * policy.model.predict(noisy, time, states) - 2 * policy.model.predict(noisy, time, empty)
+        fill(policy, student)
         loss = loss + (policy.model.predict(noisy, time, states) - guided).pow(2).mean() / len(experience)
     expected = torch.cat([each.flatten() for each in torch.autograd.grad(loss, policy.adapters)])
     assert_alike(gradient(module), expected)
