@@ -53,6 +53,11 @@ OWN_SAMPLES = {
     "guidance_distillation": (),
 }
 """Arguments that make an experience one small update."""
+GUIDED = ("grpo", "dpo", "best_of_n", "nft")
+"""Algorithms that tune with guidance in the embedded domains."""
+EMBEDDED = ("shapes", "shapes_flow")
+USUAL = {"sd15": 7.5, "shapes": 4.0, "shapes_flow": 2.5}
+"""Usual guidance scale of each domain."""
 REWARDS = [name for name in EXPERIMENTS["train"] if name not in (*TUNINGS, *ROUNDS)]
 
 
@@ -81,7 +86,7 @@ def take_two_steps(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: st
 def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
     """Arguments for a domain on the small data, with a tiny encoder where the real one would be downloaded."""
     arguments = [f"domain={domain}", f"dataset.source={database}"]
-    if domain == "shapes":
+    if domain in EMBEDDED:
         return arguments
     return [*arguments, f"encoder.model=local-dir:{tiny_clip(folder / 'clip')}", "encoder.pretrained=null"]
 
@@ -109,7 +114,7 @@ class World(NamedTuple):
     trained: Path
 
 
-@pytest.fixture(scope="module", params=["shapes", "sd15"])
+@pytest.fixture(scope="module", params=["shapes", "sd15", pytest.param("shapes_flow", marks=pytest.mark.slow)])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database: Path) -> World:
     folder = tmp_path_factory.mktemp(request.param)
     arguments = in_domain(request.param, folder, database)
@@ -123,6 +128,8 @@ def test_every_reward_experiment_takes_two_steps(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
     domain, _, arguments, folder = world
+    if domain == "shapes_flow":
+        pytest.skip("data and scorers are those of shapes")
     if experiment != "reward_mlp":
         folder = take_two_steps(monkeypatch, tmp_path, f"+experiment={experiment}", *arguments)
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
@@ -141,9 +148,9 @@ def test_every_reward_experiment_takes_two_steps(
 def tunable(world: World) -> World:
     """The same with what fine-tuning needs besides."""
     domain, folder, arguments, trained = world
-    if domain == "shapes":
+    if domain in EMBEDDED:
         few = ["prompts.train.count=40", "prompts.validation.count=2", "prompts.test.count=2"]
-        return World("shapes", folder, [*arguments, *few], trained)
+        return World(domain, folder, [*arguments, *few], trained)
     (folder / "prompts.json").write_text(json.dumps([{"text": f"a red {n}", "image": ""} for n in range(40)]))
     published = [name for name in write_published(folder / "published") if not name.startswith("scorers.clip")]
     judges = [name.replace("scorers.", "judges.") for name in published if "aesthetic" in name or "image_rew" in name]
@@ -179,12 +186,12 @@ def test_every_fine_tuning_takes_two_steps_by_the_newest_reward_run_or_its_own(
         assert reward["source"] == str(trained)
     assert judges | {"reward"} <= summary["test_kept"].keys()
     assert ("aesthetic_score" in summary["test_kept"]) == ("aesthetic_score" in judges)
-    assert ("gold/alignment" in summary["test_kept"]) == (domain == "shapes")
+    assert ("gold/alignment" in summary["test_kept"]) == (domain in EMBEDDED)
     assert (folder / "export" / "pytorch_lora_weights.safetensors").exists()
     found = json.loads((folder / "judge_weights.json").read_text())  # by the validation rankings
     assert summary["judge_weights"] == found["weights"] and found["accuracies"].keys() == found["weights"].keys()
     assert judges <= found["weights"].keys() <= summary["test_kept"].keys()
-    own = {"sd15": 7.5, "shapes": 4.0 if experiment == "dpo" else 1.0}[domain]
+    own = USUAL[domain] if domain == "sd15" or experiment in GUIDED else 1.0
     assert summary["guidance"]["scales"] == sorted([2.0, own])
     assert summary["sentence"].startswith(summary["guidance"]["sentence"])
     if experiment == "refl":
@@ -203,13 +210,15 @@ def compare_with_base(
     table = go(monkeypatch, folder, "evaluate", "+experiment=figure8", f"run={tuned}", *given, *quick)
     (rows,) = json.loads((table / "summary.json").read_text())["figure8"].values()
     assert {"clip_score", "aesthetic_score", "blip_score", "image_reward", "reward", "diversity"} <= rows.keys()
-    assert ("alignment" in rows) == (domain == "shapes")
+    assert ("alignment" in rows) == (domain in EMBEDDED)
     assert [name for name, row in rows.items() if row["trained_on"]] == ["reward"]
 
 
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS["evaluate"] if name != "figure8"])
 def test_every_evaluation_judges_a_reward_run(monkeypatch: pytest.MonkeyPatch, world: World, experiment: str) -> None:
     domain, tmp_path, arguments, trained = world
+    if domain == "shapes_flow":
+        pytest.skip("data and scorers are those of shapes")
     arguments = arguments + (write_published(tmp_path / "published for table 1") if domain == "sd15" else [])
     folder = go(monkeypatch, tmp_path, "evaluate", f"+experiment={experiment}", "device=cpu", *arguments)
     assert folder.parent == tmp_path / "outputs" / domain / experiment
