@@ -13,6 +13,7 @@ import math
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -70,12 +71,14 @@ def read_table(
 
     def check(place: str, columns: Iterable[str]) -> None:
         there = list(columns)
+        if twice := [name for name, count in Counter(there).items() if name and count > 1]:
+            raise ValueError(f"{place}: more than one column {', '.join(twice)}")
         try:
             if accepts is not None and not set(needed) <= set(there) and accepts(there):
                 return
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        _check_columns(place, there, needed, optional)
+        _check_columns(place, there, needed, optional, accepts is not None)
 
     rows = [row for row in read(path, check) if any(row.text(column) for column in row.cells)]
     if not rows:
@@ -139,11 +142,12 @@ def _csv_rows(path: Path, check: Check) -> Iterator[Row]:
 
 
 def _json_rows(path: Path, check: Check) -> Iterator[Row]:
-    for number, entry in enumerate(read_json_list(path)):
-        yield _row(f"{path}, entry {number}", entry, check)
+    entries = enumerate(read_json_list(path))
+    yield from _checked([_row(f"{path}, entry {number}", entry) for number, entry in entries], check)
 
 
 def _json_lines(path: Path, check: Check) -> Iterator[Row]:
+    rows = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
@@ -151,7 +155,15 @@ def _json_lines(path: Path, check: Check) -> Iterator[Row]:
                 entry = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{place} is not JSON ({error}); expected one object per line") from error
-            yield _row(place, entry, check)
+            rows.append(_row(place, entry))
+    yield from _checked(rows, check)
+
+
+def _checked(rows: list[Row], check: Check) -> list[Row]:
+    """The rows; each may leave out columns that others have."""
+    if rows:
+        check(rows[0].place, dict.fromkeys(column for row in rows for column in row.cells))
+    return rows
 
 
 def _columnar_rows(path: Path, check: Check) -> Iterator[Row]:
@@ -171,27 +183,27 @@ READERS: dict[str, Callable[[Path, Check], Iterator[Row]]] = {
 }
 
 
-def _row(place: str, entry: Any, check: Check | None = None) -> Row:
+def _row(place: str, entry: Any) -> Row:
     """A row from an object with a key for each column."""
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: expected an object with a key for each column, got {type(entry).__name__}")
     cells = {str(key).strip().lower(): cell for key, cell in entry.items()}
-    if check is not None:
-        check(place, cells)
+    if len(cells) < len(entry):
+        raise ValueError(f"{place}: two keys differ only in letter case or spaces ({', '.join(map(str, entry))})")
     return Row(place, {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in cells.items()})
 
 
-def _check_columns(place: str, there: list[str], needed: Sequence[str], optional: Sequence[str]) -> None:
-    """Raise an error if a column is missing or duplicated."""
-    if twice := [name for name in (*needed, *optional) if there.count(name) > 1]:
-        raise ValueError(f"{place}: more than one column {', '.join(twice)}")
+def _check_columns(place: str, there: list[str], needed: Sequence[str], optional: Sequence[str], pairs: bool) -> None:
+    """Raise an error if a column is missing; `pairs` says whether a table of pairs would be read too."""
     lacking = [name for name in needed if name not in there]
     if not lacking:
         return
+    named = "name their columns with columns={first: …, second: …, label: …}"
     if sum(PAIR.fullmatch(name) is not None for name in there) > 1:
+        remedy = f"rows of images are expected. Write one row for each image, with the columns {', '.join(needed)}"
         raise ValueError(
-            f"{place}: this looks like a table of pairs ({', '.join(there)}), but rows of images are expected. Write "
-            f"one row for each image, with the columns {', '.join(needed)}"
+            f"{place}: this looks like a table of pairs ({', '.join(there)}), but "
+            f"{f'its images are not known; {named}' if pairs else remedy}"
         )
     others = [name for name in there if name not in (*needed, *optional)]
     hints = [
@@ -200,7 +212,8 @@ def _check_columns(place: str, there: list[str], needed: Sequence[str], optional
     perhaps = f", and perhaps {', '.join(optional)}" if optional else ""
     raise ValueError(
         f"{place}: no column {', '.join(lacking)}; found {', '.join(there) or 'nothing'}. "
-        f"Expected {', '.join(needed)}{perhaps}. {' '.join(hints)}".rstrip()
+        f"Expected {', '.join(needed)}{perhaps}{f', or two images in each row: {named}' if pairs else ''}. "
+        f"{' '.join(hints)}".rstrip()
     )
 
 

@@ -71,7 +71,8 @@ class RewardModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics, weighted by comparisons over all processes."""
-        asked = self.asked.compute().clamp(min=1)
+        asked = self.asked.compute()
+        asked = asked.masked_fill(asked == 0, 1)
         self.log("val/loss", self.loss_sum.compute() / asked)
         self.log("val/accuracy", self.right.compute() / asked, prog_bar=True)
         for metric in (self.loss_sum, self.right, self.asked):

@@ -1,5 +1,6 @@
 """A scorer that is a user's own Python class, by its path."""
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -95,10 +96,12 @@ def _load(path: str | Path) -> ModuleType:
             return importlib.import_module(str(path))
         if not file.is_file():
             raise ValueError(f"the file {file} does not exist; expected a Python file with a scorer's class")
-        spec = importlib.util.spec_from_file_location(file.stem, file)
+        # A name of its own: a file may be called like a package that it imports.
+        name = f"{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+        spec = importlib.util.spec_from_file_location(name, file)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(file.stem, module)  # dataclasses and pickle look a class's module up
+        sys.modules.setdefault(name, module)  # dataclasses and pickle look a class's module up
         spec.loader.exec_module(module)
         return module
     except ValueError:

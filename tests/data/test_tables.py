@@ -127,6 +127,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         "line 3: unbalanced quotation marks",
     ),
     "a column twice": ("rankings.csv", "prompt,image,rank,Prompt\na,b,1,c\n", "line 1: more than one column prompt"),
+    "a key twice": ("rankings.json", '[{"prompt": "a", "Prompt": "b"}]', "two keys differ only in letter case"),
     "a list in json lines": ("rankings.jsonl", json.dumps(objects(table())), "line 1: expected an object with a key"),
     "lines in json": ("rankings.json", lines(table()), "a file with one object per line must end with .jsonl"),
     "broken json lines": ("rankings.jsonl", lines(table()) + "\n{", "line 5 is not JSON"),
@@ -240,6 +241,24 @@ def test_pairs_are_read_as_rankings_but_not_scored(folder: Path) -> None:
         ConfigError, match=r"line 1: this looks like a table of pairs \(caption, image_a, image_b, label\)"
     ):
         _read_pairs(folder / "rankings.csv")
+
+
+def test_a_row_of_json_may_leave_out_what_others_have(folder: Path) -> None:
+    pair = {"prompt": "a", "image_a": NAMES[0], "image_b": NAMES[1]}
+    (folder / "rankings.jsonl").write_text(json.dumps(pair) + "\n" + json.dumps({**pair, "label": "b"}))
+    (ranking,) = OwnRankings(folder, shares={"train": 1.0}).rankings("train")
+    assert ranking.ranks == (2, 1)
+
+
+def test_pairs_with_unknown_names_can_be_named(folder: Path) -> None:
+    (folder / "rankings.csv").write_text(f"prompt,photo_a,photo_b,label\na,{NAMES[0]},{NAMES[1]},a\n")
+    with pytest.raises(ValueError, match=r"its images are not known; name their columns with columns=\{first: …"):
+        OwnRankings(folder).rankings("train")
+    given = {"first": "photo_a", "second": "photo_b"}
+    assert len(OwnRankings(folder, given, shares={"train": 1.0}).rankings("train")) == 1
+    (folder / "rankings.csv").write_text("prompt,picture1,picture2,label\n")
+    with pytest.raises(ValueError, match=r"or two images in each row: name their columns with columns="):
+        OwnRankings(folder).rankings("train")
 
 
 def test_images_in_parquet_are_ranked_and_scored(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The reward module: the mean over all comparisons, for any share, and repeatable dropout."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,18 @@ def test_ties_are_wrong_and_a_validation_is_weighted_by_comparisons() -> None:
         losses.append(-logsigmoid(better - worse))
     assert trained.logged["val/loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=1e-6)
     assert [float(metric.compute()) for metric in (trained.loss_sum, trained.right, trained.asked)] == [0, 0, 0]
+
+
+def test_small_weights_change_no_mean_of_a_validation() -> None:
+    logged = []
+    for weight in (0.01, 1.0):
+        module, some = make(), batch()
+        votes = {"shares": torch.ones(len(some.better)), "weights": torch.full((len(some.better),), weight)}
+        module.validation_step(replace(some, **votes), 0)
+        module.on_validation_epoch_end()
+        logged.append(module.logged)
+    assert logged[0] == pytest.approx(logged[1])
+    assert logged[1]["val/loss"] > 0
 
 
 def test_dropout_is_a_function_of_seed_step_and_rank() -> None:

@@ -87,6 +87,15 @@ def test_it_is_a_row_of_table_1_and_its_scores_are_kept_until_the_file_changes(s
     assert table.run(tmp_path)["table"] == first and len(calls.read_text()) == 2 * len(asked)
 
 
+def test_a_file_may_be_called_like_a_package_that_it_imports(tmp_path: Path) -> None:
+    path = tmp_path / "starlette.py"
+    path.write_text("import starlette.requests\n" + SOURCE)
+    assert ModuleScore(path, "Length")(IMAGES, ["ab", "abc"]).tolist() == [2.0, 3.0]
+    import starlette
+
+    assert not hasattr(starlette, "Length")
+
+
 WRONG = [
     (("Absent", None), "has no class Absent"),
     (("Length", {"length": 1}), "cannot build Length of .*unexpected keyword argument 'length'"),

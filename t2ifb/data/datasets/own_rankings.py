@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from t2ifb.data.content_keys import ImageKeys
 from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
 from t2ifb.data.preferences.files import PreferenceFile, read_preferences, split_files
 from t2ifb.data.preferences.folders import folder_rows
@@ -16,6 +17,7 @@ from t2ifb.data.prompts import hash_fraction
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.tables import READERS, Row
 from t2ifb.data.validation import check_once, image_files, memory_file
+from t2ifb.utils.files import data_folder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class OwnRankings:
     def __init__(
         self,
         source: str | Path,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, str | None] | None = None,
         labels: Mapping[str, Any] | None = None,
         shares: Mapping[str, float] | None = None,
         seed: int = 0,
@@ -57,6 +59,7 @@ class OwnRankings:
             source: The folder or file.
             columns: Columns by role, such as `{"prompt": "caption", "first": "img_x", "second": "img_y", "label":
                 "best"}`, where their names do not say it; `ROLES` in `t2ifb.data.preferences.columns` lists the roles.
+                None, such as `{"weight": None}`, means that there is no such column, though a name looks like it.
             labels: Labels that mean `first`, `second` and `tie`, where the labels themselves do not say it.
             shares: Approximate share of the prompts per split, used if neither files nor a column define the splits; by
                 default 0.8 `train`, 0.1 `validation` and 0.1 `test`.
@@ -154,7 +157,9 @@ class OwnRankings:
 
     def _joined(self, rankings: list[RankedPrompt], split: str, place: str) -> list[RankedPrompt]:
         """Join the answers on the same images, and log how many contradict each other."""
-        joined, repeated, self.contradicting[split] = join_annotators(rankings)
+        joined, repeated, self.contradicting[split] = join_annotators(
+            rankings, ImageKeys(data_folder() / "image_keys.npy")
+        )
         if repeated:
             logger.warning(
                 "%s: %d pairs of images have several answers, %d of them contradicting ones; the reward learns their "

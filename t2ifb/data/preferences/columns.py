@@ -70,8 +70,9 @@ PRESETS = {
 }
 """Names of known files by columns that they have."""
 FIRST_IS_BETTER = {("path1", "path2")}
-"""Image columns of HPDv3: without a label or votes the first image is the preferred one. A row of its own column
-`choice_dist` may be empty."""
+"""Image columns of HPDv3: without a label or votes the first image is the preferred one. One of its columns `CHOICES`
+tells its tables from others with these names; a row of them may be empty."""
+CHOICES = {"confidence", "choice_dist"}
 HALVES = (("first", "second"), ("chosen", "rejected"), ("votes_first", "votes_second"))
 """Roles that are given together."""
 RIVALS = (("first", "chosen"), ("label", "votes"), ("label", "votes_first"), ("votes", "votes_first"),
@@ -98,13 +99,13 @@ class PairColumns:
         return f"{self.name} ({named}{'; the first image is the preferred one' if self.ordered else ''})"
 
 
-def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None) -> PairColumns | None:
+def pair_columns(columns: Iterable[str], given: Mapping[str, str | None] | None = None) -> PairColumns | None:
     """Find out what the columns of a table of pairs are.
 
     Args:
         columns: Lower-case names.
         given: Columns by role (`ROLES`). They take precedence: with a given choice (`label`, `votes`, `votes_first`,
-            `chosen`) no other one is guessed.
+            `chosen`) no other one is guessed. None means that there is no such column, whatever the names say.
 
     Returns:
         The columns; None if there are no two images among them.
@@ -113,8 +114,9 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
         ValueError: The given map has an unknown role or column, half a pair or rivals, or prompt or choice cannot be
             found.
     """
-    there = list(columns)
-    found = checked_map(there, given or {})
+    there, given = list(columns), given or {}
+    found = checked_map(there, given)
+    absent = {role for role, column in given.items() if column is None}
     listed = _listed(there)
     _check_roles(found)
     chosen = {"label", "votes", "votes_first"} & found.keys()
@@ -133,19 +135,24 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
         ordered = pair in ORDERED and not chosen - {"votes"}
         taken |= set(pair)
     for role, names in ALIASES.items():
-        if role in found or (settled and role in ("label", "votes")):
+        if role in found or role in absent or (settled and role in ("label", "votes")):
             continue
         if column := next((name for name in names if name in there and name not in taken), None):
             found[role] = column
+    settled = settled or bool(absent & {"votes_first", "votes_second"})
     if not settled and (pair := next((pair for pair in VOTES if set(pair) <= set(there) - taken), None)):
         found["votes_first"], found["votes_second"] = pair
+    # Nothing is guessed that the names of the images say already; votes say more than a label.
+    needless = ("label", "votes", "votes_first", "votes_second") if ordered else ("label",) * ("votes_first" in found)
+    for role in needless:
+        if role not in given:
+            found.pop(role, None)
     if "prompt" not in found:
         raise ValueError(f"no column with the prompt; {listed}. Name it with columns={{prompt: …}}")
     own = not {"label", "votes_first"} & found.keys() and found.get("votes") in (None, "choice_dist")
+    own = own and bool(CHOICES & set(there))
     ordered = ordered or (own and (found["first"], found["second"]) in FIRST_IS_BETTER)
-    if ordered:
-        found.pop("label", None)
-    elif not {"label", "votes", "votes_first"} & found.keys():
+    if not ordered and not {"label", "votes", "votes_first"} & found.keys():
         raise ValueError(
             f"no column says which image is preferred; {listed}. Name it with columns={{label: …}} or "
             "columns={votes_first: …, votes_second: …}, or name the images columns={chosen: …, rejected: …}"
@@ -154,8 +161,10 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str] | None = None)
     return PairColumns(name, {role: found[role] for role in ROLES if role in found}, ordered)
 
 
-def checked_map(columns: Sequence[str], given: Mapping[str, str], roles: Iterable[str] = ROLES) -> dict[str, str]:
-    """A map that the user gave, with lower-case columns.
+def checked_map(
+    columns: Sequence[str], given: Mapping[str, str | None], roles: Iterable[str] = ROLES
+) -> dict[str, str]:
+    """A map that the user gave, with lower-case columns, without roles that have none.
 
     Args:
         columns: Lower-case names of the columns that are there.
@@ -165,12 +174,17 @@ def checked_map(columns: Sequence[str], given: Mapping[str, str], roles: Iterabl
     Raises:
         ValueError: A role is unknown, or a column is missing.
     """
-    found = {role: column.strip().lower() for role, column in given.items()}
-    if unknown := [role for role in found if role not in roles]:
+    found = lower_map(given)
+    if unknown := [role for role in given if role not in roles]:
         raise ValueError(f"columns: unknown role {', '.join(unknown)}; expected some of {', '.join(roles)}")
     if lacking := [f"{role}={column}" for role, column in found.items() if column not in columns]:
         raise ValueError(f"columns: no column for {', '.join(lacking)}; {_listed(columns)}")
     return found
+
+
+def lower_map(given: Mapping[str, str | None]) -> dict[str, str]:
+    """Lower-case columns by role, of the roles that have one."""
+    return {role: str(column).strip().lower() for role, column in given.items() if column is not None}
 
 
 def _listed(columns: Sequence[str]) -> str:

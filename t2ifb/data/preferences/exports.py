@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from t2ifb.data.preferences.labels import WORDS
+from t2ifb.data.preferences.labels import words_of
 from t2ifb.data.tables import Row
 
 RESPONSES = ".responses"
@@ -180,9 +180,10 @@ def _tag_of_choice(answers: Sequence[dict[Tag, str]], names: set[str]) -> Tag:
     tags = sorted({tag for answer in answers for tag in answer})
     possible = [tag for tag in tags if tag[0] == "pairwise"] or tags
     if len(possible) > 1:
-        known = names | WORDS.keys()
+        words = words_of()
+        known = names | words.keys()
         labels = {tag: {answer[tag].strip().lower() for answer in answers if tag in answer} for tag in possible}
-        sides = {tag for tag in possible if any(WORDS.get(label) != "tie" for label in labels[tag])}
+        sides = {tag for tag in possible if any(words.get(label) != "tie" for label in labels[tag])}
         named = [tag for tag in possible if tag[0] == "choices" and tag in sides and labels[tag] <= known]
         if len(named) != 1:
             listed = ", ".join(name for _, name in possible)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t2ifb.data.preferences.columns import ALIASES, PairColumns, checked_map, pair_columns
+from t2ifb.data.preferences.columns import ALIASES, PairColumns, checked_map, lower_map, pair_columns
 from t2ifb.data.preferences.exports import (
     argilla_rows,
     label_studio_rows,
@@ -99,7 +99,7 @@ def _shards(folders: Sequence[Path]) -> dict[str | None, tuple[Path, ...]]:
 
 def read_preferences(
     paths: Sequence[Path],
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     labels: Mapping[str, Any] | None = None,
     others: Sequence[Sequence[Path]] = (),
 ) -> PreferenceFile:
@@ -132,7 +132,7 @@ def read_preferences(
     return _pairs(rows, form, labels, more)
 
 
-def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | tuple[list[Row], PairColumns]:
+def _read(paths: Sequence[Path], given: Mapping[str, str | None]) -> PreferenceFile | tuple[list[Row], PairColumns]:
     """Rankings, or the rows and columns of pairs whose choices are still to be understood."""
     if paths[0].is_dir():
         if given:
@@ -175,23 +175,23 @@ def _read(paths: Sequence[Path], given: Mapping[str, str]) -> PreferenceFile | t
     return rows, pairs
 
 
-def _guessable(rows: Sequence[Row], columns: Sequence[str], given: Mapping[str, str]) -> list[str]:
+def _guessable(rows: Sequence[Row], columns: Sequence[str], given: Mapping[str, str | None]) -> list[str]:
     """The columns without those that have the name of a list of votes but hold something else, such as their number."""
-    named = {column.strip().lower() for column in given.values()}
+    named = {*lower_map(given).values()}
     lists = {name for name in ALIASES["votes"] if any(isinstance(vote_list(row.cells.get(name)), list) for row in rows)}
     return [column for column in columns if column not in ALIASES["votes"] or column in named | lists]
 
 
-def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
+def _renamed(columns: Sequence[str] | Mapping[str, Any], given: Mapping[str, str | None]) -> list[str]:
     """Column names with those of `given` replaced by the roles of a table of rankings.
 
     A column that has the name of a given role but is not meant gets an empty name.
     """
-    roles = {column.strip().lower(): role for role, column in given.items() if role in (*NEEDED, *OPTIONAL)}
+    roles = {column: role for role, column in lower_map(given).items() if role in (*NEEDED, *OPTIONAL)}
     return [roles.get(column, "" if column in roles.values() else column) for column in columns]
 
 
-def _rankings(rows: Sequence[Row], given: Mapping[str, str], note: str = "") -> PreferenceFile:
+def _rankings(rows: Sequence[Row], given: Mapping[str, str | None], note: str = "") -> PreferenceFile:
     """A table of rankings, with the columns of `given` renamed."""
     renamed = [Row(row.place, dict(zip(_renamed(row.cells, given), row.cells.values(), strict=True))) for row in rows]
     check_cells(renamed, (*NEEDED, *OPTIONAL))
@@ -205,7 +205,7 @@ def _with_splits(rows: Sequence[Row]) -> list[Row]:
     return [Row(row.place, row.cells | splits.get(place, {})) for place, row in enumerate(rows)]
 
 
-def _export(name: str, rows: list[Row], given: Mapping[str, str]) -> tuple[list[Row], PairColumns]:
+def _export(name: str, rows: list[Row], given: Mapping[str, str | None]) -> tuple[list[Row], PairColumns]:
     """Pairs of an annotation tool's export.
 
     Raises:
@@ -228,6 +228,6 @@ def _pairs(
         pairs, empty, meaning = pair_rows(rows, form, labels, others)
     except ValueError as error:
         raise ValueError(f"{rows[0].place.rpartition(', ')[0]}: {error}") from error
-    check_cells(pairs, ("prompt", "first", "second", *OPTIONAL))
+    check_cells(pairs, ("prompt", "first", "second", "prompt_id", "split"))
     notes = [f"read as {form}", meaning, f"{empty} of {len(rows)} rows have no choice and are skipped" if empty else ""]
     return PreferenceFile(_with_splits(pairs), True, "; ".join(note for note in notes if note))

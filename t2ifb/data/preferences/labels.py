@@ -11,12 +11,15 @@ Side: TypeAlias = Literal["first", "second", "tie"]
 SHARES: dict[Side, tuple[float, float]] = {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5)}
 """Votes for both images."""
 WORDS: dict[str, Side] = {
-    **dict.fromkeys(("a", "first", "left", "chosen", "image_a", "image_1", "image1"), "first"),
-    **dict.fromkeys(("b", "second", "right", "rejected", "image_b", "image_2", "image2"), "second"),
+    **dict.fromkeys(("first", "chosen"), "first"),
+    **dict.fromkeys(("second", "rejected"), "second"),
     **dict.fromkeys(
         ("tie", "equal", "same", "both", "draw", "neither", "none", "both_good", "both_bad", "good", "bad"), "tie"
     ),
 }
+"""Labels that mean the same whatever the columns of the images are called."""
+POSITIONS = (("a", "b"), ("left", "right"), ("0", "1"), ("1", "2"))
+"""What tells two images apart in the names of their columns and in labels."""
 NUMBERS: dict[frozenset[float], dict[float, Side]] = {
     frozenset((0.0, 0.5, 1.0)): {0.0: "first", 0.5: "tie", 1.0: "second"},
     frozenset((1.0, 2.0)): {1.0: "first", 2.0: "second"},
@@ -49,24 +52,20 @@ class Labels:
                 raise ValueError(f"labels: expected a label for first, second and tie, got {side!r}")
             listed = labels if isinstance(labels, Sequence) and not isinstance(labels, str) else [labels]
             self.given |= {_word(label): side for label in listed}  # type: ignore[misc]
-        self.words: dict[str, Side] = dict(WORDS)
-        for name, side in zip(names, ("first", "second"), strict=True):
-            self.words |= {_word(name): side, _word(name.rpartition(".")[2]): side}  # type: ignore[dict-item]
+        self.words = words_of(names)
+        counted, sides = _positions(names)
         seen = {number for value in values if (number := to_number(value)) is not None}
-        from_zero, from_one = (
-            all(re.search(rf"{position}([._]|$)", name) for position, name in zip(positions, names, strict=True))
-            for positions in ("01", "12")
-        )
         forms = [numbers for possible, numbers in NUMBERS.items() if seen <= possible]
         self.numbers: dict[float, Side] = {}
         if seen and not self.given:
-            if not forms or (len(forms) > 1 and not from_zero and not from_one):
+            if not forms or (len(forms) > 1 and counted not in (("0", "1"), ("1", "2"))):
                 raise ValueError(
                     f"the labels {', '.join(f'{number:g}' for number in sorted(seen))} are ambiguous; say what they "
                     "mean with labels={first: …, second: …, tie: …}"
                 )
-            self.numbers = forms[-1 if from_one else 0]
-            self.numbers = {number: side for number, side in self.numbers.items() if number != 0.5 or 0.5 in seen}
+            meant = forms[-1 if counted == ("1", "2") else 0]
+            other: dict[Side, Side] = {"first": sides[0], "second": sides[1], "tie": "tie"}
+            self.numbers = {number: other[side] for number, side in meant.items() if number != 0.5 or 0.5 in seen}
         self.names = names
 
     def __str__(self) -> str:
@@ -93,6 +92,31 @@ class Labels:
         return SHARES[side]
 
 
+def words_of(names: tuple[str, str] = ("", "")) -> dict[str, Side]:
+    """Meaning of the words that are labels, for images whose columns have such names."""
+    counted, sides = _positions(names)
+    found = dict(WORDS)
+    for pair in POSITIONS:
+        # Of 0, 1 and 2 only those count that the columns have, since image_1 is the first or the second image.
+        if pair[0].isalpha() or pair == (("0", "1") if counted == ("0", "1") else ("1", "2")):
+            stems = ("", "image_") if pair[0].isalpha() else ("image_", "image")
+            found |= {f"{stem}{word}": side for stem in stems for word, side in zip(pair, sides, strict=True)}
+    for name, side in zip(names, ("first", "second"), strict=True):
+        found |= {_word(each): side for each in (name, name.rpartition(".")[2]) if each}  # type: ignore[misc]
+    return found
+
+
+def _positions(names: tuple[str, str]) -> tuple[tuple[str, str] | None, tuple[Side, Side]]:
+    """What tells the columns of two images apart, of `POSITIONS`, and which image has its first and its second word."""
+    one, two = (set(re.findall(r"[a-z]+|\d+", name)) for name in names)
+    for pair in POSITIONS:
+        if pair[0] in one - two and pair[1] in two - one:
+            return pair, ("first", "second")
+        if pair[0] in two - one and pair[1] in one - two:
+            return pair, ("second", "first")
+    return None, ("first", "second")
+
+
 def two_votes(first: Any, second: Any, signed: bool = False) -> tuple[float, float] | None:
     """Votes of two cells; None if both are empty or no votes were given.
 
@@ -117,7 +141,8 @@ def two_votes(first: Any, second: Any, signed: bool = False) -> tuple[float, flo
 
 
 def _word(value: Any) -> str:
-    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    number = to_number(value)
+    text = "" if value is None else str(value) if number is None else f"{number:g}"
     return re.sub(r"(?<=\w)[ \-]+(?=\w)", "_", text.strip().lower())
 
 

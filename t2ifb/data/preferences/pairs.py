@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
@@ -156,18 +157,21 @@ def ranks_of(votes: Sequence[Votes], images: int) -> tuple[int, ...]:
     return tuple(order.index(score) + 1 for score in rounded)
 
 
-def join_annotators(rankings: Sequence[RankedPrompt]) -> tuple[list[RankedPrompt], int, int]:
+def join_annotators(
+    rankings: Sequence[RankedPrompt], content: Callable[[Sequence[Image]], Sequence[Hashable]]
+) -> tuple[list[RankedPrompt], int, int]:
     """Join rankings of the same prompt and images into one with the votes of all.
 
     Args:
         rankings: Rankings, one for each answer.
+        content: Gives for images that lie in a table what is equal for equal ones, wherever they lie.
 
     Returns:
         The rankings in the order of their first answers, the number of pairs of images that several answers compare,
         and how many of these pairs have answers that contradict each other.
     """
     groups: dict[tuple[str, frozenset[Image]], list[RankedPrompt]] = {}
-    for ranking in rankings:
+    for ranking in _with_equal_images(rankings, content):
         groups.setdefault((ranking.prompt, frozenset(ranking.images)), []).append(ranking)
     joined: list[RankedPrompt] = []
     repeated = contradicting = 0
@@ -184,6 +188,28 @@ def join_annotators(rankings: Sequence[RankedPrompt]) -> tuple[list[RankedPrompt
                 contradicting += any(a > b for a, b in given) and any(b > a for a, b in given)
         joined.append(replace(group[0], ranks=ranks_of(votes, len(images)), votes=tuple(votes)))
     return joined, repeated, contradicting
+
+
+def _with_equal_images(
+    rankings: Sequence[RankedPrompt], content: Callable[[Sequence[Image]], Sequence[Hashable]]
+) -> list[RankedPrompt]:
+    """The rankings, with the first of equal images in tables in place of the others, for prompts that occur again."""
+    often = Counter(ranking.prompt for ranking in rankings)
+    images = [
+        image
+        for image in dict.fromkeys(i for ranking in rankings if often[ranking.prompt] > 1 for i in ranking.images)
+        if not isinstance(image, Path)
+    ]
+    firsts: dict[Hashable, Image] = {}
+    equal: dict[Image, Image] = {
+        image: firsts.setdefault(key, image) for image, key in zip(images, content(images), strict=True)
+    }
+    return [
+        replace(ranking, images=tuple(equal.get(i, i) for i in ranking.images))
+        if often[ranking.prompt] > 1
+        else ranking
+        for ranking in rankings
+    ]
 
 
 def _answer(ranking: RankedPrompt, first: Image, second: Image) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """Parquet files and WebDataset tars, read through the `datasets` library into memory-mapped tables."""
 
 import io
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,10 @@ BUILDERS = {".parquet": ("parquet", "Parquet file"), ".tar": ("webdataset", "Web
 """Builder of the `datasets` library and name of a kind of file, by suffix."""
 KEY = "__key__"
 """Column of a WebDataset with the common stem of a sample's files."""
+JSON = "json"
+"""Column of a WebDataset with further columns."""
+TEXTS = (JSON, "txt", "text", "cls", "id")
+"""Suffixes that are read, beside those of images."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,13 @@ def read_columns(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, A
     builder, kind = BUILDERS[path.suffix.lower()]
     try:
         table = datasets.load_dataset(
-            builder, data_files=[str(path.absolute())], split="train", cache_dir=str(data_folder() / "tables")
-        )
+            builder, data_files=[str(path.absolute())], split="train", cache_dir=str(data_folder() / "tables"),
+            features=_types(path) if builder == "webdataset" else None,
+        )  # fmt: skip
     except Exception as error:  # the library wraps errors of many kinds
         cause = error.__cause__ or error
-        raise ValueError(f"{path} is not a {kind}: {str(cause) or type(cause).__name__}") from error
+        what = " ".join(str(cause).split()) or type(cause).__name__
+        raise ValueError(f"{path} is not a {kind}: {what}") from error
     images = [name for name, feature in table.features.items() if _holds_images(feature)]
     for name in images:
         if isinstance(table.features[name], datasets.Image):
@@ -115,15 +122,33 @@ def read_columns(path: Path) -> tuple[list[str], Iterator[tuple[str, dict[str, A
         for number in range(len(table)):
             place = f"{path}, row {number}"
             cells = dict(others[number]) if others.column_names else {}
-            cells |= cells["json"] if isinstance(cells.get("json"), dict) else {}
+            cells |= cells[JSON] if isinstance(cells.get(JSON), dict) else {}
             if KEY in cells:
                 cells.setdefault("prompt_id", cells[KEY])
             for name, view in views.items():
                 cells[name.strip().lower()] = ColumnImage(key, number, name, place, path.parent, view, named[name])
             yield place, cells
 
-    names = [*table.column_names, *(extra if isinstance(extra := table.features.get("json"), dict) else ())]
-    return [name.strip().lower() for name in names], rows()
+    extra = table[JSON] if builder == "webdataset" and JSON in table.column_names else ()
+    names = [*table.column_names, *(name for each in extra if isinstance(each, dict) for name in each)]
+    return list(dict.fromkeys(name.strip().lower() for name in names)), rows()
+
+
+def _types(path: Path) -> Any:
+    """Types of a tar's columns; the library would guess them from the first samples and change what does not fit."""
+    import datasets
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    with tarfile.open(path) as tar:
+        suffixes = dict.fromkeys(Path(name).name.partition(".")[2] for name in tar.getnames())
+    kinds = {KEY: datasets.Value("string")}
+    for suffix in filter(None, suffixes):
+        ending = suffix.rpartition(".")[2].lower()
+        if ending in WebDataset.IMAGE_EXTENSIONS:
+            kinds[suffix] = datasets.Image(decode=False)
+        elif ending in TEXTS:
+            kinds[suffix] = datasets.Json() if ending == JSON else datasets.Value("string")
+    return datasets.Features(kinds)
 
 
 def _names_files(column: Any) -> bool:

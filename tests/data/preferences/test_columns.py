@@ -55,6 +55,25 @@ def test_a_given_choice_excludes_guessed_ones() -> None:
     assert labelled is not None and not labelled.ordered and labelled.columns["label"] == "final"
 
 
+def test_guessed_columns_contradict_nothing_that_the_names_say() -> None:
+    ordered = pair_columns(["prompt", "chosen", "rejected", "votes_a", "votes_b", "label"])
+    assert ordered is not None and ordered.ordered
+    assert ordered.columns == {"prompt": "prompt", "first": "chosen", "second": "rejected"}
+    voted = pair_columns(["prompt", "image_a", "image_b", "votes_a", "votes_b", "label"])
+    assert voted is not None and "label" not in voted.columns and voted.columns["votes_first"] == "votes_a"
+    with pytest.raises(ValueError, match="no column says which image is preferred"):
+        pair_columns(["prompt", "path1", "path2", "better"])  # named as in HPDv3, whose first image is the better one
+
+
+def test_none_in_a_map_means_that_there_is_no_such_column() -> None:
+    table = ["prompt", "image_a", "image_b", "label", "confidence", "weight", "user", "votes_a", "votes_b"]
+    without = pair_columns(table, dict.fromkeys(("confidence", "weight", "annotator", "votes_first")))
+    assert without is not None
+    assert without.columns == {"prompt": "prompt", "first": "image_a", "second": "image_b", "label": "label"}
+    with pytest.raises(ValueError, match="unknown role sure"):
+        pair_columns(table, {"sure": None})
+
+
 def test_a_table_of_images_is_none_of_pairs() -> None:
     assert pair_columns(["prompt", "image", "rank"]) is None
 

@@ -18,6 +18,11 @@ MEANINGS: list[tuple[list[Any], tuple[str, str], list[tuple[float, float]]]] = [
     ([1], ("1.jpg", "2.jpg"), [FIRST]),
     ([1, 1], ("image_1", "image_2"), [FIRST, FIRST]),
     ([1, 1], ("image_0", "image_1"), [SECOND, SECOND]),
+    (["image_0", "image_1", "image1"], ("jpg_0", "jpg_1"), [FIRST, SECOND, SECOND]),
+    (["image_1", "image2", "image_left"], ("image_a", "image_b"), [FIRST, SECOND, FIRST]),
+    (["left", "a", "first"], ("right_image", "left_image"), [SECOND, SECOND, FIRST]),
+    ([1, 2, "image_1"], ("image_2", "image_1"), [SECOND, FIRST, SECOND]),
+    (["b", "image_b"], ("photo_b", "photo_a"), [FIRST, FIRST]),
 ]
 
 
@@ -37,6 +42,8 @@ def test_given_labels_replace_the_known_ones() -> None:
     assert [meaning.votes(label) for label in (1, "0", "zero", -1)] == [FIRST, SECOND, SECOND, TIE]
     with pytest.raises(ValueError, match="unknown label 'a'; expected 1, 0, zero, -1"):
         meaning.votes("a")
+    written = Labels(["1.0", "0.0"], NAMES, {"first": 1.0, "second": "0"})  # pandas writes them if one is missing
+    assert [written.votes(label) for label in ("1.0", "0.0", 1, 0)] == [FIRST, SECOND, FIRST, SECOND]
 
 
 @pytest.mark.parametrize("numbers", [[-1, 1], [0, 1, 2], [3], [1, 1]])

@@ -8,6 +8,7 @@ import pytest
 from t2ifb.data.preferences.columns import pair_columns
 from t2ifb.data.preferences.pairs import join_annotators, pair_rows, rank_pairs, ranks_of
 from t2ifb.data.rankings import RankedPrompt, Votes
+from t2ifb.data.storage.columnar import ColumnImage
 from t2ifb.data.tables import Row
 from tests.data.parts import encoded_picture
 
@@ -94,17 +95,37 @@ def test_answers_of_annotators_are_added_up_and_contradictions_counted() -> None
         RankedPrompt("0, bob", "cat", (C, A, B), (2, 1, 2)),  # a before b and c; b and c equal
         RankedPrompt("0, eve", "cat", (B, A, C), (1, 2, 3)),
     ]
-    joined, repeated, contradicting = join_annotators(answers)
+    joined, repeated, contradicting = join_annotators(answers, list)
     assert [r.prompt_id for r in joined] == ["0, ada", "1"]
     assert joined[0].votes == (Votes(0, 1, 2, 1), Votes(0, 2, 3, 0), Votes(1, 2, 2.5, 0.5))
     assert joined[0].ranks == (1, 2, 3)
     assert (repeated, contradicting) == (3, 1)
-    assert joined[1] is answers[1]
+    assert joined[1] == answers[1]
 
 
 def test_equal_answers_are_one_comparison_of_more_weight() -> None:
     same = RankedPrompt("0", "cat", (A, B), (2, 1))
     other = RankedPrompt("1", "cat", (B, A), (1, 2))
-    ((joined,), repeated, contradicting) = join_annotators([same, other])
+    ((joined,), repeated, contradicting) = join_annotators([same, other], list)
     assert [(j.better, j.worse, j.share, j.weight) for j in joined.judgements()] == [(1, 0, 1, 2)]
     assert (repeated, contradicting) == (1, 0)
+
+
+def test_equal_images_in_a_table_are_the_same_image() -> None:
+    """A table with embedded images has them in each row again."""
+
+    def image(row: int, column: str) -> ColumnImage:
+        return ColumnImage("t", row, column, f"row {row}", Path(), None)
+
+    rankings = [RankedPrompt(str(n), "cat", (image(n, "a"), image(n, "b")), (1 + n, 2 - n)) for n in (0, 1)]
+    alone = RankedPrompt("2", "dog", (image(2, "a"), image(2, "b")), (1, 2))
+    asked: list[Any] = []
+
+    def content(images: Any) -> list[str]:
+        asked.extend(images)
+        return [each.column for each in images]
+
+    joined, repeated, contradicting = join_annotators([*rankings, alone], content)
+    assert [ranking.images for ranking in joined] == [rankings[0].images, alone.images]
+    assert (joined[0].votes, repeated, contradicting) == ((Votes(0, 1, 1, 1),), 1, 1)
+    assert not {*alone.images} & {*asked}  # nothing is read without need

@@ -73,8 +73,25 @@ def test_samples_of_a_tar(tmp_path: Path) -> None:
     assert isinstance(cells["1.png"], ColumnImage) and cells["1.png"].read() == encoded_picture(2, "PNG")
 
 
+def test_json_in_a_tar_keeps_its_types(tmp_path: Path) -> None:
+    """The library takes types from the first five samples, and makes 0 of 0.5 after five whole numbers."""
+    labels = [0, 1, 0, 1, 0, 0.5, "tie", None]
+    samples: dict[str, bytes | dict[str, object]] = {}
+    for number, label in enumerate(labels):
+        more = {"weight": 1.9} if number > 5 else {}
+        samples[f"{number}.png"] = encoded_picture(number, "PNG")
+        samples[f"{number}.json"] = {"label": label, "n": {"m": number}, **more}
+    columns, entries = read_columns(write_samples(tmp_path / "some.tar", samples))
+    assert {"png", "label", "weight"} <= set(columns)
+    cells = [each for _, each in entries]
+    assert [each["label"] for each in cells] == labels and type(cells[0]["label"]) is int
+    assert [each.get("weight") for each in cells[5:]] == [None, 1.9, 1.9]
+    assert cells[3]["n"] == {"m": 3}
+
+
 @pytest.mark.parametrize(("name", "kind"), [("broken.parquet", "Parquet file"), ("broken.tar", "WebDataset tar")])
 def test_other_files_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=f"{name} is not a {kind}: "):
+    with pytest.raises(ValueError, match=f"{name} is not a {kind}: ") as raised:
         read_columns(tmp_path / name)
+    assert "\n" not in str(raised.value)
