@@ -50,13 +50,15 @@ def annotate(parts: Components) -> None:
     order, most = parts.value("order"), parts.value("most")
     if order not in ("random", "disagreement") or (most is not None and most < 1):
         raise ConfigError([f"order={order} most={most}: expected random or disagreement, and at least 1"])
+    reward, device = _reward(parts)  # what is wrong with it is said before anything is drawn or answered
     source, output = _places(parts)
-    items = _chosen(parts, read_items(source, mode, parts.value("images"), parts.value("seed")))
+    items = read_items(source, mode, parts.value("images"), parts.value("seed"))
+    items = _chosen(parts, items, reward, device)
     log = AnswerLog(output, items)
 
     @cache
     def scores() -> dict[str, list[float]] | None:
-        return _scores(parts, items)
+        return None if reward is None else _scores(reward, items, device)
 
     try:
         if parts.value("serve"):
@@ -148,8 +150,8 @@ def _take_settings(parts: Components, runs: list[str]) -> None:
             parts.settle(name, value)
 
 
-def _chosen(parts: Components, items: "list[Item]") -> "list[Item]":
-    """The questions to ask, in order.
+def _chosen(parts: Components, items: "list[Item]", reward: Any, device: "torch.device") -> "list[Item]":
+    """The questions to ask, in order: those of all prompts, or of the first `most`.
 
     Raises:
         ConfigError: Disagreement has no ensemble.
@@ -157,11 +159,11 @@ def _chosen(parts: Components, items: "list[Item]") -> "list[Item]":
     if parts.value("order") == "disagreement":
         from t2ifb.annotation.selection import by_disagreement
 
-        reward, device = _reward(parts)
         if (members := getattr(reward, "members", None)) is None:
             raise ConfigError(["order=disagreement: give +scorer@reward=ensemble 'reward.sources=[RUN,RUN,RUN]'"])
         items = by_disagreement(items, list(members), device)
-    return items[: parts.value("most")]
+    prompts = [*dict.fromkeys(item.prompt for item in items)][: parts.value("most")]
+    return [item for item in items if item.prompt in {*prompts}]
 
 
 def _serve(parts: Components, items: "list[Item]", log: "AnswerLog", scores: Scores) -> None:
@@ -251,19 +253,25 @@ def _conclude(parts: Components, items: "list[Item]", log: "AnswerLog", scores: 
     for name, text in results.lines().items():
         print(f"{name}: {text}")
     write_json(log.folder / "results.json", results.to_json())
-    rest = f"{typed('domain', parts.value('domain'))} dataset=own_rankings {typed('dataset.source', log.folder)}"
-    print(f"train a reward on them: python -m t2ifb.train +experiment=reward_mlp {rest}")
+    if (images := log.folder.parent).name == "rankings" and (rounds := images.parent.parent / ".hydra").is_dir():
+        print(f"continue the rounds: python -m t2ifb.train {typed('resume', rounds.parent)}")
+    else:
+        rest = f"{typed('domain', parts.value('domain'))} dataset=own_rankings {typed('dataset.source', log.folder)}"
+        print(f"train a reward on them: python -m t2ifb.train +experiment=reward_mlp {rest}")
     if parts.value("export"):
         counts = export(log.folder, Path(parts.value("export")).expanduser())
         print(f"{sum(counts.values())} rankings in ImageRewardDB's layout: {parts.value('export')}")
 
 
-def _scores(parts: Components, items: "list[Item]") -> dict[str, list[float]] | None:
-    """Scores by the reward that annotators are compared with; None without one."""
+def _scores(reward: Any, items: "list[Item]", device: "torch.device") -> dict[str, list[float]] | None:
+    """Scores by the reward that annotators are compared with; None, with a message, if it fails."""
     from t2ifb.annotation.results import score_items
 
-    reward, device = _reward(parts)
-    return None if reward is None else score_items(reward, items, device)
+    try:
+        return score_items(reward, items, device)
+    except (ValueError, RuntimeError, OSError) as error:  # answers must not wait for it
+        print(f"the answers are not compared with the reward: {error}", flush=True)
+        return None
 
 
 def _reward(parts: Components) -> "tuple[Any, torch.device]":

@@ -80,7 +80,8 @@ def iterate(parts: Components) -> dict[str, Any]:
         figures: dict[str, Any] = iteration.fit()
     except RankingsNeeded as wanted:
         print(f"{wanted.missing} of {wanted.prompts} prompts have no answer yet. Rank their images:")
-        print(f"  python -m t2ifb.annotate {typed('source', wanted.images.absolute())}")
+        here = f"{typed('domain', parts.value('domain'))} {typed('source', wanted.images.absolute())}"
+        print(f"  python -m t2ifb.annotate {here}")
         print("then end that page with Ctrl-C, and continue:")
         print(f"  python -m t2ifb.train {typed('resume', run)}", flush=True)
         raise SystemExit(0) from wanted

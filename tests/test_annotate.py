@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from t2ifb.annotate import _address, _listening, _some, _take_settings
+from t2ifb.annotate import _address, _chosen, _listening, _some, _take_settings
+from t2ifb.annotation.items import read_items
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import Components
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
@@ -134,6 +136,34 @@ def test_settings_of_a_run_are_taken_except_those_that_are_given(
         assert (sampling["num_inference_steps"], sampling["guidance_scale"]) == expected[:2]
         schedule = sampling.get("schedule")
         assert expected[2] is None if schedule is None else str(expected[2]).lower() in str(schedule).lower()
+
+
+def test_a_wrong_reward_is_named_before_anybody_answers(run_here: Command, tmp_path: Path) -> None:
+    folder = shapes_images(tmp_path / "images")
+    arguments = (f"source={folder}", "simulate=true", "mode=compare")
+    done = run_here("t2ifb.annotate", *arguments, "+scorer@reward=reward_model", "reward.source=nowhere")
+    assert done.returncode == 2 and "nowhere" in done.stderr
+    assert not (folder / "annotations" / "rankings.jsonl").exists()
+
+
+def test_answers_do_not_wait_for_a_reward_that_fails(run_here: Command, tmp_path: Path) -> None:
+    folder = shapes_images(tmp_path / "images")
+    (tmp_path / "failing.py").write_text(
+        "class Failing:\n    def __call__(self, images, prompts):\n        raise OSError('the server is gone')\n"
+    )
+    reward = ("+scorer@reward=module", f"reward.path={tmp_path / 'failing.py'}", "reward.class_name=Failing")
+    done = run_here("t2ifb.annotate", f"source={folder}", "simulate=true", "mode=compare", *reward)
+    assert done.returncode == 0, done.stderr
+    assert "the answers are not compared with the reward" in done.stdout
+    assert "tuned preferred to base: " in done.stdout
+
+
+def test_a_number_of_prompts_is_asked_about_with_all_their_questions(tmp_path: Path) -> None:
+    items = read_items(write_generated(tmp_path, prompts=5, copies=1, models=("base", "one", "two")), "compare")
+    config = compose_all("annotate", [f"source={tmp_path}", "most=2"])[0].config
+    chosen = _chosen(Components(config), items, None, torch.device("cpu"))
+    assert len(chosen) == 2 * 3 and len({item.prompt for item in chosen}) == 2
+    assert chosen == [item for item in items if item in chosen]
 
 
 def test_the_base_model_draws_for_a_folder(run_here: Command, tmp_path: Path) -> None:

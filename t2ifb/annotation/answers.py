@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
@@ -84,9 +85,9 @@ class AnswerLog:
 
     If images were moved or renamed since, the valid answers about them are appended again with the new names.
 
-    A line has the columns `prompt_id`, `prompt`, `images` (relative to the file), `models`, `ranks` (null for an answer
-    without), `annotator`, `answer`, `ratings` and `seconds`. A line that a killed process did not finish is removed
-    when the file is opened again.
+    A line has the columns `prompt_id`, `prompt`, `images` (relative to the file), `models`, `hashes` (of the images),
+    `ranks` (null for an answer without), `annotator`, `answer`, `ratings` and `seconds`. A line that a killed process
+    did not finish is removed when the file is opened again.
     """
 
     def __init__(self, folder: Path, items: Sequence[Item]) -> None:
@@ -131,6 +132,7 @@ class AnswerLog:
             "prompt": item.prompt,
             "images": self._names(item),
             "models": list(item.models),
+            "hashes": list(item.hashes),
             "ranks": list(answer.ranks) or None,
             "annotator": answer.annotator,
             "answer": answer.kind,
@@ -172,20 +174,18 @@ class AnswerLog:
     def _places(self, item: Item, row: dict[str, Any]) -> list[int]:
         """Place in a line of each image of the question; the order of images depends on the seed.
 
-        The same key means the same files in a source that may have moved, so files correspond in the order of paths,
-        within each model if the models have the same names.
+        Images correspond by their content, since files may have been moved or renamed; equal ones by model and path.
 
         Raises:
-            ValueError: The line has no such images and models.
+            ValueError: The line has no such images.
         """
-        names, models, count = row.get("images") or [], row.get("models") or [], len(item.images)
-        if not _texts(names, count) or not _texts(models, count):
-            raise ValueError(f"{self.path}, question {item.key}: expected {count} images and their models")
-        named = sorted(models) == sorted(item.models)
-        files = [os.path.abspath(self.folder.resolve() / name) for name in names]
-        stored = [(model if named else "", file) for file, model in zip(files, models, strict=True)]
-        shown = zip(item.images, item.models, strict=True)
-        asked = [(model if named else "", str(_place(image))) for image, model in shown]
+        count, columns = len(item.images), [row.get(name) or [] for name in ("hashes", "models", "images")]
+        if not all(_texts(column, count) for column in columns) or sorted(columns[0]) != sorted(item.hashes):
+            raise ValueError(
+                f"{self.path}, question {item.key}: expected {count} images, their models and their hashes"
+            )
+        stored = [*zip(*columns, strict=True)]
+        asked = [*zip(item.hashes, item.models, self._names(item), strict=True)]
         places = [0] * count
         for old, new in zip(_sorted_places(stored), _sorted_places(asked), strict=True):
             places[new] = old
@@ -193,7 +193,7 @@ class AnswerLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read all lines, and remove an unfinished last one.
+    """Read all lines. An unfinished last one is removed; a whole one that only lacks its end of line gets it.
 
     Raises:
         ValueError: A finished line is not a JSON object.
@@ -202,7 +202,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return []
     content = path.read_bytes()
     whole, newline, rest = content.rpartition(b"\n")
-    if rest:
+    if rest and _is_object(rest):
+        with path.open("ab") as file:
+            file.write(b"\n")
+        whole = content
+    elif rest:
         logger.warning("%s: removed an unfinished last line of %d bytes", path, len(rest))
         with path.open("r+b") as file:
             file.truncate(len(whole) + len(newline))
@@ -216,6 +220,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
         rows.append(row)
     return rows
+
+
+def _is_object(line: bytes) -> bool:
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(line), dict)
+    return False
 
 
 def _append(file: FileIO, line: bytes) -> None:
@@ -245,8 +255,8 @@ def _texts(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)
 
 
-def _sorted_places(files: Sequence[tuple[str, str]]) -> list[int]:
-    return sorted(range(len(files)), key=files.__getitem__)
+def _sorted_places(images: Sequence[tuple[str, str, str]]) -> list[int]:
+    return sorted(range(len(images)), key=images.__getitem__)
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

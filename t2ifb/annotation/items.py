@@ -35,12 +35,14 @@ class Item:
         prompt: The text.
         images: 2 to 9 files, in an order that says nothing about their models.
         models: Model of each image, such as `base` or `tuned`; empty texts if unknown.
+        hashes: SHA-256 of each image, by which answers are matched when files have moved.
     """
 
     key: str
     prompt: str
     images: tuple[Path, ...]
     models: tuple[str, ...]
+    hashes: tuple[str, ...] = ()
 
 
 def read_items(source: str | Path, mode: Mode = "rank", images: int = MOST, seed: int = 0) -> list[Item]:
@@ -99,7 +101,7 @@ def _with_keys(items: Sequence[Item]) -> list[Item]:
         shown = json.dumps([item.prompt, sorted(content[file] for file in item.images)])
         key = hashlib.sha256(f"{shown}{seen[shown] or ''}".encode()).hexdigest()[:16]
         seen[shown] += 1
-        found.append(replace(item, key=key))
+        found.append(replace(item, key=key, hashes=tuple(content[file] for file in item.images)))
     return found
 
 
@@ -150,7 +152,7 @@ def _prompts(path: Path) -> Iterator[tuple[str, list[Picture]]]:
     elif path.is_dir():
         for folder in sorted(entry for entry in path.iterdir() if (entry / CAPTION).is_file()):
             pictures = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-            prompt = " ".join(read_text(folder / CAPTION).split())
+            prompt = " ".join(read_text(_inside(path, folder / CAPTION, str(folder))).split())
             yield prompt, [(_inside(path, picture, str(folder)), "") for picture in pictures]
     else:
         raise ValueError(f"{path} does not exist; expected a folder of images with prompts, or a table")
@@ -194,5 +196,5 @@ def _inside(folder: Path, image: Path, place: str) -> Path:
         ValueError: It is elsewhere, or a link that leads elsewhere.
     """
     if not image.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{place}: the image {image} is outside of the folder {folder}; copy it into the folder")
+        raise ValueError(f"{place}: {image} is outside of the folder {folder}; copy it into the folder")
     return image

@@ -156,12 +156,17 @@ def collect(
         answers = log.current()
     finally:
         log.close()
-    seen = {key for _, key in answers}
+    prompts, rows = {item.key: item.prompt for item in items}, read_lines(folder / ANSWERS / FILE)
+    # Answers to other questions about the same prompts, such as pairs of images, count too.
+    others = [row for row in rows if row["prompt_id"] not in prompts and row["answer"] != "undone"]
+    seen = {prompts[key] for _, key in answers} | {row["prompt"] for row in others} & {*prompts.values()}
     if len(seen) < answered * len(items):
         raise RankingsNeeded(folder, len(items) - len(seen), len(items))
-    ranked = {key for (_, key), answer in answers.items() if answer.kind == "ranks"}
-    splits = divide([item.prompt for item in items if item.key in ranked], held_out, seed)
-    rows = [row | {"split": splits.get(row["prompt"], "train")} for row in read_lines(folder / ANSWERS / FILE)]
+    # A ranking in which all images are equal says nothing in validation and test.
+    ranked = {prompts[key] for (_, key), answer in answers.items() if len(set(answer.ranks)) > 1}
+    ranked |= {row["prompt"] for row in others if len(set(row["ranks"] or ())) > 1} & seen
+    splits = divide([item.prompt for item in items if item.prompt in ranked], held_out, seed)
+    rows = [row | {"split": splits.get(row["prompt"], "train")} for row in rows]
     write_text(folder / COLLECTED / FILE, "".join(json.dumps(row) + "\n" for row in rows))
     scores = None
     if reward is not None:
@@ -201,10 +206,15 @@ def divide(prompts: Sequence[str], held_out: float, seed: int) -> dict[str, str]
         ValueError: No prompt would be left for `train`.
     """
     ordered = sorted(set(prompts), key=lambda prompt: (hash_fraction(prompt, seed), prompt))
-    few = max(1, round(held_out * len(ordered))) if held_out else 0
+    few = held_out_count(len(ordered), held_out)
     if len(ordered) <= 2 * few:
         raise ValueError(
             f"{len(ordered)} prompts have a ranking; expected more than {2 * few}, {few} each for validation and test"
         )
     names = ["validation"] * few + ["test"] * few + ["train"] * (len(ordered) - 2 * few)
     return dict(zip(ordered, names, strict=True))
+
+
+def held_out_count(prompts: int, share: float) -> int:
+    """Number of prompts for validation, and for test: a share of all, and at least one; none without a share."""
+    return max(1, round(share * prompts)) if share else 0

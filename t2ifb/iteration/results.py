@@ -58,17 +58,20 @@ def figures_of(
     }
 
 
-def best_round(rounds: Sequence[Mapping[str, Any]]) -> int:
+def best_round(rounds: Sequence[Mapping[str, Any]]) -> tuple[int, bool]:
     """Number of the round whose model has the highest selection score on validation prompts; the first of equal ones.
 
     Without held-out scorers it is the last round: each round has another reward, and their scores cannot be compared.
 
     Args:
         rounds: Figures of the rounds.
+
+    Returns:
+        The number, and whether held-out scorers chose it.
     """
     if [*rounds[-1]["judge_weights"]] == [REWARD]:
-        return int(rounds[-1]["round"])
-    return int(max(rounds, key=lambda figures: figures["validation"]["judges"])["round"])
+        return int(rounds[-1]["round"]), False
+    return int(max(rounds, key=lambda figures: figures["validation"]["judges"])["round"]), True
 
 
 def write_rounds(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:

@@ -18,8 +18,8 @@ from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.finetuning.evaluator import REWARD
 from t2ifb.finetuning.run import FineTuner
 from t2ifb.finetuning.run_parts import check_counts
-from t2ifb.iteration.collection import COLLECTED, Judge, collect, draw, prompts_of_rounds
-from t2ifb.iteration.results import best_round, figures_of, show_rounds, write_rounds
+from t2ifb.iteration.collection import COLLECTED, Judge, collect, draw, held_out_count, prompts_of_rounds
+from t2ifb.iteration.results import PAGE, best_round, figures_of, show_rounds, write_rounds
 from t2ifb.reward_learning.run import RewardTrainer
 from t2ifb.training.run_folder import SUMMARY, RunFolder
 from t2ifb.training.settings import settings_of
@@ -70,8 +70,9 @@ class Iteration:
 
         Args:
             tuner: Builds the `FineTuner` of a round; all of its arguments except `reward`, `output_dir`, `rankings`,
-                `start_from`, `seed` and `resume`. Its `sampling` also draws the images that are ranked, of its training
-                prompts. An algorithm on preference pairs learns from the rankings that the reward is trained on.
+                `seed` and `resume`. Its `sampling` also draws the images that are ranked, of its training prompts, and
+                its `start_from` is the start of the first round. An algorithm on preference pairs learns from the
+                rankings that the reward is trained on.
             reward_trainer: Builds the `RewardTrainer` of a round; all of its arguments except `dataset`, `output_dir`,
                 `seed` and `resume`.
             output_dir: Folder of all rounds, created by `fit`.
@@ -106,16 +107,25 @@ class Iteration:
         if not 0 <= self.held_out < 0.5 or (dataset is None and self.held_out == 0):
             least = "above 0" if dataset is None else "at least 0"
             raise ValueError(f"held_out={self.held_out} must be {least} and below 0.5")
+        if self.held_out and prompts_per_round <= 2 * held_out_count(prompts_per_round, self.held_out):
+            raise ValueError(
+                f"prompts_per_round={prompts_per_round} with held_out={self.held_out:g} leaves no prompt to train on, "
+                f"as {held_out_count(prompts_per_round, self.held_out)} each are for validation and test"
+            )
         if annotators is not None and not annotators:
             raise ValueError("annotators={}: expected at least one program, or None for people")
         self.dataset_weight, self.rounds = dataset_weight, rounds
         self.prompts_per_round, self.images_per_prompt = prompts_per_round, images_per_prompt
         self.annotators, self.answered = annotators, answered
         self.seed, self.resume, self.config = seed, resume, dict(config or {})
+        self.start_from = getattr(tuner, "keywords", {}).get("start_from")
         # Judges need the time and memory of their weights, and a round builds them again.
         unjudged = {"judges": None, "judge_weights": None, "truth": None}
         self._example = self._tuner(1, reward=nn.Identity(), **unjudged)
-        for trainer in (self._example.trainer, self._reward_trainer(1).trainer):
+        reward_run = self._reward_trainer(1)
+        if reward_run.data.keywords.get("train_prompts") is not None:
+            raise ValueError("reward_trainer: leave train_prompts out; a round's reward is trained on all rankings")
+        for trainer in (self._example.trainer, reward_run.trainer):
             if has_several(getattr(trainer, "keywords", {})):
                 raise ValueError(
                     "an iteration works in one process on one device; give trainer=partial(Trainer, devices=1), or run "
@@ -132,8 +142,8 @@ class Iteration:
         """Do all rounds, or those that are left. Finished steps are skipped, an unfinished one is continued.
 
         Returns:
-            Content of `summary.json`: `rounds`, the figures of each (`figures_of`); `best_round`, chosen by the
-            selection score on validation prompts, whose adapters are in `export/`; and `network_evaluations` of all.
+            Content of `summary.json`: `rounds`, the figures of each (`figures_of`); `best_round`, whose adapters are in
+            `export/`, and `chosen_by_judges` (`best_round`); and `network_evaluations` of all.
 
         Raises:
             RankingsNeeded: People have to rank images first; the message says how.
@@ -150,10 +160,10 @@ class Iteration:
             run.write_settings(settings_of(self))
             rounds: list[dict[str, Any]] = []
             for number in range(1, self.rounds + 1):
-                new = _summary(self.folder(number) / "tuning") is None
                 rounds.append(self._round(number, rounds))
                 write_rounds(run.path, rounds)
-                if new and number < self.rounds:  # the page of the last round is written at the end
+                # A page that is newer than the round shows it already; that of the last round is written at the end.
+                if number < self.rounds and not _newer(run.path / PAGE, self.folder(number) / "tuning" / SUMMARY):
                     show_rounds(run.path, rounds)
             return self._conclude(run, rounds)
 
@@ -181,8 +191,7 @@ class Iteration:
         folder, example = self.folder(number) / "rankings", self._example
         prompts = prompts_of_rounds(example.prompts.of("train"), self.rounds, self.prompts_per_round, self.seed)
         device = device_of(work_device(on_usable_device(example.trainer)))
-        before = self.folder(number - 1) if number > 1 else None
-        adapters, reward = (None if before is None else before / name for name in ("tuning", "reward"))
+        adapters, reward = self._start(number), self.folder(number - 1) / "reward" if number > 1 else None
         batch, key = example.samples_per_batch, (self.seed, number)
         with true_float32():
             draw(
@@ -191,6 +200,12 @@ class Iteration:
             )  # fmt: skip
             _free()
             return collect(folder, self.annotators, self.answered, self.held_out, reward, device, self._seed(number))
+
+    def _start(self, number: int) -> Path | None:
+        """The adapters that a round starts from: those of the round before, or of `start_from`."""
+        if number > 1:
+            return self.folder(number - 1) / "tuning"
+        return None if self.start_from is None else Path(self.start_from).expanduser()
 
     def _rankings(self, number: int) -> Mixture:
         """All rankings up to a round."""
@@ -212,7 +227,7 @@ class Iteration:
         given = {
             "reward": folder / "reward",
             "output_dir": folder / "tuning",
-            "start_from": self.folder(number - 1) / "tuning" if number > 1 else None,
+            "start_from": self._start(number),
             "rankings": self._rankings(number),
         } | ({} if first.keys() <= {REWARD} else {"judge_weights": first})
         return self.tuner(**(given | self._common(number) | changes))
@@ -226,10 +241,13 @@ class Iteration:
 
     def _conclude(self, run: RunFolder, rounds: list[dict[str, Any]]) -> dict[str, Any]:
         """Export the best round's adapters, write `summary.json` and the page."""
-        best = best_round(rounds)
+        best, by_judges = best_round(rounds)
         shutil.copytree(self.folder(best) / "tuning" / "export", run.export, dirs_exist_ok=True)
         evaluations = sum(figures["network_evaluations"] + figures["drawing_evaluations"] for figures in rounds)
-        figures = {"rounds": rounds, "best_round": best, "network_evaluations": evaluations, "seed": self.seed}
+        figures = {
+            "rounds": rounds, "best_round": best, "chosen_by_judges": by_judges, "network_evaluations": evaluations,
+            "seed": self.seed,
+        }  # fmt: skip
         summary = run.write_summary(figures)
         show_rounds(run.path, rounds)
         return summary
@@ -245,3 +263,7 @@ def _free() -> None:
     """Free the memory of the models of a finished step."""
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def _newer(file: Path, other: Path) -> bool:
+    return file.is_file() and file.stat().st_mtime_ns >= other.stat().st_mtime_ns

@@ -34,7 +34,7 @@ def settings_of(run: Any, **more: Any) -> dict[str, Any]:
 
 
 def described(value: Any) -> Any:
-    """A value as plain containers. A component is a mapping with its class as `_target_` and its plain arguments."""
+    """A value as plain containers. A component is a mapping with its class as `_target_`, and its arguments."""
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, Path):
@@ -44,16 +44,18 @@ def described(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [described(each) for each in value]
     if isinstance(value, partial):
-        return {"_target_": _name(value.func), **described(value.keywords)}
+        arguments = {"_args_": described(value.args)} if value.args else {}
+        return {"_target_": _name(value.func), "_partial_": True, **arguments, **described(value.keywords)}
     if is_dataclass(value) and not isinstance(value, type):
         return {"_target_": _name(type(value)), **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
     if inspect.isroutine(value) or isinstance(value, type):
-        return {"_target_": _name(value)}
+        return {"_target_": _name(value), "_partial_": True}
     known = {
         name: each for name, each in getattr(value, "__dict__", {}).items() if name[0] != "_" and name != "training"
     }
-    plain = {name: described(each) for name, each in known.items() if isinstance(each, (*PLAIN, Path))}
-    return {"_target_": _name(type(value)), **plain}
+    accepted = inspect.signature(type(value)).parameters
+    kept = {name: each for name, each in known.items() if name in accepted or isinstance(each, (*PLAIN, Path))}
+    return {"_target_": _name(type(value)), **{name: described(each) for name, each in kept.items()}}
 
 
 def _name(value: Any) -> str:

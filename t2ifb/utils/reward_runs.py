@@ -56,8 +56,13 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def changed_reward(record: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
-    """What differs from the reward that a run was started with, in words; empty if nothing does."""
-    then = record["hashes"]
+    """What differs from the reward that a run was started with, in words; empty if nothing but folders does."""
+    then: Mapping[str, str] = record["hashes"]
+    gone, new = (
+        {key: one[key] for key in one.keys() - other.keys()} for one, other in ((then, hashes), (hashes, then))
+    )
+    if sorted(gone.values()) == sorted(new.values()):  # the same weights in folders that have moved
+        then = {key: value for key, value in then.items() if key in hashes} | new
     changed = sorted(key for key in {**then, **hashes} if then.get(key) != hashes.get(key))
     what = ", ".join(key if key in hashes else f"{key} (gone)" for key in changed)
     return f"reward: {what} is not what the run was started with; start a new run" if what else ""

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from t2ifb.annotation.answers import Answer, AnswerLog, name_of, read_lines
+from t2ifb.annotation.answers import FILE, Answer, AnswerLog, name_of, read_lines
 from t2ifb.annotation.items import read_items
 from t2ifb.annotation.results import summarise
 from t2ifb.data.datasets.own_rankings import OwnRankings
+from t2ifb.data.rankings import read_bytes
 from t2ifb.utils.files import StorageError
 from tests.annotation.parts import EVIL, write_generated
+from tests.data.parts import encoded_picture
 
 
 def test_answers_are_read_back_and_as_rankings(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_an_unfinished_line_is_removed_and_a_broken_one_is_named(tmp_path: Path)
     log.append(Answer(items[0].key, "ada", "skip"))
     log.close()
     whole = log.path.read_bytes()
-    for cut in (1, 20, len(whole) - 1):
+    for cut in (1, 20, len(whole) - 2):  # the last would be a whole line without its end
         log.path.write_bytes(whole + whole[:cut])
         again = AnswerLog(tmp_path / "annotations", items)
         assert len(again.answers) == 1
@@ -147,6 +149,35 @@ def test_answers_follow_their_models_when_files_are_renamed(tmp_path: Path) -> N
     assert len(rankings) == 3  # the lines with the old names are replaced, not further answers
     for ranking in rankings:
         assert Path(str(ranking.images[ranking.ranks.index(1)])).name.startswith("a_")
+
+
+def test_answers_follow_the_content_of_images(tmp_path: Path) -> None:
+    """Files without models are renamed, so that they come in another order."""
+    folder = tmp_path / "images" / "one"
+    folder.mkdir(parents=True)
+    (folder / "prompt.txt").write_text("a cat")
+    for name in "abc":
+        (folder / f"{name}.png").write_bytes(encoded_picture(ord(name), "PNG"))
+    (item,) = read_items(tmp_path / "images")
+    log = AnswerLog(tmp_path / "out", [item])
+    log.append(Answer(item.key, "ada", "ranks", tuple("abc".index(image.stem) + 1 for image in item.images)))
+    log.close()
+    best = (folder / "a.png").read_bytes()
+    (folder / "a.png").rename(folder / "z.png")
+    AnswerLog(tmp_path / "out", read_items(tmp_path / "images")).close()
+    (ranking,) = OwnRankings(tmp_path / "out", shares={"train": 1.0}).rankings("train")
+    assert read_bytes(ranking.images[ranking.ranks.index(1)]) == best
+    broken = {**read_lines(tmp_path / "out" / FILE)[0], "hashes": ["0", "1", "2"]}
+    (tmp_path / "out" / FILE).write_text(json.dumps(broken) + "\n")
+    with pytest.raises(ValueError, match="expected 3 images, their models and their hashes"):
+        AnswerLog(tmp_path / "out", read_items(tmp_path / "images"))
+
+
+def test_a_whole_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"prompt": "a"}\n{"prompt": "b"}')
+    for _ in range(2):
+        assert [row["prompt"] for row in read_lines(tmp_path / FILE)] == ["a", "b"]
+    assert (tmp_path / FILE).read_text() == '{"prompt": "a"}\n{"prompt": "b"}\n'
 
 
 def test_the_folder_of_answers_may_be_a_link(tmp_path: Path) -> None:

@@ -56,6 +56,17 @@ def test_a_comparison_has_one_image_of_each_model(tmp_path: Path) -> None:
         assert len({image.name.split("_")[1] for image in item.images}) == 1  # from the same noise
 
 
+def test_a_prompt_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    folder = tmp_path / "images" / "0"
+    folder.mkdir(parents=True)
+    (folder / "prompt.txt").symlink_to(tmp_path / "secret")
+    for copy in range(2):
+        (folder / f"{copy}.png").write_bytes(encoded_picture(copy, "PNG"))
+    with pytest.raises(ValueError, match=r"prompt.txt is outside of the folder"):
+        read_items(tmp_path / "images")
+
+
 def test_folders_and_tables(tmp_path: Path) -> None:
     rows = []
     for number in range(2):

@@ -107,6 +107,30 @@ def test_people_are_waited_for_and_later_answers_change_nothing(tmp_path: Path) 
     assert all(ranking.ranks == (1, 2, 3) for ranking in rankings)
 
 
+def test_answers_about_pairs_of_the_images_count_too(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images")
+    log = AnswerLog(folder / ANSWERS, pairs := read_items(folder, images=2))
+    for item in pairs:
+        log.append(Answer.checked(item, "Ann", "ranks", [1, 2], None, 1.0))
+    log.close()
+    assert gather(folder)["prompts"] == 6
+    dataset = OwnRankings(folder / COLLECTED)
+    assert len({r.prompt for split in ("train", "validation", "test") for r in dataset.rankings(split)}) == 6
+
+
+def test_ties_of_all_images_are_not_held_out(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images")
+    items = read_items(folder)
+    log = AnswerLog(folder / ANSWERS, items)
+    for number, item in enumerate(items):
+        log.append(Answer.checked(item, "Ann", "ranks", [1, 2, 3] if number < 3 else [1, 1, 1], None, 1.0))
+    log.close()
+    gather(folder)
+    lines = [json.loads(line) for line in (folder / COLLECTED / "rankings.jsonl").read_text().splitlines()]
+    assert {line["split"] for line in lines if line["ranks"] == [1, 1, 1]} == {"train"}
+    assert {line["split"] for line in lines if line["ranks"] == [1, 2, 3]} == {"train", "validation", "test"}
+
+
 def test_all_skipped_is_an_error(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", 3)
     items = read_items(folder)

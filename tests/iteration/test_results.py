@@ -37,5 +37,6 @@ def test_rankings_add_up_and_scores_are_those_of_base_and_kept_checkpoint(tmp_pa
 def test_the_best_round_is_that_of_the_highest_selection_score() -> None:
     scores = (0.1, 0.3, 0.3, -1.0)
     rounds = [{"round": n, "validation": {"judges": value}} for n, value in enumerate(scores, 1)]
-    for weights, best in (({"clip_score": 1.0}, 2), ({"reward": 1.0}, 4)):  # each round has another reward
+    # Each round has another reward, so the last round counts without judges.
+    for weights, best in (({"clip_score": 1.0}, (2, True)), ({"reward": 1.0}, (4, False))):
         assert best_round([figures | {"judge_weights": weights} for figures in rounds]) == best

@@ -35,6 +35,8 @@ CLEAN.set_forkserver_preload([__name__])
         ({"answered": 0.0}, "answered=0"),
         ({"held_out": 0.0}, "held_out=0.0 must be above 0"),
         ({"held_out": 0.5}, "below 0.5"),
+        ({"prompts_per_round": 2}, "prompts_per_round=2 with held_out=0.2 leaves no prompt to train on, as 1 each"),
+        ({"held_out": 0.45}, "prompts_per_round=6 with held_out=0.45 leaves no prompt"),
         ({"annotators": {}}, "at least one program"),
     ],
 )
@@ -51,6 +53,20 @@ def test_both_runs_are_checked_before_anything_is_drawn(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="one process on one device"):
             make_iteration(tmp_path / "rounds", tmp_path, **{name: partial(run, trainer=partial(ON_CPU, devices=2))})
     assert not (tmp_path / "rounds").exists()
+
+
+def test_a_part_of_the_rankings_is_refused(tmp_path: Path) -> None:
+    trainer = partial(make_iteration(tmp_path / "rounds", tmp_path).reward_trainer, train_prompts=3)
+    with pytest.raises(ValueError, match="leave train_prompts out"):
+        make_iteration(tmp_path / "rounds", tmp_path, reward_trainer=trainer)
+
+
+def test_the_first_round_starts_from_given_adapters(tmp_path: Path) -> None:
+    tuner = partial(make_iteration(tmp_path / "rounds", tmp_path).tuner, start_from=str(tmp_path / "distilled"))
+    iteration = make_iteration(tmp_path / "rounds", tmp_path, tuner=tuner)
+    starts = [iteration._tuner(number, reward=torch.nn.Identity()).start_from for number in (1, 2)]
+    assert starts == [iteration._start(1), iteration._start(2)]
+    assert starts == [tmp_path / "distilled", tmp_path / "rounds" / "round_01" / "tuning"]
 
 
 def test_the_reward_learns_old_and_new_rankings_and_tuning_continues(tmp_path: Path) -> None:
@@ -89,10 +105,10 @@ def test_judges_count_alike_in_all_rounds(tmp_path: Path) -> None:
 
 
 def test_an_iteration_waits_for_people_and_is_not_begun_twice(tmp_path: Path) -> None:
-    changes = {"annotators": None, "prompts_per_round": 2}
+    changes = {"annotators": None, "prompts_per_round": 3}
     images = tmp_path / "rounds" / "round_01" / "rankings"
     for resume in (False, True):
-        with pytest.raises(RankingsNeeded, match="2 of 2 prompts have no answer yet") as wanted:
+        with pytest.raises(RankingsNeeded, match="3 of 3 prompts have no answer yet") as wanted:
             make_iteration(tmp_path / "rounds", tmp_path, resume=resume, **changes).fit()
         assert wanted.value.images == images
     with pytest.raises(ValueError, match="unfinished iteration in it; continue it with resume=True"):

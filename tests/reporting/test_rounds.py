@@ -54,9 +54,9 @@ def test_the_page_has_a_table_of_the_rounds(tmp_path: Path) -> None:
     page = make_page([run]).html.decode()
     assert "0.800 to 0.812" in page
     assert "is exported" not in page  # further rounds follow
-    (run / "summary.json").write_text(json.dumps({"best_round": 2}))
+    (run / "summary.json").write_text(json.dumps({"best_round": 2, "chosen_by_judges": True}))
     page = make_page([run, run / "round_01" / "tuning"]).html.decode()
     assert "1 fine-tuning run, 1 iteration" in page
     assert "0.800 to 0.812" in page
-    assert "round 2 is exported" in page
+    assert "round 2 is exported, which has the highest gain" in page
     assert 'id="rounds"' not in make_page([run / "round_01" / "tuning"]).html.decode()

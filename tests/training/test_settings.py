@@ -5,7 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
 
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
+from t2ifb.data.prompts import PromptList, PromptSplits, RankingPrompts
+from t2ifb.diffusion.path import cps_variance
+from t2ifb.diffusion.sampling import Sampler
+from t2ifb.diffusion.schedule import flow
 from t2ifb.finetuning.grpo import GRPO
 from t2ifb.reporting.settings import KNOWN, flat
 from t2ifb.scorers.heads import MLPHead
@@ -37,8 +43,23 @@ def test_a_reward_run_has_the_keys_of_the_command_line(tmp_path: Path) -> None:
 
 def test_components_are_their_class_and_plain_arguments() -> None:
     assert described(partial(MLPHead, hidden=(8, 4), dropout=[])) == {
-        "_target_": "t2ifb.scorers.heads.MLPHead", "hidden": [8, 4], "dropout": [],
+        "_target_": "t2ifb.scorers.heads.MLPHead", "_partial_": True, "hidden": [8, 4], "dropout": [],
     }  # fmt: skip
     assert described(Path("a")) == "a" and described({"x": None}) == {"x": None}
-    assert described(torch.optim.SGD) == {"_target_": "torch.optim.sgd.SGD"}
+    assert described(torch.optim.SGD) == {"_target_": "torch.optim.sgd.SGD", "_partial_": True}
     assert described(Darkness()) == {"_target_": f"{Darkness.__module__}.Darkness"}
+
+
+def test_what_draws_images_can_be_built_again(tmp_path: Path) -> None:
+    """`annotate run=` draws with the sampling and the prompts of a run that Python started."""
+    by_positions = partial(flow, variance=partial(cps_variance, 0.5))
+    for sampler in (Sampler(4, 2.0, partial(flow, variance=partial(cps_variance, level=0.5))), Sampler(4, 7.5)):
+        again = instantiate(described(sampler))
+        assert described(again) == described(sampler)
+        assert callable(again.schedule)
+    assert instantiate(described(by_positions)).keywords["variance"].args == (0.5,)
+    lists = PromptSplits(PromptList(["a"]), PromptList(["b", "c"]), RankingPrompts(ImageRewardDB(tmp_path), "test"))
+    again = instantiate(described(lists))
+    assert again.validation.texts == ["b", "c"]
+    assert isinstance(again.test.dataset, ImageRewardDB)
+    assert Path(again.test.dataset.source) == tmp_path

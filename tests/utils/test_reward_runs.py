@@ -107,7 +107,10 @@ def test_a_record_is_read_as_it_was_written(reward: dict[str, Any] | None, tmp_p
         ({"a": "1", "b": "3"}, "b is not"),
         ({"a": "1"}, "b (gone) is not"),
         ({"a": "1", "b": "2", "c": "3"}, "c is not"),
-        ({"b": "0", "0": "1"}, "0, a (gone), b is not"),
+        ({"/moved/b": "2", "/moved/a": "1"}, ""),
+        ({"b": "0", "/moved/a": "1"}, "b is not"),
+        ({"b": "1", "a": "2"}, "a, b is not"),
+        ({"b": "2", "/other/a": "4"}, "/other/a, a (gone) is not"),
         ({}, "a (gone), b (gone) is not"),
     ],
 )
