@@ -20,6 +20,7 @@ from t2ifb.shapes.grammar import scenes
 from tests.annotation.parts import write_generated
 from tests.conftest import Command
 from tests.evaluation.tuned_run import write_tuned_run
+from tests.finetuning.tuning_worlds import make_tuning, tune
 
 
 def shapes_images(folder: Path, prompts: int = 3) -> Path:
@@ -116,6 +117,17 @@ def test_images_of_a_run_are_drawn_once_with_the_settings_of_the_run(run_here: C
     other = write_run(tmp_path / "outputs/shapes/refl/two", 3)
     both = run_here("t2ifb.annotate", f"run=[{run},{other}]", "output=both", *arguments)
     assert "run: the runs differ in sampling; compare them one at a time" in both.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_python_started_is_compared_with_the_base_model(run_here: Command, tmp_path: Path) -> None:
+    tune(make_tuning(epochs=1), tmp_path / "run")
+    done = run_here(
+        "t2ifb.annotate", f"run={tmp_path / 'run'}", "mode=compare", "simulate=true", "annotators=1", "device=cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 answers of 1 simulated annotators" in done.stdout  # its two test prompts
+    assert "run preferred to base: " in done.stdout
 
 
 def test_settings_of_a_run_are_taken_except_those_that_are_given(
