@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from t2ifb.scorers import hps_v2
 from t2ifb.scorers.clip import CLIPEncoder, CLIPSource
 from t2ifb.scorers.heads import BilinearHead
-from t2ifb.scorers.hps_v2 import FILE, HUB_ID
 from t2ifb.scorers.image_reward import HUB_ID as IMAGE_REWARD
 from t2ifb.scorers.pair_encoder import ImageRewardSource, published_head
 from t2ifb.scorers.reward_model import RewardModel, Source, read_export
@@ -83,8 +83,8 @@ def warm_start(encoder: CLIPSource) -> WarmStart | None:
         found, scale = pick_score_encoder(source or PICK_SCORE)
         start = WarmStart("PickScore", replace(found, **kept), _cosine_head(scale))
     elif kind == "hps_v2":
-        path = find_weights(source or HUB_ID, FILE)
-        found = CLIPSource("ViT-H-14", str(path), quick_gelu=False)
+        path = find_weights(source or hps_v2.HUB_ID, hps_v2.FILE)
+        found = CLIPSource(hps_v2.MODEL, str(path), quick_gelu=False)
         start = WarmStart("HPSv2.1", replace(found, **kept), _cosine_head(HPS_SCALE))
     elif kind == "image_reward":
         start = _of_image_reward(ImageRewardSource(source or IMAGE_REWARD, **kept))

@@ -14,7 +14,7 @@ from t2ifb.scorers.weights import find_weights
 if TYPE_CHECKING:
     from t2ifb.scorers.clip import CLIPEncoder
 
-HUB_ID, FILE = "xswu/HPSv2", "HPS_v2.1_compressed.pt"
+HUB_ID, FILE, MODEL = "xswu/HPSv2", "HPS_v2.1_compressed.pt", "ViT-H-14"
 
 
 class HPSv2(nn.Module):
@@ -38,7 +38,7 @@ class HPSv2(nn.Module):
     def from_pretrained(
         cls,
         source: str | Path = HUB_ID,
-        model: str = "ViT-H-14",
+        model: str = MODEL,
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> Self:
         """Find the weights. The network is built when the first image is scored.
@@ -58,7 +58,7 @@ class HPSv2(nn.Module):
     def on_meta(
         cls,
         source: str | Path = HUB_ID,
-        model: str = "ViT-H-14",
+        model: str = MODEL,
         precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     ) -> Self:
         """Build the scorer without weights; see `scorers.meta`."""

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from t2ifb.reward_learning.warm_start import warm_start
-from t2ifb.scorers import ImageReward, PickScore, RewardModel
+from t2ifb.scorers import HPSv2, ImageReward, PickScore, RewardModel
 from t2ifb.scorers.clip import CLIPSource
 from tests.scorers.blip_parts import write_small
 from tests.scorers.parts import tiny_clip
-from tests.scorers.published_parts import write_pick_score
+from tests.scorers.published_parts import HPS_MODEL, write_hps, write_pick_score
 from tests.training.worlds import make_training, run_training
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -47,19 +47,22 @@ def test_the_start_from_hps_takes_its_file(tmp_path: Path) -> None:
     assert start.head(embedding_dim=8)(torch.ones(1, 8), torch.ones(1, 8)).item() == pytest.approx(800, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["image_reward", "pick_score"])
+@pytest.mark.parametrize("kind", ["image_reward", "pick_score", "hps_v2"])
 def test_training_starts_from_a_published_model_and_is_exported(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "cache"))
-    write, model, title = {
-        "image_reward": (write_small, ImageReward, "ImageReward"),
-        "pick_score": (write_pick_score, PickScore, "PickScore"),
+    monkeypatch.setattr("t2ifb.scorers.hps_v2.MODEL", HPS_MODEL)  # the same layout, smaller
+    (tmp_path / "weights").mkdir()
+    write, model, title, scale = {
+        "image_reward": (write_small, ImageReward.from_pretrained, "ImageReward", 1.0),
+        "pick_score": (write_pick_score, PickScore.from_pretrained, "PickScore", 1.0),
+        "hps_v2": (write_hps, partial(HPSv2.from_pretrained, model=HPS_MODEL), "HPSv2.1", 100.0),
     }[kind]
     file = write(tmp_path / "weights")
     folder = file if file.is_dir() else file.parent
     encoder = CLIPSource("ViT-L-14", "openai", init=f"{kind}:{folder}")
-    published = model.from_pretrained(file)
+    published = model(file)
     for name, rate in (("still", 0.0), ("trained", 0.05)):
         optimizer = partial(torch.optim.SGD, lr=rate)
         training = make_training(tmp_path, encoder=encoder, optimizer=optimizer, epochs=1, baselines={})
@@ -68,7 +71,7 @@ def test_training_starts_from_a_published_model_and_is_exported(
         assert summary["init"] == title
         assert f"{title} before training" in table
         trained = RewardModel.from_pretrained(tmp_path / name)
-        same = torch.allclose(trained(IMAGES, PROMPTS), published(IMAGES, PROMPTS), atol=1e-5)
+        same = torch.allclose(trained(IMAGES, PROMPTS), scale * published(IMAGES, PROMPTS), rtol=1e-4, atol=1e-5)
         assert same == (rate == 0)
 
 
