@@ -67,8 +67,8 @@ def denoising_error(
 ) -> Tensor:
     """Mean squared error (B,) of a network's output at a x_0 + s ε, in what the loss of its path looks at.
 
-    That is the noise on a variance-preserving path, and the velocity ε - x_0 on a rectified flow, where the error of
-    the noise is (1 - σ)² times as large.
+    That is the noise on a variance-preserving path, the velocity a ε - s x_0 with `v_prediction`, where the error of
+    the noise is a² times as large, and the velocity ε - x_0 on a rectified flow, where it is (1 - σ)² times as large.
 
     Args:
         output: (B, ...), the network's output.
@@ -82,6 +82,8 @@ def denoising_error(
     error = found_noise - noise
     if prediction == "flow":
         error = error - (found_clean - clean)
+    elif prediction == "v_prediction":
+        error = a * error - s * (found_clean - clean)
     return error.square().flatten(1).mean(1)
 
 

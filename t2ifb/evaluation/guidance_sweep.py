@@ -279,7 +279,7 @@ def best_by(first: Scores, scores: Scores, rewards: Sequence[str]) -> dict[str, 
         scores: Scores (P, n).
         rewards: Names of the scorers that choose, with equal weights.
     """
-    best = best_of(judge_gain(first, scores, dict.fromkeys(rewards, 1.0)))
+    best = best_of(np.mean([np.asarray(scores[name]) / deviation(np.asarray(first[name])) for name in rewards], axis=0))
     return {name: np.take_along_axis(np.asarray(each), best[:, None], 1) for name, each in scores.items()}
 
 

@@ -34,8 +34,9 @@ class MatchRow:
 
 def sentence(sweep: GuidanceSweep) -> str:
     """The verdict in one sentence."""
-    name = deciding(sweep)
-    own, best = (sweep.matches[match].difference(name) for match in (OWN, BEST))
+    decider = deciding(sweep)
+    name = decider + (" (trained on)" if decider in sweep.trained_on else "")
+    own, best = (sweep.matches[match].difference(decider) for match in (OWN, BEST))
     at, base, tuned = (sampler.guidance_scale for sampler in (sweep.own, sweep.base, sweep.tuned))
     figures = f"{name} {_change(best)} at guidance {base:g}, the best scale of both models"
     if not at == base == tuned:

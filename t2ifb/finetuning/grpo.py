@@ -139,18 +139,40 @@ class GRPO:
         """Some blocks of the samples each, in random order, with all their trained steps."""
         block = experience["block"]
         order = np.random.default_rng(seed).permutation(int(block.max()) + 1)
-        for chosen in np.array_split(order, self.updates):
+        for update, chosen in enumerate(np.array_split(order, self.updates)):
             rows = [row for number in chosen for row in (block == int(number)).nonzero().flatten().tolist()]
-            yield experience.rows(rows)
+            part = experience.rows(rows)
+            yield replace(part, tensors=part.tensors | {"first": torch.full((len(rows),), update == 0)})
+
+    def check_ratio(self, ratio: Tensor) -> None:
+        """Check that ratios (B,) before the first update are 1: exactly on a CPU, else within half of `clip`.
+
+        Raises:
+            ValueError: One is not. Clipping would then remove gradients at random.
+        """
+        tolerance = 0.0 if ratio.device.type == "cpu" else self.clip / 2
+        if ((ratio - 1).abs() > tolerance).any():
+            worst = float(ratio[(ratio - 1).abs().nan_to_num().argmax()])
+            raise ValueError(
+                f"before the first update of an experience the ratio is {worst:.9g}, not 1 (±{tolerance:g}): the "
+                "probabilities of the samples cannot be computed again, perhaps because of half precision. Use fp32, "
+                "or a larger clip"
+            )
 
     def loss(self, policy: Policy, part: Experience) -> Loss:
-        """The clipped objective at the rows' steps, and the KL divergence where beta is above 0."""
+        """The clipped objective at the rows' steps, and the KL divergence where beta is above 0.
+
+        Raises:
+            ValueError: The ratios are not 1 before the first update (`check_ratio`).
+        """
         noisy, steps, advantage = part["noisy"], part.step, part["advantage"]
         denoise = policy.denoiser(part.prompts)
         terms: dict[str, Tensor] = {"reward": part["reward"], "no_variance": part["no_variance"]}
         output = denoise(noisy, steps)
         log_prob = policy.step(output, noisy, steps).log_prob(part["next"])
         ratio = ((log_prob - part["log_prob"]) / output[0].numel()).exp()
+        if part["first"].all():
+            self.check_ratio(ratio.detach())
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         loss = -self.alpha * torch.minimum(advantage * ratio, advantage * clipped)
         terms |= {"ratio": ratio, "clipped": (ratio != clipped).float()}

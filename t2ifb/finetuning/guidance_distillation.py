@@ -71,6 +71,11 @@ class GuidanceDistillation:
         window = check_window(self.window or (0, steps - 1), steps, count, "gradients_per_rollout")
         return drawn_steps(window, count, Stream.DISTILLATION_STEPS, seed, position)
 
+    def begin(self, policy: Policy, position: int) -> None:
+        """Keep the adapters that training starts from, see `Begun`."""
+        if position == 0:
+            policy.keep_start()
+
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Latents at the chosen steps of each prompt's rollout."""
         steps = self.indices(len(policy.schedule), policy.seed, batch.position)

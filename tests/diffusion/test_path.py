@@ -216,10 +216,14 @@ def test_with_an_exact_score_the_samples_variance_is_the_datas_as_steps_grow(pre
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 1.0])
-def test_the_error_is_that_of_the_noise_and_on_a_flow_that_of_the_velocity(level: float) -> None:
+def test_the_error_is_that_of_the_noise_or_of_the_velocity(level: float) -> None:
     clean, noise, output = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(n)) for n in range(3))
     error = denoising_error(output, clean, noise, 1 - level, level, "flow")
     assert torch.allclose(error, (output - (noise - clean)).square().flatten(1).mean(1), atol=1e-6)
     a = (1 - level**2 / 2) ** 0.5
     error = denoising_error(output, clean, noise, a, (1 - a**2) ** 0.5, "epsilon")
     assert torch.allclose(error, (output - noise).square().flatten(1).mean(1), atol=1e-6)
+    for signal, s in ((a, (1 - a**2) ** 0.5), (0.0, 1.0)):  # also at pure noise, where that of the noise says nothing
+        error = denoising_error(output, clean, noise, signal, s, "v_prediction")
+        velocity = signal * noise - s * clean
+        assert torch.allclose(error, (output - velocity).square().flatten(1).mean(1), atol=1e-6)

@@ -144,6 +144,8 @@ def test_the_best_image_keeps_the_scores_of_all_scorers() -> None:
     scores = {"reward": np.array([[0.0, 2.0], [1.0, np.nan]]), "gold": np.array([[0.1, 0.2], [0.3, 0.4]])}
     first = {name: each[:, :1] for name, each in scores.items()}
     assert best_by(first, scores, ["reward"])["gold"].tolist() == [[0.2], [0.3]]
+    scores["reward"][0] = [np.nan, 1.0]  # the first image has no score
+    assert best_by(first, scores, ["reward"])["gold"].tolist() == [[0.2], [0.3]]
 
 
 def test_equal_cost_is_counted_in_network_evaluations() -> None:

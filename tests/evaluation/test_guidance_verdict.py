@@ -70,6 +70,8 @@ def test_one_scale_is_called_one() -> None:
 
 
 def test_without_gold_the_judges_decide_and_without_judges_the_reward() -> None:
+    sentences: list[str] = []
+
     def without(*names: str) -> list[str]:
         draw = plane({1: 0.0}, {1: 0.1})
 
@@ -77,9 +79,12 @@ def test_without_gold_the_judges_decide_and_without_judges_the_reward() -> None:
             return [{name: each for name, each in found.items() if name not in names} for found in draw(wanted)]
 
         judges = {"judge": 1.0} if "judge" not in names else {"reward": 1.0}
-        return [deciding(sweep_guidance(fewer, Sampler(20, 1), [], judges, ["reward"]))]
+        sweep = sweep_guidance(fewer, Sampler(20, 1), [], judges, ["reward"])
+        sentences.append(sentence(sweep))
+        return [deciding(sweep)]
 
     assert [*without(), *without("gold"), *without("gold", "judge")] == ["gold", JUDGES, "reward"]
+    assert ["(trained on)" in text for text in sentences] == [False, False, True]
 
 
 def test_tables_and_figure_are_written_with_every_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,18 @@ def test_the_ratio_is_exactly_one_before_the_first_update(micro_batch_size: int 
     assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
 
 
+def test_a_ratio_that_is_not_one_before_the_first_update_is_an_error() -> None:
+    module = make_module(GRPO(group_size=2, window=[0, 1], updates=2))
+    module.training_step(BATCH, 0)
+    assert module.experience is not None
+    first, second = module.algorithm.minibatches(module.experience, 0)
+    first["log_prob"].add_(1e-3)
+    with pytest.raises(ValueError, match=r"before the first update of an experience the ratio is 0.99\d+, not 1"):
+        module.algorithm.loss(module.policy, first)
+    second["log_prob"].add_(1e-3)
+    module.algorithm.loss(module.policy, second)  # later ratios may differ
+
+
 def test_each_update_has_its_own_samples_at_any_micro_batch_size() -> None:
     found = []
     for micro_batch_size in (2, None):
