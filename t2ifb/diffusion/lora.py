@@ -248,6 +248,7 @@ def save_lora(
         imports=imports,
         pipeline=model.lora_format.pipeline,
         load=_load(base, model.lora_format.absent),
+        safety=SAFETY if "safety_checker" in model.lora_format.absent and not Path(base).expanduser().is_file() else "",
         card=card,
         first=first and f"{first}\n\n",
         readers=BOTH_READ if model.lora_format.kohya else COMFYUI_READS,
@@ -266,11 +267,11 @@ def save_lora(
 def _load(base: str | Path, absent: Sequence[str]) -> str:
     """Python expression that loads the base model, for the card."""
     path = Path(base).expanduser()
+    lacking = "".join(f", {name}=None" for name in absent if name.startswith(ENCODERS))
     if path.is_file():
-        return f'from_single_file("<{public_name(path)}>", dtype=torch.float32)'
+        return f'from_single_file("<{public_name(path)}>", dtype=torch.float32{lacking})'
     inside = package_path(path)
     where = f'files("t2ifb") / "{inside}"' if inside else f'"<{public_name(path)}>"' if path.is_dir() else f'"{base}"'
-    lacking = "".join(f", {name}=None" for name in absent if name.startswith(ENCODERS))
     # Components may be stored in different precisions.
     return f"from_pretrained({where}, dtype=torch.float32{lacking})"
 
@@ -293,11 +294,12 @@ pipeline.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")
 The base model's weights were in {precision} in the run; the code above loads them in float32.{call}{judged}
 
 {readers}, and load it at strength 1 on the same base model. The guidance scale is called CFG there.
-
+{safety}
+{card}
+"""
+SAFETY = """
 The safety checker was disabled in training and for the results below. `from_pretrained` loads the base model's safety
 checker unless `safety_checker=None` is given; keep it for images that others see.
-
-{card}
 """
 
 

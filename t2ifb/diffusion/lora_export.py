@@ -65,7 +65,8 @@ def save_merged(source: "PipelineSource", adapters: Path, folder: str | Path) ->
         raise ValueError(f"{folder} is not empty; give another folder for the merged pipeline")
     part = source.family.lora_format.part
     with safe_open(adapters, "pt") as file:
-        if not any(name.startswith(f"{part}.") for name in file.keys()):  # noqa: SIM118
+        own = (f"{part}.", f"lora_{part}_")  # names of diffusers and of kohya
+        if not any(name.startswith(own) for name in file.keys()):  # noqa: SIM118
             raise ValueError(f"{adapters} belongs to another family of models: expected names that begin with {part}")
     pipeline = replace(source, precision="fp32", decoder_precision="fp32", quantisation=None).pipeline()
     try:

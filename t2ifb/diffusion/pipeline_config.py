@@ -135,12 +135,21 @@ def network_of(config: Mapping[str, Any]) -> Any:
 
 
 def path_of(scheduler: Mapping[str, Any]) -> GaussianPath:
-    """The path that a pipeline with this scheduler was trained on."""
+    """The path that a pipeline with this scheduler was trained on.
+
+    Raises:
+        ValueError: It is neither a rectified flow nor a diffusion with betas, such as the path of EDM.
+    """
     import diffusers
 
     if str(scheduler.get("_class_name")).startswith("FlowMatch"):
         flow: Any = diffusers.FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
         return GaussianPath.rectified_flow(flow.sigmas, scheduler)
+    if not any(name.startswith(("beta_", "trained_betas")) for name in scheduler):
+        raise ValueError(
+            f"the scheduler {scheduler.get('_class_name')} has no betas; supported are models that are sampled by "
+            "DDPM, DDIM and the like, and rectified flows"
+        )
     preserving: Any = diffusers.DDPMScheduler.from_config(dict(scheduler))
     return GaussianPath.variance_preserving(preserving.alphas_cumprod, scheduler)
 

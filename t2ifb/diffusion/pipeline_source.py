@@ -99,7 +99,11 @@ class PipelineSource:
     @property
     def call(self) -> str:
         """Arguments of a call of the pipeline that differ from its defaults."""
-        return ""
+        return ", ".join(f"{name}={value}" for name, value in self.call_arguments().items())
+
+    def call_arguments(self) -> dict[str, Any]:
+        """See `call`."""
+        return {name: value for name in ("height", "width") if (value := getattr(self, name)) is not None}
 
     def on_meta(self) -> PipelineModel:
         """The model on the `meta` device, with tokenizers that return the same tokens for every text.

@@ -37,10 +37,15 @@ def read_pipeline(
     """
     _check_files(source, kind.__name__)
     path = Path(source).expanduser()
+    found = kind.__name__ if path.exists() else _hub_class(source)
+    if found not in (None, kind.__name__):
+        raise ValueError(_of_another_class(source, found, kind.__name__))
     try:
         with quiet():  # the model card mentions the disabled safety checker
             if path.is_file():
-                loaded = _single_file(kind, path, dtypes, options if config is None else {"config": config, **options})
+                loaded = _single_file(
+                    kind, path, dtypes, {**({"config": located(config)} if config else {}), **options}
+                )
             else:
                 where = str(path) if path.is_dir() else source
                 extra = {"requires_safety_checker": False} if "safety_checker" in options else {}
@@ -55,12 +60,28 @@ def read_pipeline(
 
 def _single_file(kind: Any, path: Path, dtypes: Mapping[str, torch.dtype], options: Mapping[str, Any]) -> Any:
     """A pipeline in a single file. Its parts are read in float32 and then rounded once if their types differ."""
+    if "quantization_config" in options:
+        raise ValueError("quantisation needs a folder in diffusers' format or a hub id, not a single file")
     same = len(set(dtypes.values())) == 1
     loaded = kind.from_single_file(str(path), dtype=dtypes["default"] if same else torch.float32, **options)
-    for name, network in loaded.components.items():
+    for name, network in loaded.components.items() if not same else ():
         if isinstance(network, torch.nn.Module):
-            network.to(dtypes.get(name, dtypes["default"]))
+            _round(network, dtypes.get(name, dtypes["default"]))
     return loaded
+
+
+def _round(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Change the type of a network's weights, except for those that overflow in fp16, such as T5's `wo`."""
+    kept = (getattr(network, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    for name, weight in [*network.named_parameters(), *network.named_buffers()]:
+        if weight.is_floating_point() and not set(kept) & set(name.split(".")):
+            weight.data = weight.data.to(dtype)
+
+
+def located(source: str) -> str:
+    """A folder or file with `~` expanded; a hub id as it is."""
+    path = Path(source).expanduser()
+    return str(path) if path.exists() else source
 
 
 def read_tiny_decoder(source: str) -> Any:
@@ -73,7 +94,7 @@ def read_tiny_decoder(source: str) -> Any:
 
     try:
         with quiet():
-            return AutoencoderTiny.from_pretrained(source)
+            return AutoencoderTiny.from_pretrained(located(source))
     except Exception as error:
         raise ValueError(f"cannot load tiny_decoder={source}: {first_line(error)}") from error
 
@@ -88,7 +109,7 @@ def read_vae(source: str, dtype: torch.dtype) -> Any:
 
     try:
         with quiet():
-            return AutoencoderKL.from_pretrained(source, dtype=dtype)
+            return AutoencoderKL.from_pretrained(located(source), dtype=dtype)
     except Exception as error:
         raise ValueError(f"cannot load vae={source}: {first_line(error)}") from error
 
@@ -115,6 +136,14 @@ def pipeline_class(source: str, config: str | None = None) -> str:
         return _named_class(Path(hf_hub_download(source, INDEX)))
     except Exception as error:
         raise ValueError(_failure(source, config, "", error)) from error
+
+
+def _hub_class(source: str) -> str | None:
+    """Class of a pipeline on the hub; None if that is not known, which loading reports."""
+    try:
+        return pipeline_class(source)
+    except ValueError:
+        return None
 
 
 def absent_encoders(folder: Path) -> list[str]:
@@ -159,7 +188,11 @@ def _check_files(source: str, expected: str | None = None) -> None:
             hint = f"for a single file give model.source='{files[0]}' and model.config=… (a pipeline of its kind)"
         raise ValueError(f"{path} has no {INDEX}; {hint}")
     elif path.is_dir() and expected and (found := _named_class(path / INDEX)) != expected:
-        raise ValueError(f"{path} is a {found}, and this family of models reads a {expected}")
+        raise ValueError(_of_another_class(str(path), found, expected))
+
+
+def _of_another_class(source: str, found: str | None, expected: str) -> str:
+    return f"{source} is a {found}, and this family of models reads a {expected}"
 
 
 def _failure(source: str, config: str | None, kind: str, error: Exception) -> str:
@@ -178,6 +211,8 @@ def _failure(source: str, config: str | None, kind: str, error: Exception) -> st
         return f"{path} is missing in this installation; train it with `{command}`"
     if source.count("/") != 1 or source.startswith((".", "~", "/")):
         return f"{source} does not exist; expected a hub id, a folder in diffusers' format or a .safetensors file"
+    if not any(isinstance(each, _unreachable()) for each in _causes(error)):
+        return f"cannot load {source} as a {kind or 'pipeline'}: {first_line(error)}"
     return (
         f"the diffusion model {source} is not on this machine and cannot be downloaded "
         f"({type(error).__name__}). Download it where a network is available: hf download {source}; then "
@@ -185,13 +220,24 @@ def _failure(source: str, config: str | None, kind: str, error: Exception) -> st
     )
 
 
-def _refused(error: BaseException | None) -> bool:
+def _refused(error: BaseException) -> bool:
     """Whether the hub answered 401 or 403, anywhere in the causes of an error."""
+    return any(getattr(getattr(e, "response", None), "status_code", None) in (401, 403) for e in _causes(error))
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Errors that mean that a file is neither here nor within reach."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    return LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, httpx.HTTPError, ConnectionError
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes."""
     while error is not None:
-        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 @contextmanager

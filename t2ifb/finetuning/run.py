@@ -171,7 +171,8 @@ class FineTuner:
             beta: Replaces the algorithm's weight of the KL divergence.
             standardise: Standardise the reward (mean 0, standard deviation 1) on the base model's images of the
                 validation prompts; a mix scorer by scorer. By default only a mix is standardised.
-            batch_size: Prompts per update, over all processes.
+            batch_size: Prompts (or pairs) per experience, over all processes; an experience of some algorithms has
+                several updates.
             micro_batch_size: Rows of an experience in memory together, see `FineTuningModule`.
             gradient_clip_norm: Maximum norm of an update's gradient.
             ema: Decay of a moving average of the adapters, which is evaluated and exported instead of them.
@@ -379,7 +380,9 @@ class FineTuner:
         """Write the adapters with their model card, and `summary.json`."""
         card = verdict.card(recipe(self, run, verdict.kept, figures["precision"]))
         meant_for = verdict.warning(self.rollout.guidance_scale)
-        judged_at = self.model.precision, self.sampling.guidance_scale
+        quantisation = getattr(self.model, "quantisation", None)
+        quantised = f", the denoiser in {quantisation}" if quantisation else ""
+        judged_at = self.model.precision + quantised, self.sampling.guidance_scale
         save_lora(model, make_folder(run.export), self.model.source, card, meant_for, *judged_at)
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})

@@ -15,6 +15,7 @@ from t2ifb.data.pairs import PairDataModule
 from t2ifb.data.prompts import spelled_alike
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.diffusion.model import TextToImageModel
+from t2ifb.diffusion.sampling import Sampler
 from t2ifb.finetuning.evaluator import BASE
 from t2ifb.finetuning.judge_weights import weights_of_run
 from t2ifb.finetuning.latents import LatentEncoder
@@ -191,14 +192,24 @@ def recipe(tuner: "FineTuner", run: RunFolder, kept: int, precision: str) -> dic
         "judges that chose the checkpoint": judges or "none, the reward itself",
         "algorithm": tuner.algorithm,
         "start": "the base model" if tuner.start_from is None else f"adapters of {public_name(tuner.start_from)}",
-        "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(tuner.optimizer, 'keywords', {})}",
-        "updates": f"{kept} of {tuner.batch_size} {tuner.algorithm.data.replace('_', ' ')} each",
+        "optimiser": f"{getattr(optimizer, '__name__', optimizer)} {getattr(tuner.optimizer, 'keywords', {})}"
+        + (", falling to 0" if tuner.lr_decay else "")
+        + ("" if tuner.ema is None else f", moving average of the adapters with decay {tuner.ema:g}"),
+        "updates": f"{kept}, {tuner.algorithm.updates_per_experience} for each {tuner.batch_size} "
+        f"{tuner.algorithm.data.replace('_', ' ')}",
         **{
-            name: f"{sampler.num_inference_steps} steps, guidance {sampler.guidance_scale:g}"
+            name: f"{sampler.num_inference_steps} steps, guidance {sampler.guidance_scale:g}, {_in_words(sampler)}"
             for name, sampler in (("rollouts in training", tuner.rollout), ("images below", tuner.sampling))
         },
         "seed, precision": f"{tuner.seed}, {precision}",
     }
+
+
+def _in_words(sampler: Sampler) -> str:
+    """How a sampler's steps are made, such as `ddim(eta=1.0)`."""
+    schedule = sampler.schedule
+    settings = ", ".join(f"{name}={value}" for name, value in getattr(schedule, "keywords", {}).items())
+    return f"{getattr(getattr(schedule, 'func', schedule), '__name__', schedule)}({settings})"
 
 
 def savings(tuner: "FineTuner") -> list[str]:

@@ -57,8 +57,9 @@ def test_both_files_and_the_merged_pipeline_give_the_same_images(
     pipeline.load_lora_weights(str(export), weight_name=COMFYUI_WEIGHTS)
     assert difference(base, tuned) > 1e-2
     assert difference(images(pipeline), tuned) < 1e-5
-    save_merged(source_of(folder), exported_file(export), tmp_path / "merged")
-    assert difference(images(plain_pipeline(tmp_path / "merged")), tuned) < 1e-4
+    for name in (LORA_WEIGHTS, COMFYUI_WEIGHTS):
+        save_merged(source_of(folder), export / name, tmp_path / name)
+        assert difference(images(plain_pipeline(tmp_path / name)), tuned) < 1e-4
 
 
 def test_names_are_those_that_comfyui_maps(exported: tuple[str, Path, Path]) -> None:
@@ -93,10 +94,11 @@ def test_the_documented_names_of_stable_diffusion() -> None:
 
 
 def test_the_card_says_how_to_load_and_names_no_path(exported: tuple[str, Path, Path]) -> None:
-    _, folder, export = exported
+    name, folder, export = exported
     card = (export / "README.md").read_text()
     for words in (COMFYUI_WEIGHTS, "ComfyUI", "guidance_scale=4.5", "weights were in fp16"):
         assert words in card
+    assert ("safety checker was disabled" in card) == (name == "stable diffusion")
     assert str(export.parent) not in card and str(folder.parent) not in card
     assert re.search(r"SHA-256 [0-9a-f]{16}|files\(\"t2ifb\"\)", card)
 

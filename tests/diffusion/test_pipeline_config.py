@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from t2ifb.diffusion.models.stable_diffusion import FAMILY, SD15, SD15_IDS, StableDiffusionSource
-from t2ifb.diffusion.pipeline_config import TAESD_ID, BlankTokenizer, PipelineConfig
+from t2ifb.diffusion.pipeline_config import TAESD_ID, BlankTokenizer, PipelineConfig, path_of
 from t2ifb.profiling.meta_mode import MetaMode
 from t2ifb.shapes.weights import PIPELINE
 from tests.diffusion.geometries import small_geometry
@@ -82,6 +82,13 @@ def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "unet" / "config.json").write_text('{"_class_name": "SD3Transformer2DModel"}')
     with pytest.raises(ValueError, match="configures a SD3Transformer2DModel; only pipelines with a UNet2D"):
         StableDiffusionSource(str(tmp_path))._config()
+
+
+def test_a_path_without_betas_is_refused() -> None:
+    """diffusers would take its defaults for them, also for models of EDM."""
+    edm = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5, "prediction_type": "epsilon"}
+    with pytest.raises(ValueError, match="the scheduler EDMDPMSolverMultistepScheduler has no betas; supported are"):
+        path_of(edm)
 
 
 def test_a_pipeline_with_random_weights_is_a_pipeline(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import T5Config, T5EncoderModel
 
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
-from t2ifb.diffusion.source import absent_encoders, pipeline_class
+from t2ifb.diffusion.source import _round, absent_encoders, located, pipeline_class, read_pipeline, read_vae
 from t2ifb.shapes.weights import PIPELINE
 
 
@@ -58,6 +61,47 @@ def test_a_pipelines_class_is_in_its_index(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("[]")
     with pytest.raises(ValueError, match="cannot read .*model_index.json"):
         pipeline_class(str(tmp_path))
+
+
+def test_errors_of_a_model_that_is_there_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError("no files of variant fp16")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "from_pretrained", fail)
+    with pytest.raises(ValueError, match="cannot load some/model as a StableDiffusionPipeline: no files of variant"):
+        StableDiffusionSource("some/model").load()
+
+
+def test_a_pipeline_of_another_class_on_the_hub_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(tmp_path / "model_index.json"))
+    with pytest.raises(ValueError, match="some/model is a StableDiffusionXLPipeline, and this family of models reads"):
+        StableDiffusionSource("some/model").load()
+
+
+def test_a_single_file_cannot_be_quantised(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match="quantisation needs a folder in diffusers' format or a hub id"):
+        read_pipeline(diffusers.StableDiffusionPipeline, str(file), {"default": torch.float32}, quantization_config=1)
+
+
+def test_weights_that_overflow_in_fp16_are_not_rounded_to_it() -> None:
+    network = T5EncoderModel(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    _round(network, torch.float16)
+    types = {name.rpartition(".")[0].rpartition(".")[2]: weight.dtype for name, weight in network.named_parameters()}
+    assert (types["wo"], types["q"]) == (torch.float32, torch.float16)
+    _round(network, torch.bfloat16)
+    assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+
+
+def test_places_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(PIPELINE / "vae", tmp_path / "vae")
+    assert read_vae("~/vae", torch.float32).config["latent_channels"] == 4
+    assert located("some/model") == "some/model"
 
 
 def test_gated_weights_say_where_to_accept_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:

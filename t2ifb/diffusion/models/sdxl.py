@@ -147,3 +147,9 @@ class StableDiffusionXLSource(PipelineSource):
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None
+
+    def call_arguments(self) -> dict[str, Any]:
+        """Also the sizes that the model is conditioned on."""
+        sizes = {"original_size": self.original_size, "target_size": self.target_size}
+        crop = {"crops_coords_top_left": tuple(self.crop)} if tuple(self.crop) != (0, 0) else {}
+        return super().call_arguments() | {name: tuple(size) for name, size in sizes.items() if size} | crop

@@ -147,11 +147,10 @@ class StableDiffusion3Source(PipelineSource):
         """Number of tokens by text encoder, where it is not the tokenizer's own."""
         return {T5: self.max_sequence_length}
 
-    @property
-    def call(self) -> str:
-        """The number of tokens, if it is not the pipeline's default."""
+    def call_arguments(self) -> dict[str, Any]:
+        """Also the number of tokens."""
         own = self.max_sequence_length
-        return "" if own == MAX_SEQUENCE_LENGTH else f"max_sequence_length={own}"
+        return super().call_arguments() | ({} if own == MAX_SEQUENCE_LENGTH else {"max_sequence_length": own})
 
     def absent(self) -> tuple[str, ...]:
         """The third text encoder and its tokenizer without `t5`, or if the pipeline's folder lacks them."""

@@ -62,6 +62,12 @@ def test_sizes_and_crop_are_conditions(folder: Path) -> None:
         output(height=15)
 
 
+def test_a_card_has_all_that_the_pipeline_has_to_be_called_with() -> None:
+    assert StableDiffusionXLSource("some/model").call == ""
+    sized = StableDiffusionXLSource("some/model", height=768, original_size=(64, 32), crop=(4, 0))
+    assert sized.call == "height=768, original_size=(64, 32), crops_coords_top_left=(4, 0)"
+
+
 def test_another_autoencoder_replaces_the_pipelines_own(folder: Path, tmp_path: Path) -> None:
     vae = AutoencoderKL.from_pretrained(folder, subfolder="vae")
     with torch.no_grad():

@@ -37,6 +37,11 @@ def test_the_transformer_is_called_as_by_the_pipeline(folder: Path, t5: bool, mo
     assert len(model.text.encoders) == 2 + t5
 
 
+def test_a_card_has_all_that_the_pipeline_has_to_be_called_with() -> None:
+    sized = StableDiffusion3Source("some/model", height=512, width=512, max_sequence_length=20)
+    assert sized.call == "height=512, width=512, max_sequence_length=20"
+
+
 def test_the_path_has_the_schedulers_shift(folder: Path) -> None:
     path = StableDiffusion3Source(str(folder), device="cpu").load().path
     assert path.prediction == "flow" and float(path.s[0]) == 1
