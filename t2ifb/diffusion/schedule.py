@@ -1,7 +1,7 @@
 """The noise levels of a sampler's steps, with the variance of each step."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -77,6 +77,15 @@ class Schedule:
         """
         self._check_stochastic()
         return self._numbers["kl_variance"]
+
+    def noisy_within(self, first: int, last: int) -> "Schedule":
+        """The same steps, but deterministic before step `first` and after step `last`."""
+        inside = (torch.arange(len(self)) >= first) & (torch.arange(len(self)) <= last)
+
+        def rule(*levels: Tensor) -> Tensor:
+            return torch.where(inside, self.variance(*levels), 0.0)
+
+        return replace(self, variance=rule)
 
     def step(self, output: Tensor, noisy: Tensor, index: Index) -> GaussianStep:
         """The distribution of the sampler's x' at a step: p(x' | x, z).

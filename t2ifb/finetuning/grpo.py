@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from t2ifb.finetuning.groups import Deviation, advantages, check_deviation, equa
 from t2ifb.finetuning.policy import Policy
 from t2ifb.utils.random_streams import Stream
 
+Noise = Literal["all", "window"]
+"""Which steps of a rollout are stochastic."""
+
 
 @dataclass(frozen=True)
 class GRPO:
@@ -41,6 +44,8 @@ class GRPO:
         window: First and last step that may be trained, counted from 0. Steps without variance cannot be trained. The
             default is the first half of the schedule, which decides most of an image.
         steps_per_sample: Number of different steps of the window that an experience trains; all by default.
+        noise: Steps of the rollouts that are stochastic: `all`, as the sampler has them, or those of the `window`, with
+            deterministic steps elsewhere, as in MixGRPO (arXiv 2507.21802).
         updates: Updates per experience. Each learns from other samples.
         clip: c; the default fits the exponent 1/D.
         deviation: What advantages are divided by, see `advantages`.
@@ -54,6 +59,7 @@ class GRPO:
     group_size: int = 8
     window: Sequence[int] | None = None
     steps_per_sample: int | None = None
+    noise: Noise = "all"
     updates: int = 1
     clip: float = 1e-4
     deviation: Deviation = "group"
@@ -69,6 +75,8 @@ class GRPO:
                 f"and most_advantage={self.most_advantage} above 0"
             )
         check_deviation(self.deviation)
+        if self.noise not in get_args(Noise):
+            raise ValueError(f"noise must be all or window, not {self.noise!r}")
 
     def work(self, steps: int, prompts: int) -> Work:
         """See `Planned.work`."""
@@ -94,9 +102,13 @@ class GRPO:
         Raises:
             ValueError: The window or the number of steps does not fit the schedule.
         """
-        window = check_window(self.window or (0, steps // 2 - 1), steps, self.steps_per_sample or 1, "steps_per_sample")
+        window = check_window(self.window_of(steps), steps, self.steps_per_sample or 1, "steps_per_sample")
         count = self.steps_per_sample or window[1] - window[0] + 1
         return drawn_steps(window, count, Stream.GRPO_STEPS, seed, position)
+
+    def window_of(self, steps: int) -> Sequence[int]:
+        """First and last step that may be trained."""
+        return self.window or (0, steps // 2 - 1)
 
     def collect(self, policy: Policy, batch: PromptBatch) -> Experience:
         """Trajectories of the groups: where each trained step begins and ends, its log-probability, the advantage.
@@ -113,6 +125,8 @@ class GRPO:
         images: list[Tensor] = []
         for number, part in enumerate(samples.parts(size)):
             rollout, denoise = policy.start(part)
+            if self.noise == "window":
+                rollout.schedule = policy.schedule.noisy_within(*self.window_of(len(policy.schedule)))
             for index in steps:
                 with policy.untrained():
                     noisy = rollout.to(index, denoise)

@@ -1,5 +1,6 @@
 """GRPO against its formula written out with diffusers' scheduler and torch.distributions."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from t2ifb.data.datamodules import PromptBatch
-from t2ifb.diffusion.path import gaussian_kl
+from t2ifb.diffusion.path import eta_variance, gaussian_kl
+from t2ifb.diffusion.sampling import Rollout
+from t2ifb.finetuning.groups import repeated
 from t2ifb.finetuning.grpo import GRPO
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.shapes.weights import PIPELINE
@@ -70,6 +73,28 @@ def test_the_ratio_is_exactly_one_before_the_first_update(micro_batch_size: int 
     module.note = lambda **figures: ratios.append(figures["ratio"])  # type: ignore[method-assign]
     module.training_step(BATCH, 0)
     assert ratios and all(torch.equal(ratio, torch.ones_like(ratio)) for ratio in ratios)
+
+
+def test_only_the_window_is_stochastic_if_so_wished() -> None:
+    """As in MixGRPO: the trained steps have the sampler's noise, all others none."""
+    algorithm = GRPO(group_size=2, window=[1, 2], noise="window")
+    module = make_module(algorithm)
+    policy = module.policy
+    found = module.algorithm.collect(policy, BATCH)
+    without = replace(policy.schedule, variance=partial(eta_variance, eta=0.0))
+    samples = repeated(BATCH, 2)
+    keys = [(policy.seed, BATCH.position, number) for number in samples.numbers]
+    rollout, denoise = Rollout(without, keys, policy.model.latent_shape, "cpu"), policy.denoiser(samples.prompts)
+    torch.testing.assert_close(found["noisy"][found["step"] == 1], rollout.to(1, denoise), atol=1e-4, rtol=1e-4)
+    rollout.schedule = policy.schedule
+    end = rollout.to(3, denoise)
+    torch.testing.assert_close(found["next"][found["step"] == 2], end, atol=1e-4, rtol=1e-4)
+    rollout.schedule = without
+    scores = policy.scores(rollout.to(4, denoise), samples.prompts)
+    torch.testing.assert_close(found["reward"][found["step"] == 1], scores, atol=1e-4, rtol=1e-4)
+    module.training_step(BATCH, 0)  # its ratios are 1
+    with pytest.raises(ValueError, match="noise must be all or window"):
+        GRPO(noise="some")  # type: ignore[arg-type]
 
 
 def test_a_ratio_that_is_not_one_before_the_first_update_is_an_error() -> None:
