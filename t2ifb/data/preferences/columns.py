@@ -105,7 +105,7 @@ def pair_columns(columns: Iterable[str], given: Mapping[str, str | None] | None 
     Args:
         columns: Lower-case names.
         given: Columns by role (`ROLES`). They take precedence: with a given choice (`label`, `votes`, `votes_first`,
-            `chosen`) no other one is guessed. None means that there is no such column, whatever the names say.
+            `chosen`) no other one is guessed. None means that there is no such column, though a name looks like it.
 
     Returns:
         The columns; None if there are no two images among them.

@@ -17,7 +17,7 @@ WORDS: dict[str, Side] = {
         ("tie", "equal", "same", "both", "draw", "neither", "none", "both_good", "both_bad", "good", "bad"), "tie"
     ),
 }
-"""Labels that mean the same whatever the columns of the images are called."""
+"""Labels that mean the same for any names of the images' columns."""
 POSITIONS = (("a", "b"), ("left", "right"), ("0", "1"), ("1", "2"))
 """What tells two images apart in the names of their columns and in labels."""
 NUMBERS: dict[frozenset[float], dict[float, Side]] = {
