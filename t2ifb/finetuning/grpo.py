@@ -185,7 +185,7 @@ class GRPO:
         output = denoise(noisy, steps)
         log_prob = policy.step(output, noisy, steps).log_prob(part["next"])
         ratio = ((log_prob - part["log_prob"]) / output[0].numel()).exp()
-        if part["first"].all():
+        if not ratio.is_meta and part["first"].all():  # a plan has no numbers
             self.check_ratio(ratio.detach())
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         loss = -self.alpha * torch.minimum(advantage * ratio, advantage * clipped)

@@ -180,6 +180,8 @@ def test_images_are_ranked_by_touch(browser: Any, tmp_path: Path, seats: list[Se
         finger = Finger(page)
         places = [int(card.get_attribute("data-place")) for card in page.locator("#tray .card").all()]
 
+        page.wait_for_function("[...document.images].every((image) => image.complete)")  # images that come later move
+
         def drag(place: int, end: str, *others: tuple[float, float]) -> None:
             page.locator("#ranking .gap").first.scroll_into_view_if_needed()
             top = page.evaluate("scrollY")
@@ -191,7 +193,7 @@ def test_images_are_ranked_by_touch(browser: Any, tmp_path: Path, seats: list[Se
             assert page.locator(".dragged").count() == 1
             assert page.evaluate("scrollY") == top
             finger.touch(end)
-            assert page.locator(".dragged, .target").count() == 0
+            page.wait_for_function("!document.querySelector('.dragged, .target')")
 
         drag(places[0], "touchCancel")  # such as a call
         assert page.locator("#ranking .number").count() == 0

@@ -138,9 +138,9 @@ def test_the_recipe_lists_the_settings_of_the_run(tmp_path: Path) -> None:
         "algorithm": ReFL([1, 3], alpha=1.0, beta=1e-6),
         "start": "the base model",
         "optimiser": "AdamW {'lr': 0.001}",
-        "updates": "40 of 2 prompts each",
-        "rollouts in training": "3 steps, guidance 2.5",
-        "images below": "4 steps, guidance 1",
+        "updates": "40, 1 for each 2 prompts",
+        "rollouts in training": "3 steps, guidance 2.5, ddim()",
+        "images below": "4 steps, guidance 1, ddim()",
         "seed, precision": "7, 16-mixed",
     }
 
