@@ -178,6 +178,8 @@ def _best(parts: Components, model: Any, scorer: Any, prompts: list[str], name: 
             pixels = [batch.to(model.device).float() / 255 for batch in batches]
             values = [scorer(each, some[n * size : (n + 1) * size]).cpu().double() for n, each in enumerate(pixels)]
         scores.append(torch.cat(values).numpy().reshape(-1, count))
+        if wrong := int((~np.isfinite(scores[-1])).all(1).sum()):
+            raise ConfigError([f"scorer: it gave no finite score for any image of {wrong} prompts; none can be chosen"])
         kept.append(images[best_of(scores[-1]) + count * np.arange(len(scores[-1]))])
     return Drawn(torch.cat(kept), np.concatenate(scores) if scores else None)
 

@@ -83,6 +83,7 @@ def _scores(parts: Components, pairs: "list[tuple[Image, str]]") -> list[float]:
 
     from t2ifb.data.embeddings import cut_prompts, report_cut
     from t2ifb.data.images import pixel_batches
+    from t2ifb.evaluation.score_cache import checked_scores
     from t2ifb.utils.devices import device_of
 
     device = device_of(parts.value("device"))
@@ -91,7 +92,7 @@ def _scores(parts: Components, pairs: "list[tuple[Image, str]]") -> list[float]:
     with torch.inference_mode():
         for rows, pixels in pixel_batches([image for image, _ in pairs], parts.value("batch_size")):
             batch = scorer(pixels.to(device).float() / 255, [pairs[row][1] for row in rows])
-            for row, value in zip(rows, batch.tolist(), strict=True):
+            for row, value in zip(rows, checked_scores(batch, len(rows)).tolist(), strict=True):
                 scores[row] = value
     prompts = [prompt for _, prompt in pairs]
     report_cut(cut_prompts(scorer, prompts), prompts, "the scorer")

@@ -17,6 +17,7 @@ from t2ifb.diffusion.lora import LoRA, save_lora
 from t2ifb.generate import generate
 from t2ifb.scorers import CLIPScore
 from t2ifb.scorers.clip import CLIPSource
+from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.weights import CLIP, PIPELINE
 from tests.diffusion.parts import PROMPTS, shapes_model
 
@@ -98,6 +99,14 @@ def test_the_best_of_several_images_is_kept_by_a_scorer(
     pixels = torch.from_numpy(np.asarray(Image.open(place / kept.image)).copy()).permute(2, 0, 1)[None] / 255
     score = CLIPScore.from_pretrained(CLIPSource(f"local-dir:{CLIP}"))(pixels, [kept.prompt])
     assert float(score) == pytest.approx(kept.score, abs=1e-4)
+
+
+def test_images_without_a_score_are_no_best_ones(
+    go: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(GoldScore, "forward", lambda self, images, prompts: torch.full((len(prompts),), torch.nan))
+    assert go("split=test", "prompts.test.count=2", "best_of=2", "scorer=gold") != 0
+    assert "it gave no finite score for any image of 2 prompts" in capsys.readouterr().err
 
 
 def test_one_image_is_only_scored(go: Run, tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from t2ifb.score import score
+from t2ifb.scorers import CLIPScore
 from tests.command_parts import OTHER, PROMPT, Run, runner, write_database, write_pictures
 from tests.scorers.parts import tiny_clip
 
@@ -92,3 +94,16 @@ def test_a_table_without_its_columns(go: Run, tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "pairs.csv").write_text("image,text\na.png,b\n")
     assert go("score", "pairs=pairs.csv") == 2
     assert "line 1: no column prompt; found image, text" in capsys.readouterr().err
+
+
+def test_a_batch_has_at_least_one_image(go: Run, images: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert go("score", "prompt=a", "images=[right.png]", "batch_size=-1") != 0
+    assert "batch_size=-1 must be at least 1" in capsys.readouterr().err
+
+
+def test_a_score_that_is_no_number_is_an_error(
+    go: Run, images: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CLIPScore, "forward", lambda self, images, prompts: torch.full((len(prompts),), torch.nan))
+    assert go("score", "prompt=a", "images=[right.png]") != 0
+    assert "1 of 1 scores are NaN or infinite" in capsys.readouterr().err

@@ -198,6 +198,11 @@ class EncodedRankings:
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
+    @property
+    def decided(self) -> bool:
+        """Whether any comparison has a better image."""
+        return len(self.better) > 0 and (self.shares is None or bool((self.shares != 0.5).any()))
+
     @cached_property
     def images_per_prompt(self) -> Index:
         """(P,), number of images per ranking."""

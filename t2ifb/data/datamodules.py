@@ -179,6 +179,8 @@ class RewardDataModule(LightningDataModule):
             "comparisons": int(order.weights.sum()),
             "steps_per_epoch": order.steps_per_epoch,
             "draws": order.draws,
+            "rankings": [rankings_hash(self.rankings(split)) for split in self.splits[:2]],
+            "embeddings": self.feed.embeddings_of,
         }
 
     def _training_order(self) -> TrainingOrder:

@@ -46,8 +46,10 @@ def pixel_batches(images: Sequence[Image], batch_size: int) -> Iterator[tuple[li
         Indices into `images`, and their pixels (B, 3, H, W), uint8.
 
     Raises:
-        ValueError: An image cannot be read; the message names it.
+        ValueError: An image cannot be read, and the message names it; or `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
     waiting: dict[tuple[int, ...], list[tuple[int, Pixels]]] = defaultdict(list)
     for index, pixels in enumerate(_decoded(images, batch_size)):
         group = waiting[pixels.shape]

@@ -230,7 +230,7 @@ class ScoreCache:
             scorer = build(part)
             scorer = scorer.to(self.device).eval() if isinstance(scorer, nn.Module) else scorer
             with torch.inference_mode():
-                _checked(scorer(pixels.to(self.device), [prompt]), 1)
+                checked_scores(scorer(pixels.to(self.device), [prompt]), 1)
         except UNUSABLE as error:
             raise UnusableScorers({name: str(error) or type(error).__name__}) from error
         return scorer
@@ -290,7 +290,7 @@ class ScoreCache:
             ValueError: The device is out of memory.
         """
         try:
-            return _checked(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
+            return checked_scores(scorer(pixels.to(self.device).float() / 255, prompts), len(prompts))
         except ValueError as error:
             text = f"{error}; the first prompt of the batch is {prompts[0]!r}"
             raise UnusableScorers({name: text}) from error
@@ -309,7 +309,7 @@ def _refuse(errors: Mapping[str, str], scorers: Mapping[str, Unbuilt]) -> None:
         raise UnusableScorers({name: errors[name] for name in scorers if name in errors})
 
 
-def _checked(scores: Tensor, count: int) -> Tensor:
+def checked_scores(scores: Tensor, count: int) -> Tensor:
     """Check scores and move them to the CPU in float32.
 
     Raises:

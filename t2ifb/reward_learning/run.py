@@ -207,21 +207,29 @@ class RewardTrainer:
         metrics, guard = MetricsCSV(run), NanGuard(self.max_skipped_updates)
         config = {"seed": seed} | (self.config or self.settings())
         recorder = False if not first_process() else loggers.start(self.logger, run, config)
-        steps = self.epochs * data.steps_per_epoch
+        if not data.encoded(self.splits[1]).decided:
+            raise ValueError(
+                f"the split {self.splits[1]} has no comparison with a better image, so no state of the head could be "
+                "chosen by it; add rankings without ties"
+            )
         every = max(1, int(data.steps_per_epoch / self.validations_per_epoch))
+        steps = -(-self.epochs * data.steps_per_epoch // every) * every  # the last state is validated too
         engine = make_trainer(trainer, run, recorder, steps, every, "val/accuracy", metrics, guard)
         last = run.last_checkpoint if self.resume and run.last_checkpoint.exists() else None
         engine.fit(module, data, ckpt_path=last, weights_only=True)
         if not engine.is_global_zero:
             return {}
-        best = torch.load(run.best_checkpoint, weights_only=True)
+        best = torch.load(run.best_checkpoint, map_location="cpu", weights_only=True)
         missing, unknown = module.load_state_dict(best["state_dict"], strict=False)
         assert not unknown and all(name.startswith("encoder.") for name in missing), (missing, unknown)
         module.eval()
         embeddings = {s: embedded(module, data.encoded(s), engine.strategy.root_device) for s in self.splits[2:]}
         head = module.cpu().head
         judges = baselines, self.ceiling, self.ceiling_parts
-        verdicts = [RewardResults(data, s, head, pair, *judges, self.published, seed) for s, pair in embeddings.items()]
+        published = {self.splits[2]: self.published}  # on the first test split
+        verdicts = [
+            RewardResults(data, s, head, pair, *judges, published.get(s, {}), seed) for s, pair in embeddings.items()
+        ]
         figures: dict[str, Any] = {key: value for verdict in verdicts for key, value in verdict.write(run).items()}
         learning_curves(run.metrics, run.path / "learning_curves.png")
         verdicts[0].draw(run)

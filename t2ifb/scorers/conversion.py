@@ -109,8 +109,9 @@ def pick_score_encoder(source: str | Path = HUB_ID, folder: Path | None = None) 
         ValueError: The weights are missing.
     """
     place = Path(source).expanduser()
-    version = [stamp(path) for path in sorted(place.glob("*.safetensors"))] if place.is_dir() else []
-    digest = hashlib.sha256(json.dumps([str(source), version]).encode()).hexdigest()[:16]
+    files = [path for path in sorted(place.iterdir()) if path.is_file()] if place.is_dir() else []
+    where = str(place.absolute()) if place.is_dir() else str(source)
+    digest = hashlib.sha256(json.dumps([where, [stamp(path) for path in files]]).encode()).hexdigest()[:16]
     target = make_folder((folder or data_folder() / "converted") / f"pick_score-{digest}")
     with file_lock(target / "lock"):
         if not (target / CONFIG).is_file():

@@ -1,6 +1,7 @@
 """A scorer behind an HTTP address: a program in another environment or on another machine."""
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Coroutine
@@ -63,6 +64,10 @@ class HTTPScore(nn.Module):
         self.url, self.name, self.version = url, name or url, version
         self.batch_size, self.time_limit = batch_size, time_limit
         self.retries, self.retry_seconds, self.token_variable = retries, retry_seconds, token_variable
+
+    def fingerprint(self) -> str:
+        """Identity for kept scores: address and version."""
+        return json.dumps({"url": self.url, "version": self.version})
 
     @classmethod
     def on_meta(cls, url: str, **options: object) -> Self:

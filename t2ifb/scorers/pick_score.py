@@ -148,7 +148,7 @@ class PickScore(nn.Module):
         length = self.model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         ids, mask = (torch.as_tensor(tokens[key]).to(images.device) for key in ("input_ids", "attention_mask"))
-        return self.score_tokens(preprocess(images, self.image_size, self.mean, self.std), ids, mask)
+        return self.score_tokens(preprocess(images, self.image_size, self.mean, self.std, "transformers"), ids, mask)
 
     def cut_prompts(self, prompts: Sequence[str]) -> list[str]:
         """The prompts that are longer than the model's context."""

@@ -1,9 +1,10 @@
 """Differentiable preprocessing of images in [0, 1], the same for files, cache and training."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +25,12 @@ def check_counts(images: Tensor, prompts: Sequence[str]) -> None:
         raise ValueError(f"expected a prompt for each image, got {len(images)} images and {len(prompts)} prompts")
 
 
-def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+Crop = Literal["torchvision", "transformers"]
+
+
+def preprocess(
+    images: Tensor, size: int, mean: Sequence[float], std: Sequence[float], crop: Crop = "torchvision"
+) -> Tensor:
     """Antialiased bicubic resize of the short side, centre crop, clamp to [0, 1] (`square`), normalise.
 
     Args:
@@ -32,6 +38,7 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
         size: Side of the encoder's square input, in pixels.
         mean: 3 numbers, in units of [0, 1].
         std: 3 numbers, in units of [0, 1].
+        crop: Where the crop of an odd rest begins, see `square`.
 
     Returns:
         (B, 3, size, size), in the images' dtype.
@@ -39,13 +46,13 @@ def preprocess(images: Tensor, size: int, mean: Sequence[float], std: Sequence[f
     Raises:
         ValueError: The images have another shape or an integer type.
     """
-    images = square(images, size)
+    images = square(images, size, crop)
     make = _channels if type(images) is Tensor else _channels.__wrapped__
     shift, scale = (make(tuple(values), images.dtype, images.device) for values in (mean, std))
     return (images - shift) / scale
 
 
-def square(images: Tensor, size: int) -> Tensor:
+def square(images: Tensor, size: int, crop: Crop = "torchvision") -> Tensor:
     """Antialiased bicubic resize of the short side, clamp to [0, 1], centre crop.
 
     The originals resize 8-bit images with Pillow and round the result. Here values stay floating point, so that
@@ -56,6 +63,8 @@ def square(images: Tensor, size: int) -> Tensor:
     Args:
         images: (B, 3, H, W) floating point, in [0, 1], RGB.
         size: Side of the square, in pixels.
+        crop: Where the crop begins if an odd number of pixels is left over: `torchvision` rounds half to even, as its
+            `CenterCrop`, and `transformers` down, as its image processors.
 
     Returns:
         (B, 3, size, size), in the images' dtype.
@@ -68,8 +77,8 @@ def square(images: Tensor, size: int) -> Tensor:
     short = min(height, width)
     if short != size:
         height, width = size * height // short, size * width // short
-    # Round half to even, as torchvision's CenterCrop does.
-    top, left = round((height - size) / 2), round((width - size) / 2)
+    begin = round if crop == "torchvision" else math.floor
+    top, left = begin((height - size) / 2), begin((width - size) / 2)
     return resize(images, (height, width), (top, left, size, size))
 
 

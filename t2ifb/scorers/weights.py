@@ -5,6 +5,7 @@ import pickle
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import torch
 from safetensors import SafetensorError
@@ -100,6 +101,22 @@ def _from_hub(hub_id: str, filename: str) -> Path:
         ) from error
 
 
+def _check_length(file: Path, address: str) -> None:
+    """Remove a download that ended early.
+
+    Raises:
+        OSError: It is shorter or longer than the server said.
+    """
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=60) as answer:
+            announced = answer.headers.get("Content-Length")
+    except (OSError, HTTPException):  # such as a server that does not know HEAD
+        return
+    if announced is not None and int(announced) != (size := file.stat().st_size):
+        file.unlink()
+        raise OSError(f"the connection ended after {size} of {announced} bytes")
+
+
 def _from_address(address: str, filename: str) -> Path:
     named = f"{hashlib.sha256(address.encode()).hexdigest()[:8]}-{filename}"  # two URLs may end with the same name
     target = Path(torch.hub.get_dir()) / "checkpoints" / named
@@ -107,6 +124,7 @@ def _from_address(address: str, filename: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(address, str(target))
+            _check_length(target, address)
         except (OSError, HTTPException) as error:
             raise ValueError(
                 f"{filename} is not on this machine and cannot be downloaded ({error}). Download it where a network is "

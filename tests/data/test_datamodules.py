@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,25 @@ def test_resuming_another_order_is_refused(dataset: FolderDataset, cache: Embedd
     other.load_state_dict(state)
     with pytest.raises(ValueError, match=r"Cannot resume: seed was 0 and is 1, batch_size was 20 and is 30"):
         other.train_dataloader()
+
+
+def test_resuming_on_other_labels_or_embeddings_is_refused(
+    dataset: FolderDataset, cache: EmbeddingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = RewardDataModule(dataset, cache, batch_size=20).state_dict()
+    splits = {
+        split: [replace(ranking, ranks=tuple(reversed(ranking.ranks))) for ranking in rankings]
+        for split, rankings in dataset.splits.items()
+    }
+    other = RewardDataModule(FolderDataset(splits), cache, batch_size=20)
+    other.load_state_dict(state)
+    with pytest.raises(ValueError, match="Cannot resume: rankings was"):
+        other.train_dataloader()
+    monkeypatch.setattr(EmbeddingCache, "embeddings_of", "another encoder")
+    again = RewardDataModule(dataset, cache, batch_size=20)
+    again.load_state_dict(state)
+    with pytest.raises(ValueError, match="Cannot resume: embeddings was"):
+        again.train_dataloader()
 
 
 def test_a_position_without_restored_loops_counts_too(dataset: FolderDataset, cache: EmbeddingCache) -> None:

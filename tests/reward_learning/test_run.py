@@ -4,6 +4,7 @@ import csv
 import json
 import resource
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from t2ifb.data.images import load_image
 from t2ifb.scorers import RewardModel
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.gold import GoldScore
+from t2ifb.training.metrics import read_metrics
 from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.files import StorageError
@@ -217,6 +219,42 @@ def test_what_belongs_to_a_data_set_is_read_from_it(tmp_path: Path) -> None:
         make_training(tmp_path, dataset=ImageRewardDB(tmp_path / "data", test_splits=()))
     with pytest.raises(ValueError, match=r"dataset.ceiling_parts=\['fidelity'\] needs a dataset.ceiling with parts"):
         make_training(tmp_path, dataset=ImageRewardDB(tmp_path / "data", ceiling_parts=["fidelity"]))
+
+
+def test_published_figures_are_beside_the_first_test_split_only(tmp_path: Path) -> None:
+    make_training(tmp_path)
+    facts = {"test_splits": ["test", "validation"], "published": {"CLIP Score": 60.0}}
+    run_training(make_training(tmp_path, dataset=ImageRewardDB(tmp_path / "data", **facts), epochs=1), tmp_path / "run")
+    found = {}
+    for split in ("test", "validation"):
+        rows = json.loads((tmp_path / "run" / f"table_{split}.json").read_text())
+        found[split] = {row["published"] for row in rows} >= {60.0}
+    assert found == {"test": True, "validation": False}
+
+
+def test_the_last_update_is_validated_too(tmp_path: Path) -> None:
+    training = make_training(tmp_path, epochs=3, validations_per_epoch=0.5, batch_size=48)
+    run_training(training, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert [row["step"] for row in rows if row.get("val/loss")][-1] == last
+    assert last % (2 * 3) == 0 and last >= 3 * 3  # three updates per epoch, validated every two epochs
+
+
+def test_validation_rankings_of_ties_only_are_refused(tmp_path: Path) -> None:
+    make_training(tmp_path)
+    dataset = ImageRewardDB(tmp_path / "data")
+
+    class Tied:
+        def available(self, split: str) -> bool:
+            return True
+
+        def rankings(self, split: str) -> Any:
+            found = dataset.rankings(split)
+            return [replace(r, ranks=(1,) * len(r.ranks)) for r in found] if split == "validation" else found
+
+    with pytest.raises(ValueError, match="the split validation has no comparison with a better image"):
+        run_training(make_training(tmp_path, dataset=Tied()), tmp_path / "run")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -30,4 +30,7 @@ def test_it_is_converted_once_for_each_state_of_the_files(tmp_path: Path) -> Non
     assert pick_score_encoder(folder, tmp_path / "converted")[0] == first
     assert (first.folder / "open_clip_model.safetensors").stat().st_mtime_ns == made
     os.utime(folder / "model.safetensors", (0, 0))
-    assert pick_score_encoder(folder, tmp_path / "converted")[0] != first
+    second, _ = pick_score_encoder(folder, tmp_path / "converted")
+    assert second != first
+    os.utime(folder / "preprocessor_config.json", (0, 0))
+    assert pick_score_encoder(folder, tmp_path / "converted")[0] not in (first, second)

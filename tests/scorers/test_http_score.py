@@ -141,6 +141,9 @@ def test_it_is_a_row_of_table_1_and_its_scores_are_kept(server: Any, tmp_path: P
     assert 0 <= first["redness"] <= 1
     asked = len(server.requests)
     assert table.run(tmp_path)["table"] == first
+    patient = {"redness": partial(part, time_limit=7.0, batch_size=3, name="red")}
+    again = ScorerBenchmark(dataset, patient, cache_folder=tmp_path / "scores", device="cpu", published={})
+    assert again.run(tmp_path)["table"] == first
     assert len(server.requests) == asked
 
 

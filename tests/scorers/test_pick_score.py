@@ -21,8 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pick_score(tmp_path_factory.mktemp("pick"))
 
 
-def test_it_is_the_models_own_logit_of_image_and_prompt(folder: Path) -> None:
-    levels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
+@pytest.mark.parametrize("size", [(16, 16), (16, 19)])  # an odd rest is cropped as the processor does
+def test_it_is_the_models_own_logit_of_image_and_prompt(folder: Path, size: tuple[int, int]) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype(np.uint8)
     model, tokenizer = CLIPModel.from_pretrained(folder).eval(), CLIPTokenizer.from_pretrained(folder)
     pixels = CLIPImageProcessor.from_pretrained(folder)([Image.fromarray(one) for one in levels], return_tensors="pt")
     tokens = tokenizer(PROMPTS, padding=True, truncation=True, max_length=24, return_tensors="pt")

@@ -1,12 +1,14 @@
 """Published weights are found, read without executing code, and checked by their tensors' names."""
 
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from t2ifb.scorers.weights import beside, check_names, find_weights, read_state
+from t2ifb.scorers.weights import _from_address, beside, check_names, find_weights, read_state
 
 
 def test_a_file_at_another_address_is_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +27,30 @@ def test_a_file_at_another_address_is_another_file(tmp_path: Path, monkeypatch: 
     assert asked == ["https://one/model.pth", "https://other/model.pth"]
     with pytest.raises(ValueError, match=r"timed out\).*curl -LO https://broken/model.pth"):
         find_weights("https://broken/model.pth", "model.pth")
+
+
+def test_a_download_that_ended_early_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self.do_HEAD()
+            self.wfile.write(b"x" * 300)
+
+        def do_HEAD(self) -> None:  # noqa: N802
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Short) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="the connection ended after 300 of 1000 bytes"):
+                _from_address(f"http://127.0.0.1:{server.server_port}/model.pth", "model.pth")
+        server.shutdown()
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_a_file_is_found_by_itself_in_its_folder_or_under_another_name(tmp_path: Path) -> None:

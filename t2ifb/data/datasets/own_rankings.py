@@ -13,7 +13,7 @@ from t2ifb.data.preferences.files import PreferenceFile, read_preferences, split
 from t2ifb.data.preferences.folders import folder_rows
 from t2ifb.data.preferences.pairs import join_annotators, rank_pairs
 from t2ifb.data.preferences.ranks import group_name, group_rows
-from t2ifb.data.prompts import hash_fraction
+from t2ifb.data.prompts import hash_fraction, spelled_alike
 from t2ifb.data.rankings import RankedPrompt
 from t2ifb.data.tables import READERS, Row
 from t2ifb.data.validation import check_once, image_files, memory_file
@@ -188,9 +188,10 @@ class OwnRankings:
                 raise ValueError(f"{nowhere[0]}: the column split is empty; fill it in every row or in none")
             splits = [row.text("split") for row in rows]
         else:
-            splits_of = self._by_hash({row.text("prompt") for row in rows})
-            splits = [splits_of[row.text("prompt")] for row in rows]
-            self._tell(paths[0] if len(paths) == 1 else self.source, rows, splits, split)
+            prompts = [spelled_alike(row.text("prompt")) for row in rows]
+            splits_of = self._by_hash({*prompts})
+            splits = [splits_of[prompt] for prompt in prompts]
+            self._tell(paths[0] if len(paths) == 1 else self.source, splits_of, split)
         if table.pairs:
             return [row for row, where in zip(rows, splits, strict=True) if where == split]
         rankings = [(group_name(row), row.text("annotator")) for row in rows]
@@ -198,10 +199,9 @@ class OwnRankings:
         # A ranking in two splits is an error in both.
         return [row for row, ranking in zip(rows, rankings, strict=True) if ranking in wanted]
 
-    def _tell(self, path: Path, rows: list[Row], splits: list[str], wanted: str) -> None:
+    def _tell(self, path: Path, splits: Mapping[str, str], wanted: str) -> None:
         """Log once how many prompts each split received."""
-        prompts = dict(zip((row.text("prompt") for row in rows), splits, strict=True))
-        counts = {split: sum(where == split for where in prompts.values()) for split in self.shares}
+        counts = {split: sum(where == split for where in splits.values()) for split in self.shares}
         text = ", ".join(f"{count} prompts {split}" for split, count in counts.items())
         if not counts[wanted]:
             raise ValueError(
@@ -213,7 +213,7 @@ class OwnRankings:
             self._told = True
 
     def _by_hash(self, prompts: set[str]) -> dict[str, str]:
-        """The split of each prompt.
+        """The split of each prompt; `prompts` are spelled alike, so that no spelling is in another split.
 
         A split with less than its share, or less than three prompts if that is fewer, gets the nearest ones of the
         largest split.

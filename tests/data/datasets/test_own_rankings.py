@@ -105,6 +105,16 @@ def test_few_prompts_leave_no_split_empty(tmp_path: Path, seed: int) -> None:
         [OwnRankings(tmp_path, seed=seed).rankings(split) for split in ("train", "validation", "test")]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_prompt_in_two_spellings_is_in_one_split(tmp_path: Path, seed: int) -> None:
+    table = rows(6)
+    again = [{**row, "prompt": str(row["prompt"]).upper()} for row in table]
+    write(tmp_path / "rankings.json", [*table, *again])
+    dataset = OwnRankings(tmp_path, seed=seed)
+    splits = {s: {r.prompt.lower() for r in dataset.rankings(s)} for s in ("train", "validation", "test")}
+    assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 6
+
+
 @pytest.mark.parametrize("shares", [None, {"train": 0.6, "validation": 0.2, "test": 0.2}, {"train": 1.0}])
 def test_each_split_has_a_prompt_and_soon_three_or_its_share(tmp_path: Path, shares: dict[str, float] | None) -> None:
     for seed in range(10):
