@@ -53,7 +53,10 @@ def described(value: Any) -> Any:
     known = {
         name: each for name, each in getattr(value, "__dict__", {}).items() if name[0] != "_" and name != "training"
     }
-    accepted = inspect.signature(type(value)).parameters
+    try:
+        accepted = set(inspect.signature(type(value)).parameters)
+    except ValueError:  # a class in C, such as `torch.dtype`
+        accepted = set()
     kept = {name: each for name, each in known.items() if name in accepted or isinstance(each, (*PLAIN, Path))}
     return {"_target_": _name(type(value)), **{name: described(each) for name, each in kept.items()}}
 

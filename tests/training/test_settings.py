@@ -47,6 +47,7 @@ def test_components_are_their_class_and_plain_arguments() -> None:
     }  # fmt: skip
     assert described(Path("a")) == "a" and described({"x": None}) == {"x": None}
     assert described(torch.optim.SGD) == {"_target_": "torch.optim.sgd.SGD", "_partial_": True}
+    assert described(torch.float32) == {"_target_": "torch.dtype"}
     assert described(Darkness()) == {"_target_": f"{Darkness.__module__}.Darkness"}
 
 
