@@ -93,6 +93,16 @@ def test_the_address_accepts_connections_before_the_server_runs() -> None:
         assert client.getpeername()[1] == port
 
 
+def test_rankings_of_a_round_continue_the_rounds(run_here: Command, tmp_path: Path) -> None:
+    (tmp_path / "rounds" / ".hydra").mkdir(parents=True)
+    (tmp_path / "rounds" / "round_01").mkdir()
+    folder = shapes_images(tmp_path / "rounds" / "round_01" / "rankings")
+    done = run_here("t2ifb.annotate", f"source={folder}", "simulate=true", "annotators=1")
+    assert done.returncode == 0, done.stderr
+    assert f"continue the rounds: python -m t2ifb.train resume={tmp_path / 'rounds'}" in done.stdout
+    assert "train a reward on them" not in done.stdout
+
+
 def write_run(folder: Path, steps: int) -> Path:
     """A fine-tuning run with the settings that it was made with."""
     record = write_tuned_run(folder) / ".hydra" / "config.yaml"

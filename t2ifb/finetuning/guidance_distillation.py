@@ -103,6 +103,6 @@ class GuidanceDistillation:
         return mean_loss(error, part, **by_step("error", error, steps))
 
     def teacher(self, policy: Policy, prompts: Sequence[str]) -> Denoise:
-        """The denoiser at the teacher's scale; the teacher's inside `policy.beginning()`."""
+        """The guided denoiser; inside `policy.beginning()` it is the teacher's."""
         sampler = replace(policy.sampler, guidance_scale=self.teacher_scale)
         return sampler.denoiser(policy.model, policy.schedule, prompts)
