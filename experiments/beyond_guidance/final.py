@@ -18,9 +18,10 @@ from experiments.beyond_guidance.study import ALL_LAYERS, RESULTS, interaction, 
 from experiments.runs import Run, folder, study_parser, train_all, train_each, write
 from t2ifb.shapes.training.tuned import TUNING
 
-PROMPTS, IMAGES, GUIDANCE = 400, 4, 4
-"""Test prompts, images of each, and the guidance scale at which the base model is best."""
+PROMPTS, IMAGES = 400, 4
+"""Test prompts, and images of each."""
 DISTILLED = "dpo, distilled"
+FLOW = "domain=shapes_flow"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "dpo": TUNING,
     "grpo": ("+experiment=grpo",),
@@ -30,9 +31,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "+experiment=guidance_distillation", "algorithm.lora.rank=8", ALL_LAYERS, "algorithm.ema=0.9",
         *lengths(128, batch=16),
     ),
+    "flow, dpo": ("+experiment=dpo", FLOW),
+    "flow, grpo": ("+experiment=grpo", FLOW),
 }  # fmt: skip
-"""Arguments of each variant: the two best of the screen, the report's method, the best one's control, and the best one
-without guidance."""
+"""Arguments of each variant: the two best of the screen, the report's method, the best one's control, the best one
+without guidance, and the two best on the rectified flow."""
 BRIEF = ("algorithm.guidance_scales=[]", "algorithm.best_of=1", "prompts.test.count=64")
 """Arguments of all variants: the verdict at the run's end is short, because `judged` gives the one that counts."""
 JUDGED = ("+experiment=figure8", f"prompts.most={PROMPTS}", f"evaluation.images_per_prompt={IMAGES}")
@@ -49,9 +52,11 @@ def trained(variant: str, seed: int) -> Run:
 def judged(variant: str, seed: int) -> Run:
     """Comparison of a run with the base model. Noise is that of seed 0, so that runs share the base model's images."""
     place = folder("beyond_guidance", f"judged {variant}", seed)
-    own, scales = (1, f"1,{GUIDANCE}") if variant == DISTILLED else (GUIDANCE, "1,2.5,4,6")
+    scales = "1,4" if variant == DISTILLED else "1,2.5,4,6"
+    own = "1" if variant == DISTILLED else "${usual_guidance_scale}"
+    domain = [argument for argument in VARIANTS[variant] if argument == FLOW]
     how = (f"sampling.guidance_scale={own}", f"guidance_scales=[{scales}]", f"run={trained(variant, seed).path}")
-    return Run(place, (*JUDGED, *how), "t2ifb.evaluate")
+    return Run(place, (*JUDGED, *domain, *how), "t2ifb.evaluate")
 
 
 def result_file(variant: str, seed: int) -> Path:

@@ -18,7 +18,16 @@ def test_every_variant_is_a_valid_run(overrides: tuple[str, ...]) -> None:
     schema.register()
     (composed,) = compose_all("train", list(overrides))
     without_guidance = (final.VARIANTS["refl"], final.VARIANTS[final.DISTILLED])
-    assert composed.config.sampling.guidance_scale == (1 if overrides in without_guidance else 4)
+    usual = 2.5 if final.FLOW in overrides else 4
+    assert composed.config.sampling.guidance_scale == (1 if overrides in without_guidance else usual)
+
+
+def test_a_variant_is_judged_in_its_domain_at_the_scale_where_its_base_model_is_best() -> None:
+    schema.register()
+    for variant, scale in (("dpo", 4), ("flow, grpo", 2.5)):
+        (composed,) = compose_all("evaluate", list(final.judged(variant, 0).overrides))
+        assert composed.config.sampling.guidance_scale == scale
+        assert composed.config.domain == ("shapes_flow" if "flow" in variant else "shapes")
 
 
 def test_the_distilled_model_starts_from_the_adapters_of_dpo() -> None:
