@@ -41,6 +41,7 @@ def test_everything_is_drawn(visit: Opener, four: list[Path], tmp_path: Path) ->
     assert seen.page.locator("#curves .shapelayer path").count() >= 1  # the base model's line
     base, tuned = seen.plot("#guidance-plot")
     assert (base["x"], base["y"], tuned["y"][:2]) == ([1, 4], [0.1, 0.4], [0.1, 0.1])
+    assert seen.page.locator("#guidance .key").inner_text().split() == ["run0", "run1", "run2", "run3"]
     assert [d["label"] for d in seen.plot("#parcoords")[0]["dimensions"]][:2] == ["beta", "lr"]
     assert seen.page.locator("#tables [data-intervals] .plot .main-svg").count() >= 2
     images = seen.page.locator("#images img")
@@ -198,6 +199,25 @@ def test_the_slider_walks_a_prompt_through_training(visit: Opener, four: list[Pa
     assert image.get_attribute("alt") == f"{PROMPTS[1]}: run0, step 10"
     assert image.evaluate("element => element.style.objectPosition").startswith("50%")
     assert "reward 0.100 (+0.000)" in seen.page.locator("#images figure:not(.base)").inner_text()
+
+
+def test_runs_with_one_base_image_and_other_rewards_are_compared_with_their_own_base_score(
+    visit: Opener, tmp_path: Path
+) -> None:
+    runs = [write_tuning_run(tmp_path / f"run{n}") for n in range(2)]
+    for file in (runs[1] / "samples").glob("*.csv"):  # of a reward that gives 5 more
+        lines = [line.split(",") for line in file.read_text().splitlines()]
+        changed = [line if n == 0 else [line[0], str(float(line[1]) + 5), *line[2:]] for n, line in enumerate(lines)]
+        file.write_text("".join(f"{','.join(line)}\n" for line in changed))
+    seen = visit(*runs)
+    captions = [" ".join(text.split()) for text in seen.page.locator("#images figcaption").all_inner_texts()]
+    assert captions[0] == "base model"
+    assert [text.partition("step 30 ")[2] for text in captions[1:]] == [
+        "reward 0.000 (+0.000)",
+        "reward 5.000 (+0.000)",
+    ]
+    seen.page.locator("#score").select_option(label="clip_score")
+    assert seen.page.locator("#images .base").inner_text().split() == ["base", "model", "clip_score", "0.600"]
 
 
 @pytest.mark.slow

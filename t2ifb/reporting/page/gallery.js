@@ -2,7 +2,7 @@
 const AT_ONCE = 24;
 let shownMost = AT_ONCE;
 let shownStep = Infinity;
-let placed = []; // [{samples, figure, base}] of the visible images
+let placed = []; // the visible images, see addImage
 
 const withPrompt = (run, prompt) => run.samples.filter((sample) => sample.prompts.includes(prompt));
 const stepsShown = () => [...new Set(galleryRuns().flatMap(({ samples }) => samples.map((sample) => sample.step)))].sort((a, b) => a - b);
@@ -29,7 +29,7 @@ function buildGallery() {
   const runs = galleryRuns();
   const rows = new Map();
   for (const entry of runs.slice(0, shownMost)) {
-    const base = entry.samples[0].step === 0 ? entry.samples[0] : null;
+    const base = baseOf(entry.samples);
     const key = base ? base.image : "none";
     if (!rows.has(key)) rows.set(key, { base, entries: [] });
     rows.get(key).entries.push(entry);
@@ -38,8 +38,8 @@ function buildGallery() {
   one("#images").replaceChildren(...[...rows.values()].map(({ base, entries }) => {
     const row = document.createElement("div");
     row.className = "strip";
-    if (base) row.append(addImage("base model", [base], base, true));
-    for (const { run, samples } of entries) row.append(addImage(run.name, samples, base, false, run));
+    if (base) row.append(addImage("base model", [base], entries.map(({ samples }) => samples[0])));
+    for (const { run, samples } of entries) row.append(addImage(run.name, samples, [baseOf(samples)].filter(Boolean), run));
     return row;
   }));
   one("#gallery .empty").hidden = runs.length > 0;
@@ -48,13 +48,17 @@ function buildGallery() {
   more.textContent = `Show all ${runs.length} runs`;
 }
 
-function addImage(name, samples, base, isBase, run = null) {
+const baseOf = (samples) => (samples[0].step === 0 ? samples[0] : null);
+
+// A run's images, compared with its own base model: runs with the same base images may have different scorers of the
+// same name. Without a run, the base model's image of several runs, whose samples are `bases`.
+function addImage(name, samples, bases, run = null) {
   const figure = document.createElement("figure");
   const image = document.createElement("img");
   const caption = document.createElement("figcaption");
-  if (isBase) figure.className = "base";
+  if (!run) figure.className = "base";
   figure.append(image, caption);
-  placed.push({ figure, image, caption, name, samples, base, isBase, run });
+  placed.push({ image, caption, name, samples, bases, run });
   return figure;
 }
 
@@ -68,7 +72,13 @@ function moveGallery() {
   for (const item of placed) place(item, step);
 }
 
-function place({ image, caption, name, samples, base, isBase, run }, step) {
+// Score of the base model; null if it is unknown or differs between the runs.
+function baseScore(bases, prompt, scorer) {
+  const scores = bases.map((base) => base.scores[base.prompts.indexOf(prompt)]?.[scorer] ?? null).filter((score) => score !== null);
+  return new Set(scores.map((score) => score.toFixed(3))).size === 1 ? scores[0] : null;
+}
+
+function place({ image, caption, name, samples, bases, run }, step) {
   const prompt = Number(value("prompt"));
   const sample = samples.findLast((one) => one.step <= step) ?? samples[0];
   const tile = sample.prompts.indexOf(prompt);
@@ -80,11 +90,11 @@ function place({ image, caption, name, samples, base, isBase, run }, step) {
   image.classList.toggle("pixels", Math.max(width, height) <= 128);
   image.alt = `${data.prompts[prompt]}: ${name}, step ${sample.step}`;
   const scorer = Number(value("score"));
-  const score = sample.scores[tile][scorer] ?? null;
-  const before = base?.scores[base.prompts.indexOf(prompt)]?.[scorer] ?? null;
-  const change = score !== null && before !== null && !isBase ? ` (${score >= before ? "+" : ""}${(score - before).toFixed(3)})` : "";
+  const before = baseScore(bases, prompt, scorer);
+  const score = run ? sample.scores[tile][scorer] ?? null : before;
+  const change = run && score !== null && before !== null ? ` (${score >= before ? "+" : ""}${(score - before).toFixed(3)})` : "";
   const kept = run && sample.step === run.kept ? ", kept" : "";
-  const words = [name, isBase ? "" : `step ${sample.step}${kept}`, score === null ? "" : `${data.scorers[scorer]} ${score.toFixed(3)}${change}`];
+  const words = [name, run ? `step ${sample.step}${kept}` : "", score === null ? "" : `${data.scorers[scorer]} ${score.toFixed(3)}${change}`];
   caption.replaceChildren(...words.filter(Boolean).map((text) => Object.assign(document.createElement("span"), { textContent: text })));
 }
 

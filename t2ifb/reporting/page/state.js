@@ -83,7 +83,7 @@ function choose() {
   }
   const count = data.runs.filter((run) => run.chosen).length;
   if (one("#count")) one("#count").textContent = `${count} of ${data.runs.length} runs`;
-  for (const [section, kind] of [["#curves", "tuning"], ["#trade-offs", "tuning"], ["#parallel", "tuning"], ["#reward", "reward"]]) {
+  for (const [section, kind] of [["#guidance", "tuning"], ["#curves", "tuning"], ["#trade-offs", "tuning"], ["#parallel", "tuning"], ["#reward", "reward"]]) {
     if (one(section)) drawKey(one(`${section} .key`), runsOf(kind));
   }
 }
