@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
@@ -59,6 +60,20 @@ def _no_data_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Data that another test or a user's run builds does not change what a test sees."""
     with pytest.MonkeyPatch.context() as changed:
         changed.setenv("T2IFB_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_composition_that_gives_nothing() -> Iterator[None]:
+    """Hydra composes everything to learn the mode of a run, which only a sweep file or an argument sets."""
+    plain = Hydra.get_mode
+
+    def get_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        sets_it = any(word in override for override in overrides for word in ("sweep", "hydra"))
+        return plain(hydra, config_name, overrides) if sets_it else None
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(Hydra, "get_mode", get_mode)
         yield
 
 
