@@ -192,10 +192,11 @@ class GaussianStep:
 def gaussian_step(
     output: Tensor,
     noisy: Tensor,
-    begin: tuple[float, float],
-    end: tuple[float, float],
-    variance: float,
-    prediction: Prediction = "epsilon",
+    begin: tuple[Coefficient, Coefficient],
+    a_next: Coefficient,
+    kept: Coefficient,
+    variance: Coefficient,
+    prediction: Prediction,
 ) -> GaussianStep:
     """One step of the sampler.
 
@@ -203,13 +204,13 @@ def gaussian_step(
         output: (B, ...), the network's output.
         noisy: (B, ...), x_t.
         begin: (a, s) of x_t.
-        end: (a', s') of the step's end.
+        a_next: a', the signal coefficient where the step ends.
+        kept: `kept_noise(s', v)`, the coefficient of the old noise.
         variance: v in [0, s'²].
         prediction: Meaning of the output.
     """
     clean, noise = clean_and_noise(output, noisy, *begin, prediction)
-    a, s = end
-    return GaussianStep(a * clean + kept_noise(s, variance) * noise, variance, clean)
+    return GaussianStep(a_next * clean + kept * noise, variance, clean)
 
 
 def kept_noise(s: float, variance: float) -> float:

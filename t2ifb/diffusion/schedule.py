@@ -13,8 +13,9 @@ from t2ifb.diffusion.path import (
     GaussianPath,
     GaussianStep,
     Prediction,
-    clean_and_noise,
     eta_variance,
+    gaussian_kl,
+    gaussian_step,
     kept_noise,
 )
 
@@ -65,19 +66,6 @@ class Schedule:
         """The sampler's variance of each step; 0 where it is deterministic."""
         return self._under(self.variance)
 
-    @cached_property
-    def kl_variances(self) -> list[float]:
-        """The variance of each step in its KL divergence, all positive.
-
-        A deterministic step has none. A deterministic sampler uses the variances of DDPM (eta 1), and a last step
-        without noise that of the step before.
-
-        Raises:
-            ValueError: Another step than the last is deterministic, though the sampler is not.
-        """
-        self._check_stochastic()
-        return self._numbers["kl_variance"]
-
     def noisy_within(self, first: int, last: int) -> "Schedule":
         """The same steps, but deterministic before step `first` and after step `last`."""
         inside = (torch.arange(len(self)) >= first) & (torch.arange(len(self)) <= last)
@@ -100,11 +88,27 @@ class Schedule:
     def kl_step(self, output: Tensor, noisy: Tensor, index: Index) -> GaussianStep:
         """The distribution in a step's KL divergence: `step` with a positive variance.
 
-        For a deterministic sampler this is the step of DDPM (eta 1).
+        A deterministic sampler has the steps of DDPM (eta 1), and a last step without noise has the variance of the
+        step before.
+
+        Raises:
+            ValueError: Another step than the last is deterministic, though the sampler is not.
         """
         self._check_stochastic()
         step = self._gaussian(output, noisy, index, "stochastic_variance")
         return GaussianStep(step.mean, self._at(index, noisy)["kl_variance"], step.clean)
+
+    def kl(self, output: Tensor, reference: Tensor, noisy: Tensor, index: Index) -> Tensor:
+        """KL divergence (B,) float32, in nats, of the `kl_step` with one output to that with another.
+
+        Args:
+            output: (B, C, H, W), the policy's output.
+            reference: (B, C, H, W), the base model's output on the same latents.
+            noisy: (B, C, H, W), the latents where the step begins.
+            index: The step, or the step of each sample.
+        """
+        ours, theirs = (self.kl_step(each, noisy, index) for each in (output, reference))
+        return gaussian_kl(ours.mean, theirs.mean, ours.variance)
 
     def level(self, index: Index, like: Tensor) -> tuple[Coefficient, Coefficient]:
         """(a, s) where a step begins, or where each sample's step begins, for latents such as `like`."""
@@ -157,8 +161,8 @@ class Schedule:
 
     def _gaussian(self, output: Tensor, noisy: Tensor, index: Index, variance: str) -> GaussianStep:
         at = self._at(index, noisy)
-        clean, noise = clean_and_noise(output, noisy, at["a"], at["s"], self.prediction)
-        return GaussianStep(at["a_next"] * clean + at[f"kept_{variance}"] * noise, at[variance], clean)
+        begin, kept = (at["a"], at["s"]), at[f"kept_{variance}"]
+        return gaussian_step(output, noisy, begin, at["a_next"], kept, at[variance], self.prediction)
 
     @cached_property
     def _stochastic(self) -> list[float]:

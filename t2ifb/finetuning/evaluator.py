@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from t2ifb.data.embeddings import Encoder
 from t2ifb.diffusion.lora import load_adapter_state, without_adapters
 from t2ifb.diffusion.model import TextToImageModel
-from t2ifb.diffusion.path import gaussian_kl
 from t2ifb.diffusion.sampling import Rollout, Sampler, to_bytes
 from t2ifb.evaluation.metrics import diversity
 from t2ifb.evaluation.scoring import ScorerSet, ScoreSheet
@@ -153,9 +152,8 @@ class Evaluator(nn.Module):
                 output = denoise(noisy, step)
                 if with_kl:
                     with without_adapters(model.denoiser):
-                        reference = schedule.kl_step(denoise(noisy, step), noisy, step)
-                    policy = schedule.kl_step(output, noisy, step)
-                    kl[step] = gaussian_kl(policy.mean, reference.mean, policy.variance)
+                        reference = denoise(noisy, step)
+                    kl[step] = schedule.kl(output, reference, noisy, step)
                 rollout.take(output)
             images = to_bytes(model.decode(rollout.latents))
         nats = torch.stack(list(kl_sums(kl).values()), 1).cpu()
@@ -366,8 +364,7 @@ def rounding_floor(
             for step, (noisy, exact) in enumerate(seen):
                 with training_context():
                     rounded = denoise(noisy, step)
-                one, other = (schedule.kl_step(each, noisy, step) for each in (exact, rounded))
-                found.append(gaussian_kl(one.mean, other.mean, one.variance))
+                found.append(schedule.kl(exact, rounded, noisy, step))
         return torch.cat(found)
 
     count = min(FLOOR_SAMPLES, len(evaluator))

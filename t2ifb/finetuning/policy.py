@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.lora import LoRA, untrained, without_adapters
 from t2ifb.diffusion.model import TextToImageModel
-from t2ifb.diffusion.path import GaussianStep, gaussian_kl
+from t2ifb.diffusion.path import GaussianStep
 from t2ifb.diffusion.sampling import Denoise, Rollout, Sampler
 from t2ifb.diffusion.schedule import Index
 from t2ifb.finetuning.algorithm import Experience
@@ -140,17 +140,9 @@ class Policy(nn.Module):
             return self.schedule.step(output.float(), noisy, index)
 
     def kl(self, output: Tensor, reference: Tensor, noisy: Tensor, index: Index) -> Tensor:
-        """KL divergence (B,) float32, in nats, of a step's distribution to that of the base model.
-
-        Args:
-            output: (B, C, H, W), the policy's output.
-            reference: (B, C, H, W), the base model's output on the same latents.
-            noisy: (B, C, H, W), the latents where the step begins.
-            index: The step, or the step of each sample.
-        """
+        """KL divergence (B,) of a step outside of autocast; arguments as in `Schedule.kl`."""
         with torch.autocast(self.device.type, enabled=False):
-            ours, theirs = (self.schedule.kl_step(each.float(), noisy, index) for each in (output, reference))
-            return gaussian_kl(ours.mean, theirs.mean, ours.variance)
+            return self.schedule.kl(output.float(), reference.float(), noisy, index)
 
     def kl_to_base(self, denoise: Denoise, output: Tensor, noisy: Tensor, index: Index) -> Tensor:
         """KL divergence (B,) as of `kl`, with the base model's output computed here by the same denoiser."""

@@ -22,6 +22,7 @@ from t2ifb.diffusion.path import (
     eta_variance,
     gaussian_kl,
     gaussian_step,
+    kept_noise,
 )
 from t2ifb.diffusion.schedule import Schedule
 
@@ -59,6 +60,18 @@ def test_at_pure_noise_only_velocities_give_an_image() -> None:
                 clean_and_noise(noise, noise, a, 1.0, prediction)  # type: ignore[arg-type]
 
 
+def step_between(
+    output: Tensor,
+    noisy: Tensor,
+    begin: tuple[float, float],
+    end: tuple[float, float],
+    variance: float,
+    prediction: Prediction = "epsilon",
+) -> GaussianStep:
+    """The step from level (a, s) to level (a', s')."""
+    return gaussian_step(output, noisy, begin, end[0], kept_noise(end[1], variance), variance, prediction)
+
+
 def test_each_sample_may_have_its_own_level() -> None:
     noisy, output = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
     levels = [level("epsilon", share) for share in (0.2, 0.7)]
@@ -75,7 +88,7 @@ def test_the_mean_is_the_reports_equation_2_on_the_full_grid() -> None:
     expected = (x - beta / (1 - bars[500]).sqrt() * output) / (1 - beta).sqrt()
     ends = [(bar.sqrt(), (1 - bar).sqrt()) for bar in bars[[500, 499]].double()]
     variance = float(eta_variance(*ends[0], *ends[1]))
-    step = gaussian_step(output, x, *[(float(a), float(s)) for a, s in ends], variance)
+    step = step_between(output, x, *[(float(a), float(s)) for a, s in ends], variance)
     torch.testing.assert_close(step.mean, expected)
 
 
@@ -89,7 +102,7 @@ def test_eta_1_is_the_product_of_the_two_gaussians_it_comes_from(low: float, sha
     mean = (forward * x / math.sqrt(alpha) + prior * math.sqrt(bar_next) * clean) / (forward + prior)
     ends = level("sample", 1 - bar), level("sample", 1 - bar_next)
     variance = float(eta_variance(*(torch.tensor(each, dtype=torch.float64) for each in (*ends[0], *ends[1]))))
-    step = gaussian_step(clean, x, *ends, variance, "sample")
+    step = step_between(clean, x, *ends, variance, "sample")
     assert step.variance == pytest.approx(1 / (forward + prior), rel=1e-3, abs=1e-6)
     torch.testing.assert_close(step.mean, mean, rtol=1e-3, atol=1e-4)
 
@@ -105,7 +118,7 @@ def test_with_the_true_image_and_noise_any_variance_ends_at_the_noise_level(
     clean, noise = torch.randn(3, 8), torch.randn(3, 8)
     variance = of * s_next**2
     output = output_of(prediction, clean, noise, a, s)
-    step = gaussian_step(output, add_noise(clean, noise, a, s), (a, s), (a_next, s_next), variance, prediction)
+    step = step_between(output, add_noise(clean, noise, a, s), (a, s), (a_next, s_next), variance, prediction)
     kept = (step.mean - a_next * clean) / noise  # √(s'² - v), what is left of the old noise
     torch.testing.assert_close(kept**2 + variance, torch.full_like(kept, s_next**2), rtol=1e-2, atol=1e-3)
 
@@ -135,7 +148,7 @@ def test_cps_has_its_papers_mean_and_deviation() -> None:
     x, velocity = torch.randn(2, 5), torch.randn(2, 5)
     x0, x1 = x - 0.6 * velocity, x + 0.4 * velocity
     expected = (1 - sigma_next) * x0 + math.sqrt(sigma_next**2 - float(variance)) * x1
-    step = gaussian_step(velocity, x, (0.4, 0.6), (1 - sigma_next, sigma_next), float(variance), "flow")
+    step = step_between(velocity, x, (0.4, 0.6), (1 - sigma_next, sigma_next), float(variance), "flow")
     torch.testing.assert_close(step.mean, expected)
 
 
@@ -176,7 +189,7 @@ def test_a_deterministic_step_has_no_log_probability_and_takes_no_noise() -> Non
 def test_half_precision_is_computed_in_single() -> None:
     x, output = torch.randn(2, 3, 4).half()
     ends = (level("epsilon", 0.6), level("epsilon", 0.5), 0.1)
-    assert torch.equal(gaussian_step(output, x, *ends).mean, gaussian_step(output.float(), x.float(), *ends).mean)
+    assert torch.equal(step_between(output, x, *ends).mean, step_between(output.float(), x.float(), *ends).mean)
 
 
 def mixture_output(x: Tensor, a: float, s: float, prediction: str) -> Tensor:
