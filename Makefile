@@ -59,7 +59,7 @@ $(RUNS)/refl/demo/summary.json: | $(STAMP) $(RUNS)/refl_overoptimised/demo/summa
 		algorithm.epochs=0.1333 algorithm.validate_every=10 prompts.test.count=200 \
 		algorithm.guidance_scales=[4] algorithm.guidance_prompts=32)
 
-# At the scale that people use. The adapters are those that `+experiment=dpo` below trains.
+# At the scale that people use. The adapters are of a run of `+experiment=dpo` with earlier settings.
 $(SHIPPED): | $(STAMP) $(RUNS)/refl/demo/summary.json
 	$(step) "4 of 5: compare the shipped adapters with the base model at guidance 4 (about 2 minutes)"
 	$(BIN)/python -m t2ifb.evaluate +experiment=figure8 run=t2ifb/shapes/weights/dpo sampling.guidance_scale=4 \
@@ -114,7 +114,7 @@ $(VENV)/.docs: $(STAMP)
 docs: $(VENV)/.docs ## the documentation in site/, built strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-world: $(STAMP) ## train the embedded domain's models from nothing (about 5 hours)
+world: $(STAMP) ## train the embedded domain's models from nothing (5 to 6 hours)
 	$(BIN)/python -m t2ifb.shapes.training
 
 clean: ## remove .venv, caches and builds; outputs/ stays
