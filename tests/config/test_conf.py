@@ -2,12 +2,13 @@
 
 import re
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from t2ifb.config.compose import commands_of, compose_all, open_conf
+from t2ifb.config.compose import compose_all
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import check
 from t2ifb.config.paths import conf_folder
@@ -16,10 +17,16 @@ from t2ifb.shapes.annotators import SIZES
 OPTIONS = {
     group: sorted(file.stem for file in (conf_folder() / group).glob("*.yaml"))
     for group in (
-        "domain", "experiment", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer",
+        "domain", "head", "logger", "optimizer", "trainer", "dataset", "encoder", "scorer",
         "diffusion", "prompts", "sampling", "scheduler",
     )
 }  # fmt: skip
+
+
+@cache
+def training(*overrides: str) -> DictConfig:
+    """A configuration of `train` that several tests read."""
+    return compose_all("train", overrides)[0].config
 
 
 def test_sd15_has_the_reports_values() -> None:
@@ -83,20 +90,11 @@ def test_sd15_has_one_guidance_scale() -> None:
 
 
 def test_the_domains_share_the_algorithm_and_the_head() -> None:
-    shapes, sd15 = (compose_all("train", [f"domain={domain}"])[0].config for domain in ("shapes", "sd15"))
+    shapes, sd15 = training("domain=shapes"), training("domain=sd15")
     assert shapes.algorithm._target_ == sd15.algorithm._target_
     assert shapes.head == sd15.head
     assert shapes.build is not None
     assert sd15.build is None
-
-
-@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
-def test_every_experiment_is_right_in_every_domain(experiment: str) -> None:
-    with open_conf():
-        commands = commands_of(f"+experiment={experiment}")
-    assert commands
-    for domain in OPTIONS["domain"]:
-        check(compose_all(commands[0], [f"+experiment={experiment}", f"domain={domain}"])[0])
 
 
 @pytest.mark.parametrize("domain", OPTIONS["domain"])
@@ -176,8 +174,7 @@ def test_shapes_that_were_made_before_are_used_without_building_them() -> None:
 def test_what_belongs_to_a_data_set_does_not_come_with_another(domain: str, dataset: str) -> None:
     """Neither another set's test splits, nor its truth, nor what was published about it."""
     facts = {"test_splits", "ceiling", "ceiling_parts", "published"}
-    own = compose_all("train", [f"domain={domain}"])[0].config
-    other = compose_all("train", [f"domain={domain}", f"dataset={dataset}"])[0].config
+    own, other = training(f"domain={domain}"), training(f"domain={domain}", f"dataset={dataset}")
     assert not facts & other.dataset.keys()
     assert facts & own.dataset.keys() == ({"published"} if domain.startswith("sd") else facts - {"published"})
 

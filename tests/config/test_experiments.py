@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from t2ifb.config.command import run
-from t2ifb.config.compose import commands_of, compose_all, open_conf
+from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import check
 from t2ifb.config.paths import conf_folder
 from t2ifb.evaluate import evaluate
 from t2ifb.scorers import RewardModel
@@ -35,6 +36,7 @@ def algorithm_of(name: str) -> str | None:
     return next(filter(None, [*chosen, *others]), None)
 
 
+DOMAINS = sorted(file.stem for file in (conf_folder() / "domain").glob("*.yaml"))
 NAMES = sorted(file.stem for file in (conf_folder() / "experiment").glob("*.yaml"))
 EXPERIMENTS = {
     "train": [name for name in NAMES if algorithm_of(name)],
@@ -91,18 +93,15 @@ def in_domain(domain: str, folder: Path, database: Path) -> list[str]:
     return [*arguments, f"encoder.model=local-dir:{tiny_clip(folder / 'clip')}", "encoder.pretrained=null"]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS["train"])
-def test_every_training_is_known(name: str) -> None:
-    (composed,) = compose_all("train", [f"+experiment={name}"])
-    assert not composed.errors
-    assert ("reward" in composed.config.algorithm) == (name in (*TUNINGS, *ROUNDS))
-    assert (composed.config.iteration is not None) == (name in ROUNDS)
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS["evaluate"])
-def test_every_evaluation_is_known(name: str) -> None:
-    with open_conf():
-        assert commands_of(f"+experiment={name}")[0] == "evaluate"
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_right_in_every_domain(name: str) -> None:
+    command = "train" if name in EXPERIMENTS["train"] else "evaluate"
+    for domain in DOMAINS:
+        (composed,) = compose_all(command, [f"+experiment={name}", f"domain={domain}"])
+        check(composed)
+        if command == "train":
+            assert ("reward" in composed.config.algorithm) == (name not in REWARDS)
+            assert (composed.config.iteration is not None) == (name in ROUNDS)
 
 
 class World(NamedTuple):
