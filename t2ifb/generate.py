@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components
-from t2ifb.config.reward_source import find_latest
+from t2ifb.config.reward_source import resolve_scorer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ def generate(parts: Components) -> None:
     copies = int(parts.value("images_per_prompt"))
     if copies < 1 or parts.value("most") < 1:
         raise ConfigError(["images_per_prompt and most must be at least 1"])
-    prompts = wished_prompts(parts)[: parts.value("most")]
+    prompts = wished_prompts(parts)
     _check_choice(parts)
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])
     folder = parts.run_folder
@@ -86,10 +86,7 @@ def _check_choice(parts: Components) -> None:
     if best_of > 1 and not scorer:
         raise ConfigError([f"best_of={best_of} needs the scorer that chooses: add scorer=<option>, such as clip_score"])
     if scorer:
-        found, notes = find_latest({"scorer": scorer}, "", parts.value("domain"), parts.arguments)
-        if notes:
-            raise ConfigError(notes)
-        parts.settle("scorer", found["scorer"])
+        resolve_scorer(parts, "scorer")
 
 
 def _merge(parts: Components) -> None:
@@ -113,7 +110,7 @@ def _merge(parts: Components) -> None:
 
 
 def wished_prompts(parts: Components) -> list[str]:
-    """Texts from the command line, a file, or a split of the domain's prompts.
+    """Texts from the command line or a file, or the first `most` of a split of the domain's prompts.
 
     Raises:
         ConfigError: None or more than one of the three is given.
@@ -125,10 +122,12 @@ def wished_prompts(parts: Components) -> list[str]:
         raise ConfigError(["what to draw: give prompt='[\"…\"]', or file=<text or JSON file>, or split=<name>"])
     if split and split not in ("train", "validation", "test"):
         raise ConfigError([f"split={split}: expected train, validation or test"])
-    found: list[str] = texts or (
-        PromptFile(file, parts.value("on_error")).prompts() if file else parts.build("prompts").of(split)
-    )
-    return found
+    if texts or file:
+        return list(texts or PromptFile(file, parts.value("on_error")).prompts())
+    found: list[str] = parts.build("prompts").of(split)
+    if (most := parts.value("most")) < len(found):
+        print(f"{most} of {len(found)} {split} prompts; most={len(found)} draws all")
+    return found[:most]
 
 
 def _draw(parts: Components, prompts: list[str]) -> dict[str, Drawn]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError, missing_file
 from t2ifb.config.instantiate import Components
-from t2ifb.config.reward_source import find_latest
+from t2ifb.config.reward_source import resolve_scorer
 
 if TYPE_CHECKING:
     from t2ifb.data.rankings import Image
@@ -17,14 +17,11 @@ FORMATS = (".csv", ".json")
 
 def score(parts: Components) -> None:
     """Score the wished images and show or write `image, prompt, score`."""
-    output = Path(parts.value("output")) if parts.value("output") else None
+    output = Path(parts.value("output")).expanduser() if parts.value("output") else None
     if output and output.suffix not in FORMATS:
         raise ConfigError([f"output={output}: the name has to end with {' or '.join(FORMATS)}"])
     pairs = _pairs(parts)
-    found, notes = find_latest({"scorer": parts.value("scorer")}, "", parts.value("domain"), parts.arguments)
-    if notes:
-        raise ConfigError(notes)
-    parts.settle("scorer", found["scorer"])
+    resolve_scorer(parts, "scorer")
     scores = _scores(parts, pairs)
     rows = [(str(image), prompt, value) for (image, prompt), value in zip(pairs, scores, strict=True)]
     if output is None:
@@ -53,10 +50,11 @@ def _pairs(parts: Components) -> "list[tuple[Image, str]]":
         rankings = ready_dataset(parts, [split]).rankings(split)
         return [(image, ranked.prompt) for ranked in rankings for image in ranked.images]
     if table:
-        return _read_pairs(Path(table))
-    if missing := [missing_file(Path(image)) for image in images if not Path(image).is_file()]:
+        return _read_pairs(Path(table).expanduser())
+    files = [Path(image).expanduser() for image in images]
+    if missing := [missing_file(file) for file in files if not file.is_file()]:
         raise ConfigError(missing)
-    return [(Path(image), prompt) for image in images]
+    return [(file, prompt) for file in files]
 
 
 def _read_pairs(path: Path) -> "list[tuple[Image, str]]":

@@ -7,7 +7,8 @@ from t2ifb.config.command import command
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components, lazy
 from t2ifb.config.processes import check_processes
-from t2ifb.config.reward_source import resolve_reward
+from t2ifb.config.resume import record_settings
+from t2ifb.config.reward_source import resolve_judges, resolve_reward
 from t2ifb.config.sweeps import begun, in_sweep, known_figures, objectives, resolve_job
 from t2ifb.prepare import ready_dataset
 from t2ifb.utils.overrides import typed
@@ -23,6 +24,8 @@ def train(parts: Components) -> Any:
     if in_sweep():
         resolve_job(parts.run_folder, parts.written())
     check_processes(parts.value("trainer"))
+    if not in_sweep():
+        record_settings(parts.run_folder, parts.written(), resume=bool(parts.value("resume")))
     if in_sweep() and (known := known_figures(parts.run_folder)) is not None:
         return objectives(known, parts.value("objective"))
     if parts.value("iteration") is not None:
@@ -30,7 +33,7 @@ def train(parts: Components) -> Any:
     run, scorers = parts.run_folder, {}
     if "reward" in parts.value("algorithm"):
         resolve_reward(parts, run)
-        scorers = {"reward": lazy(parts.value("reward")), "judges": _judges(parts)}
+        scorers = {"reward": lazy(parts.value("reward")), "judges": _judges(parts, run)}
     algorithm = parts.build(
         "algorithm",
         output_dir=run,
@@ -68,7 +71,7 @@ def iterate(parts: Components) -> dict[str, Any]:
     run, both = parts.run_folder, {"trainer": parts.build("trainer"), "logger": parts.build("logger")}
     iteration = parts.build(
         "iteration",
-        tuner=parts.unfinished("algorithm", ("reward",), judges=_judges(parts), **both),
+        tuner=parts.unfinished("algorithm", ("reward",), judges=_judges(parts, run), **both),
         reward_trainer=parts.unfinished("iteration.reward_trainer", **both),
         output_dir=run,
         seed=parts.value("seed"),
@@ -89,7 +92,8 @@ def iterate(parts: Components) -> dict[str, Any]:
     return figures
 
 
-def _judges(parts: Components) -> dict[str, Any]:
+def _judges(parts: Components, run: Path) -> dict[str, Any]:
+    resolve_judges(parts, run)
     return {name: lazy(node) for name, node in parts.value("judges").items() if node is not None}
 
 

@@ -74,10 +74,20 @@ def test_base_and_tuned_stand_side_by_side(go: Run, tmp_path: Path, capsys: pyte
     assert "merge: there is nothing to merge; also give lora=<run folder>" in capsys.readouterr().err
 
 
-def test_without_adapters_the_base_model_alone_draws(go: Run, tmp_path: Path) -> None:
+def test_without_adapters_the_base_model_alone_draws(
+    go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert go("split=test", "prompts.test.count=3", "most=2") == 0
+    assert "2 of 3 test prompts; most=3 draws all" in capsys.readouterr().out
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
     assert [list(entry["images"]) for entry in index] == [["base"], ["base"]]
+
+
+def test_all_prompts_that_are_typed_are_drawn(go: Run, tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("a red circle\na blue square\n")
+    for wish in ("prompt=[a red circle,a blue square]", "file=some.txt"):
+        assert go(wish, "most=1", f"hydra.run.dir={wish[:4]}") == 0
+        assert len(json.loads((tmp_path / wish[:4] / "prompts.json").read_text())) == 2
 
 
 def test_the_best_of_several_images_is_kept_by_a_scorer(

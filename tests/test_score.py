@@ -62,6 +62,27 @@ def test_scores_of_a_split_with_a_clip(go: Run, tmp_path: Path) -> None:
     assert all(-1 <= float(row["score"]) <= 1 for row in rows)
 
 
+def test_files_below_the_home_folder(
+    go: Run, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "right.png").rename(tmp_path / "home" / "right.png")
+    (tmp_path / "home" / "pairs.csv").write_text(f"image,prompt\nright.png,{PROMPT}\n")
+    for what in ('images=["~/right.png"]', 'pairs="~/pairs.csv"'):
+        prompt = [f"prompt='{PROMPT}'"] if what.startswith("images") else []
+        assert go("score", "scorer=gold", what, *prompt, 'output="~/scores.csv"') == 0
+        assert len(read(tmp_path / "home" / "scores.csv")) == 1
+
+
+def test_the_newest_reward_run_is_found_in_a_mix(
+    go: Run, images: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mix = ("scorer=mix", "+scorer@scorer.scorers.a=reward_model", "+scorer@scorer.scorers.b=gold")
+    assert go("score", *mix, "prompt=a", "images=[right.png]") == 2
+    assert "scorer.scorers.a: there is no finished reward run in outputs/shapes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -21,7 +21,7 @@ from t2ifb.config.compose import Composed, compose_all, groups_in, searched_fold
 from t2ifb.config.errors import ConfigError, missing_file
 from t2ifb.config.instantiate import Components, check
 from t2ifb.config.paths import conf_folder
-from t2ifb.config.resume import continue_run, wished_run
+from t2ifb.config.resume import check_unused, continue_run, wished_run
 from t2ifb.config.sweeps import in_sweep, one_job
 from t2ifb.config.where import where_text
 from t2ifb.data.errors import BadRecords
@@ -172,7 +172,9 @@ def _checked_arguments(name: str, arguments: list[str]) -> tuple[list[str], list
         return None
     sweeping = not only_shows and (options.multirun or str(composed[0].config.hydra.mode).endswith("MULTIRUN"))
     sweeps = dict.fromkeys(Path(str(each.config.hydra.sweep.dir)).absolute() for each in composed if sweeping)
-    return [*flags, *overrides], list(sweeps)
+    if name == "train" and not (only_shows or sweeping or wish):
+        check_unused(Path(str(composed[0].config.hydra.run.dir)).absolute())
+    return [*overrides, *flags], list(sweeps)  # a flag such as --info would take the argument after it
 
 
 def _without_where(arguments: list[str]) -> tuple[list[str], str]:

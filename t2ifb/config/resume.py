@@ -11,34 +11,60 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2ifb.config.compose import compose_all, flatten
 from t2ifb.config.errors import ConfigError, missing_file
-from t2ifb.utils.overrides import argument
+from t2ifb.utils.files import atomic_write
+from t2ifb.utils.overrides import argument, typed
 
 SHOWN = 5
 BEGUN_WITH = Path(".hydra") / "begun_with.yaml"
-"""Of a job of a sweep: the configuration of its first start. Hydra's own record is of the last one."""
+"""The configuration of a run's first start. Hydra's own record is of the last one."""
 DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 """Where an update is computed. It is the same on any number of devices, or the checkpoint is refused."""
-FREE = ("resume", "logger", *DEVICES, "trainer.enable_progress_bar")
-"""Keys that may differ between a run and its continuation: they change no weight."""
+FREE = ("resume", "logger", *DEVICES, "trainer.enable_progress_bar", "memory_gb", "attention")
+"""Keys that may differ between a run and its continuation: they change no weight. The last two are of `plan` alone."""
+RESULTS = (Path("summary.json"), Path("checkpoints") / "last.ckpt", Path("round_01"))
+"""What a run leaves that another one must not overwrite: its results, its checkpoint, the first round of rounds."""
 
 
 def wished_run(overrides: Sequence[str]) -> str | None:
-    """What `resume` is in these arguments; None where a run's folder is given, as in a distributed run's processes."""
+    """What `resume` is in these arguments; None without it."""
     wish = None
     for override in overrides:
-        key = _key(override)
-        if key == "hydra.run.dir":
-            return None
-        if key == "resume":
+        if _key(override) == "resume":
             wish = OverridesParser.create().parse_override(override).value()
     return None if wish is None else str(wish)
+
+
+def check_unused(folder: Path) -> None:
+    """Check that a new run may start in a folder: the record of the one in it would be overwritten.
+
+    Raises:
+        ConfigError: There is a run in it.
+    """
+    if (folder / "summary.json").exists():
+        raise ConfigError([f"hydra.run.dir={folder}: the run in it is finished; give another folder"])
+    if any((folder / result).exists() for result in RESULTS):
+        advice = f"continue it with {typed('resume', folder)}, or give another folder"
+        raise ConfigError([f"hydra.run.dir={folder}: there is an unfinished run in it; {advice}"])
+
+
+def record_settings(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Write down what a run was begun with. A continuation, which has the same settings, leaves the record.
+
+    Args:
+        folder: The run's folder.
+        settings: Its configuration as plain containers, as it is written.
+        resume: Whether the run is continued, if there is one.
+    """
+    if not (resume and (folder / BEGUN_WITH).exists()):
+        with atomic_write(folder / BEGUN_WITH) as file:
+            file.write(OmegaConf.to_yaml(settings).encode("utf-8", "surrogatepass"))
 
 
 def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
     """The arguments with which the run that `resume` names goes on in its own folder.
 
     Its own arguments are taken over, so `resume=<run folder>` alone is enough. The number and kind of devices may be
-    others than before.
+    others than before. Arguments that also give `hydra.run.dir` have to be complete, and stay as they are.
 
     Args:
         command: The command that made the run.
@@ -47,24 +73,49 @@ def continue_run(command: str, wish: str, overrides: Sequence[str], config_dir: 
         config_dir: A further folder with groups and options.
 
     Raises:
-        ConfigError: There is no such run, it is finished, or the arguments ask for other values than it has.
+        ConfigError: There is no such run, it is finished, it is in another folder than `hydra.run.dir`, or the
+            arguments ask for other values than it has.
     """
+    if "hydra.run.dir" in map(_key, overrides):
+        _check_in_place(wish, _composed(command, overrides, config_dir))
+        return list(overrides)
     if wish == "auto":
         folder = _newest_unfinished(_composed(command, overrides, config_dir))
         if folder is None:
             return [*_without(overrides, {"resume"}), "resume=null"]
     else:
-        folder = Path(wish).absolute()
+        folder = Path(wish).expanduser().absolute()
         _check_unfinished(folder)
-    typed = {_key(override) for override in overrides}
-    replaced = {"resume", "hydra.mode", *typed, *(DEVICES if "trainer" in typed else ())}
+    given = {_key(override) for override in overrides}
+    replaced = {"resume", "hydra.mode", *given, *(DEVICES if "trainer" in given else ())}
     saved = [] if wish == "auto" else _saved_overrides(folder)  # `auto` found a run with the values that are typed
     own = [*_without(saved, replaced), *overrides]
     own = [*_without(own, {"resume"}), "hydra.mode=RUN"]  # the run may be one job of a sweep
-    differing = differences(_config_file(folder), _composed(command, own, config_dir))
-    if differing:
-        raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
+    _check_same(wish, _config_file(folder), _composed(command, own, config_dir))
     return [*own, argument("resume", folder), argument("hydra.run.dir", folder)]
+
+
+def _check_in_place(wish: str, config: DictConfig) -> None:
+    """Check a run that goes on in the folder of `hydra.run.dir`, if one was begun there.
+
+    Processes of a distributed run do this at the same time, so only the record that is written whole is read.
+    """
+    folder = Path(str(OmegaConf.select(config, "hydra.run.dir"))).absolute()
+    if wish != "auto" and Path(wish).expanduser().resolve() != folder.resolve():
+        raise ConfigError([f"resume={wish} and hydra.run.dir={folder} are two folders; leave hydra.run.dir out"])
+    if (folder / "summary.json").exists():
+        raise ConfigError([_finished(folder)])
+    if (folder / BEGUN_WITH).exists():
+        _check_same(wish, folder / BEGUN_WITH, config)
+
+
+def _check_same(wish: str, saved: Path, config: DictConfig) -> None:
+    if differing := differences(saved, config):
+        raise ConfigError([f"resume={wish}: {line}; a continued run keeps its values" for line in differing])
+
+
+def _finished(folder: Path) -> str:
+    return f"resume: the run in {folder} is finished (it has a summary.json); leave resume out"
 
 
 def _composed(command: str, overrides: Sequence[str], config_dir: str | None) -> DictConfig:
@@ -107,7 +158,7 @@ def _check_unfinished(folder: Path) -> None:
             text = "has a run that was started from Python; continue it there, with resume=True"
         raise ConfigError([f"resume: {folder} {text}"])
     if (folder / "summary.json").exists():
-        raise ConfigError([f"resume: the run in {folder} is finished (it has a summary.json); leave resume out"])
+        raise ConfigError([_finished(folder)])
 
 
 def differences(saved: Path, config: Any) -> list[str]:

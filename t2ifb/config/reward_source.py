@@ -3,16 +3,17 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from t2ifb.config.compose import flatten
 from t2ifb.config.errors import ConfigError
 from t2ifb.config.instantiate import Components
+from t2ifb.config.resume import SHOWN, changes
 from t2ifb.config.sweeps import in_sweep
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock, write_json
 from t2ifb.utils.reward_runs import (
     EXPORT,
     LATEST,
@@ -36,7 +37,7 @@ def find_latest(
     outputs: Path = OUTPUTS,
     newest: Callable[[Path], Path | None] = newest_reward_run,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Replace `source: latest` by the folder of the newest reward run.
+    """Replace `source: latest` by the folder of the newest reward run, also in the scorers of a mix.
 
     Args:
         scorers: Components by name, as plain containers.
@@ -52,92 +53,137 @@ def find_latest(
     Raises:
         ConfigError: There is no run, and it was asked for on the command line.
     """
-    wanting = {name for name, node in scorers.items() if isinstance(node, dict) and node.get("source") == LATEST}
-    run = newest(outputs / domain) if wanting else None
+    wanting = {name: [*_latest_in(node, f"{key}.{name}" if key else name)] for name, node in scorers.items()}
+    asked = [place for places in wanting.values() for place in places]
+    run = newest(outputs / domain) if asked else None
     if run is not None:
-        return {name: {**node, "source": str(run)} if name in wanting else node for name, node in scorers.items()}, []
-    place = {name: f"{key}.{name}" if key else name for name in wanting}
+        return {name: _with_source(node, str(run)) for name, node in scorers.items()}, []
     notes = {
-        name: f"{place[name]}: there is no finished reward run in {outputs / domain}; make one with `python -m "
-        f"t2ifb.train +experiment=reward_mlp domain={domain}`, or name one by {place[name]}.source=<run folder>"
-        for name in wanting
+        place: f"{place.rpartition('.')[0]}: there is no finished reward run in {outputs / domain}; make one with "
+        f"`python -m t2ifb.train +experiment=reward_mlp domain={domain}`, or name one by {place}=<run folder>"
+        for place in asked
     }
-    if asked := [
-        n for name, n in notes.items() if any(a.lstrip("+").startswith(f"{place[name]}.source=") for a in typed)
-    ]:
-        raise ConfigError(asked)
-    return {name: node for name, node in scorers.items() if name not in wanting}, sorted(notes.values())
+    if by_name := [notes[place] for place in asked if any(a.lstrip("+").startswith(f"{place}=") for a in typed)]:
+        raise ConfigError(by_name)
+    return {name: node for name, node in scorers.items() if not wanting[name]}, sorted(notes.values())
+
+
+def _latest_in(node: Any, place: str) -> Iterator[str]:
+    """The keys `source` with the value `latest` in a scorer, or in the scorers of a mix."""
+    if isinstance(node, dict):
+        if node.get("source") == LATEST:
+            yield f"{place}.source"
+        for name, child in (node.get("scorers") or {}).items():
+            yield from _latest_in(child, f"{place}.scorers.{name}")
+
+
+def _with_source(node: Any, source: str) -> Any:
+    """The scorer with this source in the place of `latest`."""
+    if not isinstance(node, dict):
+        return node
+    found = {**node, "source": source} if node.get("source") == LATEST else node
+    if not found.get("scorers"):
+        return found
+    return {**found, "scorers": {name: _with_source(child, source) for name, child in found["scorers"].items()}}
+
+
+def resolve_scorer(parts: Components, key: str) -> None:
+    """Put the newest reward run in the place of a scorer's `source: latest`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found, notes = find_latest({key: parts.value(key)}, "", parts.value("domain"), parts.arguments)
+    if notes:
+        raise ConfigError(notes)
+    parts.settle(key, found[key])
 
 
 def resolve_reward(parts: Components, run: Path) -> None:
     """Find the reward run that `latest` means, once per run, and record what the run is trained on.
 
     Args:
-        parts: With `reward`, a scorer or a mix of scorers.
-        run: The run's folder. A resumed run reads the record in it.
+        parts: With `reward`, a scorer or a mix of scorers, and `resume`.
+        run: The run's folder. A run that goes on reads the record in it.
 
     Raises:
-        ConfigError: There is no reward run, or it is not the one that the run started with.
+        ConfigError: There is no reward run, or the reward is not the one that the run started with.
     """
-    record = run / RECORD
+    record, reward = run / RECORD, parts.value("reward")
     if record.exists():
         known = read_record(record)
+        goes_on = bool(parts.value("resume")) or in_sweep()
+        if changed := [] if goes_on else _changes(known["reward"] or {}, reward):
+            begun = f"{run} was begun with another reward: {'; '.join(changed[:SHOWN])}"
+            raise ConfigError([f"reward: {begun}. Give another folder, or delete {record}"])
         reward = known["reward"]
         if what := changed_reward(known, export_hashes(reward)):
             raise ConfigError([what])
     else:
-        reward = parts.value("reward")
-        mixed = reward.get("scorers")
-        place = "reward.scorers" if mixed is not None else ""
-        wanted = mixed if mixed is not None else {"reward": reward}
-        with _one_for_all(run) as newest:
-            found, notes = find_latest(wanted, place, parts.value("domain"), parts.arguments, newest=newest)
+        found, notes = _find_once(parts, run, {"reward": reward}, "")
         if notes:
             raise ConfigError(notes)
-        found = {name: absolute(node) for name, node in found.items()}
-        reward = {**reward, "scorers": found} if mixed is not None else found["reward"]
+        reward = absolute(found["reward"])
         write_record(record, reward, export_hashes(reward))
     parts.settle("reward", reward)
 
 
-@contextmanager
-def _one_for_all(run: Path) -> Iterator[Callable[[Path], Path | None]]:
-    """Finder of the newest run: once for all jobs of a sweep, also if reward runs are finished meanwhile."""
-    if not in_sweep():
-        yield newest_reward_run
-        return
-    note = run.parent / "latest.json"
-    with file_lock(note.with_suffix(".lock")):
-        known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+def resolve_judges(parts: Components, run: Path) -> None:
+    """Find the reward run that `latest` means among the judges, once per run.
 
-        def newest(folder: Path) -> Path | None:
+    Args:
+        parts: With `judges` by name.
+        run: The run's folder, where it is recorded.
+
+    Raises:
+        ConfigError: There is no reward run.
+    """
+    found, notes = _find_once(parts, run, parts.value("judges"), "judges")
+    if notes:
+        raise ConfigError(notes)
+    parts.settle("judges", found)
+
+
+def _changes(recorded: Mapping[str, Any], configured: Mapping[str, Any]) -> list[str]:
+    """One line per key of a reward that is not as recorded; `latest` may be any run."""
+    then, now = (flatten(absolute(dict(reward)), "reward") for reward in (recorded, configured))
+    any_run = {key: then[key] for key, value in now.items() if value == LATEST and key in then}
+    return changes(then, now | any_run)
+
+
+def _find_once(parts: Components, run: Path, scorers: dict[str, Any], key: str) -> tuple[dict[str, Any], list[str]]:
+    """`find_latest` with the newest reward run of the first time: for a run that goes on, and for all jobs of a sweep.
+
+    Reward runs that are finished meanwhile change nothing. Processes of a distributed run find the same one.
+    """
+    note = (run.parent if in_sweep() else run) / "latest.json"
+
+    def newest(folder: Path) -> Path | None:
+        with file_lock(note.with_name(f".{note.stem}.lock")):
+            known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
             now = newest_reward_run(folder)
             if folder.name in known:
-                return _of_earlier_jobs(Path(known[folder.name]), now, note)
+                return _of_before(Path(known[folder.name]), now, note)
             if now is not None:
-                known[folder.name] = str(now)
-                with atomic_write(note) as file:
-                    file.write(json.dumps(known).encode())
+                write_json(note, {**known, folder.name: str(now)})
             return now
 
-        yield newest
+    return find_latest(scorers, key, parts.value("domain"), parts.arguments, newest=newest)
 
 
-def _of_earlier_jobs(run: Path, newest: Path | None, note: Path) -> Path:
-    """The reward run of a sweep's earlier jobs; prints a note if there is a newer one.
+def _of_before(run: Path, newest: Path | None, note: Path) -> Path:
+    """The reward run of this run's first start, or of a sweep's earlier jobs; prints a note if there is a newer one.
 
     Raises:
         ConfigError: It is gone.
     """
+    other = f"hydra.{'sweep' if in_sweep() else 'run'}.dir"
     if not (run / EXPORT).is_file():
-        error = f"reward: the jobs of this sweep go by {run} ({note}), which is gone"
-        raise ConfigError([f"{error}; put it back, or give another hydra.sweep.dir"])
+        error = f"{LATEST} is {run} in {note.parent} ({note.name}), which is gone"
+        raise ConfigError([f"{error}; put it back, or give another {other}"])
     if newest not in (None, run):
-        print(
-            f"reward: {run}, as the other jobs of this sweep, though {newest} is newer; for that one give another "
-            "hydra.sweep.dir",
-            file=sys.stderr,
-        )
+        text = f"{LATEST} is {run} in {note.parent}, though {newest} is newer; for that one give another {other}"
+        print(text, file=sys.stderr)
     return run
 
 

@@ -97,6 +97,27 @@ def test_resume_goes_on_in_the_same_folder(run_here: Command, tmp_path: Path) ->
     assert "is finished" in done.stderr
 
 
+def test_what_a_run_was_begun_with_is_not_overwritten(run_here: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert run_here(*TINY, "seed=3", f"hydra.run.dir={folder}").returncode == 0
+    record = (folder / ".hydra" / "config.yaml").read_text()
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    for leave, arguments in ((None, ()), ("summary.json", ()), (None, (f"resume={tmp_path / 'other'}",))):
+        if leave is not None:
+            (folder / leave).unlink()
+        done = run_here(*TINY, "seed=4", f"hydra.run.dir={folder}", *arguments)
+        assert done.returncode == 2, arguments
+        assert (folder / ".hydra" / "config.yaml").read_text() == record
+    assert run_here(*TINY, "seed=3", f"hydra.run.dir={folder}", f"resume={folder}").returncode == 0
+
+
+def test_what_hydra_knows_is_shown_for_arguments_too(run_here: Command) -> None:
+    done = run_here(*TINY, "seed=3", "--info")
+    assert done.returncode == 0, done.stderr
+    assert "Defaults List" in done.stdout
+
+
 HEAVY = ("torch", "lightning", "transformers", "diffusers", "open_clip", "wandb", "numpy", "matplotlib", "pandas")
 
 

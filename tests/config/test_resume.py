@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from t2ifb.config.compose import compose_all
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.resume import continue_run, wished_run
+from t2ifb.config.resume import check_unused, continue_run, record_settings, wished_run
+from t2ifb.utils.overrides import argument
 
 CONF = str(Path(__file__).parent / "conf")
 
@@ -31,7 +32,7 @@ def start(name: str, *overrides: str, finished: bool = False) -> Path:
 
 
 def resume(wish: str | Path, *overrides: str) -> list[str]:
-    return continue_run("train", str(wish), [f"resume={wish}", *overrides], CONF)
+    return continue_run("train", str(wish), [argument("resume", wish), *overrides], CONF)
 
 
 def test_the_folder_alone_is_enough() -> None:
@@ -121,4 +122,66 @@ def test_wished_run() -> None:
     assert wished_run(["resume=null"]) is None
     assert wished_run(["resume=auto", "not readable"]) == "auto"
     assert wished_run(['resume="/a b/c"']) == "/a b/c"
-    assert wished_run(["resume=auto", "hydra.run.dir=x"]) is None  # a process of a distributed run
+    assert wished_run(["resume=auto", "hydra.run.dir=x"]) == "auto"
+
+
+def begun(folder: Path, *overrides: str) -> None:
+    """Write down what a run was begun with, as `train` does."""
+    settings = compose_all("train", ["+experiment=tiny", *overrides], config_dir=CONF)[0].config
+    plain = OmegaConf.to_container(settings)
+    assert isinstance(plain, dict)
+    record_settings(folder, {str(key): value for key, value in plain.items() if key != "hydra"}, resume=True)
+
+
+@pytest.mark.parametrize("wish", ["auto", "here", "~/here"])
+def test_a_run_that_goes_on_in_a_given_folder_keeps_its_values(
+    wish: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ("+experiment=tiny", "hydra.run.dir=here", "seed=3")
+    assert resume(wish, *given)[1:] == [*given]  # nothing is begun there
+    begun(Path("here"), "seed=3")
+    begun(Path("here"), "seed=4")  # a continuation leaves the record
+    assert resume(wish, *given, "logger=none")[1:] == [*given, "logger=none"]
+    with pytest.raises(ConfigError, match=r"optimizer.lr was 0\.2, now it is 9"):
+        resume(wish, *given, "optimizer.lr=9")
+    (tmp_path / "here" / "summary.json").touch()
+    with pytest.raises(ConfigError, match="is finished"):
+        resume(wish, *given)
+
+
+def test_a_run_does_not_go_on_in_the_folder_of_another() -> None:
+    folder = start("1")
+    with pytest.raises(ConfigError, match=r"resume=.*/1 and hydra.run.dir=.*/other are two folders"):
+        resume(folder, "+experiment=tiny", "hydra.run.dir=other")
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("summary.json", "is finished; give another folder"),
+        ("checkpoints/last.ckpt", r"unfinished run in it; continue it with resume=\S*run, or"),
+        ("round_01/x", "unfinished run in it"),
+    ],
+)
+def test_a_new_run_does_not_overwrite_the_record_of_another(tmp_path: Path, result: str, words: str) -> None:
+    folder = tmp_path / "run"
+    check_unused(folder)
+    (folder / result).parent.mkdir(parents=True)
+    (folder / result).touch()
+    with pytest.raises(ConfigError, match=words):
+        check_unused(folder)
+
+
+def test_the_plan_of_a_run_that_goes_on_has_keys_of_its_own() -> None:
+    """What is planned has a memory; the run has none."""
+    folder = Path("run").absolute()
+    (folder / ".hydra").mkdir(parents=True)
+    overrides = ["+experiment=refl", "seed=3"]
+    config = compose_all("train", overrides)[0].config
+    OmegaConf.save(
+        OmegaConf.masked_copy(config, [str(k) for k in config if k != "hydra"]), folder / ".hydra/config.yaml"
+    )
+    OmegaConf.save(overrides, folder / ".hydra" / "overrides.yaml")
+    arguments = continue_run("plan", str(folder), [f"resume={folder}", "memory_gb=16", "attention=plain"])
+    assert {"seed=3", "memory_gb=16", "attention=plain"} < set(arguments)

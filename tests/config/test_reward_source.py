@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.reward_source import find_latest, judges_of, resolve_reward
+from t2ifb.config.reward_source import find_latest, judges_of, resolve_judges, resolve_reward
 from t2ifb.utils.reward_runs import EXPORT
 
 RUN = Path("outputs/shapes/reward_mlp")
@@ -18,7 +18,7 @@ class FakeParts:
     """The values that are asked for and settled; no component is built."""
 
     def __init__(self, **values: Any) -> None:
-        self.values = {"domain": "shapes"} | values
+        self.values = {"domain": "shapes", "resume": None} | values
         self.arguments: list[str] = []
 
     def value(self, key: str) -> Any:
@@ -64,6 +64,48 @@ def test_a_reward_that_changed_is_refused_on_resume() -> None:
         with pytest.raises(ConfigError, match=wrong):
             settled(reward={"_target_": "x", "source": "latest"})
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_another_reward_in_a_folder_that_was_begun_is_refused() -> None:
+    first, second = finished_run("2026-01-01"), finished_run("2026-01-02", b"others")
+    begun: dict[str, Any] = {"_target_": "x", "source": first, "k": 1.0}
+    settled(reward=begun)
+    same = {**begun, "source": str(Path(first).relative_to(Path.cwd()))}
+    for wish in (begun, same, {**begun, "source": "latest"}):
+        assert settled(reward=wish)["reward"] == begun
+    for changed, words in (
+        ({**begun, "source": second}, rf"reward\.source was {first}, now it is {second}.*, or delete reward\.json"),
+        ({**begun, "source": "latest", "k": 2.0}, r"reward\.k was 1\.0, now it is 2\.0"),
+        ({"_target_": "mix", "scorers": {"a": begun}}, r"reward\._target_ was x, now it is mix"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            settled(reward=changed)
+        assert settled(reward=changed, resume="auto")["reward"] == begun  # `continue_run` has compared the settings
+
+
+def test_a_reward_that_was_an_object_is_another_one() -> None:
+    Path("reward.json").write_text('{"reward": null, "hashes": {"reward": "a"}}')
+    with pytest.raises(ConfigError, match="was begun with another reward"):
+        settled(reward={"_target_": "x"})
+
+
+def test_judges_are_found_once_also_in_a_mix() -> None:
+    first = finished_run("2026-01-01")
+    judges = {"rm": {"source": "latest"}, "mix": {"scorers": {"a": {"source": "latest"}}}, "other": None}
+    found = {"rm": {"source": first}, "mix": {"scorers": {"a": {"source": first}}}, "other": None}
+    for _ in range(2):  # the second time stands for a run that goes on
+        parts = FakeParts(judges=judges)
+        resolve_judges(parts, Path())  # type: ignore[arg-type]
+        assert parts.values["judges"] == found
+        shutil.copytree(first, RUN / "2026-01-02", dirs_exist_ok=True)
+
+
+def test_a_judge_without_a_run_is_said() -> None:
+    parts = FakeParts(judges={"mix": {"scorers": {"a": {"source": "latest"}}}})
+    with pytest.raises(
+        ConfigError, match=r"judges\.mix\.scorers\.a: there is no .* by judges\.mix\.scorers\.a\.source="
+    ):
+        resolve_judges(parts, Path())  # type: ignore[arg-type]
 
 
 def test_members_of_a_mix_are_found_too() -> None:
