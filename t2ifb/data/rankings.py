@@ -2,7 +2,7 @@
 
 import errno
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,7 +34,6 @@ __all__ = [
     "PreferenceDataset",
     "RankedPrompt",
     "Votes",
-    "check_rankings",
     "load_rankings",
     "open_image",
     "read_bytes",
@@ -197,33 +196,19 @@ def image_error(image: Image) -> str | None:
     return None
 
 
-def check_rankings(
-    rankings: Iterable[RankedPrompt], on_error: OnError, decode: bool, place: str
+def find_bad_records(
+    rankings: list[RankedPrompt], decode: bool, place: str
 ) -> tuple[list[RankedPrompt], list[BadRecord]]:
     """Find every error: empty prompt, duplicate id, one image only, ranks that do not match, bad images.
 
     Args:
         rankings: The rankings to check.
-        on_error: `error` raises on any error, `skip` drops the affected rankings.
         decode: Also decode every image, to find missing, empty and damaged ones.
         place: Source of the rankings, the first part of every error's place.
 
     Returns:
-        The rankings without errors, and the errors.
-
-    Raises:
-        ValueError: Errors were found and `on_error` is `error`; the message lists them.
+        The rankings without errors, and the errors of the others.
     """
-    rankings = list(rankings)
-    good, errors = find_bad_records(rankings, decode, place)
-    raise_or_skip(errors, on_error, place, len(rankings) - len(good), len(rankings))
-    return good, errors
-
-
-def find_bad_records(
-    rankings: list[RankedPrompt], decode: bool, place: str
-) -> tuple[list[RankedPrompt], list[BadRecord]]:
-    """The rankings without errors, and the errors of the others; see `check_rankings`."""
     good: list[RankedPrompt] = []
     errors: list[BadRecord] = []
     seen: set[str] = set()
@@ -279,7 +264,7 @@ def load_rankings(
     Args:
         path: JSON, a list of `{"id", "prompt", "generations": [relative paths], "ranking": [ints, 1 is best]}`.
         image_root: Root of the image paths; the JSON file's folder by default.
-        on_error: `error` or `skip`, see `check_rankings`.
+        on_error: `error` raises on any error, `skip` leaves out the affected rankings.
 
     Raises:
         ValueError: The file is missing or has another format, or has errors and `on_error` is `error`.

@@ -21,13 +21,12 @@ from t2ifb.evaluation.image_cache import Generations, Sample, place_of, samples_
 from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.metrics import diversity, embed
 from t2ifb.evaluation.score_cache import ScoreCache
+from t2ifb.evaluation.scoring import GROUND_TRUTH
 from t2ifb.evaluation.selection import deviation
 from t2ifb.evaluation.tables import screen, show
 from t2ifb.evaluation.tuning_plots import gain_bars, progress_sheet
 from t2ifb.utils.files import atomic_write
 
-GROUND_TRUTH = ("gold", "alignment", "fidelity", "strict")
-"""Names of the ground truth and its parts in `shapes`, by which nothing is chosen."""
 SHOWN = 8
 """Number of prompts in each grid."""
 

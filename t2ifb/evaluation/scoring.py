@@ -49,6 +49,8 @@ class ScoreSheet:
 
 
 BATCH = 64
+GROUND_TRUTH = ("gold", "alignment", "fidelity", "strict")
+"""The ground truth of `shapes` and its parts, by which nothing is chosen."""
 
 
 class ScorerSet(nn.Module):
@@ -57,20 +59,17 @@ class ScorerSet(nn.Module):
     Attributes:
         scorers: Scorers by name.
         truth: Ground-truth scorer (`shapes`), used neither for training nor for selection.
-        truth_parts: The reported components of `truth.parts(images, prompts)`.
     """
 
     def __init__(
         self,
         scorers: Mapping[str, Callable[[Tensor, list[str]], Tensor]],
         truth: nn.Module | None = None,
-        truth_parts: Sequence[str] = ("gold", "alignment", "fidelity", "strict"),
     ) -> None:
         """Combine the scorers."""
         super().__init__()
         self.scorers = nn.ModuleDict(scorers)  # type: ignore[arg-type]
         self.truth = truth
-        self.truth_parts = tuple(truth_parts)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -89,7 +88,7 @@ class ScorerSet(nn.Module):
             scores = {name: scorer(pixels, texts) for name, scorer in self.scorers.items()}
             if self.truth is not None:
                 parts = self.truth.parts(pixels, texts)  # type: ignore[operator]
-                scores |= {"gold" if part == "gold" else f"gold/{part}": parts[part] for part in self.truth_parts}
+                scores |= {"gold" if part == "gold" else f"gold/{part}": parts[part] for part in GROUND_TRUTH}
             for name, score in scores.items():
                 found.setdefault(name, []).append(score.float().cpu())
         return {name: torch.cat(parts) for name, parts in found.items()}

@@ -46,6 +46,7 @@ from t2ifb.finetuning.run_parts import (
     TRAIN,
     check_algorithm,
     check_counts,
+    check_processes,
     check_truth,
     prepare,
     recipe,
@@ -316,11 +317,7 @@ class FineTuner:
         optional = {TermGradients: self.gradient_norms, LinearDecay: self.lr_decay}
         watchers = [watch, cost, *(make() for make, wanted in optional.items() if wanted)]
         engine = make_trainer(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
-        if min(self.batch_size, len(evaluator)) < engine.world_size:
-            raise ValueError(
-                f"{engine.world_size} processes need at least as many prompts per update and images per validation; "
-                f"batch_size={self.batch_size}, and {len(evaluator)} images"
-            )
+        check_processes(engine.world_size, self.batch_size, len(evaluator))
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
         start_processes(engine)
@@ -387,7 +384,7 @@ class FineTuner:
         shutil.copyfile(run.path / "tuning_curves.png", run.export / "tuning_curves.png")
         return run.write_summary(figures | {"export": sha256_file(run.export / LORA_WEIGHTS)})
 
-    def evaluator(self, split: str, seed: int, sampling: Sampler | None = None) -> Evaluator:
+    def evaluator(self, split: str, seed: int) -> Evaluator:
         """Evaluation on the prompts of `validation` or `test`, equal for all runs with these settings.
 
         All scorers are applied. The reward is one of them but has no weight in the selection.
@@ -395,7 +392,6 @@ class FineTuner:
         Args:
             split: `validation` or `test`.
             seed: Seed of the noise.
-            sampling: Sampler of the images; the run's `sampling` by default.
         """
         prompts, images_per_prompt = self.prompts.of(split), 1
         if split == "validation":
@@ -405,4 +401,4 @@ class FineTuner:
         if self.diversity is not None and images_per_prompt > 1:
             encoder = replace(self.diversity, device="cpu").load()
         chosen_by = {name: self.judge_weights[name] for name in self.judges} or {REWARD: 1.0}
-        return Evaluator(prompts, sampling or self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)
+        return Evaluator(prompts, self.sampling, judges, images_per_prompt, seed, split, encoder, chosen_by)

@@ -49,6 +49,19 @@ def check_counts(**counts: int) -> None:
         raise ValueError("; ".join(wrong))
 
 
+def check_processes(processes: int, batch_size: int, images: int) -> None:
+    """Check that each process has a prompt per update and an image per validation.
+
+    Raises:
+        ValueError: Some have none.
+    """
+    if min(batch_size, images) < processes:
+        raise ValueError(
+            f"{processes} processes need at least as many prompts per update and images per validation; "
+            f"batch_size={batch_size}, and {images} images"
+        )
+
+
 def with_weights(algorithm: Any, alpha: float | None, beta: float | None) -> Any:
     """The algorithm with the given weights of reward and KL divergence; None leaves a weight as it is.
 

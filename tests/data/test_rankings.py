@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from t2ifb.data.rankings import RankedPrompt, check_rankings, load_rankings, open_image, read_bytes
+from t2ifb.data.rankings import RankedPrompt, find_bad_records, load_rankings, open_image, read_bytes
 from tests.conftest import real_data
 from tests.data.parts import make_split, picture
 
@@ -95,14 +95,12 @@ def test_broken_images_are_found_by_decoding(tmp_path: Path) -> None:
     empty.write_bytes(b"")
     text.write_text("no image")
     torn.write_bytes(torn.read_bytes()[:60])
-    assert len(check_rankings(rankings, "error", decode=False, place="here")[0]) == 2
-    good, errors = check_rankings(rankings, "skip", decode=True, place="here")
+    assert len(find_bad_records(rankings, decode=False, place="here")[0]) == 2
+    good, errors = find_bad_records(rankings, decode=True, place="here")
     assert good == rankings[1:]
     assert [error.place for error in errors] == [f"here, ranking 0 (id test-0), image {i}" for i in range(4)]
     for error, what in zip(errors, ("missing", "empty", "cannot be decoded", "cannot be decoded"), strict=True):
         assert what in error.what
-    with pytest.raises(ValueError, match="4 errors in 1 of 2"):
-        check_rankings(rankings, "error", decode=True, place="here")
 
 
 def test_what_the_machine_would_not_read_is_no_error_of_the_data(tmp_path: Path) -> None:
@@ -113,12 +111,13 @@ def test_what_the_machine_would_not_read_is_no_error_of_the_data(tmp_path: Path)
     picture(0).save(tmp_path / "a.png")
     rankings = [RankedPrompt("1", "a cat", (tmp_path / "a.png", Unreadable()), (1, 2))]
     with pytest.raises(ValueError, match="Input/output error"):
-        check_rankings(rankings, "skip", decode=True, place="here")
+        find_bad_records(rankings, decode=True, place="here")
 
 
-def test_unknown_on_error_is_refused() -> None:
+def test_unknown_on_error_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.json", [entry(0)])
     with pytest.raises(ValueError, match="error or skip, not 'ignore'"):
-        check_rankings([], "ignore", decode=False, place="here")  # type: ignore[arg-type]
+        load_rankings(path, on_error="ignore")  # type: ignore[arg-type]
 
 
 class InMemory:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from t2ifb.evaluation.scoring import BATCH, ScorerSet, ScoreSheet
-from t2ifb.shapes.gold import PARTS, GoldScore
+from t2ifb.shapes.gold import GoldScore
 
 PROMPT = "a red circle on a gray background"
 
@@ -60,12 +60,11 @@ def test_scorers_are_frozen() -> None:
 
 def test_the_truth_is_named_gold_and_its_parts_after_it() -> None:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    found = ScorerSet({"one": Counted()}, GoldScore(), ("gold", "alignment", "strict"))(images, [PROMPT] * 2)
-    assert list(found) == ["one", "gold", "gold/alignment", "gold/strict"]
+    found = ScorerSet({"one": Counted()}, GoldScore())(images, [PROMPT] * 2)
+    assert list(found) == ["one", "gold", "gold/alignment", "gold/fidelity", "gold/strict"]
     parts = GoldScore().parts(images / 255, [PROMPT] * 2)
-    for part in ("alignment", "strict"):
+    for part in ("alignment", "fidelity", "strict"):
         torch.testing.assert_close(found[f"gold/{part}"], parts[part])
-    assert set(ScorerSet({}, GoldScore()).truth_parts) <= set(PARTS)
 
 
 def test_no_images_have_no_scores() -> None:

@@ -31,16 +31,14 @@ class Mixture:
         datasets: Mapping[str, PreferenceDataset],
         weights: Mapping[str, float] | None = None,
         evaluated: Sequence[str] | None = None,
-        training_split: str = "train",
         held_out: Sequence[str] = ("validation", "test"),
     ) -> None:
         """Store the data sets and weights. Nothing is read yet.
 
         Args:
             datasets: Data sets by a chosen name.
-            weights: Weights by name; 1 by default.
+            weights: Weights by name in the split `train`; 1 by default.
             evaluated: Names of the sets that form the validation and test splits; all by default.
-            training_split: The split that the weights apply to.
             held_out: Splits of the sets in `evaluated` whose prompts are excluded from training, where available.
 
         Raises:
@@ -59,7 +57,6 @@ class Mixture:
         self.evaluated = tuple(evaluated if evaluated is not None else datasets)
         if not self.evaluated:
             raise ValueError(f"evaluated must name at least one data set of {', '.join(datasets)}")
-        self.training_split = training_split
         self.held_out = tuple(held_out)
         self._read: dict[tuple[str, str], list[RankedPrompt]] = {}
         self._counts: dict[str, dict[str, int]] = {}
@@ -106,7 +103,7 @@ class Mixture:
             ValueError: A set lacks the split, or has errors and its `on_error` is `error`.
         """
         by_set = {name: self._rankings(name, split) for name in self._names(split)}
-        if split == self.training_split:
+        if split == "train":
             by_set = self._without_held_out(by_set)
         self._counts[split] = {name: len(rankings) for name, rankings in by_set.items()}
         return [replace(r, prompt_id=f"{name}/{r.prompt_id}") for name, rankings in by_set.items() for r in rankings]
@@ -134,11 +131,11 @@ class Mixture:
         """Per set, in the order of `rankings(split)`: number of rankings, and how often each appears per epoch."""
         if split not in self._counts:
             self.rankings(split)
-        weighted = split == self.training_split
+        weighted = split == "train"
         return [(count, self.weights[name] if weighted else 1.0) for name, count in self._counts[split].items()]
 
     def _names(self, split: str) -> tuple[str, ...]:
         """Names of the sets that form a split."""
-        if split == self.training_split:
+        if split == "train":
             return tuple(name for name, weight in self.weights.items() if weight > 0)
         return self.evaluated
