@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from rich.markup import escape
 from rich.progress import track
 
 from t2ifb.diffusion.lora import LORA_WEIGHTS, exported_file, load_lora
@@ -102,7 +103,7 @@ class Generations:
                 sampler = build(self.sampling)
                 if adapters is not None:
                     load_lora(model, adapters)
-                for batch in track(missing, f"sampling from {name}"):
+                for batch in track(missing, f"sampling from {escape(name)}"):
                     some = [samples[number] for number in batch]
                     keys = [sample.key(self.seed) for sample in some]
                     (images,) = generate(model, sampler, [sample.prompt for sample in some], keys, len(some))

@@ -32,10 +32,10 @@ LEAST_TEXT = 10
 
 
 def screen(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """Create a table for the terminal. Names are plain text, never markup."""
-    table = Table(title=title, **LOOK)
+    """Create a table for the terminal. Title, headings and cells are plain text, never markup."""
+    table = Table(title=Text(title, "table.title"), **LOOK)
     for number, heading in enumerate(headings):
-        table.add_column(heading, **(NUMBERS if number else TEXT))
+        table.add_column(Text(heading), **(NUMBERS if number else TEXT))
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     return table
@@ -60,9 +60,9 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown table. The first cell of each line is a name and is escaped."""
+    """Markdown table. The headings and the first cell of each line are names and are escaped."""
     shown = [[escape_markdown(name), *figures] for name, *figures in lines]
-    return str(tabulate(shown, headings, "pipe", disable_numparse=True)) + "\n"
+    return str(tabulate(shown, [*map(escape_markdown, headings)], "pipe", disable_numparse=True)) + "\n"
 
 
 def latex(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -161,7 +161,8 @@ def screen_table(rows: Sequence[Row], prompts: int, split: str, reference: str =
     shown = _shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")])
     table = screen(f"Preference accuracy on {counted}", *shown)
     if prompts < FEW:
-        table.caption = f"{counted}: too few for a verdict, and the intervals are too narrow"
+        text = f"{counted}: too few for a verdict, and the intervals are too narrow"
+        table.caption = Text(text, "table.caption")
     return table
 
 

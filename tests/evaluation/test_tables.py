@@ -48,15 +48,23 @@ def test_the_screen_shows_names_as_text() -> None:
     assert "Preference accuracy on 200 test prompts" in text and "too few" not in text
 
 
+def test_titles_and_headings_are_text_too(capsys: pytest.CaptureFixture[str]) -> None:
+    show(screen("runs[/]/[bold]a", ["[red]name", "[/x]"], [["a", "1"]]))
+    text = capsys.readouterr().out
+    assert "runs[/]/[bold]a" in text and "[red]name" in text and "[/x]" in text
+    table = screen_table(ROWS, 1, "[bold]mine[/]")
+    assert str(table.title).endswith("1 [bold]mine[/] prompt") and str(table.caption).startswith("1 [bold]mine[/]")
+
+
 def test_few_prompts_are_said_to_be_few() -> None:
     table = screen_table(ROWS, 1, "test")
-    assert table.title == "Preference accuracy on 1 test prompt"
-    assert table.caption == "1 test prompt: too few for a verdict, and the intervals are too narrow"
+    assert str(table.title) == "Preference accuracy on 1 test prompt"
+    assert str(table.caption) == "1 test prompt: too few for a verdict, and the intervals are too narrow"
 
 
 def test_columns_without_content_are_left_out() -> None:
     table = screen_table([Row("random", Interval(0.5, 0.4, 0.6))], 1, "test")
-    assert [column.header for column in table.columns] == ["scorer", "accuracy %"]
+    assert [str(column.header) for column in table.columns] == ["scorer", "accuracy %"]
 
 
 def test_files_hold_every_row(tmp_path: Path) -> None:
@@ -113,9 +121,16 @@ def test_names_are_text_in_markdown(tmp_path: Path) -> None:
     )
 
 
+def test_headings_are_text_in_markdown(tmp_path: Path) -> None:
+    row = Row("a", Interval(0.5, 0.4, 0.6), against=Interval(0.1, 0.0, 0.2))
+    write_table([row], tmp_path, reference="my|scorer")
+    assert r"minus my\|scorer" in (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[0]
+
+
 def test_tau_and_speed_have_their_own_table_on_the_screen() -> None:
     row = Row("a", Interval(0.5, 0.4, 0.6), tau=Interval(0.1, -0.2, 0.3), images_per_second=1234.5)
-    assert [column.header for column in screen_table([row], 200, "test").columns] == ["scorer", "accuracy %"]
+    headings = [str(column.header) for column in screen_table([row], 200, "test").columns]
+    assert headings == ["scorer", "accuracy %"]
     table = order_table([row, Row("published", published=1.0)], "")
     assert [[str(cell) for cell in column.cells] for column in table.columns] == [
         ["a"], ["0.100 [-0.200, 0.300]"], ["1,234"]
