@@ -20,6 +20,8 @@ from t2ifb.utils.files import FolderInUse, atomic_write, write_json
 
 FAILED = "failed.json"
 """What ended a job of a sweep; gone when the job is started again, or ends well in another process."""
+REFUSED = "refused.json"
+"""What kept a finished job from being one of this sweep; gone when its settings are the first ones again."""
 SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 """Of the environment, where Lightning leaves a run's seed."""
 
@@ -70,7 +72,8 @@ def resolve_job(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: They are others; what changes no weight is not compared.
     """
-    (folder / FAILED).unlink(missing_ok=True)
+    for name in (FAILED, REFUSED):
+        (folder / name).unlink(missing_ok=True)
     begun_with = folder / BEGUN_WITH
     if not begun_with.exists():
         begun_with.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,7 @@ def resolve_job(folder: Path, settings: Mapping[str, Any]) -> None:
         with atomic_write(begun_with.with_name("config.yaml")) as file:
             file.write(begun_with.read_bytes())
         what = f"{folder} was begun with other settings: {'; '.join(changed[:SHOWN])}"
+        write_json(folder / REFUSED, {"changed": changed})
         raise ConfigError([f"{what}. Delete it, or give another hydra.sweep.dir"])
 
 

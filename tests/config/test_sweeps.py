@@ -14,8 +14,9 @@ import pytest
 from lightning import seed_everything
 
 from t2ifb.config.compose import compose_all
+from t2ifb.config.errors import ConfigError
 from t2ifb.config.paths import job_folder
-from t2ifb.config.sweeps import FAILED, objectives, one_job
+from t2ifb.config.sweeps import FAILED, REFUSED, objectives, one_job, resolve_job
 from t2ifb.training.run_folder import RunFolder
 from tests.config.test_command import TINY
 from tests.conftest import Command
@@ -102,6 +103,8 @@ def test_a_job_is_not_taken_for_one_with_other_settings(run_here: Command, tmp_p
     assert done.returncode != 0
     assert done.stderr.count("was begun with other settings: optimizer.lr was 7, now it is") >= 2
     assert "1 of 2 runs are not finished" in done.stdout  # what is finished stays finished
+    table = (sweep / "sweep.csv").read_text()
+    assert table.count("failed: ") == table.count(",finished with other settings") == 1
     assert {file.parent for file in sweep.glob("*/failed.json")}.isdisjoint({finished.parent})
     assert {file: file.read_text() for file in then} == then  # nobody may read the refused settings later
     (unfinished,) = (record.parent for record in records if record.parent.parent != finished.parent)
@@ -191,3 +194,14 @@ def test_several_processes_are_no_job_of_a_sweep(run_here: Command, tmp_path: Pa
     assert "a job of a sweep is one process" in done.stderr
     (failure,) = tmp_path.glob("outputs/shapes/reward_mlp/sweep/*/failed.json")
     assert "one process" in failure.read_text()
+
+
+def test_a_finished_job_is_marked_while_its_settings_are_others(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").touch()
+    resolve_job(tmp_path, {"lr": 1})
+    assert not (tmp_path / REFUSED).exists()
+    with pytest.raises(ConfigError, match="lr was 1, now it is 2"):
+        resolve_job(tmp_path, {"lr": 2})
+    assert json.loads((tmp_path / REFUSED).read_text()) == {"changed": ["lr was 1, now it is 2"]}
+    resolve_job(tmp_path, {"lr": 1})
+    assert not (tmp_path / REFUSED).exists()

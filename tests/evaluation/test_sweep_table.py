@@ -128,3 +128,78 @@ def test_the_picture_has_the_placed_jobs_and_their_settings(tmp_path: Path, monk
     assert names == ["beta=1.333", "beta=3", "beta=0.3333"]
     assert (kl, judges, on_front) == ([4, 9, 1], [0.3, 0.2, 0.1], [True, False, True])
     assert path == tmp_path / "sweep.png"
+
+
+def judged(judges: float, kl: float, **weights: float) -> dict[str, Any]:
+    """Summary of a job."""
+    return {"chosen_by": "judges", "validation": {"judges": judges, "kl": kl}, "judge_weights": weights}
+
+
+def test_without_judges_the_gain_of_the_reward_is_called_so_and_is_on_no_front(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, gain in (("a", 0.1), ("b", 0.3)):
+        write_job(tmp_path / name, f"- seed={name}\n", judged(gain, 1.0, reward=1.0))
+    table = SweepTable(tmp_path)
+    assert [job.folder.name for job in table.jobs] == ["b", "a"]
+    assert table.placed == [] and not table.judges_differ
+    table.write()
+    assert (tmp_path / "sweep.csv").read_text() == "run,seed,reward_gain,kl\nb,b,0.3,1.0\na,a,0.1,1.0\n"
+    assert not (tmp_path / "sweep.png").exists()
+    assert "best first by the gain of their own reward (no judges)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("other", [{"pick_score": 1.0}, {"clip_score": 1.0, "pick_score": 1.0}, {"reward": 1.0}])
+def test_gains_by_different_judges_have_no_front(
+    other: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_job(tmp_path / "a", "- seed=1\n", judged(0.1, 1.0, clip_score=0.6))
+    write_job(tmp_path / "b", "- seed=2\n", judged(0.3, 4.0, clip_score=0.3))  # the same share
+    SweepTable(tmp_path).write()
+    assert (tmp_path / "sweep.png").exists() and ",front\n" in (tmp_path / "sweep.csv").read_text()
+    assert "weights differ" not in capsys.readouterr().out
+    write_job(tmp_path / "c", "- seed=3\n", judged(0.5, 9.0, **other))
+    table = SweepTable(tmp_path)
+    assert table.judges_differ and not table.on_front
+    table.write()
+    assert not (tmp_path / "sweep.png").exists() and "front" not in (tmp_path / "sweep.csv").read_text()
+    warning = "the judges or their weights differ"
+    assert warning in " ".join(capsys.readouterr().out.split()) and warning in (tmp_path / "sweep.md").read_text()
+
+
+def test_a_finished_job_with_other_settings_is_named_and_not_ranked(tmp_path: Path) -> None:
+    write_job(tmp_path / "new", "- seed=1\n", judged(0.1, 1.0))
+    old = write_job(tmp_path / "old", "- seed=2\n", judged(0.9, 0.1))
+    (old / "refused.json").write_text("{}")
+    table = SweepTable(tmp_path)
+    assert [job.folder.name for job in table.jobs] == ["new", "old"]
+    assert table.unfinished == [] and table.on_front == {tmp_path / "new"}
+    table.write()
+    lines = (tmp_path / "sweep.csv").read_text().splitlines()
+    assert lines[1:] == ["new,1,0.1,1.0,*,finished", "old,2,,,,finished with other settings"]
+
+
+def test_different_settings_look_different(tmp_path: Path) -> None:
+    for n, lr in enumerate(("0.0012341", "0.00123411")):
+        arguments = f"- seed={20240001 + n}\n- optimizer.lr={lr}\n- algorithm.beta={(1 + n) / 3}\n"
+        write_job(tmp_path / str(n), arguments, judged(0.12345 + n, 1.0))
+    SweepTable(tmp_path).write()
+    first, second = (tmp_path / "sweep.md").read_text().splitlines()[:-3:-1]
+    cells = [[cell.strip() for cell in line.split("|")[2:6]] for line in (first, second)]
+    assert cells == [["20240001", "0.0012341", "0.3333", "0.1235"], ["20240002", "0.00123411", "0.6667", "1.123"]]
+
+
+def test_settings_and_errors_are_text_in_markdown(tmp_path: Path) -> None:
+    write_job(tmp_path / "a", "- 'prompts.source=a|b*c*'\n", judged(0.1, 1.0))
+    write_job(tmp_path / "b", "- prompts.source=c\n", error="no | [file](x)")
+    SweepTable(tmp_path).write()
+    text = (tmp_path / "sweep.md").read_text()
+    assert r"a\|b\*c\*" in text and r"no \| \[file\](x)" in text
+    assert len({line.replace(r"\|", "").count("|") for line in text.splitlines()[2:]}) == 1
+
+
+def test_a_setting_named_like_a_figure_keeps_its_own_column(tmp_path: Path) -> None:
+    for n in range(2):
+        write_job(tmp_path / str(n), f"- algorithm.kl={n}\n", judged(0.1, 4.0 + n))
+    SweepTable(tmp_path).write()
+    assert (tmp_path / "sweep.csv").read_text().splitlines()[1] == "0,0,0.1,4.0,*"
