@@ -58,6 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         return _report(missing_file(Path(error.filename)), BAD_INPUT, error)
     except ValueError as error:
         return _report(str(error), BAD_INPUT, error)
+    except OSError as error:
+        return _report(str(error), FAILED, error)
     try:
         return _write(folders, output, options.title)
     except OSError as error:

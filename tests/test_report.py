@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from t2ifb.report import main
 from tests.conftest import Command
 from tests.reporting.parts import write_tuning_run
 
@@ -58,3 +59,16 @@ def test_help_has_examples(run_here: Command) -> None:
     done = run_here("t2ifb.report", "--help")
     assert done.returncode == 0
     assert "python -m t2ifb.report outputs/shapes" in done.stdout
+
+
+def test_an_unreadable_folder_is_one_line_and_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "locked/runs")
+
+    monkeypatch.setattr("t2ifb.reporting.discovery.find_runs", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path)])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "t2ifb.report: [Errno 13] Permission denied: 'locked/runs'\n"

@@ -5,6 +5,7 @@ from typing import Any
 
 from t2ifb.evaluation.comparison import Gain
 from t2ifb.evaluation.statistics import Interval
+from t2ifb.evaluation.sweep_table import judge_shares, unjudged
 from t2ifb.evaluation.tables import Row
 from t2ifb.reporting.comparison import Comparison, Group
 from t2ifb.reporting.files import number, rounded
@@ -40,6 +41,7 @@ def chart_data(comparison: Comparison, gallery: Gallery) -> dict[str, Any]:
                     "about": comparison.about(n),
                     "kind": group.kind,
                     "kept": run.kept,
+                    "judged_by": "" if unjudged(run.judge_weights) else judge_shares(run.judge_weights),
                     "settings": of_run,
                     "train": run.train.thinned(most).as_data(),
                     "val": run.val.thinned(ROWS_OF_VALIDATION, run.kept).as_data(),

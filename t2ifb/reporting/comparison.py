@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from t2ifb.evaluation.run_names import labels, short_names
-from t2ifb.reporting.runs import FIGURE8, ITERATION, OTHER, PROVENANCE, REWARD, TABLE1, TUNING, Run
-from t2ifb.reporting.settings import Value, differing, numeric, shown
+from t2ifb.reporting.runs import FIGURE8, ITERATION, OTHER, REWARD, TABLE1, TUNING, Run
+from t2ifb.reporting.settings import PROVENANCE, Value, differing, numeric, shown
 
 KINDS = {
     TUNING: "Fine-tuning runs",
@@ -37,10 +37,11 @@ class Group:
     Attributes:
         kind: One of `KINDS`.
         runs: Numbers of the runs.
-        differing: Settings that differ between the runs.
+        differing: Settings that differ between the runs whose settings are known.
         labels: Display names of the differing settings.
         values: Values of the differing settings in all runs, in order.
-        same: Settings that are equal in all runs.
+        same: Settings that are equal in all runs where they are known.
+        rewards_differ: Whether the rewards differ, so that `reward` and `judges` are not comparable between runs.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Group:
     labels: Mapping[str, str]
     values: Mapping[str, list[Value]]
     same: dict[str, Value]
+    rewards_differ: bool
 
     @property
     def title(self) -> str:
@@ -59,12 +61,6 @@ class Group:
     def named(self) -> list[str]:
         """The first differing settings, without provenance and without values that follow from others."""
         return [key for key in self.differing if key not in (*PROVENANCE, RATIO)][:NAMED]
-
-    @property
-    def rewards_differ(self) -> bool:
-        """Whether the rewards differ, so that `reward` and `judges` are not comparable between runs."""
-        told = {"reward.source"} if "reward_sha256" in self.same else set()
-        return any(key.partition(".")[0] in ("reward", "reward_sha256") for key in self.differing if key not in told)
 
     @property
     def counted(self) -> str:
@@ -109,15 +105,21 @@ class Comparison:
         settings = [self.settings[n] for n in numbers]
         keys = differing(settings)
         if ALPHA in keys and BETA in keys:
-            for one in settings:
+            for one in (each for each in settings if ALPHA in each or BETA in each):
                 one[RATIO] = _ratio(one.get(BETA), one.get(ALPHA))
             keys = differing(settings)
             if RATIO in keys:
                 keys.remove(RATIO)
                 keys.insert(keys.index(BETA) + 1, RATIO)
         values = {key: [one.get(key) for one in settings] for key in keys}
-        same = {key: value for key, value in (settings[0].items() if settings else ()) if key not in values}
-        return Group(kind, numbers, keys, labels(keys), values, same)
+        same = {key: value for one in reversed(settings) for key, value in one.items() if key not in values}
+        return Group(kind, numbers, keys, labels(keys), values, same, _rewards_differ(keys, settings))
+
+
+def _rewards_differ(differing: Sequence[str], settings: Sequence[Mapping[str, Value]]) -> bool:
+    """Rewards from different sources are equal if the hashes of all runs are."""
+    told = {"reward.source"} if all("reward_sha256" in one for one in settings) else set()
+    return any(key.partition(".")[0] in ("reward", "reward_sha256") for key in differing if key not in told)
 
 
 def _ratio(beta: Value, alpha: Value) -> Value:

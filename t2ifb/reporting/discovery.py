@@ -36,7 +36,7 @@ def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
 
     Inside a run, `metrics.csv` may be a logger's, so only a folder with a configuration is another run.
     """
-    is_run = _is_configured(folder) or (not inside_run and (folder / "metrics.csv").is_file())
+    is_run = _is_configured(folder) or (not inside_run and os.path.isfile(folder / "metrics.csv"))
     if is_run:
         yield folder
     try:
@@ -50,22 +50,23 @@ def _below(folder: Path, inside_run: bool = False) -> Iterator[Path]:
         for run in _below(folder / name, inside_run or is_run)
     ]
     yield from inside
-    if not inside_run and not is_run and not inside and (folder / "summary.json").is_file():
+    if not inside_run and not is_run and not inside and os.path.isfile(folder / "summary.json"):
         yield folder
 
 
 def _is_configured(folder: Path) -> bool:
     """Whether the folder has a configuration of training or evaluation, not only of `t2ifb.generate`.
 
-    Runs that were started from Python, such as the rounds of an iteration, have `settings.json`.
+    Runs that were started from Python, such as the rounds of an iteration, have `settings.json`. In an unreadable
+    folder `Path.is_file` raises, and `os.path.isfile` is False.
     """
-    if (folder / "settings.json").is_file():
+    if os.path.isfile(folder / "settings.json"):
         return True
     try:
         drawn = b"\nlora:" in (folder / ".hydra" / "config.yaml").read_bytes()
     except OSError:
         drawn = False
-    return (folder / ".hydra").is_dir() and not drawn
+    return os.path.isdir(folder / ".hydra") and not drawn
 
 
 def common_parent(runs: Sequence[Path]) -> Path:

@@ -104,9 +104,9 @@ def _render(
     return text.encode("utf-8", "replace")
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float) -> str:
     """A change with its sign; empty if unknown."""
-    return "" if value is None or math.isnan(value) else f"{value:+.{digits}f}"
+    return "" if math.isnan(value) else f"{value:+.3f}"
 
 
 def table_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from t2ifb.evaluation.sweep_table import unjudged
 from t2ifb.reporting.files import Notes, number, read_json
 
 ROUNDS = "rounds.json"
@@ -34,11 +35,12 @@ def cells(figures: Mapping[str, Any]) -> list[str]:
     total = None if None in evaluations else sum(value or 0 for value in evaluations)
     base, tuned = (_mapping(figures.get(name)) for name in ("base_validation", "validation"))
     gold = [number(values.get("gold")) for values in (base, tuned)]
+    judged = not unjudged(_mapping(figures.get("judge_weights")))
     return [
         *(_text(value, ",.0f") for value in counts),
         *(_text(None if (share := number(value)) is None else 100 * share, ".1f") for value in shares),
         _text(total, ",.0f"),
-        _text(tuned.get("judges"), "+.3f"),
+        _text(tuned.get("judges"), "+.3f") if judged else "",
         "" if None in gold else f"{gold[0]:.3f} to {gold[1]:.3f}",
     ]
 

@@ -1,11 +1,13 @@
 """Read one run folder as far as possible."""
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from t2ifb.evaluation.sweep_table import unjudged
 from t2ifb.reporting.curves import Curves, read_curves
 from t2ifb.reporting.files import Notes, number, read_json, read_yaml
 from t2ifb.reporting.results import Results, read_results
@@ -28,8 +30,6 @@ AGAINST = {
 KL = ("kl", "kl_without_last_two")
 CHANGES = ("reward", "judges", "gold", *KL)
 """Validation metrics in the overview, as changes from the base model."""
-PROVENANCE = ("git_commit", "reward_sha256")
-"""Settings outside the configuration: the commit, and hashes of the training data."""
 CLASSES = {
     "FineTuner": TUNING,
     "RewardTrainer": REWARD,
@@ -54,6 +54,8 @@ class Run:
         val: Validation metrics over the steps; for fine-tuning, step 0 is the base model.
         samples: Images of the validations.
         results: Final tables.
+        judge_weights: Weights of the judges that chose the checkpoint; only `reward` if there are none, empty if
+            unknown.
         rounds: Cells of an iteration's rounds, see `read_rounds`.
         notes: Read errors.
     """
@@ -67,6 +69,7 @@ class Run:
     val: Curves
     samples: list[Samples]
     results: Results
+    judge_weights: dict[str, float] = field(default_factory=dict)
     rounds: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -74,10 +77,11 @@ class Run:
     def kept(self) -> float | None:
         """Step of the kept checkpoint. For an unfinished run, the step with the highest `judges` so far.
 
-        Step 0 is the base model and has no checkpoint.
+        Without judges, the reward counts. Step 0 is the base model and has no checkpoint.
         """
         best = number(self.summary.get("best_step"))
-        known = zip(self.val.step, self.val.columns.get("judges", []), strict=False)
+        scores = self.val.columns.get("judges") or self.val.columns.get("reward", [])
+        known = zip(self.val.step, scores, strict=False)
         judged = {step: value for step, value in known if step > 0 and value is not None}
         return max(judged, key=judged.__getitem__) if best is None and judged else best
 
@@ -114,23 +118,40 @@ def read_run(path: Path) -> Run:
     trained_on = read_json(path / "reward.json", dict, notes) or {}
     curves = read_curves(path / "metrics.csv", notes)
     results = read_results(path, summary or {}, notes)
+    kind, val = _kind(config, curves, results), curves["val"]
+    weights = _judge_weights(path, config, summary or {}, notes) if kind == TUNING else {}
+    if unjudged(weights):  # `judges` is the gain of the reward itself
+        val = replace(val, columns={name: column for name, column in val.columns.items() if name != "judges"})
+        notes.texts.append("no judges: chosen by the reward")
     return Run(
         path=path,
-        kind=_kind(config, curves, results),
+        kind=kind,
         settings=flat(config) | _provenance(summary or {}, trained_on),
         summary=summary or {},
         state=_state(path, notes),
         train=curves["train"],
-        val=curves["val"],
+        val=val,
         samples=read_samples(path / "samples", notes),
         results=results,
+        judge_weights=weights,
         rounds=read_rounds(path, notes),
         notes=notes.texts,
     )
 
 
+def _judge_weights(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], notes: Notes) -> dict[str, float]:
+    """Weights of the judges from the summary, or from the files that an unfinished run has; empty if unknown."""
+    record = read_json(path / "judge_weights.json", dict, notes) or {}
+    for weights in (summary.get("judge_weights"), record.get("weights")):
+        if isinstance(weights, Mapping) and weights:
+            return {name: known for name, value in weights.items() if (known := number(value)) is not None}
+    judges = config.get("judges")
+    none = isinstance(judges, Mapping) and all(judge is None for judge in judges.values())
+    return {"reward": 1.0} if none else {}
+
+
 def _state(path: Path, notes: Notes) -> str:
-    if (path / "summary.json").is_file():
+    if os.path.isfile(path / "summary.json"):
         return "finished"
     failure = read_json(path / "failed.json", dict, notes)  # from a failed job of a sweep
     if failure is None:
@@ -158,7 +179,7 @@ def _kind(config: Mapping[str, Any], curves: Mapping[str, Curves], results: Resu
 
 
 def _provenance(summary: Mapping[str, Any], trained_on: Mapping[str, Any]) -> dict[str, Value]:
-    """Known entries of `PROVENANCE`."""
+    """Known entries of `settings.PROVENANCE`."""
     found: dict[str, Value] = {}
     if isinstance(summary.get("git_commit"), str):
         commit = summary["git_commit"]

@@ -1,5 +1,6 @@
 """Validation samples of a run: a strip of images per validation, with the scores."""
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ def read_samples(folder: Path, notes: Notes) -> list[Samples]:
     found = []
     for path in _tables(folder):
         strip = path.with_name(f"{path.stem}_strip.png")
-        if not strip.is_file():
-            if strip.with_name(f"{path.stem}.png").is_file():
+        if not os.path.isfile(strip):
+            if os.path.isfile(strip.with_name(f"{path.stem}.png")):
                 notes.add(strip, "is missing; this step is not in the gallery")
             continue
         samples = _read(int(path.stem.removeprefix("step_")), path, strip, notes)

@@ -8,6 +8,8 @@ from typing import Any
 Value = str | int | float | bool | None
 """Value of a setting; None is `null` or a missing setting."""
 POINTER = re.compile(r"\$\{([\w.]+)\}")
+PROVENANCE = frozenset(("git_commit", "reward_sha256"))
+"""Settings outside the configuration: the commit, and hashes of the training data."""
 QUIET = ("resume", "data_folder", "build", "logger")
 """Settings that do not affect results: resume path, file locations, loggers."""
 KNOWN = ("algorithm.alpha", "algorithm.beta", "optimizer.lr", "seed", "reward._target_")
@@ -47,13 +49,19 @@ def flat(config: Mapping[str, Any], prefix: str = "", root: Mapping[str, Any] | 
 def differing(runs: Sequence[Mapping[str, Value]]) -> list[str]:
     """Keys whose values differ between runs, in display order.
 
-    Keys in `KNOWN` come first, then those in all runs, then those in some runs.
+    Keys in `KNOWN` come first, then those in all runs, then those in some runs. Unknown values do not differ: those of
+    a run without a configuration, and missing ones of `PROVENANCE`.
 
     A reference to another value (`${optimizer}`) is skipped, because the target is compared itself.
     """
     keys = dict.fromkeys([*KNOWN, *(key for run in runs for key in run)])
-    found = [key for key in keys if len({_same(run.get(key)) for run in runs}) > 1 and not _points(key, runs)]
-    return sorted(found, key=lambda key: (key not in KNOWN, any(run.get(key) is None for run in runs)))
+    known = [run for run in runs if run.keys() - PROVENANCE]
+
+    def values(key: str) -> set[tuple[str, Value]]:
+        return {_same(run.get(key)) for run in ([run for run in runs if key in run] if key in PROVENANCE else known)}
+
+    found = [key for key in keys if len(values(key)) > 1 and not _points(key, runs)]
+    return sorted(found, key=lambda key: (key not in KNOWN, any(run.get(key) is None for run in known)))
 
 
 def shown(value: Value) -> str:

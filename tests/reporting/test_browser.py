@@ -1,5 +1,6 @@
 """The page in a real browser."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,22 @@ def test_the_pareto_front_holds_what_nothing_beats_and_controls_change_the_curve
     seen.settle()
     assert len([trace for trace in seen.plot(REWARD) if trace["mode"] == "lines"]) == 2
     assert seen.page.locator("#curves .key").inner_text().split("\n")[0].startswith("beta 0.1")
+
+
+def test_runs_with_different_judges_have_no_common_front(visit: Opener, four: list[Path]) -> None:
+    for run, judges in zip(four, ("clip_score", "clip_score", "pick_score", "pick_score"), strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"judge_weights": {judges: 1.0}}))
+    seen = visit(*four)
+    seen.draw("trade-offs")
+    assert "No Pareto front: the judges" in seen.page.locator("#front").inner_text()
+    assert not any(trace.get("name") == "front" for trace in seen.plot("#judge-kl"))
+    assert "so judges is not comparable between them" in " ".join(seen.page.locator("#overview").inner_text().split())
+    for box in seen.page.locator("#runs input").all()[2:]:
+        box.uncheck()
+    seen.settle()
+    seen.settle()
+    assert any(trace.get("name") == "front" for trace in seen.plot("#judge-kl"))
 
 
 def with_setting(run: Path, name: str, value: object) -> Path:

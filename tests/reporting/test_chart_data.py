@@ -73,6 +73,15 @@ def test_a_missing_value_comes_before_numbers_and_those_before_words(tmp_path: P
     assert size["numeric"] is False
 
 
+def test_each_run_says_who_judged_it(tmp_path: Path) -> None:
+    folders = [write_tuning_run(tmp_path / str(n)) for n in range(4)]
+    weights = ({"a": 0.5, "b": 0.5}, {"b": 1, "a": 1}, {"reward": 1.0})
+    for folder, each in zip(folders, weights, strict=False):
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"judge_weights": each}))
+    assert [run["judged_by"] for run in data(*folders)["runs"]] == ["a 50%, b 50%"] * 2 + ["", ""]
+
+
 def test_judges_are_neither_the_reward_nor_a_distance(tmp_path: Path) -> None:
     found = data(write_tuning_run(tmp_path / "a"), write_reward_run(tmp_path / "b"))
     assert found["judges"] == ["judges", "gold", "clip_score"]

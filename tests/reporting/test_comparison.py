@@ -83,3 +83,28 @@ def test_a_ratio_is_a_number_or_unknown(tmp_path: Path, alpha: object, ratio: fl
     runs[0].settings["algorithm.alpha"] = alpha  # type: ignore[assignment]
     comparison = Comparison(runs)
     assert [settings[RATIO] for settings in comparison.settings] == [ratio, 0.7]
+
+
+def test_a_run_with_unknown_settings_changes_nothing_for_the_others(tmp_path: Path) -> None:
+    runs = [read_run(write_tuning_run(tmp_path / str(n), beta=beta)) for n, beta in enumerate((0.1, 0.1, 0.2))]
+    runs[1].settings["algorithm.alpha"] = 2.0
+    for run in runs:
+        run.settings["reward.source"] = "one"
+    (runs[0].path / ".hydra" / "config.yaml").unlink()
+    unknown = read_run(runs[0].path)
+    assert unknown.settings.keys() == {"git_commit"}
+    (group,) = Comparison([unknown, *runs[1:]]).groups
+    assert group.differing == ["algorithm.alpha", "algorithm.beta", RATIO]
+    assert group.values["algorithm.beta"] == [None, 0.1, 0.2]
+    assert group.same["optimizer.lr"] == 0.001 and not group.rewards_differ
+
+
+def test_a_missing_hash_or_commit_is_no_difference(tmp_path: Path) -> None:
+    runs = [read_run(write_tuning_run(tmp_path / str(n))) for n in range(2)]
+    del runs[0].settings["git_commit"]
+    runs[0].settings["reward_sha256"] = "abc"
+    (group,) = Comparison(runs).groups
+    assert group.differing == [] and not group.rewards_differ
+    for run, source in zip(runs, ("one", "two"), strict=True):
+        run.settings["reward.source"] = source
+    assert Comparison(runs).groups[0].rewards_differ  # one hash does not say that both are equal

@@ -1,4 +1,6 @@
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +65,24 @@ def test_a_file_a_missing_folder_and_an_empty_one_are_refused(tmp_path: Path) ->
 def test_the_page_goes_where_all_runs_are() -> None:
     assert common_parent([Path("/o/a/1"), Path("/o/b/2")]) == Path("/o")
     assert common_parent([Path("/o/a/1")]) == Path("/o/a/1")
+
+
+def test_an_unreadable_folder_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_tuning_run(tmp_path / "run")
+    (tmp_path / "locked").mkdir()
+    (run / "mine").mkdir()
+    locked = (tmp_path / "locked", run / "mine")
+
+    def refuse(call: Any) -> Any:
+        def refused(path: Any, *arguments: Any, **options: Any) -> Any:
+            if any(folder in (Path(path), *Path(path).parents)[call is not os.scandir :] for folder in locked):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *arguments, **options)
+
+        return refused
+
+    monkeypatch.setattr(os, "stat", refuse(os.stat))  # root may read everything
+    monkeypatch.setattr(os, "scandir", refuse(os.scandir))
+    with pytest.raises(PermissionError):
+        (tmp_path / "locked" / "metrics.csv").is_file()
+    assert find_runs([tmp_path]) == [run]

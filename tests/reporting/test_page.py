@@ -128,6 +128,18 @@ def test_the_gain_over_guidance_scales_is_a_chart_and_a_table(tmp_path: Path) ->
     assert "guidance_scales.json: an entry has an unexpected form" in notes[0]
 
 
+def test_small_kl_divergences_are_told_apart(tmp_path: Path) -> None:
+    page = page_of(*(write_tuning_run(tmp_path / str(n), lr=lr) for n, lr in enumerate((1.2e-7, 3.4e-7))))
+    for kl in (0.0012, 0.0034):
+        assert f"{kl:g}" in page.texts["td"]
+        assert any(abs(float(attributes.get("data-sort") or 0) - kl) < 1e-9 for tag, attributes in page.tags)
+
+
+def test_steps_are_whole_numbers(tmp_path: Path) -> None:
+    page = page_of(write_tuning_run(tmp_path / "run", steps=(0, 1234567)))
+    assert "1234567" in page.texts["td"]
+
+
 def test_both_sums_of_the_kl_are_on_the_page(tmp_path: Path) -> None:
     page = page_of(write_tuning_run(tmp_path / "run"))
     data = data_of(page)

@@ -26,6 +26,8 @@ def test_figures_become_cells() -> None:
     found = ["2", "1,000", "2,000", "60.0", "75.1", "100,400", "-0.100", "0.800 to 0.812"]
     assert cells(FIGURES) == found
     assert len(found) == len(HEADINGS)
+    assert cells(FIGURES | {"judge_weights": {"clip_score": 1.0}}) == found
+    assert cells(FIGURES | {"judge_weights": {"reward": 1.0}})[6] == ""  # it is the reward's own gain
 
 
 def test_unknown_and_broken_figures_are_empty(tmp_path: Path) -> None:

@@ -127,3 +127,28 @@ def test_what_is_broken_is_noted_and_the_rest_is_read(tmp_path: Path) -> None:
     ):
         assert text in notes
     assert not run.results.gains
+
+
+def test_a_run_without_judges_has_no_gain_of_judges(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"judge_weights": {"reward": 1.0}}))
+    run = read_run(folder)
+    assert "judges" not in run.val.columns and "judges" not in run.changes()
+    assert run.notes == ["no judges: chosen by the reward"]
+    (folder / "summary.json").write_text(json.dumps(summary | {"judge_weights": {"clip_score": 1.0}}))
+    run = read_run(folder)
+    assert "judges" in run.changes() and run.notes == [] and run.judge_weights == {"clip_score": 1.0}
+
+
+def test_an_unfinished_run_without_judges_is_known_by_its_settings(tmp_path: Path) -> None:
+    folder = write_tuning_run(tmp_path / "run", finished=False)
+    config = folder / ".hydra" / "config.yaml"
+    text = config.read_text()
+    config.write_text(text + "judges: {clip_score: null}\n")
+    run = read_run(folder)
+    assert "judges" not in run.val.columns and run.kept == 30  # of the highest reward
+    config.write_text(text + "judges: {clip_score: {_target_: a.B}}\n")
+    (folder / "judge_weights.json").write_text('{"weights": {"clip_score": 0.6}}')
+    run = read_run(folder)
+    assert run.kept == 10 and run.judge_weights == {"clip_score": 0.6}

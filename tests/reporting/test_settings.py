@@ -32,5 +32,12 @@ def test_only_what_differs_is_listed_and_the_known_settings_come_first() -> None
     assert differing([one]) == []
 
 
+def test_unknown_values_do_not_differ() -> None:
+    one, other = {"seed": 0, "git_commit": "a"}, {"seed": 0, "rank": 4}
+    assert differing([one, {}]) == differing([one, {"git_commit": "a"}]) == []
+    assert differing([one, other]) == ["rank"]
+    assert differing([one, {"git_commit": "b"}]) == ["git_commit"]
+
+
 def test_values_are_shown_as_a_reader_expects_them() -> None:
     assert [shown(value) for value in (None, True, 1e-05, 100.0, "a")] == ["–", "yes", "1e-05", "100", "a"]

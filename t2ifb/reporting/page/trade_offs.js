@@ -45,6 +45,7 @@ function frontOf(points) {
   return front;
 }
 
+const judgesDiffer = (runs) => new Set(runs.map((run) => run.judged_by).filter(Boolean)).size > 1;
 const judgeTitle = (judge) => (judge === "judges" ? "all judges (standard deviations)" : `${judge}, change from base`);
 
 function drawTrade(element, xName, xTitle) {
@@ -55,7 +56,9 @@ function drawTrade(element, xName, xTitle) {
     trace.line.width = 1;
     trace.marker.size = trace.marker.size.map((size) => (size === null ? null : size + 2));
   }
-  if (isKL(xName)) {
+  if (isKL(xName) && judge === "judges" && judgesDiffer(runs)) {
+    one("#front").textContent = "No Pareto front: the judges or their weights differ between these runs.";
+  } else if (isKL(xName)) {
     const front = frontOf([BASE, ...runs.flatMap((run) => pointsOfTrade(run, xName, judge, which))]);
     traces.unshift(frontTrace(front));
     describeFront(front);
