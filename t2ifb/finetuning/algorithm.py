@@ -1,6 +1,6 @@
 """The interface of fine-tuning algorithms: what they collect, how they split it into updates, and their loss."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
@@ -218,6 +218,14 @@ def mean_loss(rows: Tensor, part: Experience, **terms: Tensor) -> Loss:
     """
     total = rows.sum() / part.total
     return Loss(total * (1 + 0 * total.detach()), {**terms, "loss": rows})
+
+
+def penalised_loss(rows: Tensor, part: Experience, beta: float, kl: Callable[[], Tensor], **terms: Tensor) -> Loss:
+    """`mean_loss` of the rows plus beta times their KL divergence, which is computed only if beta is above 0."""
+    if not beta:
+        return mean_loss(rows, part, **terms)
+    nats = kl()
+    return mean_loss(rows + beta * nats, part, **terms, kl=nats, **by_step("kl", nats, part.step))
 
 
 def by_step(name: str, values: Tensor, steps: Index) -> dict[str, Tensor]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, denoising_error
-from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, check_weights, penalised_loss
 from t2ifb.finetuning.groups import Pick, check_pick, draw_groups, learned_steps, noised
 from t2ifb.finetuning.policy import Policy
 
@@ -97,9 +98,5 @@ class BestOfN:
         output = denoise(noisy, steps)
         error = denoising_error(output, part["latents"], noise, *level, policy.schedule.prediction)
         loss = self.alpha * error + 0 * part["reward"]  # a NaN reward is an error
-        terms = {"error": error, "reward": part["reward"]}
-        if self.beta:
-            kl = policy.kl_to_base(denoise, output, noisy, steps)
-            loss = loss + self.beta * kl
-            terms |= {"kl": kl, **by_step("kl", kl, steps)}
-        return mean_loss(loss, part, **terms)
+        kl = partial(policy.kl_to_base, denoise, output, noisy, steps)
+        return penalised_loss(loss, part, self.beta, kl, error=error, reward=part["reward"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -13,11 +14,10 @@ from t2ifb.finetuning.algorithm import (
     Experience,
     Loss,
     Work,
-    by_step,
     check_weights,
     check_window,
     drawn_steps,
-    mean_loss,
+    penalised_loss,
 )
 from t2ifb.finetuning.groups import Deviation, advantages, check_deviation, equal_parts, repeated, without_variance
 from t2ifb.finetuning.policy import Policy
@@ -190,8 +190,5 @@ class GRPO:
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
         loss = -self.alpha * torch.minimum(advantage * ratio, advantage * clipped)
         terms |= {"ratio": ratio, "clipped": (ratio != clipped).float()}
-        if self.beta:
-            kl = policy.kl_to_base(denoise, output, noisy, steps)
-            loss = loss + self.beta * kl
-            terms |= {"kl": kl, **by_step("kl", kl, steps)}
-        return mean_loss(loss, part, **terms)
+        kl = partial(policy.kl_to_base, denoise, output, noisy, steps)
+        return penalised_loss(loss, part, self.beta, kl, **terms)

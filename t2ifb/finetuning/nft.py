@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from t2ifb.data.datamodules import PromptBatch
 from t2ifb.diffusion.path import add_noise, clean_and_noise
-from t2ifb.finetuning.algorithm import Experience, Loss, Work, by_step, check_weights, mean_loss
+from t2ifb.finetuning.algorithm import Experience, Loss, Work, check_weights, penalised_loss
 from t2ifb.finetuning.groups import (
     Deviation,
     Pick,
@@ -138,11 +139,8 @@ class NFT:
         positive, negative = (relative_error(x, clean) for x in (b * now + (1 - b) * old, (1 + b) * old - b * now))
         loss = self.alpha * (weight * positive + (1 - weight) * negative) / b
         terms = {"reward": part["reward"], "weight": weight, "positive": positive, "negative": negative}
-        if self.beta:
-            kl = policy.kl_to_base(denoise, output, noisy, steps)
-            loss = loss + self.beta * kl
-            terms |= {"kl": kl, **by_step("kl", kl, steps)}
-        return mean_loss(loss, part, **terms)
+        kl = partial(policy.kl_to_base, denoise, output, noisy, steps)
+        return penalised_loss(loss, part, self.beta, kl, **terms)
 
 
 def relative_error(predicted: Tensor, clean: Tensor) -> Tensor:

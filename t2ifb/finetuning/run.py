@@ -303,17 +303,13 @@ class FineTuner:
             start_adapters(model, self.start_from)
         options = self.micro_batch_size, self.gradient_clip_norm, self.ema
         module = FineTuningModule(policy, self.algorithm, self.optimizer, evaluator, *options)
-        metrics, guard, watch = (
-            MetricsCSV(run),
-            NanGuard(self.max_skipped_updates),
-            ValidationCallback(run, evaluator, self.patience),
-        )
+        metrics, guard, cost = MetricsCSV(run), NanGuard(self.max_skipped_updates), NetworkEvaluations()
+        watch = ValidationCallback(run, evaluator, self.patience)
         config = {"seed": seed} | (self.config or self.settings())
         recorder = False if not first_process() else loggers.start(self.logger, run, config)
         steps = max(1, round(self.epochs * data.steps_per_epoch))
         every = min(self.validate_every, steps)
         steps = -(-steps // every) * every  # so that the last state is validated and saved
-        cost = NetworkEvaluations()
         optional = {TermGradients: self.gradient_norms, LinearDecay: self.lr_decay}
         watchers = [watch, cost, *(make() for make, wanted in optional.items() if wanted)]
         engine = make_trainer(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
