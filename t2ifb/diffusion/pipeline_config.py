@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from t2ifb.data.storage.hub import is_hub_id
 from t2ifb.diffusion.path import GaussianPath
 from t2ifb.utils.files import read_text
 
@@ -98,7 +99,7 @@ class PipelineConfig:
         if path.is_file():
             note = f"{path.name} is assumed to be as large as {name}; otherwise set diffusion.config=<folder>"
             return replace(published, notes=(note,))
-        if source.count("/") != 1 or source.startswith((".", "~", "/")):
+        if not is_hub_id(source):
             raise ValueError(f"{source} does not exist; diffusion.source is a hub id, a folder or a .safetensors file")
         note = f"{source} is not on this machine and is assumed to be as large as {name}"
         return replace(published, notes=() if source in ids else (note,))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from t2ifb.data.storage.hub import is_hub_id
 from t2ifb.utils.files import package_path, read_text
 
 INDEX = "model_index.json"
@@ -209,7 +210,7 @@ def _failure(source: str, config: str | None, kind: str, error: Exception) -> st
     if package_path(path):
         command = f"python -m t2ifb.shapes.training --part {path.name}"
         return f"{path} is missing in this installation; train it with `{command}`"
-    if source.count("/") != 1 or source.startswith((".", "~", "/")):
+    if not is_hub_id(source):
         return f"{source} does not exist; expected a hub id, a folder in diffusers' format or a .safetensors file"
     if not any(isinstance(each, _unreachable()) for each in _causes(error)):
         return f"cannot load {source} as a {kind or 'pipeline'}: {first_line(error)}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import t2ifb
 from t2ifb.data.embeddings import Encoder, PairEncoder, embed
+from t2ifb.data.storage.hub import is_hub_id
 from t2ifb.scorers.clip import LOCAL_DIR, CLIPEncoder, CLIPSource
 from t2ifb.scorers.pair_encoder import KIND, ImageRewardSource, PairStates
 from t2ifb.utils.files import atomic_write, package_path, public_name, sha256_file
@@ -158,7 +159,7 @@ def _find(source: str | Path) -> Path:
         raise ValueError(
             f"{source} is not a reward model: neither it nor its export/ has {CONFIG} and {WEIGHTS}.{hint}"
         )
-    if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "~")):
+    if not is_hub_id(source):
         raise ValueError(f"{source} does not exist; expected a run folder, an exported reward model or a hub id")
     return _download(source)
 

@@ -1,12 +1,12 @@
 """Scorers and encoders named by a text."""
 
-import re
 from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+from t2ifb.data.storage.hub import is_hub_id
 from t2ifb.scorers import scorer_classes
 from t2ifb.scorers.clip import LOCAL_DIR, CLIPSource
 from t2ifb.scorers.reward_model import RewardModel
@@ -61,7 +61,7 @@ def scorer_part(scorer: str | Path, argument: str, runs: Path) -> "partial[Any]"
     if name := names.get(_plain(text)):
         return _by_name(name, argument)
     path = Path(text).expanduser()
-    if not text or not path.exists() and (isinstance(scorer, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", text)):
+    if not text or not (path.exists() or is_hub_id(scorer)):
         raise ValueError(
             f"{argument}={text!r} is neither a file or folder, nor a hub id, nor one of the scorers "
             f"{', '.join(sorted(names.values()))}"

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from t2ifb.data.storage.hub import hub_errors
+from t2ifb.data.storage.hub import hub_errors, is_hub_id
 
 
 def find_weights(source: str | Path, filename: str, *others: str) -> Path:
@@ -37,7 +37,7 @@ def find_weights(source: str | Path, filename: str, *others: str) -> Path:
     text = str(source)
     if text.startswith("https://"):
         return _from_address(text, filename)
-    if isinstance(source, Path) or text.count("/") != 1 or text.startswith((".", "~", "/")):
+    if not is_hub_id(source):
         raise ValueError(f"{source} does not exist; expected {filename}, a folder that contains it, or a hub id")
     return _from_hub(text, filename)
 

@@ -101,6 +101,12 @@ def test_the_message_shows_how_to_give_what_a_scorer_needs(name: str, message: s
         scorer_part(name, "reward", NOWHERE)
 
 
+@pytest.mark.parametrize("text", ["./model", "../model", "~nobody/model"])
+def test_a_path_that_does_not_exist_is_no_hub_id(text: str) -> None:
+    with pytest.raises(ValueError, match="is neither a file or folder, nor a hub id"):
+        scorer_part(text, "reward", NOWHERE)
+
+
 def test_latest_is_the_newest_finished_run(tmp_path: Path) -> None:
     finished_run(tmp_path / "b", 10)
     run = finished_run(tmp_path / "a", 20)

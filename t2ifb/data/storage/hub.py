@@ -3,12 +3,11 @@
 import fnmatch
 import logging
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from t2ifb.utils.files import free_bytes
+from t2ifb.utils.files import data_folder, free_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +38,23 @@ class Files(Protocol):
         ...
 
 
+def is_hub_id(source: str | Path) -> bool:
+    """Whether a source has the form of a hub id with its owner, such as `zai-org/ImageRewardDB`; a `Path` never has."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not isinstance(source, str) or source.count("/") != 1:
+        return False
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return True
+
+
 def files_of(source: str | Path, cache_folder: Path | None) -> Files:
     """Read `source` as a folder if it exists or looks like a path, else as a hub id such as `zai-org/ImageRewardDB`."""
-    is_hub_id = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
-    if is_hub_id and not Path(source).exists():
+    if is_hub_id(source) and not Path(source).exists():
         return HubFiles(str(source), cache_folder)
     return FolderFiles(Path(source).expanduser())
 
@@ -92,7 +104,7 @@ class HubFiles:
         """
         self.repository = repository
         self.cache_folder = cache_folder
-        self.home = cache_folder or Path("~/.cache/t2ifb").expanduser()
+        self.home = cache_folder or data_folder()
 
     def __str__(self) -> str:
         return f"hub data set {self.repository}"

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from t2ifb.data.datasets.hpdv2 import HPDv2
 from t2ifb.data.datasets.imagereward_db import write_imagereward_db
 from t2ifb.data.datasets.pickapic import PickAPic
+from t2ifb.data.storage.hub import files_of, is_hub_id
 from tests.data.datasets import test_hpdv2, test_pickapic
 from tests.data.datasets.test_imagereward_db import many
 
@@ -115,6 +116,24 @@ class Answer(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("zai-org/ImageRewardDB", True), ("_a/b.c-d", True), (Path("owner/name"), False), ("name", False), ("", False),
+        ("a/b/c", False), ("./name", False), ("../name", False), ("~/name", False), ("~user/name", False),
+        ("owner/.hidden", False), ("/name", False), ("owner/", False), ("owner/with space", False),
+    ],
+)  # fmt: skip
+def test_what_has_the_form_of_a_hub_id(source: str | Path, expected: bool) -> None:
+    assert is_hub_id(source) == expected
+
+
+def test_results_of_checks_are_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T2IFB_DATA", str(tmp_path / "data"))
+    assert files_of("someone/rankings", None).home == tmp_path / "data"
+    assert files_of("someone/rankings", tmp_path / "cache").home == tmp_path / "cache"
 
 
 @pytest.fixture
