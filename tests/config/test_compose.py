@@ -1,11 +1,12 @@
 """Composition: what wrong arguments are answered with, before anything is imported."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 
 from t2ifb.config.compose import compose_all, flatten
+from t2ifb.config.errors import explain_override
 
 CONF = str(Path(__file__).parent / "conf")
 
@@ -50,12 +51,9 @@ def test_a_wrong_argument_is_one_line_with_the_right_name(override: str, words: 
     assert all(word in found[0] for word in words), found[0]
 
 
-@pytest.mark.skipif(
-    find_spec("joblib") is not None and find_spec("hydra_plugins.hydra_joblib_launcher") is not None,
-    reason="the extra `sweeps` is installed",
-)
 def test_a_launcher_that_an_extra_brings_names_the_extra() -> None:
-    (error,) = errors("hydra/launcher=joblib")
+    missing = MissingConfigException("", "hydra/launcher/joblib", [])
+    error = explain_override("hydra/launcher=joblib", missing, [], {})
     assert error.startswith("hydra/launcher=joblib: there is no 'joblib'")
     assert "'.[sweeps]'" in error
 

@@ -13,6 +13,7 @@ from experiments.held_out import GOLD, JUDGES, KL
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import check
+from tests.experiments.conftest import Drawn
 
 NAMES = ("reward", *JUDGES, *GOLD, *KL)
 
@@ -48,7 +49,9 @@ def test_the_sweep_has_valid_jobs_six_by_three_and_two_of_one_ratio() -> None:
     assert len({alpha / beta for alpha, beta in study.SAME}) == 1
 
 
-def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_compared_that_all_seeds_have_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Drawn
+) -> None:
     monkeypatch.setattr(study, "FOLDER", tmp_path)
     with pytest.raises(SystemExit, match="no setting has finished runs"):
         study.compare([0, 1])
@@ -62,8 +65,9 @@ def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monk
         write_job(tmp_path / f"seed{seed}/of_old_settings", (1.0, 0.01, 1e-3), 9.0)
     monkeypatch.setitem(study.COMMON, "algorithm.epochs", "0.1")
     result = study.compare([0, 1])
-    assert len(result["settings"]) == 7
-    first = result["settings"][0]
+    settings = result["settings"]
+    assert len(settings) == 7
+    first = settings[0]
     assert (first["alpha"], first["beta"], first["lr"], first["ratio"]) == (1, 0.01, 1e-3, 100)
     assert first["kept"]["gain"]["gold"]["over_seeds"]["mean"] == pytest.approx(0.051)
     assert first["kept"]["base"]["gold"] == pytest.approx(0.6)
@@ -77,4 +81,8 @@ def test_settings_are_compared_that_all_seeds_have_finished(tmp_path: Path, monk
     assert (against["lr"], len(result["against_report"])) == (1e-3, 3)  # the report's at 3e-3 is not finished
     assert against["last"]["gold"]["over_seeds"]["mean"] == pytest.approx(-0.099)
     pictures.draw(result, tmp_path / "result.png")
-    assert (tmp_path / "result.png").stat().st_size > 10_000
+    assert drawn.shows(
+        *(each[state]["gain"]["gold"]["over_seeds"]["mean"] for each in settings for state in ("kept", "last"))
+    )
+    rows = [tick.get_text() for tick in drawn.figure.axes[0].get_yticklabels()]
+    assert rows == ["1 / 1 = 1", "1 / 0.01 = 100", "100 / 1 = 100", "100 / 0.01 = 10000"]

@@ -8,20 +8,28 @@ import pytest
 from experiments.few_comparisons import study
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
+from t2ifb.config.instantiate import check
+from tests.experiments.conftest import Drawn
 
 
 @pytest.mark.parametrize("start", study.STARTS)
 def test_every_run_is_valid_and_has_about_as_many_updates(start: str) -> None:
     schema.register()
-    for prompts in study.PROMPTS:
-        (composed,) = compose_all("train", list(study.run_of(start, prompts, 1).overrides))
-        algorithm = composed.config.algorithm
-        batches = max(1, algorithm.train_prompts * study.COMPARISONS / algorithm.batch_size)
-        assert algorithm.epochs * batches == pytest.approx(study.UPDATES, rel=0.03)
-        assert algorithm.validations_per_epoch * algorithm.epochs == 1
+    arguments = [study.run_of(start, prompts, 1).overrides for prompts in study.PROMPTS]
+    (composed,) = compose_all("train", list(arguments[0]))
+    check(composed)
+    assert composed.config.algorithm.batch_size == study.BATCH
+    settings = [dict(each.split("=") for each in some) for some in arguments]
+    for values in settings:
+        assert values.keys() == settings[0].keys()
+        prompts, epochs, validations = (
+            float(values[f"algorithm.{name}"]) for name in ("train_prompts", "epochs", "validations_per_epoch")
+        )
+        assert epochs * max(1, prompts * study.COMPARISONS / study.BATCH) == pytest.approx(study.UPDATES, rel=0.03)
+        assert validations * epochs == pytest.approx(1)
 
 
-def test_runs_become_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_become_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Drawn) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study.Run, "is_of", lambda run: True)
     for place, start in enumerate(study.STARTS):
@@ -40,4 +48,4 @@ def test_runs_become_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert result["comparisons"]["mlp"][128] == [1664, 1664]
     assert result["before"] == {"bilinear, from CLIP Score": 0.6, "ImageReward": 0.65}
     study.draw(json.loads(json.dumps(result)), tmp_path / "result.png")
-    assert (tmp_path / "result.png").stat().st_size > 10_000
+    assert drawn.shows(0.509, 0.633, 0.6, 0.65)  # few and many comparisons of the first start, and before training

@@ -17,6 +17,7 @@ from experiments.runs import Run, finished, train_all
 from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
 from t2ifb.evaluation.scoring import ScoreSheet
+from tests.experiments.conftest import Drawn
 
 NAMES = ("reward", *JUDGES, *GOLD, *KL)
 
@@ -141,7 +142,8 @@ def test_a_run_that_fails_is_counted_and_the_others_go_on(tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("study", [algorithms, gradients_per_rollout])
-def test_what_variants_gain_is_drawn_against_what_they_cost(study: Any, tmp_path: Path) -> None:
+def test_what_variants_gain_is_drawn_against_what_they_cost(study: Any, tmp_path: Path, drawn: Drawn) -> None:
     runs = [write_run(tmp_path / name, {"gold": [0.0, 1.0], "kl": [-1.0, 8.0]}) for name in ("one", "other")]
     study.draw({"variants": {run.path.name: courses([run]) for run in runs}}, tmp_path / "result.png")
-    assert (tmp_path / "result.png").stat().st_size > 10_000
+    assert drawn.shows(0, 1, *np.sqrt([0, 9])) if study is algorithms else drawn.shows(0, 1, 5)
+    assert {text.get_text() for text in drawn.figure.legends[0].get_texts()} == {"one", "other"}

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from experiments.algorithms import study as algorithms
 from experiments.alpha_beta_lr import study as alpha_beta_lr
@@ -23,8 +25,10 @@ from t2ifb.config.compose import compose_all
 from t2ifb.config.instantiate import check
 from t2ifb.diffusion.lora import LoRA
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
+from t2ifb.shapes.training.loop import fit
 from t2ifb.shapes.weights import PIPELINE
 from tests.conftest import run_in
+from tests.experiments.conftest import Drawn
 from tests.finetuning.tuning_worlds import FEW, export_reward
 
 STUDIES: list[Any] = [algorithms, limits, gradients_per_rollout, overoptimisation, beyond_guidance, iteration]
@@ -48,33 +52,49 @@ def test_variants_have_folders_of_their_own(study: Any) -> None:
 @pytest.mark.parametrize(
     "study", [*(study for study in STUDIES if study not in UNFINISHED), alpha_beta_lr, reward_models]
 )
-def test_the_picture_is_drawn_from_the_figures_that_are_committed(study: Any, tmp_path: Path) -> None:
-    study.draw(json.loads((study.HERE / "result.json").read_text()), tmp_path / "result.png")
-    assert (tmp_path / "result.png").stat().st_size > 10_000
+def test_the_picture_shows_the_figures_that_are_committed(study: Any, tmp_path: Path, drawn: Drawn) -> None:
+    result = json.loads((study.HERE / "result.json").read_text())
+    study.draw(result, tmp_path / "result.png")
+    settings = result.get("settings") or list(result.get("variants", result).values())
+    if study is alpha_beta_lr:
+        settings = [setting[state] for setting in settings for state in ("kept", "last")]
+    found = [each["test"] if study is reward_models else each["gain"]["gold"] for each in settings]
+    assert len(found) > 2
+    for each in found:
+        assert drawn.shows(*(at.get("over_seeds", at)["mean"] for at in (each if isinstance(each, list) else [each])))
 
 
 def test_supervised_tuning_learns_and_what_is_finished_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervised, "RENDERS", 40)
+    for name, value in {"RENDERS": 40, "STEPS": 3}.items():
+        monkeypatch.setattr(supervised, name, value)
+    losses: list[float] = []
 
-    def tuned(folder: Path, *steps: int) -> list[torch.Tensor]:
+    def measured(
+        name: str, adapters: nn.Module, loss_at: Callable[[int], torch.Tensor], folder: Path, **how: Any
+    ) -> None:
+        for done in (False, True):
+            with torch.no_grad():
+                losses.append(sum(loss_at(step).item() for step in range(3)))
+            if not done:
+                fit(name, adapters, loss_at, folder, **how)
+
+    monkeypatch.setattr(supervised, "fit", measured)
+
+    def tuned(seed: int) -> list[Tensor]:
         model = StableDiffusionSource(str(PIPELINE)).load()
         adapters = LoRA().add(model)
-        before = [weight.clone() for weight in adapters]
-        for number in steps:
-            monkeypatch.setattr(supervised, "STEPS", number)
-            supervised.tune(model, adapters, folder, seed=0)
-        assert any(not torch.equal(old, new) for old, new in zip(before, adapters, strict=True))
+        supervised.tune(model, adapters, tmp_path, seed)
         return [weight.detach() for weight in adapters]
 
-    (tmp_path / "a").mkdir()
-    once = tuned(tmp_path / "a", 3)
-    assert all(torch.equal(one, two) for one, two in zip(once, tuned(tmp_path / "a", 3), strict=True))
+    once = tuned(seed=0)
+    assert losses[1] < losses[0]
+    assert all(torch.equal(one, two) for one, two in zip(once, tuned(seed=1), strict=True))
 
 
 @pytest.mark.slow
-def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Drawn) -> None:
     study: Any = overoptimisation
     first = next(iter(study.VARIANTS))
     monkeypatch.setattr(study, "HERE", tmp_path)
@@ -98,4 +118,4 @@ def test_a_study_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("reward", "gold", "image_reward"):
         assert len(figures["gain"][name]) == 3 and figures["gain"][name][0]["over_seeds"]["mean"] == 0
     assert figures["kl"][0] == [0, 0] and min(figures["kl"][2]) > 0
-    assert (tmp_path / "result.png").stat().st_size > 10_000
+    assert drawn.shows(*(at["over_seeds"]["mean"] for at in figures["gain"]["gold"]))

@@ -19,7 +19,6 @@ from t2ifb.scorers import RewardModel
 from t2ifb.scorers.heads import MLPHead
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.training.metrics import read_metrics
-from t2ifb.training.nan_guard import NanGuard
 from t2ifb.training.run_folder import RunFolder
 from t2ifb.utils.files import StorageError
 from tests.training.worlds import KillAt, Killed, make_training, run_training, same, weights
@@ -140,13 +139,6 @@ def test_too_many_errors_stop_the_run_and_say_what_was_first(whole: tuple[Path, 
     with pytest.raises(ValueError, match=r"3 updates .* the first was the gradient of head\.\S+ at step 10"):
         run_training(training, folder / "broken", callbacks=[Poison(set(range(10, 20)))])
     assert (folder / "broken" / "checkpoints" / "last.ckpt").exists()
-
-
-def test_errors_are_counted_on_after_a_resume() -> None:
-    guard = NanGuard()
-    counted = {"skipped": 3, "first": "the loss at step 1", "overflowed": 2, "in_a_row": 1}
-    guard.load_state_dict(counted)
-    assert guard.state_dict() == counted
 
 
 def test_a_run_that_was_moved_resumes_to_the_same_weights(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -46,7 +46,7 @@ def test_half_precision_is_near(checkpoint: Path, scorer: type[ImageReward | BLI
     images, prompts = torch.rand(4, 3, 24, 24), ["a red circle", "a square", "two circles", "a blue square"]
     full, half = (scorer.from_pretrained(checkpoint.parent, precision=p)(images, prompts) for p in ("fp32", "bf16"))
     assert half.dtype == torch.float32
-    assert torch.corrcoef(torch.stack([full, half]))[0, 1] > 0.9
+    torch.testing.assert_close(half, full, rtol=0, atol=0.2 * full.std().item())
 
 
 def test_names_are_translated_and_back() -> None:

@@ -63,6 +63,16 @@ def test_a_broken_gradient_is_dropped_and_its_weight_is_named(value: float) -> N
     assert (guard.skipped, guard.first) == (1, "the gradient of second at step 3")
 
 
+def test_errors_are_counted_on_after_a_resume() -> None:
+    counted = {"skipped": 3, "first": "the loss at step 1", "overflowed": 2, "in_a_row": 1}
+    guard = NanGuard(most=4)
+    guard.load_state_dict(counted)
+    assert not update(guard, Two(), loss=math.nan, step=7)
+    assert guard.state_dict() == counted | {"skipped": 4}
+    with pytest.raises(ValueError, match="5 updates .* the first was the loss at step 1"):
+        update(guard, Two(), loss=math.nan, step=8)
+
+
 def test_large_gradients_of_opposite_sign_are_no_error() -> None:
     guard, module = NanGuard(), Two()
     module.make(3e38, -3e38)

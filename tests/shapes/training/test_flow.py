@@ -97,7 +97,7 @@ def test_a_training_of_few_steps_gives_a_pipeline_and_is_not_done_again(
         flow.unfinished(base, tmp_path)
     first = flow.train(base, tmp_path, images=4)
     assert not (first.transformer.training or first.text_encoder_2.training)
-    for again in (flow.train(base, tmp_path, images=4), flow.unfinished(base, tmp_path, seed=1)):
+    for again in (flow.train(base, tmp_path, images=4, seed=1), flow.unfinished(base, tmp_path, seed=1)):
         for part in ("transformer", "text_encoder_2"):
             pairs = zip(getattr(first, part).parameters(), getattr(again, part).parameters(), strict=True)
             assert all(torch.equal(one, other) for one, other in pairs)
