@@ -129,8 +129,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Git commit of the code, with `+` for uncommitted changes; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    """Git commit of the code, with `+` for uncommitted changes; None outside a checkout of its own repository."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # a file in a worktree; otherwise git finds a repository further up
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from t2ifb.training import run_folder
 from t2ifb.training.run_folder import RunFolder, git_commit, versions
 from t2ifb.utils.files import FolderInUse
 
@@ -65,6 +66,26 @@ def test_a_json_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_packages_that_are_not_installed_are_left_out() -> None:
     assert versions(["torch", "no-such-package"]).keys() == {"python", "torch"}
+
+
+def test_the_commit_is_that_of_the_packages_own_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", "-C", str(repository), *identity, *arguments], capture_output=True, check=True)
+        return done.stdout.decode().strip()
+
+    def commit_of(checkout: Path) -> str | None:
+        (checkout / "t2ifb" / "training").mkdir(parents=True)
+        monkeypatch.setattr(run_folder, "__file__", str(checkout / "t2ifb" / "training" / "run_folder.py"))
+        return git_commit()
+
+    repository = tmp_path / "mine"
+    repository.mkdir()
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    git("worktree", "add", str(tmp_path / "tree"))
+    assert commit_of(repository) == commit_of(tmp_path / "tree") == git("rev-parse", "HEAD")
+    assert commit_of(repository / "venv" / "site-packages") is None
 
 
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
