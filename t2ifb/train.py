@@ -76,6 +76,7 @@ def iterate(parts: Components) -> dict[str, Any]:
         output_dir=run,
         seed=parts.value("seed"),
         resume=bool(parts.value("resume") or in_sweep()),
+        config=parts.resolved(),
     )
     if iteration.splits:
         ready_dataset(parts, iteration.splits)

@@ -4,14 +4,17 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from t2ifb.config.command import run
+from t2ifb.config.instantiate import Components
 from t2ifb.data.datasets.imagereward_writer import write_imagereward_db
 from t2ifb.data.prompts import hash_fraction
 from t2ifb.prepare import prepare
-from t2ifb.train import train
+from t2ifb.train import iterate, train
 from tests.conftest import Command
 from tests.data.datasets import test_hpdv2, test_imagereward_db, test_own_rankings, test_pickapic
 from tests.scorers.parts import tiny_clip
@@ -127,6 +130,20 @@ def test_rounds_need_one_process(run_here: Command) -> None:
     done = run_here("t2ifb.train", *ROUNDS, "trainer.devices=2")
     assert done.returncode == 2
     assert "one process on one device" in done.stderr
+
+
+def test_rounds_record_the_whole_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def build(key: str, **arguments: Any) -> Any:
+        given.update(arguments)
+        return SimpleNamespace(splits=[], fit=dict)
+
+    monkeypatch.setattr("t2ifb.train._judges", lambda *_: {})
+    resolved = {"domain": "shapes", "trainer": {}, "seed": 1, "resume": None}
+    more = {"build": build, "unfinished": lambda *_, **__: None, "run_folder": tmp_path}
+    iterate(cast(Components, SimpleNamespace(value=resolved.get, resolved=lambda: resolved, **more)))
+    assert given["config"] == resolved
 
 
 @pytest.mark.slow

@@ -143,7 +143,8 @@ class Iteration:
 
         Returns:
             Content of `summary.json`: `rounds`, the figures of each (`figures_of`); `best_round`, whose adapters are in
-            `export/`, and `chosen_by_judges` (`best_round`); and `network_evaluations` of all.
+            `export/`, and `chosen_by_judges` (`best_round`); its `validation` and `judge_weights`, and `chosen_by`, as
+            of a fine-tuning run; and `network_evaluations` of all.
 
         Raises:
             RankingsNeeded: People have to rank images first; the message says how.
@@ -234,7 +235,9 @@ class Iteration:
 
     def _common(self, number: int) -> dict[str, Any]:
         """Arguments of both runs of a round. A run that has not begun starts, also with `resume`."""
-        return {"seed": self._seed(number), "resume": True} | ({"config": self.config} if self.config else {})
+        seed = self._seed(number)
+        config = {"config": self.config | {"seed": seed}} if self.config else {}
+        return {"seed": seed, "resume": True} | config
 
     def _seed(self, number: int) -> int:
         return self.seed + SEEDS_APART * (number - 1)
@@ -245,8 +248,9 @@ class Iteration:
         shutil.copytree(self.folder(best) / "tuning" / "export", run.export, dirs_exist_ok=True)
         evaluations = sum(figures["network_evaluations"] + figures["drawing_evaluations"] for figures in rounds)
         figures = {
-            "rounds": rounds, "best_round": best, "chosen_by_judges": by_judges, "network_evaluations": evaluations,
-            "seed": self.seed,
+            "rounds": rounds, "best_round": best, "chosen_by_judges": by_judges, "chosen_by": "judges",
+            **{name: rounds[best - 1][name] for name in ("validation", "judge_weights")},
+            "network_evaluations": evaluations, "seed": self.seed,
         }  # fmt: skip
         summary = run.write_summary(figures)
         show_rounds(run.path, rounds)

@@ -114,7 +114,7 @@ def wandb_logger(
     entity: str | None = None,
     tags: Sequence[str] = (),
 ) -> Logger | Literal[False]:
-    """A Weights & Biases run, named and grouped after the run folder.
+    """A Weights & Biases run, named and grouped after the run folder, see `names_of`.
 
     Args:
         run: Run folder. All files, including staged and cached ones, go to `wandb/` in it; a resumed run keeps its id.
@@ -137,17 +137,14 @@ def wandb_logger(
     if not id_file.exists():
         write_text(id_file, uuid.uuid4().hex[:8])
     run_id = id_file.read_text(encoding="utf-8").strip()
-    domain = str(config.get("domain", ""))
-    parts = run.path.absolute().parent.parts  # outputs/<domain>/<experiment>, plus the sweep's name in a sweep
-    below = parts[len(parts) - parts[::-1].index("outputs") + 1 :] if "outputs" in parts else parts[-1:]
-    experiment = "/".join(below)
+    name, group, own_tags = names_of(run.path, config)
     with _unchanged("WANDB_MODE"), _staged_in(run.path):
         started = wandb.init(
             project=project,
             entity=entity,
-            name=f"{experiment}-seed{config.get('seed', 0)}-{run.path.name}",
-            group=f"{domain}/{experiment}",
-            tags=[*{domain, *below, *tags} - {""}],
+            name=name,
+            group=group,
+            tags=[*dict.fromkeys((*own_tags, *tags))],
             config=config,
             dir=str(run.path),
             id=run_id,
@@ -160,6 +157,26 @@ def wandb_logger(
     for name, best in BEST.items():
         started.define_metric(name, step_metric=STEP, step_sync=True, summary=best)
     return WandbLogger(experiment=started, save_dir=run.path)
+
+
+def names_of(folder: Path, config: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
+    """Name, group and tags of a run in Weights & Biases.
+
+    Args:
+        folder: Run folder, such as `outputs/<domain>/<experiment>/<sweep>/<time>`. Below another folder than `outputs`,
+            only the name of its parent counts.
+        config: The configuration, with `domain` if it is from the command line.
+
+    Returns:
+        `<experiment>/<sweep>-seed<seed>-<time>`; `<domain>/<experiment>/<sweep>`, or None if no part is known; and its
+        parts.
+    """
+    domain, parts = str(config.get("domain") or ""), folder.absolute().parent.parts
+    below = parts[len(parts) - parts[::-1].index("outputs") :] if "outputs" in parts else parts[-1:]
+    experiment = [*below[1:]] if below[:1] == (domain,) else [*below]
+    tags = [part for part in (domain, *experiment) if part]
+    name = "-".join([*filter(None, ["/".join(experiment)]), f"seed{config.get('seed', 0)}", folder.name])
+    return name, "/".join(tags) or None, tags
 
 
 def tensorboard_logger(run: RunFolder, config: dict[str, Any]) -> Logger:

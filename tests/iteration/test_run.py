@@ -88,6 +88,12 @@ def test_the_reward_learns_old_and_new_rankings_and_tuning_continues(tmp_path: P
     assert (first.seed, third.seed) == (0, 2000)
 
 
+def test_runs_record_the_settings_of_the_command_line_with_their_own_seed(tmp_path: Path) -> None:
+    iteration = make_iteration(tmp_path / "rounds", tmp_path, seed=3, config={"domain": "shapes", "seed": 3})
+    runs = iteration._tuner(2, reward=torch.nn.Identity()), iteration._reward_trainer(2)
+    assert [run.config for run in runs] == [{"domain": "shapes", "seed": 1003}] * 2
+
+
 def test_judges_count_alike_in_all_rounds(tmp_path: Path) -> None:
     judges = {"redness": Redness(), "darkness": Darkness()}
     iteration = make_iteration(tmp_path / "rounds", tmp_path)
@@ -149,6 +155,8 @@ def test_finished_steps_are_skipped_and_an_unfinished_one_is_continued(
     assert summary["rounds"][0]["reward_accuracy"] == 0.75
     assert summary["rounds"][0]["base_validation"] == {"judges": 0.0}
     assert summary["network_evaluations"] == 10 + 6 * 2 * 2
+    chosen = {name: summary[name] for name in ("validation", "judge_weights", "chosen_by")}
+    assert chosen == {name: TUNED[name] for name in ("validation", "judge_weights")} | {"chosen_by": "judges"}
     assert (tmp_path / "rounds" / "export" / "pytorch_lora_weights.safetensors").read_bytes() == b"adapters"
     with pytest.raises(ValueError, match="finished"):
         make_iteration(tmp_path / "rounds", tmp_path, rounds=1, resume=True).fit()

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from t2ifb.training.loggers import BEST, STEP, logged_in, no_logger, show, start, tensorboard_logger, wandb_logger
+from t2ifb.training.loggers import (
+    BEST,
+    STEP,
+    logged_in,
+    names_of,
+    no_logger,
+    show,
+    start,
+    tensorboard_logger,
+    wandb_logger,
+)
 from t2ifb.training.run_folder import RunFolder
 from tests.training.wandb_files import read
 from tests.training.worlds import FailingLogger, make_training, run_training
@@ -135,3 +145,23 @@ def test_tensorboard_gets_metrics_config_and_pictures(tmp_path: Path) -> None:
     (figure,) = events.Scalars("val/accuracy")
     assert (figure.step, figure.value) == (7, 0.5)
     assert events.Tags()["images"] == ["sheet"] and "config/text_summary" in events.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "domain", "name", "group"),
+    [
+        ("outputs/shapes/refl/now", "shapes", "refl-seed3-now", "shapes/refl"),
+        ("outputs/shapes/refl/sweep/hash", "shapes", "refl/sweep-seed3-hash", "shapes/refl/sweep"),
+        ("outputs/shapes/rounds/now/round_01/tuning", "shapes", "rounds/now/round_01-seed3-tuning",
+         "shapes/rounds/now/round_01"),
+        ("outputs/tuned", "", "seed3-tuned", None),
+        ("outputs/iter/round_01/tuning", "", "iter/round_01-seed3-tuning", "iter/round_01"),
+        ("mine/refl/now", "shapes", "refl-seed3-now", "shapes/refl"),
+        ("mine/shapes/now", "shapes", "seed3-now", "shapes"),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_after_its_folder_and_grouped_by_its_domain(
+    tmp_path: Path, folder: str, domain: str, name: str, group: str | None
+) -> None:
+    found = names_of(tmp_path / folder, {"domain": domain, "seed": 3} if domain else {"seed": 3})
+    assert found == (name, group, group.split("/") if group else [])
