@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from t2ifb.data.datamodules import PromptBatch, PromptDataModule
+from t2ifb.diffusion.model import TextToImageModel
 from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.reward_weighted import RewardWeighted
@@ -217,9 +218,14 @@ def test_the_first_scale_is_the_frameworks_unless_a_plugin_is_given(tmp_path: Pa
         assert engine.precision_plugin.scaler.get_scale() == scale
 
 
+@cache
+def decoded_in(precision: Any) -> TextToImageModel:
+    return StableDiffusionSource(str(PIPELINE), decoder_precision=precision, device="cpu").load()
+
+
 def reward_gradient(decoder: str, scorer: nn.Module, alpha: float) -> Tensor:
     """The gradient of alpha * reward at latents, divided by alpha."""
-    model = StableDiffusionSource(str(PIPELINE), decoder_precision=decoder, device="cpu").load()  # type: ignore[arg-type]
+    model = decoded_in(decoder)
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     reward = scorer(model.decode(latents), PROMPTS[:2])
     return torch.autograd.grad(alpha * reward.sum(), latents)[0] / alpha

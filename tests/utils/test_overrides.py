@@ -2,7 +2,6 @@
 
 import shlex
 
-import pytest
 from omegaconf import OmegaConf
 
 from t2ifb.config.compose import compose_all
@@ -14,13 +13,13 @@ NAMES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_any_path_reaches_the_configuration_unchanged(name: str) -> None:
-    (typed_argument,) = shlex.split(typed("dataset.source", name))
-    assert typed_argument == argument("dataset.source", name)
-    (composed,) = compose_all("prepare", ["dataset=own_rankings", typed_argument])
+def test_any_path_reaches_the_configuration_unchanged() -> None:
+    keys = {f"dataset.test_{number}": name for number, name in enumerate(NAMES)}
+    arguments = [argument(f"+{key}", name) for key, name in keys.items()]
+    assert shlex.split(" ".join(typed(f"+{key}", name) for key, name in keys.items())) == arguments
+    (composed,) = compose_all("prepare", ["dataset=own_rankings", *arguments])
     assert not composed.errors
-    assert OmegaConf.select(composed.config, "dataset.source") == name
+    assert {key: OmegaConf.select(composed.config, key) for key in keys} == keys
 
 
 def test_what_needs_no_quotes_has_none() -> None:

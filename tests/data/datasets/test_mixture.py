@@ -100,6 +100,7 @@ def test_weights_are_exact(
             assert all(count[pair] == count[standing[of_pair[pair]]] for count in counts for pair in mine)
 
 
+@settings(max_examples=25)
 @given(before=st.lists(st.integers(0, 500), max_size=10), seed=st.integers(0, 9))
 def test_a_batch_depends_on_seed_and_position_alone(
     sets: dict[str, FolderDataset], cache: EmbeddingCache, before: list[int], seed: int

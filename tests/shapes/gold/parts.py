@@ -1,5 +1,7 @@
 """Clean pictures of the shapes world, and distortions of them that grow."""
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -17,8 +19,16 @@ def some_scenes(count: int, split: str = "train", seed: int = 3) -> list[tuple[S
     return [(scene, render(scene, rng)) for scene in scenes(split, count, seed)]
 
 
-PICTURES = some_scenes(30)
-OTHERS = [image for _, image in some_scenes(30, "test", seed=4)]
+@cache
+def pictures() -> list[tuple[Scene, Image]]:
+    return some_scenes(30)
+
+
+@cache
+def others() -> list[Image]:
+    return [image for _, image in some_scenes(30, "test", seed=4)]
+
+
 _RNG = np.random.default_rng(0)
 NOISE = _RNG.standard_normal((30, SIZE, SIZE, 3))
 FIELDS = ndimage.gaussian_filter(_RNG.standard_normal((30, 2, SIZE, SIZE)), (0, 0, 5, 5))
@@ -48,7 +58,7 @@ def fade(index: int, image: Image, share: float) -> Image:
 
 
 def blend(index: int, image: Image, share: float) -> Image:
-    return image + share * (OTHERS[index] - image)
+    return image + share * (others()[index] - image)
 
 
 def erase(index: int, image: Image, share: float) -> Image:

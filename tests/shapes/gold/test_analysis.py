@@ -9,7 +9,7 @@ from t2ifb.shapes.gold import analyse, judge
 from t2ifb.shapes.gold.analysis import WHOLE_AREA, ramp
 from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, SHAPES, Thing
 from t2ifb.shapes.renderer import AREA, SIZE, Placed, paint
-from tests.shapes.gold.parts import ASKED, PICTURES, PLACED, Image, blur, fade, noise, warp
+from tests.shapes.gold.parts import ASKED, PLACED, Image, blur, fade, noise, pictures, warp
 
 
 @given(st.sampled_from(SHAPES), st.sampled_from(list(COLORS)), st.sampled_from(list(BACKGROUNDS)), st.data())
@@ -25,7 +25,7 @@ def test_a_single_thing_is_found_where_it_stands(shape: str, color: str, backgro
 
 def test_a_distortion_touches_the_part_it_is_about() -> None:
     def parts(distortion, level: float) -> dict[str, float]:  # type: ignore[no-untyped-def]
-        verdicts = [judge(distortion(i, image, level), scene.prompt) for i, (scene, image) in enumerate(PICTURES)]
+        verdicts = [judge(distortion(i, image, level), scene.prompt) for i, (scene, image) in enumerate(pictures())]
         return {p: float(np.mean([getattr(v, p) for v in verdicts])) for p in ("edges", "shapes", "colors", "quiet")}
 
     assert parts(blur, 1.0)["edges"] < 0.9
@@ -90,7 +90,7 @@ def test_the_background_is_matched_with_each_of_the_palette(background: str) -> 
 
 
 def test_fidelity_is_the_product_of_its_parts() -> None:
-    for index, (_, image) in enumerate(PICTURES[:5]):
+    for index, (_, image) in enumerate(pictures()[:5]):
         seen = analyse(blur(index, image, 1.0))
         assert seen.fidelity == pytest.approx(seen.edges * seen.shapes * seen.colors * seen.quiet)
         assert 0 < seen.fidelity < 1

@@ -5,13 +5,13 @@ import torch
 
 from t2ifb.shapes.gold import PARTS, GoldScore
 from t2ifb.shapes.renderer import SIZE
-from tests.shapes.gold.parts import ASKED, PICTURES, blur
+from tests.shapes.gold.parts import ASKED, blur, pictures
 
 
 def test_the_scorer_gives_the_gold_of_each_image() -> None:
-    images = torch.stack([torch.from_numpy(blur(i, image, i / 3)) for i, (_, image) in enumerate(PICTURES[:6])])
+    images = torch.stack([torch.from_numpy(blur(i, image, i / 3)) for i, (_, image) in enumerate(pictures()[:6])])
     images = images.permute(0, 3, 1, 2).requires_grad_()
-    prompts = [scene.prompt for scene, _ in PICTURES[:6]]
+    prompts = [scene.prompt for scene, _ in pictures()[:6]]
     scorer = GoldScore()
     gold = scorer(images, prompts)
     assert gold.shape == (6,)
@@ -20,7 +20,7 @@ def test_the_scorer_gives_the_gold_of_each_image() -> None:
     parts = scorer.parts(images, prompts)
     assert tuple(parts) == PARTS
     torch.testing.assert_close(parts["gold"], gold)
-    for (scene, _), relation in zip(PICTURES[:6], parts["relation"], strict=True):
+    for (scene, _), relation in zip(pictures()[:6], parts["relation"], strict=True):
         assert torch.isnan(relation).item() == (scene.relation is None)
 
 
@@ -30,8 +30,8 @@ def test_the_scorer_wants_one_prompt_per_image() -> None:
 
 
 def test_a_part_is_scored_alone() -> None:
-    image = torch.from_numpy(blur(0, PICTURES[0][1], 1.0)).permute(2, 0, 1)[None]
-    prompts = [PICTURES[0][0].prompt]
+    image = torch.from_numpy(blur(0, pictures()[0][1], 1.0)).permute(2, 0, 1)[None]
+    prompts = [pictures()[0][0].prompt]
     parts = GoldScore().parts(image, prompts)
     for part in ("alignment", "edges", "strict"):
         torch.testing.assert_close(GoldScore(part)(image, prompts), parts[part])

@@ -8,7 +8,7 @@ from t2ifb.shapes.gold import judge
 from t2ifb.shapes.gold.segmentation import GROUNDS, PALETTE, RIM, position_on_lines, segment
 from t2ifb.shapes.grammar import BACKGROUNDS, COLORS, Thing
 from t2ifb.shapes.renderer import SIZE, Placed, paint
-from tests.shapes.gold.parts import PICTURES
+from tests.shapes.gold.parts import pictures
 
 
 def test_equal_things_with_the_smallest_gap_are_two_things() -> None:
@@ -33,7 +33,7 @@ def test_a_position_on_a_line_is_the_share_of_its_end() -> None:
 
 
 def test_masks_lie_between_background_and_object_and_do_not_overlap() -> None:
-    for scene, image in PICTURES[:10]:
+    for scene, image in pictures()[:10]:
         found = segment(image)
         assert len(found.segments) == len(scene.things)
         np.testing.assert_allclose(found.ground, BACKGROUNDS[scene.background], atol=1e-3)

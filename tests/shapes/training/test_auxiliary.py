@@ -9,8 +9,6 @@ from t2ifb.shapes.renderer import Placed
 from t2ifb.shapes.training.auxiliary import COMBINATIONS, SceneFacts, SceneReader
 from t2ifb.shapes.training.loop import fit, rendered
 
-FACTS_OF = rendered("train", 20, seed=0)
-
 
 def test_facts_are_counts_places_and_the_background() -> None:
     scene = Scene.parse("two red circles and a blue square on a black background")
@@ -26,7 +24,8 @@ def test_facts_are_counts_places_and_the_background() -> None:
 
 
 def test_what_an_embedding_holds_can_be_read(tmp_path: Path) -> None:
-    facts, rows = SceneFacts.of(FACTS_OF.scenes, FACTS_OF.layouts), torch.arange(20)
+    renders = rendered("train", 20, seed=0)
+    facts, rows = SceneFacts.of(renders.scenes, renders.layouts), torch.arange(20)
     embeddings, severity = torch.eye(20), torch.rand(20, 5)
     reader = SceneReader(20)
     first = reader(embeddings, facts, rows, severity).item()
