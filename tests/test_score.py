@@ -58,8 +58,11 @@ def test_scores_of_a_split_with_a_clip(go: Run, tmp_path: Path) -> None:
     arguments = ("dataset=imagereward_db", f"dataset.source={database}", f"encoder.model=local-dir:{clip}")
     assert go("score", *arguments, "split=test", "output=scores.csv") == 0
     rows = read(tmp_path / "scores.csv")
-    assert len(rows) == 6
-    assert all(-1 <= float(row["score"]) <= 1 for row in rows)
+    ranked = ImageRewardDB(database)["test"]
+    images = [image for prompt in ranked for image in prompt.images]
+    scorer, found = CLIPScore(CLIPSource(f"local-dir:{clip}", device="cpu")), [float(row["score"]) for row in rows]
+    expected = [float(scorer(load_image(image)[None], [PROMPT])) for image in images]
+    assert len(set(expected)) > 1 and found == pytest.approx(expected, abs=1e-4)
 
 
 def test_files_below_the_home_folder(
