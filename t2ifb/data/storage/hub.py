@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from t2ifb.utils.files import data_folder, free_bytes
 
@@ -38,10 +38,10 @@ class Files(Protocol):
         ...
 
 
-def is_hub_id(source: str | Path) -> bool:
+def is_hub_id(source: str | Path) -> TypeGuard[str]:
     """Whether a source has the form of a hub id with its owner, such as `zai-org/ImageRewardDB`; a `Path` never has."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if not isinstance(source, str) or source.count("/") != 1:
         return False
