@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def command(folder: Path, name: str, *arguments: str) -> Path:
-    """The same run as a command, with Python's defaults where the recipe of the domain has others."""
+    """The same run as a command, with Python's defaults where the recipe of the setting has others."""
     run = folder / "commands" / name
     words = ["-m", "t2ifb.train", "logger=none", f"data_folder={folder / 'other data'}", f"hydra.run.dir={run}"]
     subprocess.run([sys.executable, *words, *arguments], cwd=CHECKOUT, check=True)

@@ -81,7 +81,7 @@ DEFAULTS = {
     "algorithm.algorithm.last_steps": 1,
     "algorithm.algorithm.gradients_per_rollout": 1,
 }
-"""Arguments that no file sets where a domain has no recipe, and their defaults."""
+"""Arguments that no file sets where a setting has no recipe, and their defaults."""
 OWN = ("aesthetic_score", "blip_score", "image_reward")
 """Scorers that have weights of their own in `shapes`."""
 ABSENT = "absent"
@@ -105,7 +105,7 @@ def explained(case: str, key: str, before: Any, after: Any) -> str | None:
     if before == ABSENT and first in ("samples_per_batch", "scorer_sources"):
         return "added: a fact of the domain"
     if after == ABSENT and key in DEFAULTS and before == DEFAULTS[key]:
-        return "removed: the default of the argument, where the domain has no recipe"
+        return "removed: the default of the argument, where the setting has no recipe"
     if (before, after) in ((ABSENT, None), (ABSENT, "fp32")):
         name, _, argument = key.rpartition(".")
         if name.rpartition(".")[2] in OWN and argument in ("vocabulary", "precision") and "domain=shapes" in case:

@@ -44,11 +44,11 @@ def test_files_that_other_files_include_are_found() -> None:
     assert beta == ["algorithm/fine_tuning.yaml 0.01", "experiment/refl_overoptimised.yaml 0.0"]
     assert places("algorithm.algorithm.last_steps", "+experiment=draft") == ["shapes/draft.yaml 5"]
     window = places("algorithm.algorithm.gradients_per_rollout", "+experiment=refl_overoptimised", "domain=sd15")
-    assert window == ["sd15/refl.yaml 1"]
+    assert window == ["stable_diffusion/refl.yaml 1"]
     judge = places("judges.image_reward.source", "+experiment=refl")
     assert judge == [
         "scorer/image_reward.yaml ${oc.select:scorer_sources.image_reward,zai-org/ImageReward}",
-        "domain/shapes.yaml ${shapes_weights:image_reward}",
+        "setting/shapes.yaml ${shapes_weights:image_reward}",
     ]
     scorer = places("scorers.aesthetic_score.encoder.model", command="evaluate")
     assert scorer == [
@@ -88,7 +88,8 @@ def test_a_sweep_file_is_a_place() -> None:
 def test_the_learning_rate_is_in_at_most_three_files(experiment: str, domain: str) -> None:
     found = [place.split()[0] for place in places("optimizer.lr", f"+experiment={experiment}", f"domain={domain}")]
     stage = "reward" if experiment == "reward_mlp" else "fine_tuning"
-    recipes = {f"{domain}/{name}.yaml" for name in (stage, experiment)}
+    setting = "stable_diffusion" if domain == "sd15" else domain
+    recipes = {f"{setting}/{name}.yaml" for name in (stage, experiment)}
     assert found[0] == "conf/train.yaml"
     assert set(found) <= {"conf/train.yaml", f"experiment/{experiment}.yaml", *recipes}
     assert len(found) <= 3
@@ -127,7 +128,7 @@ def test_every_command_answers_and_its_help_says_so(run_here: Command, command: 
     done = run_here(f"t2ifb.{command}", "--where", "usual_guidance_scale", "domain=sd15")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usual_guidance_scale = 7.5\n")
-    assert "sd15.yaml:9" in done.stdout
+    assert "sd15.yaml:8" in done.stdout
     assert "--where KEY" in run_here(f"t2ifb.{command}", "--help").stdout
 
 
