@@ -27,7 +27,7 @@ from tests.training.worlds import KillAt, Killed, make_training, run_training, s
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("world")
-    return folder, run_training(make_training(folder), folder / "whole")
+    return folder, run_training(make_training(folder), folder / "whole", pictures=True)
 
 
 def test_it_learns_what_the_annotators_like(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning
 import numpy as np
+import pytest
 import torch
 from lightning.pytorch.loggers import Logger
 from PIL import Image
@@ -21,9 +23,30 @@ from t2ifb.scorers.heads import MLPHead
 from t2ifb.training.loggers import no_logger
 from tests.scorers.parts import tiny_clip
 
+PICTURES = (
+    "reward_learning.run.learning_curves",
+    *(f"evaluation.plots.{name}" for name in ("reward_by_rank", "calibration_plot", "ranking_sheet")),
+)
+"""What draws the pictures of a reward run; their last argument is the file."""
+
 
 def brightness_world(folder: Path, prompts: int = 24) -> ImageRewardDB:
     """Four pictures a prompt, ranked by brightness, in ImageRewardDB's layout."""
+    for name, content in _brightness_files(prompts).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return ImageRewardDB(folder)
+
+
+@cache
+def _brightness_files(prompts: int) -> dict[Path, bytes]:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_brightness(folder, prompts)
+        return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def _write_brightness(folder: Path, prompts: int) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "validation", "test"):
         records = []
@@ -44,7 +67,6 @@ def brightness_world(folder: Path, prompts: int = 24) -> ImageRewardDB:
                     )
                 )
         write_imagereward_db(folder, split, records, images_per_archive=50)
-    return ImageRewardDB(folder)
 
 
 def make_training(folder: Path, **changes: Any) -> RewardTrainer:
@@ -73,8 +95,12 @@ def run_training(
     callbacks: list[lightning.Callback] | None = None,
     logger: Callable[..., Any] = no_logger,
     seed: int = 0,
+    pictures: bool = False,
 ) -> dict[str, Any]:
-    """Run it in a folder; further callbacks watch or disturb it."""
+    """Run it in a folder; further callbacks watch or disturb it.
+
+    Without `pictures` or a logger its PNG files are empty, which saves about a second.
+    """
 
     def trainer(**arguments: Any) -> lightning.Trainer:
         arguments["callbacks"] += callbacks or []
@@ -82,7 +108,17 @@ def run_training(
 
     training.output_dir, training.trainer, training.logger = folder, trainer, logger
     training.seed, training.resume = seed, resume
-    return training.fit()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if not pictures and logger is no_logger:
+            for drawn in PICTURES:
+                monkeypatch.setattr(f"t2ifb.{drawn}", write_empty)
+        return training.fit()
+
+
+def write_empty(*arguments: Any) -> None:
+    """Write an empty file, as its name is the last argument."""
+    arguments[-1].parent.mkdir(exist_ok=True)
+    arguments[-1].touch()
 
 
 class FailingLogger(Logger):
