@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from t2ifb.data.datasets.imagereward_db import ImageRewardDB
+from t2ifb.data.images import load_image
 from t2ifb.score import score
 from t2ifb.scorers import CLIPScore
+from t2ifb.scorers.clip import CLIPSource
 from tests.command_parts import OTHER, PROMPT, Run, runner, write_database, write_pictures
 from tests.scorers.parts import tiny_clip
 
@@ -58,11 +61,10 @@ def test_scores_of_a_split_with_a_clip(go: Run, tmp_path: Path) -> None:
     arguments = ("dataset=imagereward_db", f"dataset.source={database}", f"encoder.model=local-dir:{clip}")
     assert go("score", *arguments, "split=test", "output=scores.csv") == 0
     rows = read(tmp_path / "scores.csv")
-    ranked = ImageRewardDB(database)["test"]
-    images = [image for prompt in ranked for image in prompt.images]
-    scorer, found = CLIPScore(CLIPSource(f"local-dir:{clip}", device="cpu")), [float(row["score"]) for row in rows]
+    images = [image for ranked in ImageRewardDB(database).rankings("test") for image in ranked.images]
+    scorer = CLIPScore(CLIPSource(f"local-dir:{clip}", device="cpu"))
     expected = [float(scorer(load_image(image)[None], [PROMPT])) for image in images]
-    assert len(set(expected)) > 1 and found == pytest.approx(expected, abs=1e-4)
+    assert len(set(expected)) > 1 and [float(row["score"]) for row in rows] == pytest.approx(expected, abs=1e-4)
 
 
 def test_files_below_the_home_folder(
