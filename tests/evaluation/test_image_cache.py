@@ -127,5 +127,5 @@ def test_exports_are_called_as_their_runs(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_named_like_markup_is_drawn(tmp_path: Path) -> None:
-    (file,) = Generations(tmp_path, DIFFUSION, SAMPLING, 1, "cpu").fill("refl[/]", None, samples_of(PROMPTS[:1], 1))
+    (file,) = Generations(tmp_path, DIFFUSION, SAMPLING, 1, "cpu").fill("refl[/x]", None, samples_of(PROMPTS[:1], 1))
     assert file.is_file()
