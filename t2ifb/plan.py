@@ -1,8 +1,10 @@
 """`python -m t2ifb.plan`: what a fine-tuning run needs, told before anything is downloaded."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from t2ifb.config.command import command
@@ -16,12 +18,13 @@ if TYPE_CHECKING:
 
     from t2ifb.finetuning.run import FineTuner
     from t2ifb.profiling.cost import RunSpec
+    from t2ifb.profiling.flops import Length
     from t2ifb.profiling.meta_mode import Attention
     from t2ifb.profiling.report import Memory
     from t2ifb.scorers.clip import CLIPSource
 
 REFL_PROMPTS = 10_000
-"""Entries of ImageReward's `refl_data.json`: what is assumed where the prompts are not here to be counted."""
+"""Entries of ImageReward's `refl_data.json`: what is assumed where prompts or pairs are not here to be counted."""
 KEPT: "tuple[tuple[str, bool, Attention | None], ...]" = (
     ("with gradient_checkpointing", True, None),
     ("without, with fused attention", False, "fused"),
@@ -48,7 +51,7 @@ def plan(parts: Components) -> None:
 
 def _measure(parts: Components) -> None:
     from t2ifb.diffusion.model import DENOISER
-    from t2ifb.profiling.flops import FlopEstimate, Length
+    from t2ifb.profiling.flops import FlopEstimate
     from t2ifb.profiling.report import show
     from t2ifb.profiling.savings import MemoryEstimate, savings
     from t2ifb.profiling.update_cost import kept_by_denoiser
@@ -57,24 +60,83 @@ def _measure(parts: Components) -> None:
     on_cpu = parts.value("trainer").get("accelerator") == "cpu"
     memory = _memory(parts.value("memory_gb"), on_cpu)
     training, notes = _training(parts)
-    tuning = _tuning(parts, training, on_cpu)
-    prompts, most = REFL_PROMPTS, training.prompts.most
-    try:
-        prompts = len(training.prompts.train.prompts())  # held-out ones are left out later: that takes the rankings
-    except (ValueError, OSError):
-        what = "the training prompts are not here to be counted"
-        notes.append(f"{what}; {prompts:,} are taken, as in ImageReward's list")
+    processes, note = processes_of(parts.value("trainer"))
+    if training.batch_size < processes:
+        few = f"algorithm.batch_size={training.batch_size}"
+        raise ConfigError([f"{few}: {processes} processes need at least as many prompts per update"])
+    tuning = _tuning(parts, training, processes, on_cpu)
+    length, assumed = length_of(training, processes)
+    notes += [*note, *assumed]
+    if (rounds := parts.value("iteration")) is not None:
+        what = "drawing images for rankings and training the reward are not counted"
+        notes.append(f"the tuning of one of {rounds['rounds']} rounds is planned; {what}")
     if not on_cpu and (error := gpu_error()):
         notes.append(error)
-    run = MemoryEstimate.of(tuning, min(training.validation_prompts, most) * training.images_per_prompt)
+    images = min(training.validation_prompts, training.prompts.most) * training.images_per_prompt
+    at_end = max(length.tests, length.compared * max(1, training.best_of - 1))
+    run = MemoryEstimate.of(tuning, -(-images // processes), at_end)
     kept = {}
     for how, checkpointing, attention in KEPT:
         source = replace(tuning.diffusion, gradient_checkpointing=checkpointing)
         other = replace(tuning, diffusion=source, attention=attention or tuning.attention)
         kept[how] = (run.update.parts[DENOISER].saved or 0) if other == tuning else kept_by_denoiser(other)
-    counted = FlopEstimate.of(run, Length(prompts, most, training.epochs, training.validate_every))
+    counted = FlopEstimate.of(run, length)
     found = savings(run, memory.limit) if memory is not None else []
     show(run, counted, kept, memory, found, [*tuning.diffusion.notes(), *notes])
+
+
+def processes_of(trainer: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Number of processes of a trainer with these arguments, and notes on what a plan for them is."""
+    devices, nodes = trainer.get("devices", 1), int(trainer.get("num_nodes", 1))
+    if isinstance(devices, list):
+        count = len(devices)
+    elif "," in str(devices):  # numbers of devices
+        count = len([number for number in devices.split(",") if number.strip()])
+    elif str(devices).isdigit():
+        count = int(devices)
+    else:
+        note = f"trainer.devices={devices}: planned for one device on each node; give their number"
+        return nodes, [note, *([_share(nodes)] if nodes > 1 else [])]
+    return count * nodes, [_share(count * nodes)] if count * nodes > 1 else []
+
+
+def _share(processes: int) -> str:
+    return f"memory, arithmetic and times are those of one of {processes} processes, which share prompts and images"
+
+
+def length_of(training: "FineTuner", processes: int) -> "tuple[Length, list[str]]":
+    """How long a run is, and notes on what is assumed. Held-out prompts are left out later: that takes the rankings."""
+    from t2ifb.profiling.flops import Length
+
+    on_pairs, notes = training.algorithm.data == "preference_pairs", []
+    try:
+        count = _pairs(training.rankings) if on_pairs else len(training.prompts.train.prompts())
+    except (ValueError, OSError):
+        count = 0
+    if not count and on_pairs:
+        unknown = "the preference pairs are not here to be counted, so that the run's length is unknown"
+        notes.append(f"{unknown}; {REFL_PROMPTS:,} are taken as an example")
+    elif not count:
+        unknown = "the training prompts are not here to be counted"
+        notes.append(f"{unknown}; {REFL_PROMPTS:,} are taken, as in ImageReward's list")
+    most = training.prompts.most
+    compared = min(training.guidance_prompts, most) if training.guidance_scales else 0
+    tests, compared = (-(-number // processes) for number in (most, compared))
+    numbers = training.epochs, training.validate_every, training.batch_size
+    return Length(count or REFL_PROMPTS, tests, *numbers, compared), notes
+
+
+def _pairs(dataset: Any) -> int:
+    """Number of preference pairs in an epoch, see `PairDataModule`; 0 if the data are not here."""
+    if not dataset.available("train"):
+        return 0
+    counts = [len(ranking.judgements()) for ranking in dataset.rankings("train")]
+    if not hasattr(dataset, "multiplicities"):
+        return sum(counts)
+    blocks, total = iter(counts), 0
+    for size, times in dataset.multiplicities("train"):
+        total += round(times * sum(islice(blocks, size)))
+    return total
 
 
 def _training(parts: Components) -> "tuple[FineTuner, list[str]]":
@@ -116,8 +178,8 @@ def _training(parts: Components) -> "tuple[FineTuner, list[str]]":
     return FineTuner(**built, reward=reward, judges=judges, output_dir=parts.run_folder), notes
 
 
-def _tuning(parts: Components, training: "FineTuner", on_cpu: bool) -> "RunSpec":
-    """What is measured of a run.
+def _tuning(parts: Components, training: "FineTuner", processes: int, on_cpu: bool) -> "RunSpec":
+    """What is measured of a run, in one of its processes.
 
     Raises:
         ConfigError: Precision or attention are none that there are.
@@ -150,10 +212,12 @@ def _tuning(parts: Components, training: "FineTuner", on_cpu: bool) -> "RunSpec"
         sampling=training.sampling,
         judges=training.judges,
         encoder=encoder,
-        batch_size=training.batch_size,
+        batch_size=-(-training.batch_size // processes),
         micro_batch_size=training.micro_batch_size,
         algorithm=algorithm,
         samples_per_batch=training.samples_per_batch,
+        guidance_scales=training.guidance_scales,
+        best_of=training.best_of,
         autocast=None if precision is None else dtype_of(precision),
         attention=("plain" if on_cpu else "fused") if wish == "auto" else wish,
         on_gpu=not on_cpu,

@@ -4,13 +4,17 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from t2ifb.config.command import run
 from t2ifb.config.compose import compose_all
-from t2ifb.plan import plan
+from t2ifb.data.rankings import RankedPrompt
+from t2ifb.finetuning.dpo import DPO
+from t2ifb.plan import length_of, plan, processes_of
 
 Run = Callable[..., int]
 
@@ -91,6 +95,72 @@ def test_the_embedded_domain_on_this_machine(go: Run, capsys: pytest.CaptureFixt
     assert "CUDA" not in out
 
 
+@pytest.mark.parametrize(
+    ("trainer", "count", "note"),
+    [
+        ({}, 1, ""),
+        ({"devices": 4}, 4, "one of 4 processes"),
+        ({"devices": "2", "num_nodes": 3}, 6, "one of 6 processes"),
+        ({"devices": [0, 2]}, 2, "one of 2 processes"),
+        ({"devices": "0,1,3,"}, 3, "one of 3 processes"),
+        ({"devices": "auto"}, 1, "trainer.devices=auto: planned for one device on each node"),
+        ({"devices": -1, "num_nodes": 2}, 2, "trainer.devices=-1: planned for one device on each node"),
+    ],
+)
+def test_the_processes_of_a_trainer(trainer: dict[str, Any], count: int, note: str) -> None:
+    found, notes = processes_of(trainer)
+    assert found == count and note in " ".join(notes) and bool(notes) == bool(note)
+
+
+def test_one_of_several_processes_is_planned(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    four = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=4", "algorithm.batch_size=8")
+    few = ("algorithm.algorithm.gradients_per_rollout=1", "algorithm.diversity=null", "prompts.most=10")
+    assert go(*four, *few) == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    assert table["one update, 2 rows"]
+    assert table["240 updates"]  # 0.4 of 4,800 prompts, eight in an update
+    assert table["12 validations of 5 images, and the report"]
+    assert "note: memory, arithmetic and times are those of one of 4 processes" in out
+
+
+@pytest.mark.slow
+def test_one_of_several_rounds_is_planned(go: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("algorithm.batch_size=1", "prompts.most=1", "algorithm.images_per_prompt=1", "algorithm.diversity=null")
+    assert go("+experiment=iterate", "trainer.accelerator=cpu", "iteration.rounds=2", *few) == 0
+    assert "note: the tuning of one of 2 rounds is planned" in capsys.readouterr().out
+
+
+class Rankings:
+    """Two prompts with three images each, the second with a tie, and as often in an epoch as is said."""
+
+    def __init__(self, here: bool, times: float | None = None) -> None:
+        self.here = here
+        if times is not None:
+            self.multiplicities = lambda split: [(1, 1.0), (1, times)]
+
+    def available(self, split: str) -> bool:
+        return self.here
+
+    def rankings(self, split: str) -> list[RankedPrompt]:
+        images = (Path("0.png"), Path("1.png"), Path("2.png"))
+        return [RankedPrompt("a", "a", images, (1, 2, 3)), RankedPrompt("b", "b", images, (1, 1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("rankings", "pairs"),
+    [(Rankings(here=True), 3 + 2), (Rankings(here=True, times=3.0), 3 + 6), (Rankings(here=False), 0)],
+)
+def test_a_run_on_given_pairs_is_as_long_as_they_are_many(rankings: Rankings, pairs: int) -> None:
+    training: Any = SimpleNamespace(
+        algorithm=DPO(group_size=None), rankings=rankings, prompts=SimpleNamespace(most=9), epochs=1, validate_every=5,
+        batch_size=4, guidance_prompts=20, guidance_scales=[1.0],
+    )  # fmt: skip
+    length, notes = length_of(training, 2)
+    assert (length.prompts, length.batch_size, length.tests, length.compared) == (pairs or 10_000, 4, 5, 5)
+    assert ("so that the run's length is unknown" in " ".join(notes)) == (not pairs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "row"),
@@ -138,6 +208,10 @@ def test_the_groups_are_those_of_train() -> None:
         (("algorithm.epochs=0",), "epochs=0 must be above 0"),
         (("algorithm.samples_per_batch=0",), "samples_per_batch=0 must be at least 1"),
         (("algorithm.batch_size=0",), "batch_size=0"),
+        (
+            ("trainer=ddp", "trainer.devices=4", "algorithm.batch_size=2"),
+            "4 processes need at least as many prompts per update",
+        ),
         (("memory_gb=1",), "memory_gb=1.0 must be above 1"),
         (("memory_gb=large",), "memory_gb"),
         (("memory_gp=16",), "did you mean 'memory_gb'"),

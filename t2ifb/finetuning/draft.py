@@ -66,6 +66,10 @@ class DRaFT:
         """See `Planned.shortened`: all of the last steps are in memory together."""
         return replace(self, truncation="fixed"), self.last_steps
 
+    def cheapest(self) -> "DRaFT | None":
+        """The algorithm of the updates that take one step, for `RunSpec.cheapest`; None if all take as many."""
+        return None if self.truncation == "fixed" else replace(self, truncation="fixed", last_steps=1)
+
     def depth(self, seed: int, position: int) -> int:
         """How many steps an update goes back: a function of (seed, position)."""
         if self.truncation == "fixed":

@@ -48,6 +48,11 @@ class GuidanceDistillation:
         if self.states not in get_args(States):
             raise ValueError(f"states must be {' or '.join(get_args(States))}, not {self.states!r}")
 
+    @property
+    def rollout_scale(self) -> float:
+        """Guidance scale of the rollouts, whatever the sampler's is: none for the student."""
+        return self.teacher_scale if self.states == "teacher" else 1.0
+
     def check(self, steps: int) -> None:
         """See `Algorithm.check`."""
         self.indices(steps, 0, 0)

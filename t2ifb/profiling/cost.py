@@ -1,7 +1,7 @@
 """Description of a fine-tuning run before loading, and its measured costs."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ class RunSpec:
         micro_batch_size: Rows of the loss in memory together.
         algorithm: The algorithm.
         samples_per_batch: Images per sampling batch.
+        guidance_scales: Scales at which the run's end compares two models.
+        best_of: Images that the reward chooses from in that comparison.
         autocast: Compute type of mixed precision; None without it.
         attention: `fused` as on a GPU, `plain` as on a CPU.
         on_gpu: Whether memory is a GPU's, whose allocator caches freed blocks.
@@ -54,6 +56,8 @@ class RunSpec:
     micro_batch_size: int | None = None
     algorithm: Planned = ReFL()
     samples_per_batch: int = 32
+    guidance_scales: Sequence[float] = ()
+    best_of: int = 1
     autocast: torch.dtype | None = None
     attention: Attention = "fused"
     on_gpu: bool = True
@@ -68,6 +72,21 @@ class RunSpec:
     def work(self) -> Work:
         """Expected calls for one experience."""
         return self.algorithm.work(self.rollout.num_inference_steps, self.batch_size)
+
+    @property
+    def drawing(self) -> Sampler:
+        """The sampler of rollouts, with the algorithm's `rollout_scale` where it has a guidance of its own."""
+        scale = getattr(self.algorithm, "rollout_scale", self.rollout.guidance_scale)
+        return replace(self.rollout, guidance_scale=scale)
+
+    @property
+    def cheapest(self) -> "RunSpec | None":
+        """The run with the cheapest updates alone, by the algorithm's `cheapest`; None if all updates cost the same.
+
+        `shortened` gives the dearest. Costs between them are equally frequent, so that the mean is that of these two.
+        """
+        found = getattr(self.algorithm, "cheapest", lambda: None)()
+        return None if found is None else replace(self, algorithm=found)
 
 
 @dataclass(frozen=True)

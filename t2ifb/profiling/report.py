@@ -135,9 +135,9 @@ def _heading(run: MemoryEstimate) -> str:
     checkpointing = "with" if source.gradient_checkpointing else "without"
     rows = f"{_rows(run.update.rows)} of the loss at a time"
     guidance = ""
-    if tuning.rollout.guidance_scale != 1:
+    if tuning.drawing.guidance_scale != 1:
         branch = ", unconditional branch without gradient" if tuning.rollout.unconditional != "grad" else ""
-        guidance = f"; guidance {tuning.rollout.guidance_scale:g} in rollouts{branch}"
+        guidance = f"; guidance {tuning.drawing.guidance_scale:g} in rollouts{branch}"
     return (
         f"{source.source}: denoiser in {source.precision}, decoder in {source.decoder_precision}{mixed}, "
         f"{checkpointing} gradient checkpointing, {tuning.attention} attention; {rows}{guidance}"

@@ -13,6 +13,7 @@ from t2ifb.utils.devices import has_bf16
 
 WORTH = 0.005
 """Minimum saving of a proposed setting, relative to the limit."""
+SMALLER = "smaller batches in memory"
 AGAIN = "denoiser and decoder are computed twice for each gradient"
 
 
@@ -24,21 +25,28 @@ class MemoryEstimate:
         tuning: The run.
         images: Images per validation.
         update: Cost of an update.
-        judging: Cost of a validation.
+        judging: Cost of a validation, with the peak of the end's evaluations if that is higher.
+        at_end: Most images of an evaluation at the run's end.
     """
 
     tuning: RunSpec
     images: int
     update: Cost
     judging: Cost
+    at_end: int = 0
 
     @classmethod
     def of(
-        cls, tuning: RunSpec, images: int, update: Cost | None = None, judging: Cost | None = None
+        cls, tuning: RunSpec, images: int, at_end: int = 0, update: Cost | None = None, judging: Cost | None = None
     ) -> "MemoryEstimate":
         """Measure the costs that are not given."""
-        update = update or update_cost(tuning)
-        return cls(tuning, images, update, judging or judging_cost(tuning, images, update.parts[DENOISER].optimiser))
+        update, most = update or update_cost(tuning), max(images, at_end)
+        judging = judging or judging_cost(tuning, most, update.parts[DENOISER].optimiser)
+        return cls(tuning, images, update, judging, at_end)
+
+    def changed(self, tuning: RunSpec, judging: Cost | None = None) -> "MemoryEstimate":
+        """The run with other settings; measured are the costs that are not given."""
+        return MemoryEstimate.of(tuning, self.images, self.at_end, judging=judging)
 
     @property
     def peak(self) -> int:
@@ -102,26 +110,47 @@ def savings(run: MemoryEstimate, limit: float) -> list[Suggestion]:
     return found
 
 
-def _fewer(setting: str, run: MemoryEstimate, limit: float) -> Suggestion | None:
-    """Largest number of samples at a time that keeps one phase within the limit, or 1.
+def _fewer_rows(run: MemoryEstimate, limit: float) -> Suggestion | None:
+    """Largest number of rows of the loss in memory together that keeps updates within the limit, or 1.
 
     Memory beyond the weights grows with the number, so few values must be tried.
     """
-    of_update = setting == "micro_batch_size"
-    count = run.update.rows if of_update else min(run.images, run.tuning.samples_per_batch)
-    known: dict[str, Any] = {"judging": run.judging} if of_update else {"update": run.update}
-    changed = run
-    while count > 1 and (pool := changed.pool_of(changed.update if of_update else changed.judging)) > limit:
-        count = max(1, min(count - 1, int(count * (limit - run.weights) / (pool - run.weights))))
-        changes: dict[str, Any] = {setting: count}
-        changed = MemoryEstimate.of(replace(run.tuning, **changes), run.images, **known)
-    return None if changed is run else Suggestion(f"algorithm.{setting}={count}", "smaller batches in memory", changed)
+    count, changed = run.update.rows, run
+    while count > 1 and (pool := changed.pool_of(changed.update)) > limit:
+        count = _reduced(count, pool, run.weights, limit)
+        changed = run.changed(replace(run.tuning, micro_batch_size=count), run.judging)
+    return None if changed is run else Suggestion(f"algorithm.micro_batch_size={count}", SMALLER, changed)
+
+
+def _fewer_samples(run: MemoryEstimate, limit: float) -> Suggestion | None:
+    """Largest number of samples drawn together that keeps evaluations within the limit, or 1.
+
+    Updates that draw and score samples are kept within it too, as far as these are what they need memory for.
+    """
+    drawn = run.tuning.work.images
+    count, changed = min(max(run.images, run.at_end, drawn), run.tuning.samples_per_batch), run
+
+    def pool(of: MemoryEstimate) -> float:
+        return max(of.pool_of(of.judging), of.pool_of(of.update) if drawn else 0.0)
+
+    while count > 1 and pool(changed) > limit:
+        fewer = _reduced(count, pool(changed), run.weights, limit)
+        other = run.changed(replace(run.tuning, samples_per_batch=fewer))
+        if other.excess(limit) >= changed.excess(limit):
+            break
+        count, changed = fewer, other
+    return None if changed is run else Suggestion(f"algorithm.samples_per_batch={count}", SMALLER, changed)
+
+
+def _reduced(count: int, pool: float, weights: int, limit: float) -> int:
+    """A smaller number, by the memory beyond the weights."""
+    return max(1, min(count - 1, int(count * (limit - weights) / (pool - weights))))
 
 
 def _no_diversity(run: MemoryEstimate, limit: float) -> Suggestion | None:
     if run.tuning.encoder is None:
         return None
-    changed = MemoryEstimate.of(replace(run.tuning, encoder=None), run.images)
+    changed = run.changed(replace(run.tuning, encoder=None))
     return Suggestion("algorithm.diversity=null", "validations do not measure diversity", changed)
 
 
@@ -132,7 +161,7 @@ def _other_model(
     source = run.tuning.diffusion
     if getattr(source, setting) != usual or (value == "bf16" and not has_bf16()):
         return None
-    changed = MemoryEstimate.of(replace(run.tuning, diffusion=replace(source, **{setting: value})), run.images)
+    changed = run.changed(replace(run.tuning, diffusion=replace(source, **{setting: value})))
     return Suggestion(f"diffusion.{setting}={str(value).lower()}", price, changed)
 
 
@@ -144,9 +173,9 @@ def _tiny_decoder(run: MemoryEstimate, limit: float) -> Suggestion | None:
 
 
 CANDIDATES: tuple[Callable[[MemoryEstimate, float], Suggestion | None], ...] = (
-    partial(_fewer, "samples_per_batch"),
+    _fewer_samples,
     partial(_other_model, "gradient_checkpointing", False, True, AGAIN),
-    partial(_fewer, "micro_batch_size"),
+    _fewer_rows,
     partial(_other_model, "decoder_precision", "fp32", "bf16", "images are slightly rounded"),
     _no_diversity,
     partial(_other_model, "precision", "fp32", "bf16", "the denoiser is rounded"),

@@ -48,7 +48,8 @@ def update_cost(tuning: RunSpec) -> Cost:
         policy, model, optimizer = module.policy, module.policy.model, _attach(module)
         batch = _batch(tuning, model)
         prompts = batch.prompts
-        denoise = policy.denoiser(prompts[:1])  # prompts are encoded once, not in each step
+        # Prompts are encoded once, not in each step.
+        denoise = tuning.drawing.denoiser(model, policy.schedule, prompts[:1])
         networks = _networks(tuning, model)
         with _ledger(networks) as tracker:
             weights = list(tracker.events)
@@ -91,6 +92,8 @@ def update_cost(tuning: RunSpec) -> Cost:
         parts[DENOISER] = replace(parts[DENOISER], optimiser=bytes_of(policy.adapters) + held)
         phases |= {WEIGHTS: weights, UPDATE: tracker.events}
         row = (tracker.operations - sampling) * (1 / count)
+        if (cheapest := tuning.cheapest) is not None:
+            row = (row + update_cost(cheapest).sample) * 0.5
         return Cost(tracker.peak, _activations(tracker), denoising, row, scoring, rows, parts, phases)
 
 
@@ -166,16 +169,18 @@ def _kept(module: Any, batch: PromptBatch) -> tuple[int, dict[str, int]]:
 def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
     """Cost of an evaluation: runs `Evaluator.sample` and the judges on the shortest schedule.
 
+    The peak is that of the highest guidance scale that the run samples at, the operations are those of its own.
     Everything is computed outside autocast, as in a run. If the rounding measurement before training (frozen weights in
     fp32) needs more, its peak is returned.
 
     Args:
         tuning: Description of the run.
-        images: Images per validation.
+        images: Most images of one evaluation.
         optimiser: Bytes of gradients and of the optimiser's state, which remain in memory.
     """
     drawn, seen = min(images, tuning.samples_per_batch), min(images, BATCH)
-    sampler = replace(tuning.sampling, num_inference_steps=2)
+    own = replace(tuning.sampling, num_inference_steps=2)
+    sampler = replace(own, guidance_scale=max(own.guidance_scale, *tuning.guidance_scales, 1.0))
     with _model(replace(tuning, autocast=None)) as model, torch.no_grad():
         tuning.lora.add(model)
         evaluator = Evaluator(_prompts(drawn), sampler, ScorerSet({REWARD: tuning.reward, **tuning.judges})).to("meta")
@@ -195,7 +200,8 @@ def judging_cost(tuning: RunSpec, images: int, optimiser: int = 0) -> Cost:
                     model, range(drawn), with_kl=False
                 )  # the base model's calls cost the same as the policy's
                 before = tracker.operations
-                denoising = (before * (1 / drawn) - decoding) * (1 / sampler.num_inference_steps)
+                evaluation = (before * (1 / drawn) - decoding) * (1 / sampler.network_evaluations)
+                denoising = evaluation * (own.network_evaluations / own.num_inference_steps)
                 evaluator.judges(pixels, evaluator.prompts[:1] * seen, "meta")
                 if tuning.encoder is not None:
                     tuning.encoder.encode_images(pixels.float() / 255)

@@ -21,6 +21,7 @@ from t2ifb.finetuning.best_of_n import BestOfN
 from t2ifb.finetuning.dpo import DPO
 from t2ifb.finetuning.draft import DRaFT
 from t2ifb.finetuning.grpo import GRPO
+from t2ifb.finetuning.guidance_distillation import GuidanceDistillation
 from t2ifb.finetuning.module import FineTuningModule
 from t2ifb.finetuning.nft import NFT
 from t2ifb.finetuning.policy import Policy
@@ -234,7 +235,7 @@ def test_a_run_is_as_long_as_its_settings_say() -> None:
     assert tuning.work == Work(steps=2 * 34.5, images=0, rows=2)
     assert replace(tuning, algorithm=ReFL((8, 17), 10)).work.steps == 2 * 17  # of ten steps, the last
     run = MemoryEstimate.of(tuning, 4)
-    counted = FlopEstimate.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5))
+    counted = FlopEstimate.of(run, Length(prompts=11, tests=5, epochs=2, validate_every=5, batch_size=2))
     assert (counted.updates, counted.validations) == (15, 3)  # 12 updates, and on to a validation
     assert counted.gradient == run.update.sample + 34.5 * run.update.denoising
     assert counted.training == 15 * counted.update == 15 * 2 * counted.gradient
@@ -246,6 +247,44 @@ def test_judging_grows_with_the_images_that_are_drawn_together() -> None:
     few, many = (judging_cost(small_run(samples_per_batch=count), 8) for count in (1, 8))
     assert many.peak > few.peak
     assert many.denoising.total == pytest.approx(few.denoising.total, rel=0.01)
+
+
+def test_judging_has_the_memory_of_guidance_and_the_operations_of_its_own_sampler() -> None:
+    plain, compared = (judging_cost(small_run(guidance_scales=scales), 4) for scales in ((), (1.0, 4.0)))
+    assert compared.peak > plain.peak
+    assert compared.denoising.total == pytest.approx(plain.denoising.total)
+
+
+def test_the_test_at_the_end_may_need_more_than_a_validation() -> None:
+    update: Any = SimpleNamespace(parts={DENOISER: SimpleNamespace(optimiser=0)})
+    run = MemoryEstimate.of(small_run(), 1, at_end=4, update=update)
+    assert (run.images, run.judging.peak) == (1, judging_cost(small_run(), 4).peak)
+    assert run.judging.peak > judging_cost(small_run(), 1).peak
+
+
+def test_updates_of_random_depth_need_the_memory_of_the_deepest_and_the_operations_of_the_mean() -> None:
+    fixed = {depth: cost_of(algorithm=DRaFT(last_steps=depth, beta=0.1)) for depth in (2, 3)}
+    random = cost_of(algorithm=DRaFT(last_steps=3, truncation="random", beta=0.1))
+    assert random.peak == pytest.approx(fixed[3].peak, rel=0.01)
+    assert random.sample.total == pytest.approx(fixed[2].sample.total, rel=0.01)
+
+
+@pytest.mark.parametrize(("states", "evaluations"), [("student", 1), ("teacher", 2)])
+def test_rollouts_of_a_teacher_are_guided(states: Any, evaluations: int) -> None:
+    algorithm = GuidanceDistillation(states=states, gradients_per_rollout=1)
+    for rollout in (Sampler(4), Sampler(4, 4.0)):  # its guidance is not that of the rollouts
+        cost = cost_of(algorithm=algorithm, rollout=rollout)
+        assert cost.denoising.total == pytest.approx(evaluations * cost_of().denoising.total)
+
+
+def test_fewer_samples_at_a_time_are_fewer_in_updates_too() -> None:
+    algorithm = BestOfN(group_size=16, updates=1, samples_per_update=1)
+    tuning = small_run(algorithm=algorithm, rollout=Sampler(2), samples_per_batch=16)
+    run = MemoryEstimate.of(tuning, 1)
+    assert run.update.peak > run.judging.peak
+    (found, *_) = savings(run, 0.98 * run.update.peak)
+    assert found.argument.startswith("algorithm.samples_per_batch=")
+    assert found.run.update.peak == update_cost(found.run.tuning).peak < run.update.peak
 
 
 @pytest.mark.slow
