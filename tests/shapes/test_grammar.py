@@ -1,16 +1,21 @@
 """The language of the shapes world."""
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from t2ifb.shapes.grammar import FAMILY_WEIGHTS, HELD_OUT, INVERSE, SPLITS, Scene, Thing, family_scenes, scenes
 
-ALL = [scene for family in FAMILY_WEIGHTS for scene in family_scenes(family)]
+
+@cache
+def every_scene() -> list[Scene]:
+    return [scene for family in FAMILY_WEIGHTS for scene in family_scenes(family)]
 
 
 def test_every_prompt_parses_back_to_its_scene() -> None:
-    for scene in ALL:
+    for scene in every_scene():
         assert Scene.parse(scene.prompt) == scene
 
 
@@ -20,11 +25,11 @@ def test_every_scene_knows_its_family() -> None:
 
 
 def test_prompts_are_distinct_and_number_thousands_in_training() -> None:
-    assert len({scene.prompt for scene in ALL}) == len(ALL)
-    assert sum(scene.split == "train" for scene in ALL) > 5000
+    assert len({scene.prompt for scene in every_scene()}) == len(every_scene())
+    assert sum(scene.split == "train" for scene in every_scene()) > 5000
 
 
-@given(st.sampled_from([scene for scene in ALL if scene.relation]))
+@given(st.deferred(lambda: st.sampled_from([scene for scene in every_scene() if scene.relation])))
 def test_sentences_that_mean_the_same_share_a_split(scene: Scene) -> None:
     other = Scene(scene.things[::-1], scene.background, INVERSE[str(scene.relation)])
     assert other.prompt != scene.prompt
@@ -32,7 +37,7 @@ def test_sentences_that_mean_the_same_share_a_split(scene: Scene) -> None:
 
 
 def test_held_out_combinations_are_in_the_compositional_split_only() -> None:
-    for scene in ALL:
+    for scene in every_scene():
         held_out = any((thing.color, thing.shape) in HELD_OUT for thing in scene.things)
         assert held_out == (scene.split == "compositional")
 

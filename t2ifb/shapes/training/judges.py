@@ -32,7 +32,7 @@ from t2ifb.shapes.training.contrastive import HARD_NEGATIVES, CaptionedPictures
 from t2ifb.shapes.training.loop import fast_autocast, fit, generator
 from t2ifb.shapes.training.vocabulary import bert_words
 
-STEPS = {"blip": 1600, "matching": 1600, "image_reward": 400, "aesthetic": 400}
+STEPS = {"blip": 1600, "matching": 1000, "image_reward": 400, "aesthetic": 400}
 PROJECTED = 128
 HEADS = 4
 """Number of attention heads of the text tower."""
@@ -199,13 +199,17 @@ def train_matching(pupil: RewardPupil, lesson: CaptionedPictures, folder: Path) 
 
 
 def matching_loss(pupil: RewardPupil, lesson: CaptionedPictures, step: int) -> Tensor:
-    """BLIP's image-text matching loss (arXiv 2201.12086, section 3.2): is this caption the picture's?"""
+    """BLIP's image-text matching loss (arXiv 2201.12086, section 3.2): is this caption the picture's?
+
+    On the half of the batch that the base model has redrawn, as its images are judged, with one wrong caption each.
+    """
     batch = lesson.batch(step)
-    captions = [batch.captions, *(batch.wrong[which::HARD_NEGATIVES] for which in range(HARD_NEGATIVES))]
+    redrawn = slice(len(batch.rows) // 2, None)
+    captions = batch.captions[redrawn], batch.wrong[::HARD_NEGATIVES][redrawn]
     with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
-        states = pupil.blip.image_states(pupil.blip.to_pixels(lesson.images(batch.rows)))
-        right, *wrong = (pupil.read(states, some) for some in captions)
-    return F.softplus(-right).mean() + F.softplus(torch.cat(wrong)).mean()
+        states = pupil.blip.image_states(pupil.blip.to_pixels(lesson.images(batch.rows[redrawn])))
+        right, wrong = (pupil.read(states, some) for some in captions)
+    return F.softplus(-right).mean() + F.softplus(wrong).mean()
 
 
 def train_image_reward(pupil: RewardPupil, ranked: Ranked, folder: Path, seed: int) -> RewardPupil:

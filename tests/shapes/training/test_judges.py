@@ -12,7 +12,7 @@ from t2ifb.shapes import annotators
 from t2ifb.shapes.grammar import scenes
 from t2ifb.shapes.samples import FULL
 from t2ifb.shapes.training import judges
-from t2ifb.shapes.training.contrastive import Batch
+from t2ifb.shapes.training.contrastive import HARD_NEGATIVES, Batch
 from t2ifb.shapes.training.judges import BLIPPupil, Ranked, RewardPupil, Words
 
 PROMPTS = ["a red circle on a gray background", "two blue squares to the left of a star on a black background"]
@@ -78,14 +78,14 @@ def pupil() -> RewardPupil:
 
 
 class TwoPictures:
-    """A black and a white picture; the caption of one is wrong for the other."""
+    """A black and a white picture, each twice; the caption of one is wrong for the other."""
 
     def batch(self, _: int) -> Batch:
-        wrong = [PROMPTS[1], PROMPTS[1], PROMPTS[0], PROMPTS[0]]
-        return Batch(torch.arange(2), torch.arange(2), ["", ""], PROMPTS, wrong)
+        wrong = [prompt for prompt in PROMPTS[::-1] for _ in range(HARD_NEGATIVES)]
+        return Batch(torch.arange(4), torch.arange(2).repeat(2), [""] * 4, PROMPTS * 2, wrong * 2)
 
     def images(self, rows: Tensor) -> Tensor:
-        return rows[:, None, None, None].float().expand(-1, 3, 64, 64)
+        return (rows % 2)[:, None, None, None].float().expand(-1, 3, 64, 64)
 
 
 def test_matching_learns_which_caption_belongs_to_which_picture() -> None:
