@@ -103,7 +103,7 @@ def _show(rows: list[tuple[str, str, float]], scorer: str) -> None:
 
     from t2ifb.evaluation.tables import NUMBERS, TEXT, show
 
-    table = Table(title=scorer)
+    table = Table(title=Text(scorer, "table.title"))
     table.add_column("score", **NUMBERS)
     table.add_column("image", **TEXT)
     table.add_column("prompt", **TEXT)

@@ -91,7 +91,7 @@ def resolve_scorer(parts: Components, key: str) -> None:
     """Put the newest reward run in the place of a scorer's `source: latest`.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no finished reward run.
     """
     found, notes = find_latest({key: parts.value(key)}, "", parts.value("domain"), parts.arguments)
     if notes:

@@ -20,6 +20,8 @@ from t2ifb.training.run_folder import RunFolder
 
 SHOWN = 12
 """Number of test prompts in the figure, counted from the first."""
+BY_REWARD = "the reward"
+"""What chose the checkpoint of a run without held-out scorers. The judges' gain is then the reward's."""
 
 
 class TuningResults:
@@ -38,7 +40,7 @@ class TuningResults:
     ) -> None:
         """Compare the samples of `base`, `kept` and `last`. `rows` are those of `metrics.csv`."""
         self.run, self.seed, self.guidance = run, seed, guidance
-        self.chosen_by = "the reward" if evaluator.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
+        self.chosen_by = BY_REWARD if evaluator.chosen_by.keys() <= set(trained_on) else "the held-out scorers"
         self.evaluator, self.answers, self.rows, self.kept = evaluator, answers, rows, kept
         self.gains: dict[str, list[Gain]] = {
             name: gains(answers["base"].scores, answers[name].scores, evaluator.images_per_prompt, trained_on, seed)
@@ -161,15 +163,16 @@ def verdict_sentence(
         which = f"Kept the base model: no checkpoint is better by {chosen_by}. The best one, step {kept}, is exported"
     kl, without = (at.get(f"val/{name}", math.nan) for name in ("kl", "kl_without_last_two"))
     distance = f"KL {kl:.2f} nats, {without:.2f} without the last two steps"
-    text = f"{which}: {_moves(first, at)}; {distance}."
+    shown = ("reward", "gold") if chosen_by == BY_REWARD else ("reward", "judges", "gold")
+    text = f"{which}: {_moves(shown, first, at)}; {distance}."
     if top is not last and last["val/reward"] > top["val/reward"]:
         steps = int(top["step"]), int(last["step"])
         if change(*steps).high < 0:
-            text += f" From step {steps[0]} to {steps[1]}: {_moves(top, last)}: over-optimisation."
+            text += f" From step {steps[0]} to {steps[1]}: {_moves(shown, top, last)}: over-optimisation."
     return text
 
 
-def _moves(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Changes of reward, judges and gold, as text."""
-    names = [name for name in ("reward", "judges", "gold") if f"val/{name}" in before and f"val/{name}" in after]
+def _moves(shown: Sequence[str], before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Changes of the shown figures that both validations have, as text."""
+    names = [name for name in shown if f"val/{name}" in before and f"val/{name}" in after]
     return ", ".join(f"{name} {after[f'val/{name}'] - before[f'val/{name}']:+.3f}" for name in names)

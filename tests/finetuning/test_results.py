@@ -53,6 +53,7 @@ def test_the_base_model_is_kept_unless_a_checkpoint_is_above_it(judges: float, b
     assert keeps_base(rows, 10) == base
     text = verdict_sentence(rows, 10, lambda *_: FELL, "the reward")
     assert text.startswith("Kept the base model: no checkpoint is better by the reward." if base else "Kept step 10:")
+    assert "judges" not in text  # their gain is the reward's
 
 
 @pytest.mark.parametrize("lost", ["kl", "kl_without_last_two", "judges"])
