@@ -50,7 +50,7 @@ class GuidanceDistillation:
 
     @property
     def rollout_scale(self) -> float:
-        """Guidance scale of the rollouts, whatever the sampler's is: none for the student."""
+        """Guidance scale of the rollouts, regardless of the sampler's; 1, which is none, for the student."""
         return self.teacher_scale if self.states == "teacher" else 1.0
 
     def check(self, steps: int) -> None:

@@ -262,6 +262,7 @@ def test_the_test_at_the_end_may_need_more_than_a_validation() -> None:
     assert run.judging.peak > judging_cost(small_run(), 1).peak
 
 
+@pytest.mark.slow
 def test_updates_of_random_depth_need_the_memory_of_the_deepest_and_the_operations_of_the_mean() -> None:
     fixed = {depth: cost_of(algorithm=DRaFT(last_steps=depth, beta=0.1)) for depth in (2, 3)}
     random = cost_of(algorithm=DRaFT(last_steps=3, truncation="random", beta=0.1))
@@ -277,6 +278,7 @@ def test_rollouts_of_a_teacher_are_guided(states: Any, evaluations: int) -> None
         assert cost.denoising.total == pytest.approx(evaluations * cost_of().denoising.total)
 
 
+@pytest.mark.slow
 def test_fewer_samples_at_a_time_are_fewer_in_updates_too() -> None:
     algorithm = BestOfN(group_size=16, updates=1, samples_per_update=1)
     tuning = small_run(algorithm=algorithm, rollout=Sampler(2), samples_per_batch=16)
