@@ -127,7 +127,8 @@ def make_trainer(
         callbacks: Callbacks of the algorithm.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips between progress bars
-    warnings.filterwarnings("ignore", message=".*LeafSpec|.*exists and is not empty|.*in eval mode at the start")
+    noise = ".*LeafSpec|.*exists and is not empty|.*in eval mode at the start"
+    warnings.filterwarnings("ignore", message=f"{noise}|.*sync_dist=True")  # figures are equal in all processes
     given = getattr(trainer, "keywords", {})
     made = trainer(
         max_epochs=-1,

@@ -1,5 +1,6 @@
 """What runs that Lightning drives have in common."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,18 @@ def test_callbacks_and_plugins_of_the_user_are_kept(tmp_path: Path) -> None:
         assert mine in made.callbacks and any(isinstance(each, NanGuard) for each in made.callbacks)
         assert made._accelerator_connector.cluster_environment is environment
         assert isinstance(made.strategy.checkpoint_io, WholeCheckpointIO)
+
+
+def test_advice_on_metrics_that_are_equal_in_all_processes_is_not_shown(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        run = RunFolder(tmp_path)
+        trainer = partial(lightning.Trainer, accelerator="cpu")
+        make_trainer(trainer, run, False, 4, 2, "val/loss", MetricsCSV(run), NanGuard(3))
+        warnings.warn("It is recommended to use `self.log('val/gold', ..., sync_dist=True)` when", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    texts = [str(warning.message) for warning in shown]
+    assert "something else" in texts and not any("sync_dist" in text for text in texts)
 
 
 def test_the_accelerator_is_settled_before_anything_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
