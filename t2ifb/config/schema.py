@@ -1,16 +1,15 @@
 """What a configuration may hold: one dataclass per command.
 
-A `Part` is a component: `_target_` and plain arguments, checked against the target's signature in `build.py`. Every
-other key is typed here, and a key that is not here is an error.
+A `Part` is a component: `_target_` and plain arguments, checked against the target's signature in `signatures.py`.
+Every other key is typed here, and a key that is not here is an error.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf, _utils
+from omegaconf import MISSING, OmegaConf
 
 from t2ifb.config.paths import job_folder, shapes_weights
 from t2ifb.utils.files import data_folder
@@ -188,30 +187,12 @@ def _node(schema: type) -> Any:
     return node
 
 
-_plain_yaml_loader = _utils.get_yaml_loader
-
-
-@cache
-def yaml_loader() -> type:
-    """OmegaConf's YAML loader with libyaml's parser where that is installed, which is several times as fast.
-
-    Resolvers, constructors and the check for duplicate keys are those of OmegaConf, which makes its loader anew for
-    each file.
-    """
-    plain = _plain_yaml_loader()
-    fast = getattr(yaml, "CSafeLoader", None)
-    return type("Loader", (fast, plain), {}) if fast else plain
-
-
 def register() -> None:
     """Make the schemas known to Hydra and the folders to OmegaConf's interpolations; may be called again."""
-    _utils.get_yaml_loader = yaml_loader
-    store = ConfigStore.instance()
-    if "base_schema.yaml" not in store.repo:
-        store.store(name="base_schema", node=BaseConfig)
-        store.store(group="hydra/launcher", name="ray", node=RAY)
-        for command, schema in SCHEMAS.items():
-            store.store(name=f"{command}_schema", node=_node(schema))
+    ConfigStore.instance().store(name="base_schema", node=BaseConfig)
+    ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RAY)
+    for command, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{command}_schema", node=_node(schema))
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     OmegaConf.register_new_resolver("data_folder", lambda: str(data_folder()), replace=True)
     OmegaConf.register_new_resolver("shapes_weights", lambda part: str(shapes_weights(part)), replace=True)

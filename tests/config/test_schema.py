@@ -1,18 +1,15 @@
 """What a configuration may hold: keys, their types, and nothing else."""
 
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ValidationError
 
-from t2ifb.config import schema
 from t2ifb.config.compose import compose_all
 from t2ifb.config.paths import conf_folder
-from t2ifb.config.schema import SCHEMAS, PlanConfig, TrainConfig, register, yaml_loader
+from t2ifb.config.schema import SCHEMAS, PlanConfig, TrainConfig, register
 from t2ifb.utils.files import data_folder
 
 
@@ -54,51 +51,3 @@ def test_it_may_be_registered_again_and_folders_are_those_of_the_moment(
         monkeypatch.setenv("T2IFB_DATA", str(tmp_path_factory.mktemp(name)))
         assert OmegaConf.create({"folder": "${data_folder:}"}).folder == str(data_folder())
     assert OmegaConf.create({"clip": "${shapes_weights:clip}"}).clip.endswith("clip")
-
-
-PLAIN = schema._plain_yaml_loader()
-VALUES = """
-floats: [1e-3, 1.0e-3, 1E5, .5, -1., .inf, .nan, 1_0.0, 1:30.5]
-integers: [1, -1, 0x1f, 0o7, 017, 1_000, 1:30]
-others: [yes, Off, null, ~, '', 2001-12-14, 2001-12-14t21:59:43.10, !!str 5, !!float 3]
-text: ["\\x85 \\u2028 \\U0001F600", 'it''s', plain text
-  over lines, http://host:8000/a#b, 😀]
-url: http://host:8000/a?b=c#d
-"${key}": ${oc.env:HOME}
-block: |
-  one
-   two
-
-folded: >-
-  one
-  two
-base: &base {a: 1, b: [1, 2]}
-merged: {<<: *base, a: 2}
-path: !!python/object/apply:pathlib.Path [a, b]
-"""
-
-
-@pytest.mark.skipif(not hasattr(yaml, "CSafeLoader"), reason="PyYAML was built without libyaml")
-def test_the_fast_yaml_loader_reads_the_same_values() -> None:
-    assert issubclass(yaml_loader(), yaml.CSafeLoader)
-    read = yaml.load(VALUES, yaml_loader())
-    assert repr(read) == repr(yaml.load(VALUES, PLAIN))
-    assert repr(read["floats"][0]) == "0.001" and read["others"][5] == "2001-12-14"
-    for file in conf_folder().rglob("*.yaml"):
-        assert yaml.load(file.read_bytes(), yaml_loader()) == yaml.load(file.read_bytes(), PLAIN)
-
-
-@pytest.mark.parametrize(
-    "text", ["a: 1\na: 2", "a: [1", "a:\n\t- b", "a: b: c", "!!python/name:os.system ''", "a: *b", "a: \x01", "\ta: 1"]
-)
-def test_the_fast_yaml_loader_refuses_the_same_files(text: str) -> None:
-    for loader in (yaml_loader(), PLAIN):
-        with pytest.raises(yaml.YAMLError):
-            yaml.load(text, loader)
-
-
-def test_omegaconf_reads_files_with_the_fast_yaml_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register()
-    monkeypatch.setattr(yaml, "load", lambda file, Loader: {"same": Loader is yaml_loader()})
-    (tmp_path / "a.yaml").write_text("a: 1")
-    assert OmegaConf.load(tmp_path / "a.yaml").same
