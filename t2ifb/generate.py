@@ -54,6 +54,9 @@ def generate(parts: Components) -> None:
     if copies < 1 or parts.value("most") < 1:
         raise ConfigError(["images_per_prompt and most must be at least 1"])
     prompts = wished_prompts(parts)
+    if parts.value("split") and (most := parts.value("most")) < len(prompts):
+        print(f"{most} of {len(prompts)} prompts of {parts.value('split')}; most={len(prompts)} draws all")
+        prompts = prompts[:most]
     _check_choice(parts)
     drawn = _draw(parts, [prompt for prompt in prompts for _ in range(copies)])
     folder = parts.run_folder
@@ -110,7 +113,7 @@ def _merge(parts: Components) -> None:
 
 
 def wished_prompts(parts: Components) -> list[str]:
-    """Texts from the command line or a file, or the first `most` of a split of the domain's prompts.
+    """All texts from the command line, from a file, or of a split of the domain's prompts.
 
     Raises:
         ConfigError: None or more than one of the three is given.
@@ -125,9 +128,7 @@ def wished_prompts(parts: Components) -> list[str]:
     if texts or file:
         return list(texts or PromptFile(file, parts.value("on_error")).prompts())
     found: list[str] = parts.build("prompts").of(split)
-    if (most := parts.value("most")) < len(found):
-        print(f"{most} of {len(found)} {split} prompts; most={len(found)} draws all")
-    return found[:most]
+    return found
 
 
 def _draw(parts: Components, prompts: list[str]) -> dict[str, Drawn]:

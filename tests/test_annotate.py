@@ -17,6 +17,7 @@ from t2ifb.config.instantiate import Components
 from t2ifb.data.datasets.imagereward_db import ImageRewardDB
 from t2ifb.data.datasets.own_rankings import OwnRankings
 from t2ifb.shapes.grammar import scenes
+from t2ifb.shapes.prompts import ScenePrompts
 from tests.annotation.parts import write_generated
 from tests.conftest import Command
 from tests.evaluation.tuned_run import write_tuned_run
@@ -196,7 +197,9 @@ def test_the_base_model_draws_for_a_folder(run_here: Command, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "2 answers of 1 simulated annotators" in done.stdout
     assert len(list((tmp_path / "mine/images").glob("*/*.png"))) == 2 * 4
-    assert len(OwnRankings(tmp_path / "mine", shares={"train": 1.0}).rankings("train")) == 2
+    rankings = OwnRankings(tmp_path / "mine", shares={"train": 1.0}).rankings("train")
+    assert len(rankings) == 2
+    assert not {ranking.prompt for ranking in rankings} & {*ScenePrompts("train", 2).prompts()}  # random ones of 4,800
 
 
 def test_the_prompts_to_draw_are_random_ones() -> None:

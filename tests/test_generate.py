@@ -78,7 +78,7 @@ def test_without_adapters_the_base_model_alone_draws(
     go: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert go("split=test", "prompts.test.count=3", "most=2") == 0
-    assert "2 of 3 test prompts; most=3 draws all" in capsys.readouterr().out
+    assert "2 of 3 prompts of test; most=3 draws all" in capsys.readouterr().out
     index = json.loads((folder(tmp_path) / "prompts.json").read_text())
     assert [list(entry["images"]) for entry in index] == [["base"], ["base"]]
 
