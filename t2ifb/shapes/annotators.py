@@ -16,7 +16,7 @@ from PIL import Image
 from t2ifb.data.datasets.imagereward_db import Record, write_imagereward_db
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import SPLITS, scenes
-from t2ifb.shapes.samples import FULL, SAMPLERS, Chunk, chunks, make_images
+from t2ifb.shapes.samples import SAMPLERS, Chunk, chunks, make_images
 from t2ifb.shapes.weights import PIPELINE
 from t2ifb.utils.devices import fast_cpu_dtype
 from t2ifb.utils.files import file_lock, make_folder, sha256_file, write_json
@@ -37,9 +37,6 @@ SIZES = {
 JUDGES_PROMPTS, JUDGES_SEED = {"train": 1200, "validation": 200}, 1000
 """Number of prompts per split that are ranked for the judges (validation only for the metrics of their cards), and the
 seed of the draw."""
-JUDGES_SAMPLERS = (*SAMPLERS, *(FULL,) * len(SAMPLERS))
-"""Sampler settings of the images that are ranked for the judges. Half are those that the base model is used with,
-because judges compare such images."""
 IMAGES_PER_PROMPT = (4, 9)
 """Minimum and maximum images per prompt, inclusive."""
 VERSION = 2
@@ -161,7 +158,7 @@ def judges_jobs(split: str, seed: int = 0) -> list[Chunk]:
     """Chunks to sample for the judges; empty for splits that they do not use."""
     count = JUDGES_PROMPTS.get(split, 0)
     usual = frozenset(scene.prompt for scene in scenes(split, PROMPTS[split], seed=0))
-    return list(chunks(split, count, IMAGES_PER_PROMPT, JUDGES_SEED + seed, usual, JUDGES_SAMPLERS))
+    return list(chunks(split, count, IMAGES_PER_PROMPT, JUDGES_SEED + seed, exclude=usual))
 
 
 def jobs_of(prompts: dict[str, int], images_per_prompt: tuple[int, int], seed: int) -> dict[str, list[Chunk]]:

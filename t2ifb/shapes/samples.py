@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,30 +31,19 @@ if TYPE_CHECKING:
 SAMPLERS: tuple[tuple[int, float], ...] = ((8, 4.0), (6, 10.0), (4, 8.0), (5, 1.0), (3, 1.0))
 """Denoising steps and guidance scales of the ranked images, all equally often: the base model at its best, too much
 guidance (aligned, but stained and merged), none (off the prompt), and too few steps."""
-FULL = (20, 4.0)
-"""Steps and guidance scale at which the base model is used."""
 CHUNK = 50
 """Prompts whose images are generated and saved together; an interruption loses at most these."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Prompts of one split and the images to sample for them.
-
-    Attributes:
-        split: Split of the prompts.
-        number: Number of the chunk in its split, from 0.
-        scenes: Scenes of the prompts.
-        counts: Number of images of each prompt.
-        samplers: Denoising steps and guidance scale of each image.
-        noise_keys: Seed of each image's noise.
-    """
+    """Prompts of one split and the images to sample for them."""
 
     split: str
     number: int
     scenes: list[Scene]
     counts: list[int]
-    samplers: list[tuple[int, float]]
+    samplers: list[int]
     noise_keys: list[tuple[int, int, int, int]]
 
     @property
@@ -73,9 +62,8 @@ def chunks(
     images_per_prompt: tuple[int, int],
     seed: int,
     exclude: frozenset[str] = frozenset(),
-    table: Sequence[tuple[int, float]] = SAMPLERS,
 ) -> Iterator[Chunk]:
-    """Draw prompts of a split except `exclude`, the number of images of each, and their rows of `table`."""
+    """Draw prompts of a split except `exclude`, the number of images of each, and their sampler settings."""
     rng = np.random.default_rng([seed, SPLITS.index(split), 1])
     drawn = scenes(split, prompts, seed, exclude)
     low, high = images_per_prompt
@@ -83,7 +71,7 @@ def chunks(
         some = drawn[start : start + CHUNK]
         counts = [low + int(more) for more in rng.binomial(high - low, 0.3, len(some))]  # mostly few, as in real data
         keys = [(seed, SPLITS.index(split), start + i, j) for i, count in enumerate(counts) for j in range(count)]
-        samplers = [table[row] for row in rng.integers(len(table), size=len(keys))]
+        samplers = [int(sampler) for sampler in rng.integers(len(SAMPLERS), size=len(keys))]
         yield Chunk(split, number, some, counts, samplers, keys)
 
 
@@ -169,8 +157,8 @@ def _generate(pipeline: "StableDiffusionPipeline", job: Chunk, batch: int = 64) 
     """Images (N, 64, 64, 3) of a chunk; images with the same sampler settings are denoised together."""
     images = np.empty((len(job.noise_keys), 64, 64, 3), np.uint8)
     prompts = job.image_prompts
-    for steps, guidance in sorted(set(job.samplers)):
-        rows = [row for row, chosen in enumerate(job.samplers) if chosen == (steps, guidance)]
+    for sampler, (steps, guidance) in enumerate(SAMPLERS):
+        rows = [row for row, chosen in enumerate(job.samplers) if chosen == sampler]
         for start in range(0, len(rows), batch):
             picked = rows[start : start + batch]
             noise = [np.random.default_rng(job.noise_keys[row]).standard_normal((4, 16, 16)) for row in picked]

@@ -134,18 +134,12 @@ def write_cards(state: Path, seed: int) -> None:
         cards.clip_figures(CLIP),
         seed,
     )
-    write_judge_cards(state, seed)
-
-
-def write_judge_cards(state: Path, seed: int) -> None:
-    """Compare the installed judges with held-out rankings and write the figures beside their weights."""
     ranked = judges.rankings("validation", state / "ranked", seed)
     clip = CLIPSource(f"local-dir:{CLIP}", device="cpu")
     for folder, title, description, scorer in (
         (BLIP, "The shapes BLIP", "Image and text towers for `BLIPScore`; only these were trained, not the "
          "cross-attention. Trained on pictures and captions as the shapes CLIP was.", BLIPScore.from_pretrained(BLIP)),
-        (IMAGE_REWARD, "The shapes ImageReward", "The shapes BLIP, with a cross-attention that learned to match "
-         "captions, tuned on rankings, for `ImageReward`.",
+        (IMAGE_REWARD, "The shapes ImageReward", "The shapes BLIP tuned on rankings, for `ImageReward`.",
          ImageReward.from_pretrained(IMAGE_REWARD)),
         (AESTHETIC, "The shapes aesthetic predictor", "Fidelity ratings from the shapes CLIP's embeddings, for "
          "`AestheticScore`.", AestheticScore.from_pretrained(AESTHETIC, clip)),

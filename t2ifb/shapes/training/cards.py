@@ -18,7 +18,6 @@ from t2ifb.diffusion.schedule import flow
 from t2ifb.shapes import weights
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import scenes
-from t2ifb.shapes.samples import FULL
 from t2ifb.shapes.training import distortions
 from t2ifb.shapes.training.autoencoder import encode, psnr
 from t2ifb.shapes.training.captions import corrupt
@@ -50,7 +49,6 @@ ANNOTATORS = (
     "does not have; the figures are on `validation` prompts that it does not have either."
 )
 
-FULL_IMAGES = f"agreement with gold on two images of {FULL[0]} steps at guidance {FULL[1]:g}"
 FLOW_SCALES = (1.0, 2.5, 4.0, 6.0)
 FLOW_DESCRIPTION = """A `StableDiffusion3Pipeline` without T5: two CLIP text encoders, a transformer that predicts a
 rectified flow, classifier-free guidance, 64 x 64 images. The autoencoder and the first text encoder are those of the
@@ -185,15 +183,13 @@ def _by_scale(
 
 @torch.no_grad()
 def judge_figures(scorer: nn.Module, ranked: Ranked) -> dict[str, float]:
-    """Accuracy of a judge on rankings and, by gold, on full images, and its correlation with the fidelity rating."""
+    """Preference accuracy of a judge, and its correlation with the annotators' fidelity rating."""
     rows = torch.arange(len(ranked.prompts))
     scores = torch.cat(
         [scorer(ranked.images[some].float() / 255, [ranked.prompts[row] for row in some]) for some in rows.split(256)]
     )
     better, worse = ranked.pairs(rows)
-    finer, coarser = ranked.full_pairs()
     return {
         "preference accuracy": (scores[better] > scores[worse]).float().mean().item(),
-        FULL_IMAGES: (scores[finer] > scores[coarser]).float().mean().item(),
         "correlation with the fidelity rating": torch.corrcoef(torch.stack([scores, ranked.fidelity]))[0, 1].item(),
     }

@@ -1,7 +1,7 @@
 """Contrastive training of image and text towers on damaged pictures, captions and hard negatives."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,24 +34,6 @@ class TwoTowers(Protocol):
         """Factor on cosines, a scalar."""
 
 
-class Batch(NamedTuple):
-    """B pictures with captions.
-
-    Attributes:
-        rows: (B,), their rows in `Pictures.images`.
-        picked: (B,), their scenes.
-        phrases: B phrases about quality, possibly empty.
-        captions: B captions, prompt and phrase.
-        wrong: B * `HARD_NEGATIVES` nearly right captions, those of one picture together.
-    """
-
-    rows: Tensor
-    picked: Tensor
-    phrases: list[str]
-    captions: list[str]
-    wrong: list[str]
-
-
 class CaptionedPictures:
     """Training data: every scene of a batch appears twice, damaged and redrawn by the base model.
 
@@ -66,27 +48,21 @@ class CaptionedPictures:
         self.facts = SceneFacts.of(self.seen.scenes, self.seen.layouts)
         self.prompts = [scene.prompt for scene in self.seen.scenes]
 
-    def batch(self, step: int) -> Batch:
-        """Pictures and captions of a step, which depend on the seed and the step alone."""
+    def loss(self, towers: TwoTowers, step: int) -> Tensor:
+        """Loss of a step. Batch and captions depend on the seed and the step alone."""
         draw, rng = generator(self.seed, 3, step), np.random.default_rng([self.seed, 3, step])
         picked = torch.randint(self.count, (SCENES_A_BATCH,), generator=draw).repeat(2)
         rows = picked + self.count * (torch.arange(len(picked)) >= SCENES_A_BATCH)
         phrases = [self.seen.damage.words(row, draw) for row in rows.tolist()]
-        described = list(zip(picked.tolist(), phrases, strict=True))
-        captions = [_join(self.prompts[scene], phrase) for scene, phrase in described]
-        twice = [(self.seen.scenes[scene], phrase) for scene, phrase in described for _ in range(HARD_NEGATIVES)]
-        return Batch(rows, picked, phrases, captions, wrong=[_nearly_right(*each, rng) for each in twice])
-
-    def images(self, rows: Tensor) -> Tensor:
-        """Pictures (B, 3, 64, 64) in [0, 1]."""
-        return self.seen.images[rows].float() / 255
-
-    def loss(self, towers: TwoTowers, step: int) -> Tensor:
-        """Loss of a step."""
-        rows, picked, phrases, captions, wrong = self.batch(step)
+        captions = [_join(self.prompts[i], phrase) for i, phrase in zip(picked.tolist(), phrases, strict=True)]
+        wrong = [
+            _nearly_right(self.seen.scenes[i], phrase, rng)
+            for i, phrase in zip(picked.tolist(), phrases, strict=True)
+            for _ in range(HARD_NEGATIVES)
+        ]
         # On a CPU the backward pass of flash attention is several times slower than the plain form.
         with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
-            image_embeddings = towers.embed_images(self.images(rows))
+            image_embeddings = towers.embed_images(self.seen.images[rows].float() / 255)
             text_embeddings = towers.embed_captions(captions + wrong)
         right, negatives = text_embeddings.float().split([len(captions), len(wrong)])
         image_embeddings = image_embeddings.float()

@@ -21,23 +21,20 @@ from transformers import BertTokenizer
 
 from t2ifb.scorers.aesthetic_score import AestheticHead
 from t2ifb.scorers.blip import BLIP
-from t2ifb.scorers.blip_score import BLIPScore
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.heads import linear_stack
 from t2ifb.scorers.image_reward import MEAN, STD
 from t2ifb.shapes import annotators, weights
-from t2ifb.shapes.samples import FULL, make_images
+from t2ifb.shapes.samples import make_images
 from t2ifb.shapes.training.auxiliary import SceneReader
-from t2ifb.shapes.training.contrastive import HARD_NEGATIVES, CaptionedPictures
+from t2ifb.shapes.training.contrastive import CaptionedPictures
 from t2ifb.shapes.training.loop import fast_autocast, fit, generator
 from t2ifb.shapes.training.vocabulary import bert_words
 
-STEPS = {"blip": 1600, "matching": 1000, "image_reward": 400, "aesthetic": 400}
+STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
 PROJECTED = 128
 HEADS = 4
 """Number of attention heads of the text tower."""
-SCENES = 12_000
-"""Scenes with pictures and captions, which BLIP and its cross-attention learn from."""
 PROMPTS_A_BATCH = 24
 
 
@@ -51,8 +48,6 @@ class Ranked:
         ranks: (N,), 1 is best within a ranking.
         fidelity: (N,), ratings from 1 to 7.
         ranking: (N,), index of the image's ranking, from 0.
-        gold: (N,), gold scores; nothing is trained on them.
-        full: (N,) bool, whether the image was made as the base model is used (`samples.FULL`).
     """
 
     images: Tensor
@@ -60,24 +55,13 @@ class Ranked:
     ranks: Tensor
     fidelity: Tensor
     ranking: Tensor
-    gold: Tensor
-    full: Tensor
 
     def pairs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Comparisons among the given rows: positions in `rows` of the better and the worse images."""
-        return _pairs(self.ranking[rows], -self.ranks[rows])
-
-    def full_pairs(self) -> tuple[Tensor, Tensor]:
-        """Comparisons by gold among the `full` images of each prompt: rows of the better and the worse ones."""
-        rows = self.full.nonzero().flatten()
-        better, worse = _pairs(self.ranking[rows], self.gold[rows])
-        return rows[better], rows[worse]
-
-
-def _pairs(ranking: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions of the better and the worse items, for all comparisons within rankings."""
-    better, worse = ((ranking[:, None] == ranking) & (worth[:, None] > worth)).nonzero().unbind(1)
-    return better, worse
+        ranking, ranks = self.ranking[rows], self.ranks[rows]
+        better = (ranking[:, None] == ranking) & (ranks[:, None] < ranks)
+        first, second = better.nonzero().unbind(1)
+        return first, second
 
 
 def rankings(split: str, folder: Path, seed: int) -> Ranked:
@@ -95,15 +79,12 @@ def rankings(split: str, folder: Path, seed: int) -> Ranked:
     records = [record for job in jobs for record in annotators.annotate(job, folder, settings, tally)]
     ids = {name: number for number, name in enumerate(dict.fromkeys(record.prompt_id for record in records))}
     pixels = np.stack([np.asarray(record.image) for record in records])
-    gold = [np.load(job.file(folder))["gold"] for job in jobs]
     return Ranked(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
         prompts=[record.prompt for record in records],
         ranks=torch.tensor([record.rank for record in records]),
         fidelity=torch.tensor([float(record.fidelity_rating) for record in records]),
         ranking=torch.tensor([ids[record.prompt_id] for record in records]),
-        gold=torch.from_numpy(np.concatenate(gold)),
-        full=torch.tensor([sampler == FULL for job in jobs for sampler in job.samplers]),
     )
 
 
@@ -170,18 +151,16 @@ class RewardPupil(nn.Module):
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
         """Raw rewards (B,) of images (B, 3, 64, 64), uint8."""
-        return self.read(self.blip.image_states(self.blip.to_pixels(images.float() / 255)), prompts)
-
-    def read(self, states: Tensor, prompts: list[str]) -> Tensor:
-        """Raw rewards (B,) of images by their states (B, 1 + patches, W)."""
+        states = self.blip.image_states(self.blip.to_pixels(images.float() / 255))
         rewards: Tensor = self.head(self.blip.text_state(*self._words(prompts), states)).squeeze(-1)
         return rewards.float()
 
 
-def train_blip(lesson: CaptionedPictures, folder: Path, seed: int) -> BLIP:
+def train_blip(folder: Path, seed: int, scenes_: int = 12_000) -> BLIP:
     """Train contrastively like the shapes CLIP, with other towers and captions."""
     torch.manual_seed(1000 + seed)
     pupil = BLIPPupil(Words())
+    lesson = CaptionedPictures(folder, seed, scenes_)
     trained: Any = fit(
         "blip", pupil, lambda step: lesson.loss(pupil, 1_000_000 + step), folder, steps=STEPS["blip"],
         learning_rate=1.5e-3, weight_decay=0.05, ema_decay=0.99,
@@ -189,32 +168,10 @@ def train_blip(lesson: CaptionedPictures, folder: Path, seed: int) -> BLIP:
     return trained.blip.eval()
 
 
-def train_matching(pupil: RewardPupil, lesson: CaptionedPictures, folder: Path) -> RewardPupil:
-    """Teach the cross-attention to tell right captions from nearly right ones."""
-    trained: Any = fit(
-        "matching", pupil, lambda step: matching_loss(pupil, lesson, 2_000_000 + step), folder,
-        steps=STEPS["matching"], learning_rate=1e-3, weight_decay=0.05, ema_decay=0.99,
-    )  # fmt: skip
-    return trained
-
-
-def matching_loss(pupil: RewardPupil, lesson: CaptionedPictures, step: int) -> Tensor:
-    """BLIP's image-text matching loss (arXiv 2201.12086, section 3.2): is this caption the picture's?
-
-    On the half of the batch that the base model has redrawn, as its images are judged, with one wrong caption each.
-    """
-    batch = lesson.batch(step)
-    redrawn = slice(len(batch.rows) // 2, None)
-    captions = batch.captions[redrawn], batch.wrong[::HARD_NEGATIVES][redrawn]
-    with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
-        states = pupil.blip.image_states(pupil.blip.to_pixels(lesson.images(batch.rows[redrawn])))
-        right, wrong = (pupil.read(states, some) for some in captions)
-    return F.softplus(-right).mean() + F.softplus(wrong).mean()
-
-
-def train_image_reward(pupil: RewardPupil, ranked: Ranked, folder: Path, seed: int) -> RewardPupil:
-    """Fine-tune with the Bradley-Terry loss (arXiv 2304.05977, section 3.2) and standardise the rewards."""
-    count = int(ranked.ranking.max()) + 1
+def train_image_reward(blip: BLIP, ranked: Ranked, folder: Path, seed: int) -> RewardPupil:
+    """Fine-tune BLIP with the Bradley-Terry loss (arXiv 2304.05977, section 3.2) and standardise the rewards."""
+    torch.manual_seed(2000 + seed)
+    pupil, count = RewardPupil(blip.train().requires_grad_(True), Words()), int(ranked.ranking.max()) + 1
 
     def loss_at(step: int) -> Tensor:
         chosen = torch.randperm(count, generator=generator(seed, 8, step))[:PROMPTS_A_BATCH]
@@ -269,12 +226,10 @@ def save(state: Mapping[str, Tensor], file: Path) -> None:
 
 def train(state: Path, seed: int) -> None:
     """Train all three judges and install them in the package."""
-    lesson = CaptionedPictures(state, seed, SCENES)
-    save(train_blip(lesson, state, seed).original_state(), weights.BLIP / "blip.safetensors")
+    blip = train_blip(state, seed)
+    save(blip.original_state(), weights.BLIP / "blip.safetensors")
     ranked = rankings("train", state / "ranked", seed)
-    torch.manual_seed(2000 + seed)
-    pupil = RewardPupil(BLIPScore.from_pretrained(weights.BLIP).blip.requires_grad_(True), Words()).train()
-    pupil = train_image_reward(train_matching(pupil, lesson, state), ranked, state, seed)
+    pupil = train_image_reward(blip, ranked, state, seed)
     tensors = {f"blip.{name}": tensor for name, tensor in pupil.blip.original_state().items()}
     tensors |= {f"mlp.layers.{name}": tensor for name, tensor in pupil.head.state_dict().items()}
     save(tensors, weights.IMAGE_REWARD / "image_reward.safetensors")
