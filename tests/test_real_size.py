@@ -39,6 +39,11 @@ CASES = {
 }
 """The family, arguments, and the number of weights of rank 4 on every attention projection, by domain."""
 
+ABSENT = {"sd15": ["safety_checker"], "sd35": ["text_encoder_3", "tokenizer_3"]}
+"""Parts that the pipelines lack, which plain diffusers has to be told."""
+UNUSED = {"sd35": ["transformer.transformer_blocks.23.attn.add_q_proj.lora_B.weight"]}
+"""Adapters without a gradient: the last block of SD3 discards what its text tokens attend to."""
+
 
 @pytest.mark.huge
 @pytest.mark.parametrize("domain", CASES)
@@ -72,9 +77,10 @@ def test_it_takes_steps_is_killed_resumed_and_loads_in_plain_diffusers(tmp_path:
     exported = load_file(run / "export" / "pytorch_lora_weights.safetensors")
     assert sum(weight.numel() for weight in exported.values()) == adapters
     assert all(weight.isfinite().all() for weight in exported.values())
-    assert all(bool(weight.any()) for name, weight in exported.items() if "lora_B" in name or "lora.up" in name)
-    parts: dict[str, Any] = {"safety_checker": None} if domain == "sd15" else {}
-    plain = diffusers.DiffusionPipeline.from_pretrained(pipeline, dtype=torch.bfloat16, **parts)
+    untrained = [name for name, b in exported.items() if ("lora_B" in name or "lora.up" in name) and not b.any()]
+    assert untrained == UNUSED.get(domain, [])
+    absent: dict[str, Any] = dict.fromkeys(ABSENT.get(domain, []))
+    plain = diffusers.DiffusionPipeline.from_pretrained(pipeline, dtype=torch.bfloat16, **absent)
     plain.load_lora_weights(str(run / "export"))
     denoiser = getattr(plain, family.lora_format.part)
     loaded = [weight for name, weight in denoiser.named_parameters() if "lora_" in name]
