@@ -21,13 +21,13 @@ def train(parts: Components) -> Any:
     Returns:
         What a sweeper goes by, see `objective`.
     """
+    check_processes(parts.value("trainer"))
     if in_sweep():
         resolve_job(parts.run_folder, parts.written())
-    check_processes(parts.value("trainer"))
-    if not in_sweep():
+        if (known := known_figures(parts.run_folder)) is not None:
+            return objectives(known, parts.value("objective"))
+    else:
         record_settings(parts.run_folder, parts.written(), resume=bool(parts.value("resume")))
-    if in_sweep() and (known := known_figures(parts.run_folder)) is not None:
-        return objectives(known, parts.value("objective"))
     if parts.value("iteration") is not None:
         return objectives(iterate(parts), parts.value("objective"))
     run, scorers = parts.run_folder, {}

@@ -21,8 +21,8 @@ DEVICES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "train
 """Where an update is computed. It is the same on any number of devices, or the checkpoint is refused."""
 FREE = ("resume", "logger", *DEVICES, "trainer.enable_progress_bar", "memory_gb", "attention")
 """Keys that may differ between a run and its continuation: they change no weight. The last two are of `plan` alone."""
-RESULTS = (Path("summary.json"), Path("checkpoints") / "last.ckpt", Path("round_01"))
-"""What a run leaves that another one must not overwrite: its results, its checkpoint, the first round of rounds."""
+BEGUN = ("checkpoints/last.ckpt", "round_01")
+"""What an unfinished run leaves that another one must not overwrite: its checkpoint, or its first round."""
 
 
 def wished_run(overrides: Sequence[str]) -> str | None:
@@ -42,7 +42,7 @@ def check_unused(folder: Path) -> None:
     """
     if (folder / "summary.json").exists():
         raise ConfigError([f"hydra.run.dir={folder}: the run in it is finished; give another folder"])
-    if any((folder / result).exists() for result in RESULTS):
+    if any((folder / name).exists() for name in BEGUN):
         advice = f"continue it with {typed('resume', folder)}, or give another folder"
         raise ConfigError([f"hydra.run.dir={folder}: there is an unfinished run in it; {advice}"])
 
@@ -56,6 +56,7 @@ def record_settings(folder: Path, settings: Mapping[str, Any], resume: bool) -> 
         resume: Whether the run is continued, if there is one.
     """
     if not (resume and (folder / BEGUN_WITH).exists()):
+        (folder / BEGUN_WITH).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / BEGUN_WITH) as file:
             file.write(OmegaConf.to_yaml(settings).encode("utf-8", "surrogatepass"))
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from t2ifb.config.errors import ConfigError
-from t2ifb.config.resume import BEGUN_WITH, SHOWN, differences
+from t2ifb.config.resume import BEGUN_WITH, SHOWN, differences, record_settings
 from t2ifb.utils.files import FolderInUse, atomic_write, write_json
 
 FAILED = "failed.json"
@@ -76,9 +75,7 @@ def resolve_job(folder: Path, settings: Mapping[str, Any]) -> None:
         (folder / name).unlink(missing_ok=True)
     begun_with = folder / BEGUN_WITH
     if not begun_with.exists():
-        begun_with.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(begun_with) as file:
-            file.write(OmegaConf.to_yaml(settings).encode("utf-8", "surrogatepass"))
+        record_settings(folder, settings, resume=True)
     elif changed := differences(begun_with, settings):
         with atomic_write(begun_with.with_name("config.yaml")) as file:
             file.write(begun_with.read_bytes())
