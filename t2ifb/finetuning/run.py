@@ -46,7 +46,7 @@ from t2ifb.finetuning.run_parts import (
     TRAIN,
     check_algorithm,
     check_counts,
-    check_processes,
+    check_shares,
     check_truth,
     prepare,
     recipe,
@@ -313,7 +313,7 @@ class FineTuner:
         optional = {TermGradients: self.gradient_norms, LinearDecay: self.lr_decay}
         watchers = [watch, cost, *(make() for make, wanted in optional.items() if wanted)]
         engine = make_trainer(trainer, run, recorder, steps, every, "val/judges", metrics, guard, watchers)
-        check_processes(engine.world_size, self.batch_size, len(evaluator))
+        check_shares(engine.world_size, self.batch_size, len(evaluator))
         if engine.strategy.root_device.type == "cpu" and str(engine.precision) == "bf16-mixed":
             to_bf16(*(each for part, some in model.networks().items() if part != DECODER for each in some))
         start_processes(engine)

@@ -49,7 +49,7 @@ def check_counts(**counts: int) -> None:
         raise ValueError("; ".join(wrong))
 
 
-def check_processes(processes: int, batch_size: int, images: int) -> None:
+def check_shares(processes: int, batch_size: int, images: int) -> None:
     """Check that each process has a prompt per update and an image per validation.
 
     Raises:

@@ -61,7 +61,10 @@ def test_sampling_and_scoring_are_shared_by_the_updates_of_an_experience() -> No
 
 
 def test_the_comparison_over_guidance_scales_is_counted() -> None:
-    """Two models on two splits at two scales, of which the report has one; equal cost by half the steps; best of 3."""
+    """Both models are drawn on both splits at guidance 1 and 4; test images at 4 are the report's and not drawn again.
+
+    The base model is also drawn with half of the steps, and twice more per prompt for the best of three.
+    """
     step, image = Operations(half=10.0), Operations(single=1.0)
     tuning = SimpleNamespace(
         work=Work(steps=0.0, images=0, rows=1), algorithm=SimpleNamespace(updates_per_experience=1),
