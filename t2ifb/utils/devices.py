@@ -94,9 +94,11 @@ def has_bf16() -> bool:
 
 
 def fast_cpu_dtype() -> torch.dtype:
-    """bf16 if this CPU computes in it, else float32: emulated bf16 is about thirty times slower."""
-    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+    """bf16 if this CPU has matrix units for it (AMX), else float32.
+
+    With AVX-512's bf16 alone small U-Nets take 1.5 times as long as in float32, and emulated bf16 thirty times as long.
+    """
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:

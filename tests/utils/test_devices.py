@@ -120,10 +120,10 @@ def test_bf16_is_that_of_the_hardware(gpus: GPUs) -> None:
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_cpu_that_emulates_bf16_computes_in_fp32(
+def test_a_cpu_without_matrix_units_for_bf16_computes_in_fp32(
     native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: native)
     assert fast_cpu_dtype() == dtype
 
 

@@ -26,7 +26,7 @@ from t2ifb.utils.devices import fast_cpu_dtype
 
 
 def fast_autocast() -> torch.autocast:
-    """Mixed precision where this CPU computes in bf16; float32 elsewhere."""
+    """Mixed precision where bf16 is faster on this CPU; float32 elsewhere."""
     return torch.autocast("cpu", torch.bfloat16, enabled=fast_cpu_dtype() == torch.bfloat16)
 
 
