@@ -9,6 +9,7 @@ from torch import Tensor
 
 from t2ifb.diffusion.lora import LoRAFormat
 from t2ifb.diffusion.model import Conditioning
+from t2ifb.diffusion.models.stable_diffusion import CLIP_L, VAE
 from t2ifb.diffusion.pipeline_config import PipelineConfig
 from t2ifb.diffusion.pipeline_model import Family, PipelineModel
 from t2ifb.diffusion.pipeline_source import PipelineSource
@@ -40,17 +41,6 @@ def _on(device: torch.device, sizes: tuple[int, ...]) -> Tensor:
     return _COPIES[device, sizes]
 
 
-CLIP_L = {
-    "architectures": ["CLIPTextModel"],
-    "hidden_act": "quick_gelu",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 77,
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "projection_dim": 768,
-    "vocab_size": 49408,
-}
 CLIP_BIG_G = {
     "architectures": ["CLIPTextModelWithProjection"],
     "hidden_act": "gelu",
@@ -81,19 +71,7 @@ SDXL = PipelineConfig(
             "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
             "use_linear_projection": True,
         },
-        "vae": {
-            "_class_name": "AutoencoderKL",
-            "block_out_channels": [128, 256, 512, 512],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "force_upcast": True,
-            "in_channels": 3,
-            "latent_channels": 4,
-            "layers_per_block": 2,
-            "out_channels": 3,
-            "sample_size": 1024,
-            "scaling_factor": 0.13025,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-        },
+        "vae": VAE | {"force_upcast": True, "sample_size": 1024, "scaling_factor": 0.13025},
         "text_encoder": CLIP_L,
         "text_encoder_2": CLIP_BIG_G,
         "scheduler": {

@@ -24,6 +24,28 @@ def call(model: PipelineModel, latents: Tensor, time: Tensor, conditioning: Cond
     return output
 
 
+CLIP_L = {
+    "architectures": ["CLIPTextModel"],
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 77,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "out_channels": 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+"""Autoencoder of Stable Diffusion v1, without its sizes; the later families change some values."""
 SD15_IDS = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5")
 SD15 = PipelineConfig(
     {
@@ -40,30 +62,8 @@ SD15 = PipelineConfig(
             "sample_size": 64,
             "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
         },
-        "vae": {
-            "_class_name": "AutoencoderKL",
-            "block_out_channels": [128, 256, 512, 512],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "in_channels": 3,
-            "latent_channels": 4,
-            "layers_per_block": 2,
-            "norm_num_groups": 32,
-            "out_channels": 3,
-            "sample_size": 512,
-            "scaling_factor": 0.18215,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-        },
-        "text_encoder": {
-            "architectures": ["CLIPTextModel"],
-            "hidden_act": "quick_gelu",
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "max_position_embeddings": 77,
-            "num_attention_heads": 12,
-            "num_hidden_layers": 12,
-            "projection_dim": 768,
-            "vocab_size": 49408,
-        },
+        "vae": VAE | {"sample_size": 512, "scaling_factor": 0.18215},
+        "text_encoder": CLIP_L,
         "scheduler": {
             "_class_name": "PNDMScheduler",
             "beta_end": 0.012,

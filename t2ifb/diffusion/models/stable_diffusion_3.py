@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from t2ifb.diffusion.lora import LoRAFormat
 from t2ifb.diffusion.model import Conditioning
-from t2ifb.diffusion.models.sdxl import CLIP_BIG_G, CLIP_L
+from t2ifb.diffusion.models.sdxl import CLIP_BIG_G
+from t2ifb.diffusion.models.stable_diffusion import CLIP_L, VAE
 from t2ifb.diffusion.pipeline_config import PipelineConfig
 from t2ifb.diffusion.pipeline_model import Family, PipelineModel
 from t2ifb.diffusion.pipeline_source import PipelineSource
@@ -66,18 +67,12 @@ SD35_MEDIUM = PipelineConfig(
             "qk_norm": "rms_norm",
             "sample_size": 128,
         },
-        "vae": {
-            "_class_name": "AutoencoderKL",
-            "block_out_channels": [128, 256, 512, 512],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "in_channels": 3,
+        "vae": VAE
+        | {
             "latent_channels": 16,
-            "layers_per_block": 2,
-            "out_channels": 3,
             "sample_size": 1024,
             "scaling_factor": 1.5305,
             "shift_factor": 0.0609,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
             "use_post_quant_conv": False,
             "use_quant_conv": False,
         },
