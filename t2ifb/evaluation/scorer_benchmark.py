@@ -11,7 +11,7 @@ from t2ifb.evaluation.accuracy_table import AccuracyTable, display_names
 from t2ifb.evaluation.lazy import Unbuilt, owner
 from t2ifb.evaluation.plots import accuracy_bars, agreement_map
 from t2ifb.evaluation.score_cache import ScoreCache, Scores
-from t2ifb.evaluation.tables import CEILING, REFERENCE, order_table, screen_table, show, write_matrix, write_table
+from t2ifb.evaluation.tables import CEILING, order_table, screen_table, show, write_matrix, write_table
 
 
 class ScorerBenchmark:
@@ -100,9 +100,9 @@ class ScorerBenchmark:
         rows = board.rows(with_tau=True, speeds=measured)
         names, matrix = board.agreement()
         title = f"Preference accuracy on {board.index.texts} {self.split} prompts"
-        show(screen_table(rows, board.index.texts, self.split, REFERENCE))
+        show(screen_table(rows, board.index.texts, self.split))
         show(order_table(rows, "Kendall's tau-b, mean over prompts"))
-        write_table(rows, folder, "table1", REFERENCE)
+        write_table(rows, folder, "table1")
         write_matrix(names, matrix, folder / "agreement.csv")
         accuracy_bars(rows, title, folder / "table1.png")
         agreement_map(names, matrix, folder / "agreement.png")

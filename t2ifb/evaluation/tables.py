@@ -142,12 +142,12 @@ def _with_interval(value: Interval | None, sign: str) -> str:
 
 
 def _shown(
-    rows: Sequence[Row], reference: str, wide: bool = False, only: Sequence[str] = HEADINGS
+    rows: Sequence[Row], wide: bool = False, only: Sequence[str] = HEADINGS
 ) -> tuple[list[str], list[list[str]]]:
     """Headings and cells without empty columns."""
     table = [cells(row, wide) for row in rows]
     used = [c for c, heading in enumerate(HEADINGS) if heading in only and any(line[c] for line in table)]
-    headings = [f"minus {reference}" if HEADINGS[c] == "difference" else HEADINGS[c] for c in used]
+    headings = [f"minus {REFERENCE}" if HEADINGS[c] == "difference" else HEADINGS[c] for c in used]
     return headings, [[line[column] for column in used] for line in table]
 
 
@@ -155,10 +155,10 @@ FEW = 10
 """Fewer prompts are too few for intervals over prompts."""
 
 
-def screen_table(rows: Sequence[Row], prompts: int, split: str, reference: str = REFERENCE) -> Table:
+def screen_table(rows: Sequence[Row], prompts: int, split: str) -> Table:
     """Table of accuracies on the prompts of a split, for the terminal. Names are plain text, never markup."""
     counted = f"{prompts} {split} prompt{'' if prompts == 1 else 's'}"
-    shown = _shown(rows, reference, only=[h for h in HEADINGS if h not in ("tau", "images/s")])
+    shown = _shown(rows, only=[h for h in HEADINGS if h not in ("tau", "images/s")])
     table = screen(f"Preference accuracy on {counted}", *shown)
     if prompts < FEW:
         text = f"{counted}: too few for a verdict, and the intervals are too narrow"
@@ -169,7 +169,7 @@ def screen_table(rows: Sequence[Row], prompts: int, split: str, reference: str =
 def order_table(rows: Sequence[Row], title: str) -> Table:
     """Table of Kendall's tau and speed for the terminal."""
     measured = [row for row in rows if row.tau is not None]
-    return screen(title, *_shown(measured, "", wide=True, only=("scorer", "tau", "images/s")))
+    return screen(title, *_shown(measured, wide=True, only=("scorer", "tau", "images/s")))
 
 
 def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Table:
@@ -179,9 +179,9 @@ def parts_table(by_part: Mapping[str, Mapping[str, Interval]], title: str) -> Ta
     return screen(title, ["scorer", *(f"{part} %" for part in by_part)], lines)
 
 
-def write_table(rows: Sequence[Row], folder: Path, stem: str = "table", reference: str = REFERENCE) -> None:
+def write_table(rows: Sequence[Row], folder: Path, stem: str = "table") -> None:
     """Write `<stem>.md`, `.csv`, `.json` and `.tex` to a folder, see `write_results`."""
-    write_results(rows, *_shown(rows, reference, wide=any(row.tau for row in rows)), folder, stem)
+    write_results(rows, *_shown(rows, wide=any(row.tau for row in rows)), folder, stem)
 
 
 def write_results(

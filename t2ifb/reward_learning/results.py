@@ -15,7 +15,7 @@ from t2ifb.evaluation import plots
 from t2ifb.evaluation.accuracy_table import AccuracyTable, display_names
 from t2ifb.evaluation.metrics import calibration, evaluate_preference, ordered_pairs
 from t2ifb.evaluation.statistics import Interval
-from t2ifb.evaluation.tables import CEILING, REFERENCE, markdown, parts_table, screen_table, show, write_table
+from t2ifb.evaluation.tables import CEILING, markdown, parts_table, screen_table, show, write_table
 from t2ifb.reward_learning.module import RewardModule
 from t2ifb.scorers.clip import CLIPSource
 from t2ifb.scorers.clip_score import CLIPScore
@@ -77,8 +77,8 @@ class RewardResults:
     def write(self, run: RunFolder) -> dict[str, Any]:
         """Print and save the table; return the metrics for `summary.json`."""
         rows = self.board.rows()
-        show(screen_table(rows, self.board.index.texts, self.split, REFERENCE))
-        write_table(rows, run.path, f"table_{self.split}", REFERENCE)
+        show(screen_table(rows, self.board.index.texts, self.split))
+        write_table(rows, run.path, f"table_{self.split}")
         if self.by_part:
             show(parts_table(self.by_part, "Agreement with the order by each component of the ground truth"))
         mine = self.results[MINE]
