@@ -15,11 +15,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from t2ifb.data.errors import brief
 from t2ifb.scorers.preprocess import check_counts
 
 MOST = torch.finfo(torch.float32).max
@@ -34,22 +34,6 @@ def encode_request(images: Tensor, prompts: Sequence[str]) -> str:
     """The request for B images (B, 3, H, W) in [0, 1] and B prompts, on one line. Pixels are rounded to 8 bits."""
     pixels = images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return json.dumps({"prompts": list(prompts), "images": [_png(image) for image in pixels]})
-
-
-def decode_request(text: str | bytes) -> tuple[Tensor, list[str]]:
-    """Images (B, 3, H, W) in [0, 1] and prompts of a request, for servers written in Python; images have one size.
-
-    Raises:
-        ValueError: It is not a request.
-    """
-    try:
-        request = json.loads(text)
-        images = [Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB") for image in request["images"]]
-        prompts = [str(prompt) for prompt in request["prompts"]]
-        pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images])
-        return pixels.permute(0, 3, 1, 2).float() / 255, prompts
-    except (KeyError, TypeError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"not a scoring request: {error!r}") from error
 
 
 def decode_answer(text: str | bytes, count: int, name: str, request_id: int | None = None) -> list[float]:
@@ -122,11 +106,9 @@ def check_limits(batch_size: int, time_limit: float, retries: int) -> None:
         )
 
 
-def brief_text(text: Any, most: int = 200) -> str:
+def brief_text(text: str | bytes) -> str:
     """The beginning of a text on one line."""
-    decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    line = " ".join(decoded.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return brief(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, 200)
 
 
 def _png(pixels: Any) -> str:

@@ -1,10 +1,14 @@
-"""A tiny CLIP with random weights in open_clip's folder form."""
+"""A tiny CLIP with random weights in open_clip's folder form; requests to external scorers."""
 
+import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from open_clip import CLIP
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -40,3 +44,10 @@ def tiny_clip(folder: Path, seed: int = 0, size: int = 16) -> Path:
     }
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     return folder
+
+
+def requested(text: str | bytes) -> tuple[torch.Tensor, list[str]]:
+    """Images (B, 3, H, W) in [0, 1] and prompts of a request to an external scorer."""
+    request = json.loads(text)
+    images = [np.array(Image.open(io.BytesIO(base64.b64decode(image)))) for image in request["images"]]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255, request["prompts"]

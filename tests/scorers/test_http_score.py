@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from t2ifb.evaluation.scorer_benchmark import ScorerBenchmark
 from t2ifb.finetuning.grpo import GRPO
 from t2ifb.scorers import HTTPScore
-from t2ifb.scorers.protocol import decode_request
 from t2ifb.training.reward_checks import check_differentiable
 from tests.conftest import Command
 from tests.data.parts import RANKS, FolderDataset, make_split
 from tests.finetuning.method_parts import BATCH, gradient, make_module
+from tests.scorers.parts import requested
 
 
 class Judge(BaseHTTPRequestHandler):
@@ -32,7 +32,7 @@ class Judge(BaseHTTPRequestHandler):
     def do_POST(self) -> None:  # noqa: N802  # the library's name
         server: Any = self.server
         server.requests.append(dict(self.headers))
-        images, prompts = decode_request(self.rfile.read(int(self.headers["Content-Length"])))
+        images, prompts = requested(self.rfile.read(int(self.headers["Content-Length"])))
         scores = (images[:, 0] - images[:, 1:].mean(1)).mean((1, 2)).tolist()
         state, answer = 200, json.dumps({"scores": scores})
         if self.path == "/busy" and len(server.requests) < 3:

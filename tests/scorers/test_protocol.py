@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from t2ifb.scorers.protocol import check_limits, decode_answer, decode_request, encode_request, score_in_batches
+from t2ifb.scorers.protocol import check_limits, decode_answer, encode_request, score_in_batches
+from tests.scorers.parts import requested
 
 
 def test_images_and_prompts_arrive_as_they_were_sent() -> None:
@@ -14,15 +15,9 @@ def test_images_and_prompts_arrive_as_they_were_sent() -> None:
     request = encode_request(pixels / 255, prompts)
     assert "\n" not in request
     assert request.count("iVBORw0KGgo") == 3  # PNG files in base64
-    images, texts = decode_request(request)
+    images, texts = requested(request)
     assert torch.equal((images * 255).round().long(), pixels)
     assert texts == prompts
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"prompts": [], "images": []}', '{"prompts": [], "images": ["x"]}'])
-def test_other_texts_are_no_requests(text: str) -> None:
-    with pytest.raises(ValueError, match="not a scoring request"):
-        decode_request(text)
 
 
 WRONG = [
