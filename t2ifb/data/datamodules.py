@@ -6,21 +6,20 @@ from hashlib import sha256
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from t2ifb.data.batches import EncodedRankings, FeatureSource, Index, RewardBatch, RewardBatches, rankings_hash
 from t2ifb.data.embeddings import report_cut
 from t2ifb.data.rankings import PreferenceDataset, RankedPrompt
-from t2ifb.data.samplers import TrainingOrder, TrainingPosition, WeightedUnits, cuts, drawn_units
+from t2ifb.data.samplers import ResumableDataModule, TrainingOrder, WeightedUnits, cuts, drawn_units
 
 __all__ = ["EncodedRankings", "RewardBatch", "RewardBatches", "RewardDataModule"]
 
 Grouping: TypeAlias = Literal["prompt", "comparison"]
 
 
-class RewardDataModule(LightningDataModule):
+class RewardDataModule(ResumableDataModule[RewardBatch]):
     """Comparisons of a preference data set, batched over cached embeddings or over pixels.
 
     The training loader is endless. Its batch at a position is a function of (seed, position) alone. Epoch e is a
@@ -76,7 +75,6 @@ class RewardDataModule(LightningDataModule):
         self._order: TrainingOrder | None = None
         self._told = False
         self._units: Index = np.empty(0, np.int64)
-        self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     def prepare_data(self) -> None:
         """Encode the images and prompts that are not in the cache. Lightning calls this in one process."""
@@ -86,10 +84,6 @@ class RewardDataModule(LightningDataModule):
         if not self._told:
             rank_zero_only(report_cut)(report.cut, prompts, "the encoder")
         self._told = True
-
-    def setup(self, stage: str) -> None:
-        """Start at position 0. A checkpoint that is loaded later overrides this."""
-        self._position.reset()
 
     def rankings(self, split: str) -> list[RankedPrompt]:
         """Rankings of a split, read once.
@@ -128,16 +122,11 @@ class RewardDataModule(LightningDataModule):
         """Number of batches in an epoch. Reads the training split."""
         return self._training_order().steps_per_epoch
 
-    @property
-    def position(self) -> int:
-        """Number of training batches consumed since the start of training."""
-        return self._position.now
-
     def train_batch(self, position: int) -> RewardBatch:
         """This process's share of the training batch at a position, counted from 0 over all epochs."""
         order, encoded = self._training_order(), self.encoded(self.splits[0])
         units = self._units[order.units(position)]
-        share = units[self._position.share]
+        share = units[self.share]
         if self.grouping == "prompt":
             return encoded.batch_of_prompts(share, encoded.weight_of_prompts(units))
         return encoded.batch_of_comparisons(share, encoded.weight_of_comparisons(units))
@@ -150,25 +139,13 @@ class RewardDataModule(LightningDataModule):
 
         def batch(number: int) -> RewardBatch:
             prompts = np.arange(borders[number], borders[number + 1])
-            return encoded.batch_of_prompts(prompts[self._position.share], encoded.weight_of_prompts(prompts))
+            return encoded.batch_of_prompts(prompts[self.share], encoded.weight_of_prompts(prompts))
 
         return RewardBatches(len(borders) - 1, batch)
-
-    def train_dataloader(self) -> Iterator[RewardBatch]:
-        """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
-        return self._position.batches()
 
     def val_dataloader(self) -> RewardBatches:
         """Batches of the validation split."""
         return self.evaluation_batches(self.splits[1])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position and the settings that determine the order."""
-        return self._position.state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Store a checkpoint's position until training starts."""
-        self._position.restore(state_dict)
 
     def _settings(self) -> dict[str, Any]:
         order = self._training_order()
@@ -244,7 +221,7 @@ class PromptBatch:
             yield PromptBatch(self.position, self.prompts[some], self.numbers[some], self.total, self.update)
 
 
-class PromptDataModule(LightningDataModule):
+class PromptDataModule(ResumableDataModule[PromptBatch]):
     """Training prompts, each once per epoch in a new order, and indices of held-out samples for validation."""
 
     def __init__(
@@ -275,39 +252,22 @@ class PromptDataModule(LightningDataModule):
         self.prompts, self.batch_size, self.seed = list(prompts), batch_size, seed
         self.samples, self.samples_per_batch, self.updates_per_batch = samples, samples_per_batch, updates_per_batch
         self.order = TrainingOrder(np.ones(len(self.prompts), np.int64), batch_size, seed)
-        self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of updates per epoch."""
         return self.order.steps_per_epoch * self.updates_per_batch
 
-    def setup(self, stage: str) -> None:
-        """Start at position 0. A checkpoint that is loaded later overrides this."""
-        self._position.reset()
-
     def train_batch(self, position: int) -> PromptBatch:
         """This process's share of the batch at a position, counted from 0 over all epochs."""
         position, update = divmod(position, self.updates_per_batch)
         units = self.order.units(position)
-        share = range(*self._position.share.indices(len(units)))
+        share = range(*self.share.indices(len(units)))
         return PromptBatch(position, [self.prompts[units[n]] for n in share], list(share), len(units), update)
-
-    def train_dataloader(self) -> Iterator[PromptBatch]:
-        """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
-        return self._position.batches()
 
     def val_dataloader(self) -> "SampleBatches":
         """This process's share of the indices of held-out samples, in batches."""
-        return SampleBatches(range(self.samples)[self._position.share], self.samples_per_batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position and the settings that determine the order."""
-        return self._position.state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Store a checkpoint's position until training starts."""
-        self._position.restore(state_dict)
+        return SampleBatches(range(self.samples)[self.share], self.samples_per_batch)
 
     def _settings(self) -> dict[str, Any]:
         texts = sha256("\0".join(self.prompts).encode("utf-8", "surrogatepass")).hexdigest()

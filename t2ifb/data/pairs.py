@@ -1,19 +1,18 @@
 """Lightning data module of preference pairs, for fine-tuning on given rankings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule
 
 from t2ifb.data.batches import ComparisonIndex, FeatureSource, FeatureTable, rankings_hash
 from t2ifb.data.datamodules import Pairs, PromptBatch, SampleBatches
 from t2ifb.data.rankings import RankedPrompt
-from t2ifb.data.samplers import TrainingOrder, TrainingPosition, WeightedUnits
+from t2ifb.data.samplers import ResumableDataModule, TrainingOrder, WeightedUnits
 
 
-class PairDataModule(LightningDataModule):
+class PairDataModule(ResumableDataModule[PromptBatch]):
     """All comparisons of rankings, each once per epoch in a new order, and indices of held-out samples for validation.
 
     A ranking of k images gives up to C(k, 2) pairs; ties give none. With votes each pair that was voted on is one, with
@@ -65,7 +64,6 @@ class PairDataModule(LightningDataModule):
         self.order = TrainingOrder(np.ones(len(text), np.int64), batch_size, seed, parts)
         self._images = [image for ranking in self.rankings for image in ranking.images]
         self._table: FeatureTable | None = None
-        self._position = TrainingPosition(self, self.train_batch, self._settings)
 
     @property
     def prompts(self) -> list[str]:
@@ -83,37 +81,21 @@ class PairDataModule(LightningDataModule):
         if report.encoded:
             print(f"latents: {report.encoded:,} computed, {report.reused:,} reused, in {report.seconds:.1f} s")
 
-    def setup(self, stage: str) -> None:
-        """Start at position 0. A checkpoint that is loaded later overrides this."""
-        self._position.reset()
-
     def train_batch(self, position: int) -> PromptBatch:
         """This process's share of the batch at a position, counted from 0 over all epochs."""
         if self._table is None:
             self._table = self.source.images(self._images)
         units = self.order.units(position)
-        share = range(*self._position.share.indices(len(units)))
-        chosen = units[self._position.share]
+        share = range(*self.share.indices(len(units)))
+        chosen = units[self.share]
         latents = self._table.gather(self.ends[chosen].flatten()).reshape(-1, 2, *self.latent_shape)
         weights, shares = (torch.from_numpy(values[chosen]).float() for values in (self.weights, self.shares))
         prompts = [self.rankings[number].prompt for number in self.prompt[chosen]]
         return PromptBatch(position, prompts, list(share), len(units), pairs=Pairs(latents, weights, shares))
 
-    def train_dataloader(self) -> Iterator[PromptBatch]:
-        """Endless batches from the current position. `TrainingPosition.batches` lists the errors."""
-        return self._position.batches()
-
     def val_dataloader(self) -> SampleBatches:
         """This process's share of the indices of held-out samples, in batches."""
-        return SampleBatches(range(self.samples)[self._position.share], self.samples_per_batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position and the settings that determine the order."""
-        return self._position.state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Store a checkpoint's position until training starts."""
-        self._position.restore(state_dict)
+        return SampleBatches(range(self.samples)[self.share], self.samples_per_batch)
 
     def _settings(self) -> dict[str, Any]:
         known = {"seed": self.seed, "batch_size": self.batch_size, "draws": self.order.draws}

@@ -1,7 +1,7 @@
-"""Training order as a function of (seed, position), and a resumable position in an infinite batch stream."""
+"""Training order as a function of (seed, position), and data modules that resume it at any position."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -137,52 +137,48 @@ class TrainingOrder:
 Batch = TypeVar("Batch")
 
 
-class TrainingPosition(Generic[Batch]):
-    """Position of a data module whose batches are a function of (seed, position) alone.
+class ResumableDataModule(LightningDataModule, Generic[Batch]):
+    """Data module whose endless training batches are a function of (seed, position) alone.
 
     The position counts trained batches, not fetched ones (Lightning fetches one ahead). It is the trainer's count of
     processed batches plus an offset, which is nonzero after a checkpoint whose loops were not restored. Resuming is
     therefore exact, also within an epoch, from any checkpoint written between two batches.
     """
 
-    def __init__(
-        self, module: LightningDataModule, batch_at: Callable[[int], Batch], settings: Callable[[], dict[str, Any]]
-    ) -> None:
-        """Start at position 0.
+    _restored: dict[str, Any] | None = None
+    _shift = 0
 
-        Args:
-            module: The data module.
-            batch_at: Function from position to batch.
-            settings: Function that returns the settings of the order. A checkpoint with other settings is rejected.
-        """
-        self.module, self.batch_at, self.settings = module, batch_at, settings
-        self._restored: dict[str, Any] | None = None
-        self._shift = 0
+    def train_batch(self, position: int) -> Batch:
+        """This process's share of the training batch at a position, counted from 0 over all epochs."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, Any]:
+        """Settings of the order. A checkpoint with other settings is rejected."""
+        raise NotImplementedError
 
     @property
-    def now(self) -> int:
+    def position(self) -> int:
         """Number of training batches consumed since the start of training."""
         return self._shift + self._processed()
 
     @property
     def share(self) -> slice:
         """Slice of a batch for this process: every world-size-th unit, starting at its rank."""
-        trainer = self.module.trainer
-        return slice(trainer.global_rank, None, trainer.world_size) if trainer else slice(None)
+        return slice(self.trainer.global_rank, None, self.trainer.world_size) if self.trainer else slice(None)
 
-    def reset(self) -> None:
+    def setup(self, stage: str) -> None:
         """Start at position 0. A checkpoint that is loaded later overrides this."""
         self._restored, self._shift = None, 0
 
-    def state(self) -> dict[str, Any]:
-        """Position and settings for a checkpoint."""
-        return {"position": self.now, **self.settings()}
+    def state_dict(self) -> dict[str, Any]:
+        """The position and the settings that determine the order."""
+        return {"position": self.position, **self._settings()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Store a checkpoint's position until training starts."""
-        self._restored = dict(state)
+        self._restored = dict(state_dict)
 
-    def batches(self) -> Iterator[Batch]:
+    def train_dataloader(self) -> Iterator[Batch]:
         """Endless batches from the current position.
 
         Raises:
@@ -190,16 +186,16 @@ class TrainingPosition(Generic[Batch]):
         """
         if self._restored is not None:
             state, self._restored = self._restored, None
-            now = self.settings()
+            now = self._settings()
             if differing := [key for key in now if state.get(key) != now[key]]:
                 changes = ", ".join(f"{key} was {state.get(key)} and is {now[key]}" for key in differing)
                 raise ValueError(f"Cannot resume: {changes}. Resume with the same data and settings, or start anew.")
             self._shift = state["position"] - self._processed()
-        return map(self.batch_at, itertools.count(self.now))
+        return map(self.train_batch, itertools.count(self.position))
 
     def _processed(self) -> int:
         """Batches that the trainer has finished, including those before a resume."""
-        if not self.module.trainer:
+        if not self.trainer:
             return 0
-        progress: Any = self.module.trainer.fit_loop.epoch_loop.batch_progress.total
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(progress.processed)
