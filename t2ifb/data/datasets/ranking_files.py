@@ -5,7 +5,7 @@ from pathlib import Path
 
 from t2ifb.data.errors import BadRecord, OnError, raise_or_skip
 from t2ifb.data.rankings import RankedPrompt, load_rankings
-from t2ifb.data.validation import check_once, memory_file
+from t2ifb.data.validation import check_once, image_files, memory_file
 
 
 class RankingFiles:
@@ -44,9 +44,7 @@ class RankingFiles:
             raise ValueError(f"no split {split!r}; the splits are {', '.join(self.files) or 'none'}")
         path = self.files[split]
         loaded = load_rankings(path, self.image_root, self.on_error)
-        images = [image for ranking in loaded for image in ranking.images if isinstance(image, Path)]
-        good, self.errors[split] = check_once(
-            loaded, str(path), images, memory_file(path.parent, path.absolute(), split)
-        )
+        memory = memory_file(path.parent, path.absolute(), split)
+        good, self.errors[split] = check_once(loaded, str(path), image_files(loaded), memory)
         raise_or_skip(self.errors[split], self.on_error, str(path), len(loaded) - len(good), len(loaded))
         return good
