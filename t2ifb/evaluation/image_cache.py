@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.markup import escape
 from rich.progress import track
 
+from t2ifb.data.drawn import write_image
 from t2ifb.diffusion.lora import LORA_WEIGHTS, exported_file, load_lora
 from t2ifb.diffusion.model import load_for_sampling
 from t2ifb.diffusion.pipeline_model import PipelineModel
@@ -20,7 +20,7 @@ from t2ifb.diffusion.source import read_pipeline
 from t2ifb.evaluation.lazy import Unbuilt, build
 from t2ifb.evaluation.run_names import short_names
 from t2ifb.utils.devices import device_of
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock
 from t2ifb.utils.fingerprints import FileHashes, fingerprint, library_versions
 from t2ifb.utils.random_streams import Stream
 
@@ -108,8 +108,7 @@ class Generations:
                     keys = [sample.key(self.seed) for sample in some]
                     (images,) = generate(model, sampler, [sample.prompt for sample in some], keys, len(some))
                     for number, image in zip(batch, images, strict=True):
-                        with atomic_write(files[number]) as file:
-                            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG")
+                        write_image(files[number], image)
         return files
 
     def _key(self, adapters: Path | None) -> str:

@@ -10,7 +10,7 @@ from t2ifb.data.prompts import PromptFile, PromptList, PromptSource
 from t2ifb.data.rankings import PreferenceDataset
 from t2ifb.evaluation.selection import weights_on_rankings
 from t2ifb.training.trainer import first_process
-from t2ifb.utils.files import atomic_write, file_lock
+from t2ifb.utils.files import file_lock, write_json
 
 RECORD = "judge_weights.json"
 
@@ -60,8 +60,7 @@ def weights_of_run(
         found = _found(judges, validation, rankings, cache_folder, device)
         if "equal_because" in found and len(judges) > 1:
             print(f"the judges count equally: {found['equal_because']}", file=sys.stderr)
-        with atomic_write(record) as file:
-            file.write(json.dumps(found, indent=2).encode())
+        write_json(record, found)
     return dict(found["weights"])
 
 

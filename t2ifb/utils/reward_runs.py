@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from t2ifb.utils.files import atomic_write, sha256_file
+from t2ifb.utils.files import sha256_file, write_json
 
 LATEST = "latest"
 EXPORT = Path("export") / "reward.safetensors"
@@ -45,8 +45,7 @@ def write_record(file: Path, reward: Mapping[str, Any] | None, hashes: Mapping[s
         reward: The reward as plain containers with `_target_`; None for an object that was built by the user.
         hashes: Hashes of weights, by folder or scorer.
     """
-    with atomic_write(file) as opened:
-        opened.write(json.dumps({"reward": reward, "hashes": hashes}, indent=2).encode())
+    write_json(file, {"reward": reward, "hashes": hashes})
 
 
 def read_record(file: Path) -> dict[str, Any]:
