@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +34,26 @@ class Notes:
 
 def read_json(path: Path, kind: type, notes: Notes) -> Any:
     """Read a JSON file of type `kind` (dict or list). None if missing or broken; the latter is noted."""
-    text = _text(path, notes)
-    if text is None:
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        notes.add(path, f"not valid JSON ({error})")
-        return None
-    if not isinstance(found, kind):
-        notes.add(path, f"expected a {kind.__name__}, found {type(found).__name__}")
-        return None
-    return found
+    return _read(path, kind, notes, "JSON", json.loads)
 
 
 def read_yaml(path: Path, kind: type, notes: Notes) -> Any:
-    """Read a YAML file like `read_json`. Interpolations stay as written."""
-    text = _text(path, notes)
-    if text is None:
+    """Read a YAML file like `read_json`; an empty one is an empty `kind`. Interpolations stay as written."""
+    return _read(path, kind, notes, "YAML", lambda text: yaml.load(text, _SafeLoader) or kind())
+
+
+def _read(path: Path, kind: type, notes: Notes, language: str, parse: Callable[[str], Any]) -> Any:
+    if (text := _text(path, notes)) is None:
         return None
     try:
-        found = yaml.load(text, _SafeLoader)
+        found = parse(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        notes.add(path, f"not valid YAML ({' '.join(str(error).split())})")
+        notes.add(path, f"not valid {language} ({' '.join(str(error).split())})")
         return None
-    if found is not None and not isinstance(found, kind):
-        notes.add(path, f"expected a {kind.__name__}, found {type(found).__name__}")
-        return None
-    return found
+    if isinstance(found, kind):
+        return found
+    notes.add(path, f"expected a {kind.__name__}, found {type(found).__name__}")
+    return None
 
 
 def read_rows(path: Path, notes: Notes) -> list[dict[str, str]]:

@@ -66,7 +66,7 @@ def test_what_is_right_is_read(tmp_path: Path, notes: Notes) -> None:
     for read in (read_json, read_yaml):
         assert read(tmp_path / "a", dict, notes) == {"a": [1, None], "b": "${c}"}
     (tmp_path / "empty").write_text("")
-    assert read_yaml(tmp_path / "empty", dict, notes) is None
+    assert read_yaml(tmp_path / "empty", dict, notes) == {}
     assert notes.texts == []
 
 
