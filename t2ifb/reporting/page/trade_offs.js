@@ -98,11 +98,12 @@ function drawParallel(element) {
   const last = Math.max(1, looks.length - 1);
   const scale = looks.length > 1 ? looks.map((look, n) => [n / last, look.color]) : [[0, looks[0].color], [1, looks[0].color]];
   const color = getComputedStyle(document.body).color;
+  const crowded = dimensions.length > 6; // labels of many axes would overlap
   const trace = {
     type: "parcoords", dimensions, line: { color: runs.map((run) => places.get(run.look.name)), cmin: 0, cmax: last, colorscale: scale },
-    labelfont: { color, size: 13 }, tickfont: { color, size: 11 }, rangefont: { color, size: 10 }, unselected: { line: { opacity: 0.08 } },
+    labelangle: crowded ? -25 : 0, labelfont: { color, size: 13 }, tickfont: { color, size: 11 }, rangefont: { color, size: 10 }, unselected: { line: { opacity: 0.08 } },
   };
-  Plotly.react(element, [trace], layoutOf({ margin: { l: 70, r: 60, t: 50, b: 26 } }), CONFIG);
+  Plotly.react(element, [trace], layoutOf({ margin: { l: 70, r: 60, t: crowded ? 90 : 50, b: 26 } }), CONFIG);
   element.setAttribute("aria-label", `Parallel coordinates of ${runs.length} runs; the same values are in the overview`);
 }
 
