@@ -139,7 +139,8 @@ def write_cards(state: Path, seed: int) -> None:
     for folder, title, description, scorer in (
         (BLIP, "The shapes BLIP", "Image and text towers for `BLIPScore`; only these were trained, not the "
          "cross-attention. Trained on pictures and captions as the shapes CLIP was.", BLIPScore.from_pretrained(BLIP)),
-        (IMAGE_REWARD, "The shapes ImageReward", "The shapes BLIP tuned on rankings, for `ImageReward`.",
+        (IMAGE_REWARD, "The shapes ImageReward", "For `ImageReward`: the shapes BLIP's text tower and its own image "
+         "tower, trained on damaged renders with known mistakes, then on rankings.",
          ImageReward.from_pretrained(IMAGE_REWARD)),
         (AESTHETIC, "The shapes aesthetic predictor", "Fidelity ratings from the shapes CLIP's embeddings, for "
          "`AestheticScore`.", AestheticScore.from_pretrained(AESTHETIC, clip)),

@@ -1,12 +1,13 @@
 """Independent judges of the `shapes` domain: a small BLIP, a small ImageReward on it, and an aesthetic predictor.
 
 They are trained on rankings and ratings of prompts that the reward model's data set excludes, and BLIP and ImageReward
-have their own towers. They are saved in the formats of the published checkpoints.
+have their own towers. ImageReward starts with BLIP's text tower and learns to see on pictures with known faults (see
+`grounding`), then from rankings. All are saved in the formats of the published checkpoints.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,21 @@ from t2ifb.scorers.heads import linear_stack
 from t2ifb.scorers.image_reward import MEAN, STD
 from t2ifb.shapes import annotators, weights
 from t2ifb.shapes.samples import make_images
+from t2ifb.shapes.training import grounding
 from t2ifb.shapes.training.auxiliary import SceneReader
 from t2ifb.shapes.training.contrastive import CaptionedPictures
+from t2ifb.shapes.training.grounding import Batch, Groups, Readers
 from t2ifb.shapes.training.loop import fast_autocast, fit, generator
 from t2ifb.shapes.training.vocabulary import bert_words
 
-STEPS = {"blip": 1600, "image_reward": 400, "aesthetic": 400}
+STEPS = {"blip": 1600, "vision": 2200, "grounding": 1600, "image_reward": 400, "aesthetic": 400}
 PROJECTED = 128
 HEADS = 4
 """Number of attention heads of the text tower."""
 PROMPTS_A_BATCH = 24
+GROUPS_A_BATCH = {"vision": 4, "grounding": 6, "image_reward": 3}
+GROUNDING_WEIGHT = 0.5
+"""Weight of the loss on pictures with known faults while ImageReward is tuned on rankings."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,16 @@ class Words:
         return batch["input_ids"], batch["attention_mask"]
 
 
-def untrained_blip(words: int) -> BLIP:
-    """Build an untrained BLIP (about 1.7 million weights, original proportions) with ids for [DEC] and [ENC]."""
+def untrained_blip(words: int, spread: float = 0.02) -> BLIP:
+    """Build an untrained BLIP (about 1.7 million weights, original proportions) with ids for [DEC] and [ENC].
+
+    Args:
+        words: Number of words.
+        spread: Standard deviation of the image tower's weights.
+    """
     vision = {
         "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "image_size": 64, "patch_size": 8, "layer_norm_eps": 1e-6, "initializer_range": 0.02,
+        "image_size": 64, "patch_size": 8, "layer_norm_eps": 1e-6, "initializer_range": spread,
     }  # fmt: skip
     text = {
         "vocab_size": words + 2, "hidden_size": 128, "encoder_hidden_size": 128, "intermediate_size": 512,
@@ -141,12 +152,16 @@ class BLIPPupil(nn.Module):
 
 
 class RewardPupil(nn.Module):
-    """ImageReward during training on rankings."""
+    """ImageReward during training."""
 
     def __init__(self, blip: BLIP, words: Words) -> None:
-        """Start with BLIP's trained towers and a new head."""
+        """Start with BLIP's text tower, a new image tower and a new head."""
         super().__init__()
+        fresh = untrained_blip(len(words.words), spread=0.06)
+        fresh.vision.embeddings.position_embedding.data[:, 1:] = 0.5 * grounding.position_code(PROJECTED)
+        blip.vision.load_state_dict(fresh.vision.state_dict())
         self.blip, self.head = blip, linear_stack(blip.text_proj.in_features)
+        self.readers = Readers(blip.vision_proj.in_features, blip.text_proj.in_features)
         self._words = words
 
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -154,6 +169,17 @@ class RewardPupil(nn.Module):
         states = self.blip.image_states(self.blip.to_pixels(images.float() / 255))
         rewards: Tensor = self.head(self.blip.text_state(*self._words(prompts), states)).squeeze(-1)
         return rewards.float()
+
+    def vision_loss(self, batch: Batch) -> Tensor:
+        """Loss of what the image tower sees."""
+        with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
+            return grounding.vision_loss(self.blip, self.readers, batch)[1]
+
+    def grounding_loss(self, batch: Batch) -> Tensor:
+        """Loss of what both towers see, and of the order of pictures with known faults."""
+        tokens = self._words(batch.questions.prompts)
+        with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
+            return grounding.loss(self.blip, self.head, self.readers, tokens, batch)
 
 
 def train_blip(folder: Path, seed: int, scenes_: int = 12_000) -> BLIP:
@@ -169,21 +195,35 @@ def train_blip(folder: Path, seed: int, scenes_: int = 12_000) -> BLIP:
 
 
 def train_image_reward(blip: BLIP, ranked: Ranked, folder: Path, seed: int) -> RewardPupil:
-    """Fine-tune BLIP with the Bradley-Terry loss (arXiv 2304.05977, section 3.2) and standardise the rewards."""
+    """Train on pictures with known faults, then tune on rankings, and standardise the rewards.
+
+    The loss of rankings is Bradley-Terry's (arXiv 2304.05977, section 3.2).
+    """
     torch.manual_seed(2000 + seed)
     pupil, count = RewardPupil(blip.train().requires_grad_(True), Words()), int(ranked.ranking.max()) + 1
+    groups = Groups(seed)
 
-    def loss_at(step: int) -> Tensor:
+    def pictures(stage: str, step: int) -> Batch:
+        return groups.batch(list(STEPS).index(stage) * 1_000_000 + step, GROUPS_A_BATCH[stage])
+
+    def tuning_loss(step: int) -> Tensor:
         chosen = torch.randperm(count, generator=generator(seed, 8, step))[:PROMPTS_A_BATCH]
         rows = torch.isin(ranked.ranking, chosen).nonzero().flatten()
         with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
             rewards = pupil(ranked.images[rows], [ranked.prompts[row] for row in rows.tolist()])
         better, worse = ranked.pairs(rows)
-        return -F.logsigmoid(rewards[better] - rewards[worse]).mean()
+        learned = GROUNDING_WEIGHT * pupil.grounding_loss(pictures("image_reward", step))
+        return learned - F.logsigmoid(rewards[better] - rewards[worse]).mean()
 
-    steps = STEPS["image_reward"]
-    trained: Any = fit("image_reward", pupil, loss_at, folder, steps=steps, learning_rate=3e-4, ema_decay=0.98)
-    return _standardised(trained.eval(), ranked)
+    stages: dict[str, tuple[Callable[[int], Tensor], float, float]] = {
+        "vision": (lambda step: pupil.vision_loss(pictures("vision", step)), 1.5e-3, 0.98),
+        "grounding": (lambda step: pupil.grounding_loss(pictures("grounding", step)), 1e-3, 0.99),
+        "image_reward": (tuning_loss, 3e-4, 0.98),
+    }
+    for stage, (loss_at, rate, decay) in stages.items():
+        trained = fit(stage, pupil, loss_at, folder, steps=STEPS[stage], learning_rate=rate, ema_decay=decay)
+        pupil.load_state_dict(trained.state_dict())
+    return _standardised(pupil.eval(), ranked)
 
 
 def train_aesthetic(ranked: Ranked, folder: Path, seed: int) -> AestheticHead:
