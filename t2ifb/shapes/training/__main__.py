@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 from t2ifb.scorers import AestheticScore, BLIPScore, ImageReward
 from t2ifb.scorers.clip import CLIPSource
+from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.training import autoencoder, cards, diffusion, encoder, flow, judges, tuned
 from t2ifb.shapes.weights import (
     AESTHETIC,
@@ -134,7 +135,14 @@ def write_cards(state: Path, seed: int) -> None:
         cards.clip_figures(CLIP),
         seed,
     )
+    write_judges_cards(state, seed)
+
+
+def write_judges_cards(state: Path, seed: int) -> None:
+    """Compare the installed judges with annotators and with gold and write the figures beside their weights."""
     ranked = judges.rankings("validation", state / "ranked", seed)
+    images, prompts = cards.full_images()
+    gold = GoldScore()(images, prompts)
     clip = CLIPSource(f"local-dir:{CLIP}", device="cpu")
     for folder, title, description, scorer in (
         (BLIP, "The shapes BLIP", "Image and text towers for `BLIPScore`; only these were trained, not the "
@@ -147,7 +155,8 @@ def write_cards(state: Path, seed: int) -> None:
     ):  # fmt: skip
         parameters_ = sum(p.numel() for p in scorer.parameters())
         material = cards.RENDERS if folder == BLIP else cards.ANNOTATORS
-        cards.write_card(folder, title, description, parameters_, cards.judge_figures(scorer, ranked), seed, material)
+        figures = cards.judge_figures(scorer, ranked) | cards.order_figures(scorer, images, prompts, gold)
+        cards.write_card(folder, title, description, parameters_, figures, seed, material)
 
 
 if __name__ == "__main__":

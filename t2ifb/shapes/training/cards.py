@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from t2ifb.diffusion.path import eta_variance
 from t2ifb.diffusion.sampling import Sampler, generate
-from t2ifb.diffusion.schedule import flow
+from t2ifb.diffusion.schedule import ddim, flow
 from t2ifb.shapes import weights
+from t2ifb.shapes.annotators import TIE_WIDTH
 from t2ifb.shapes.gold import GoldScore
 from t2ifb.shapes.grammar import scenes
 from t2ifb.shapes.training import distortions
@@ -49,6 +50,8 @@ ANNOTATORS = (
     "does not have; the figures are on `validation` prompts that it does not have either."
 )
 
+COMPARED = 4
+"""Images per prompt whose order by a judge is compared with gold's."""
 FLOW_SCALES = (1.0, 2.5, 4.0, 6.0)
 FLOW_DESCRIPTION = """A `StableDiffusion3Pipeline` without T5: two CLIP text encoders, a transformer that predicts a
 rectified flow, classifier-free guidance, 64 x 64 images. The autoencoder and the first text encoder are those of the
@@ -193,3 +196,31 @@ def judge_figures(scorer: nn.Module, ranked: Ranked) -> dict[str, float]:
         "preference accuracy": (scores[better] > scores[worse]).float().mean().item(),
         "correlation with the fidelity rating": torch.corrcoef(torch.stack([scores, ranked.fidelity]))[0, 1].item(),
     }
+
+
+def full_images(count: int = 150, steps: int = 20, guidance_scale: float = 4.0) -> tuple[Tensor, list[str]]:
+    """Images (4 `count`, 3, 64, 64) in [0, 1] of the base model for test prompts, as in evaluation, and the prompts."""
+    from t2ifb.diffusion.models.stable_diffusion import StableDiffusionSource
+
+    prompts = [scene.prompt for scene in scenes("test", count, seed=3) for _ in range(COMPARED)]
+    keys = [(4, number) for number in range(len(prompts))]
+    model = StableDiffusionSource(str(weights.PIPELINE)).load()
+    sampler = Sampler(steps, guidance_scale, partial(ddim, eta=1.0))
+    drawn = track(generate(model, sampler, prompts, keys, COMPARED), total=count, description="drawing full images")
+    return torch.cat([*drawn]).float() / 255, prompts
+
+
+@torch.no_grad()
+def order_figures(scorer: nn.Module, images: Tensor, prompts: Sequence[str], gold: Tensor) -> dict[str, float]:
+    """Share of pairs of full images of a prompt that a judge orders as gold does.
+
+    Args:
+        scorer: The judge.
+        images: (4 P, 3, 64, 64) in [0, 1], four consecutive ones per prompt.
+        prompts: 4 P prompts.
+        gold: (4 P,). Pairs that annotators would call a tie are left out.
+    """
+    parts = zip(images.split(200), torch.arange(len(prompts)).split(200), strict=True)
+    scores = torch.cat([scorer(some, [prompts[row] for row in rows]) for some, rows in parts])
+    by_judge, by_gold = (values.view(-1, COMPARED, 1) - values.view(-1, 1, COMPARED) for values in (scores, gold))
+    return {"pairs of full images in gold's order": (by_judge[by_gold > TIE_WIDTH] > 0).float().mean().item()}

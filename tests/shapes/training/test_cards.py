@@ -10,7 +10,9 @@ from t2ifb.shapes.training.autoencoder import psnr
 from t2ifb.shapes.training.cards import (
     autoencoder_figures,
     clip_figures,
+    full_images,
     judge_figures,
+    order_figures,
     pipeline_figures,
     write_card,
 )
@@ -54,6 +56,22 @@ def test_a_judge_is_measured_by_pairs_and_ratings(sign: int, accuracy: float) ->
     assert found["preference accuracy"] == accuracy
     if sign:  # without any variance there is no correlation
         assert found["correlation with the fidelity rating"] == pytest.approx(sign, abs=1e-5)
+
+
+@pytest.mark.parametrize(("sign", "share"), [(1, 1.0), (-1, 0.0)])
+def test_a_judge_is_measured_by_the_order_of_full_images(sign: int, share: float) -> None:
+    gold = torch.tensor([0.1, 0.5, 0.51, 0.9, 0.2, 0.2, 0.2, 0.2])
+    brightness = gold.clone()
+    brightness[2] = 0.4  # a tie for the annotators, so that its order does not matter
+    images = brightness[:, None, None, None].expand(-1, 3, 64, 64)
+    assert list(order_figures(ByNumber(sign), images, ["a prompt"] * 8, gold).values()) == [share]
+
+
+def test_full_images_are_four_of_each_prompt() -> None:
+    images, prompts = full_images(count=2, steps=2)
+    assert images.shape == (8, 3, 64, 64) and 0 <= images.min() < images.max() <= 1
+    assert [prompts.count(prompt) for prompt in dict.fromkeys(prompts)] == [4, 4]
+    assert not torch.equal(images[0], images[1])
 
 
 def test_the_shipped_autoencoder_is_as_good_as_its_reconstructions() -> None:
