@@ -108,7 +108,8 @@ class Generations:
                     keys = [sample.key(self.seed) for sample in some]
                     (images,) = generate(model, sampler, [sample.prompt for sample in some], keys, len(some))
                     for number, image in zip(batch, images, strict=True):
-                        write_image(files[number], image)
+                        if not files[number].exists():  # rounding depends on the batch, and people may have ranked it
+                            write_image(files[number], image)
         return files
 
     def _key(self, adapters: Path | None) -> str:
