@@ -343,7 +343,8 @@ def several_votes(root: Path) -> Path:
 
 
 def several_annotators(root: Path) -> Path:
-    answers = [{"label": label, "annotator": who} for label, who in (("a", "ada"), ("tie", "bob"), ("b", "eve"))]
+    votes = (("a", "ada"), ("tie", "bob"), ("b", "eve"), ("a", "kim"))
+    answers = [{"label": label, "annotator": who} for label, who in votes]
     return write(root / "p.jsonl", [row for each in answers for row in named("image_a", "image_b", each)])
 
 
