@@ -1,6 +1,7 @@
 """Training order as a function of (seed, position), and data modules that resume it at any position."""
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -137,7 +138,7 @@ class TrainingOrder:
 Batch = TypeVar("Batch")
 
 
-class ResumableDataModule(LightningDataModule, Generic[Batch]):
+class ResumableDataModule(LightningDataModule, ABC, Generic[Batch]):
     """Data module whose endless training batches are a function of (seed, position) alone.
 
     The position counts trained batches, not fetched ones (Lightning fetches one ahead). It is the trainer's count of
@@ -148,13 +149,13 @@ class ResumableDataModule(LightningDataModule, Generic[Batch]):
     _restored: dict[str, Any] | None = None
     _shift = 0
 
+    @abstractmethod
     def train_batch(self, position: int) -> Batch:
         """This process's share of the training batch at a position, counted from 0 over all epochs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settings(self) -> dict[str, Any]:
         """Settings of the order. A checkpoint with other settings is rejected."""
-        raise NotImplementedError
 
     @property
     def position(self) -> int:
